@@ -1,0 +1,17 @@
+"""Rotary position embeddings as pure functions: scalings, resonance, exact phases.
+
+```
+from rrope_jax import rope
+spec = rope.RopeSpec(head_dim=128, scaling="yarn", factor=8.0, original_context=4096, resonance=True)
+cos, sin = rope.cos_sin(spec, positions)  # int32[..., T] -> float32[..., T, d/2]
+q = rope.rotate(q_BTHD, cos, sin)
+```
+"""
+
+from rrope_jax.rope.frequencies import SCALINGS as SCALINGS
+from rrope_jax.rope.frequencies import Frequencies as Frequencies
+from rrope_jax.rope.frequencies import frequencies as frequencies
+from rrope_jax.rope.rotary import cos_sin as cos_sin
+from rrope_jax.rope.rotary import rotate as rotate
+from rrope_jax.rope.spec import RopeSpec as RopeSpec
+from rrope_jax.rope.spec import spec_for_method as spec_for_method

@@ -1,0 +1,115 @@
+"""The ``rrope`` command: finds the job that was named, runs it and turns errors into exit codes.
+
+Exit codes: 0 done, 1 the job failed (with a traceback), 2 bad usage or configuration (one line on
+stderr, nothing written), 130 stopped by SIGINT, 143 stopped by SIGTERM.
+"""
+
+import importlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NamedTuple
+
+import rrope_jax
+
+
+class _Command(NamedTuple):
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "posgen": _Command("rrope_jax.jobs.posgen", "train, test and report the PosGen ablation"),
+    "analyze": _Command("rrope_jax.jobs.analyze", "wavelengths, feature gap and uniqueness"),
+}
+
+
+class _Stopped(BaseException):
+    """Raised in the main thread when a signal asks the job to end."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal = signal.Signals(signal_number)
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {c.summary}" for name, c in COMMANDS.items())
+    return (
+        "usage: rrope COMMAND [FLAGS]\n\n"
+        f"commands:\n{commands}\n\n"
+        "rrope COMMAND --help describes the flags of a command, rrope --version prints the version."
+    )
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:
+    del frame
+    # A second signal of the same kind ends the process at once, should the tidy way out hang.
+    signal.signal(signal_number, signal.SIG_DFL)
+    raise _Stopped(signal_number)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turns SIGINT and SIGTERM into ``_Stopped`` for the time of a job."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    previous = {s: signal.signal(s, _stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signal_number, handler in previous.items():
+            signal.signal(signal_number, handler)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The words after ``rrope``; those of the process when None.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        print(_usage(), file=sys.stderr)
+        return 2
+    name, *rest = words
+    if name in ("--help", "-h", "help"):
+        print(_usage())
+        return 0
+    if name == "--version":
+        print(f"rrope_jax {rrope_jax.__version__}")
+        return 0
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"rrope: unknown command {name!r}; the commands are {known}", file=sys.stderr)
+        return 2
+
+    from rrope_jax.jobs import backend
+    from rrope_jax.jobs.configuration import UsageError
+
+    backend.silence()
+    try:
+        with _stoppable():
+            job = importlib.import_module(COMMANDS[name].module)
+            code: int = job.main(rest)
+    except UsageError as error:
+        print(f"rrope {name}: {error}", file=sys.stderr)
+        return 2
+    except _Stopped as stopped:
+        print(
+            f"rrope {name}: stopped by {stopped.signal.name}; the same command goes on from here",
+            file=sys.stderr,
+        )
+        return 128 + stopped.signal
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,353 @@
+"""Flags and config files of the commands, up to the frozen dataclasses that the library takes.
+
+A config is a Python file with ``get_config()`` returning an ``ml_collections.ConfigDict``; any of
+its fields is overridden as ``--config.rope.scaling=yarn``. Everything that can be wrong with either
+becomes a ``UsageError`` of one line, which ``rrope`` prints before it ends with exit code 2.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import re
+import runpy
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
+
+T = TypeVar("T")
+
+_CONFIG = "config"
+_OVERRIDE = re.compile(rf"--?(?:no)?{_CONFIG}\.(?P<key>[^=]*)")
+_WORD_LIST = re.compile(r"[\w.-]+(,[\w.-]+)+")
+# Types that config_flags can read from a command line.
+_OVERRIDABLE = (bool, int, float, str, tuple)
+
+
+class UsageError(ValueError):
+    """The command line or the config is wrong; the message is one line and says how to mend it."""
+
+
+def parse(
+    command: str,
+    summary: str,
+    argv: Sequence[str],
+    define: Callable[[flags.FlagValues], None],
+    *,
+    config: bool = True,
+) -> flags.FlagValues:
+    """Parses the flags of one command on a FlagValues of its own; nothing global is touched.
+
+    Args:
+        command: Name of the command, for its help.
+        summary: One sentence on what it does, for its help.
+        argv: The words after the command's name.
+        define: Defines the command's flags on the FlagValues that it is given.
+        config: Whether the command takes a required ``--config`` and its overrides.
+
+    Returns:
+        The parsed flags; ``.config`` is a locked ConfigDict with the overrides applied.
+
+    Raises:
+        UsageError: A flag is unknown, missing or has a bad value, or the config file cannot be
+            loaded.
+        SystemExit: With code 0, after printing the help that ``--help`` asked for.
+    """
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    try:
+        words = values.read_flags_from_files([f"rrope {command}", *argv])
+        if config:
+            _define_config(values, words)
+        define(values)
+        if any(word in ("--help", "-help", "-h") for word in words):
+            print(_help(command, summary, values))
+            raise SystemExit(0)
+        positional = values(words)[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UsageError(_unknown_flag(command, error.flagname, values)) from None
+    except flags.Error as error:
+        # absl wraps what a parser raises; a UsageError already says everything.
+        if isinstance(error.__context__, UsageError):
+            raise error.__context__ from None
+        raise UsageError(_bad_value(command, str(error), values)) from None
+    if positional:
+        raise UsageError(f"unexpected argument {positional[0]!r}; see rrope {command} --help")
+    if config:
+        _split_word_lists(values[_CONFIG])
+    return values
+
+
+def from_config(cls: type[T], config: ConfigDict, path: str, **fixed: Any) -> T:
+    """Turns one group of a config into a frozen dataclass, checking every key and type.
+
+    A None in the config stands for the field's default. Ints are taken for floats (not bools for
+    either), lists for tuples, and groups for fields that are dataclasses themselves.
+
+    Args:
+        cls: The dataclass.
+        config: The group, such as ``config.rope``.
+        path: Its name in messages, such as ``"config.rope"``.
+        **fixed: Fields that the caller has settled. The config may repeat such a value, not
+            contradict it.
+
+    Returns:
+        An instance of ``cls``.
+
+    Raises:
+        UsageError: A key is unknown, missing, of a wrong type or contradicts ``fixed``, or ``cls``
+            refuses the values with a ValueError.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"{path} = {config!r}: it has to be a group of fields (a ConfigDict)")
+    annotations = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {}
+    for key in config:
+        name = f"{path}.{key}"
+        try:
+            value = config[key]
+        except config_dict.RequiredValueError:
+            raise UsageError(f"{name} has no value: give one with --{name}=VALUE") from None
+        if key not in fields:
+            shown = "{...}" if isinstance(value, ConfigDict) else repr(value)
+            raise UsageError(f"{name} = {shown}: there is no such key; {_choose_from(key, fields)}")
+        if value is None:
+            continue
+        arguments[key] = _convert(annotations[key], value, name)
+        if key in fixed and arguments[key] != fixed[key]:
+            raise UsageError(
+                f"{name} = {value!r}: here it can only be {fixed[key]!r}, or left unset"
+            )
+    arguments |= fixed
+    for key, field in fields.items():
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        if required and key not in arguments:
+            raise UsageError(f"{path}.{key} has no value: give one with --{path}.{key}=VALUE")
+    try:
+        return cls(**arguments)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _define_config(values: flags.FlagValues, words: list[str]) -> None:
+    config_flags.DEFINE_config_file(
+        _CONFIG,
+        help_string="config file; --config.KEY=VALUE overrides a field of it",
+        flag_values=values,
+        sys_argv=words,
+    )
+    values[_CONFIG].parser = _ConfigFileParser(words)
+    flags.mark_flag_as_required(_CONFIG, flag_values=values)
+
+
+def _split_word_lists(flag: flags.Flag[ConfigDict]) -> None:
+    """Makes ``--config.methods=rope,yarn`` two words; config_flags takes it for one string."""
+    for path, value in flag.override_values.items():
+        match value:
+            case (str(word),) if _WORD_LIST.fullmatch(word):
+                flag.value.update_from_flattened_dict({path: tuple(word.split(","))})
+
+
+class _ConfigFileParser(flags.ArgumentParser[ConfigDict]):
+    """Loads a config file and looks at its overrides, with messages a user can act on."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        super().__init__()
+        self._argv = argv
+
+    def flag_type(self) -> str:
+        return "file"
+
+    def parse(self, argument: str) -> ConfigDict:
+        config = _load(argument)
+        for word in self._argv:
+            if override := _OVERRIDE.match(word):
+                _check_override(config, override["key"], word)
+        return config.lock()
+
+
+def _load(path: str) -> ConfigDict:
+    """Runs ``get_config()`` of a file; what follows a colon in the path is its argument."""
+    file, *arguments = path.split(":", 1)
+    if not Path(file).is_file():
+        what = "is not a file" if Path(file).exists() else "does not exist"
+        raise UsageError(
+            f"--config={path}: {file!r} {what}; give a config file such as configs/*.py"
+        )
+    try:
+        get_config = runpy.run_path(file, run_name=_CONFIG).get("get_config")
+        if get_config is None:
+            raise UsageError(
+                f"--config={path}: the file has no get_config(); define it to return a ConfigDict"
+            )
+        _check_arguments(path, get_config, arguments)
+        config = get_config(*arguments)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(_blame(path, file, error)) from error
+    if not isinstance(config, ConfigDict):
+        raise UsageError(
+            f"--config={path}: get_config() returned {type(config).__name__}, not a ConfigDict"
+        )
+    return config
+
+
+def _check_arguments(path: str, get_config: Callable[..., Any], arguments: Sequence[str]) -> None:
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError as error:
+        raise UsageError(
+            f"--config={path}: get_config() {error} (what follows a colon in --config)"
+        ) from None
+
+
+def _blame(path: str, file: str, error: Exception) -> str:
+    """One line on an error raised while a config file ran, with the line of the file."""
+    if isinstance(error, SyntaxError):
+        line, reason = error.lineno, error.msg
+    else:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        line = frames[-1].lineno if frames else None
+        reason = " ".join(str(error).split())
+    where = f"line {line}: " if line else ""
+    return f"--config={path}: {where}{type(error).__name__}: {reason}"
+
+
+def _check_override(config: ConfigDict, key: str, word: str) -> None:
+    group, path = config, _CONFIG
+    *groups, last = key.split(".")
+    for name in [*groups, last]:
+        if not isinstance(group, ConfigDict):
+            raise UsageError(f"{word}: {path} is a value, not a group of fields")
+        if name not in group:
+            raise UsageError(f"{word}: {path} has no key {name!r}; {_choose_from(name, group)}")
+        holder, group, path = group, group.get(name), f"{path}.{name}"
+    if isinstance(group, ConfigDict):
+        raise UsageError(f"{word}: {path} is a group; override one of its fields: {_list(group)}")
+    kind = holder.get_type(last)
+    if not issubclass(kind, _OVERRIDABLE):
+        allowed = ", ".join(t.__name__ for t in _OVERRIDABLE)
+        raise UsageError(
+            f"{word}: {path} is of type {kind.__name__}, which a flag cannot set (only {allowed}); "
+            "change it in the config file"
+        )
+
+
+def _unknown_flag(command: str, name: str, values: flags.FlagValues) -> str:
+    if name.startswith(f"{_CONFIG}."):
+        return f"--{name} is given without --config=FILE"
+    known = [f"--{flag}" for flag in _own_flags(values)]
+    return f"unknown flag --{name}; {_choose_from(f'--{name}', known)} (rrope {command} --help)"
+
+
+def _bad_value(command: str, message: str, values: flags.FlagValues) -> str:
+    """Says in one line what absl says about a flag's value, with the flag's type."""
+    message = " ".join(message.split())
+    found = re.match(r"flag --(?P<name>[\w.]+)=(?P<value>.*?): (?P<reason>.*)", message)
+    if found is None or found["name"] not in values:
+        return f"{message}; see rrope {command} --help"
+    flag = values[found["name"]]
+    if found["value"] == "None":
+        return f"--{flag.name} is missing: {flag.help}"
+    reason = "neither True nor False" if flag.boolean else found["reason"]
+    return f"--{flag.name}={found['value']}: {reason} (expected {flag.parser.flag_type()})"
+
+
+def _own_flags(values: flags.FlagValues) -> list[str]:
+    return sorted(name for name in values if not name.startswith(f"{_CONFIG}."))
+
+
+def _help(command: str, summary: str, values: flags.FlagValues) -> str:
+    lines = [f"usage: rrope {command} [FLAGS]", "", summary, "", "flags:"]
+    for name in _own_flags(values):
+        flag = values[name]
+        kind = flag.parser.flag_type().upper()
+        required = flag.default is None and bool(flag.validators)
+        note = " (required)" if required else f" (default {flag.default_as_str})"
+        note = "" if flag.default is None and not required else note
+        shown = f"--[no]{name}" if flag.boolean else f"--{name}={kind}"
+        lines.append(f"  {shown}\n      {flag.help}{note}")
+    return "\n".join(lines)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _choose_from(wrong: str, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(wrong, allowed := list(allowed), n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}allowed: {_list(allowed)}"
+
+
+def _convert(annotation: Any, value: Any, path: str) -> Any:
+    """Checks a config value against a field's annotation; returns it in the annotated type."""
+    converted = _try_convert(annotation, value, path)
+    if converted is _MISMATCH:
+        raise UsageError(f"{path} = {value!r}: it has to be {_describe(annotation)}")
+    return converted
+
+
+_MISMATCH = object()
+
+
+def _try_convert(annotation: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        attempts = (_try_convert(option, value, path) for option in arguments)
+        return next((a for a in attempts if a is not _MISMATCH), _MISMATCH)
+    if origin is typing.Literal:
+        return value if value in arguments else _MISMATCH
+    if origin is tuple:
+        return _try_convert_tuple(arguments, value, path)
+    if dataclasses.is_dataclass(annotation):
+        if not isinstance(value, ConfigDict):
+            return value if isinstance(value, typing.cast(type, annotation)) else _MISMATCH
+        return from_config(typing.cast(type, annotation), value, path)
+    if annotation in (int, float) and isinstance(value, bool):
+        return _MISMATCH
+    if annotation is float and isinstance(value, int):
+        return float(value)
+    if annotation is None:
+        annotation = types.NoneType
+    return value if isinstance(value, origin or annotation) else _MISMATCH
+
+
+def _try_convert_tuple(elements: tuple[Any, ...], value: Any, path: str) -> Any:
+    if not isinstance(value, list | tuple):
+        return _MISMATCH
+    if elements[-1:] == (...,):
+        elements = (elements[0],) * len(value)
+    if len(elements) != len(value):
+        return _MISMATCH
+    converted = tuple(map(_try_convert, elements, value, [path] * len(value)))
+    return _MISMATCH if _MISMATCH in converted else converted
+
+
+def _describe(annotation: Any) -> str:
+    """An annotation in words: ``float``, ``'a' or 'b'``, ``a sequence of str``."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in arguments)
+    if origin is typing.Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is tuple and arguments[-1:] == (...,):
+        return f"a sequence of {_describe(arguments[0])}"
+    if origin is tuple:
+        return f"a sequence of {len(arguments)}: {', '.join(map(_describe, arguments))}"
+    if annotation in (None, types.NoneType):
+        return "None"
+    return getattr(annotation, "__name__", str(annotation))

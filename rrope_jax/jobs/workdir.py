@@ -1,0 +1,268 @@
+"""The folder of a job: claimed by one process, bound to one configuration, written atomically."""
+
+import fcntl
+import json
+import math
+import os
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from rrope_jax.jobs.configuration import UsageError
+
+_IDENTITY = "config.json"
+_LOCK = ".lock"
+_ABSENT = object()
+
+
+class Workdir:
+    """A folder that belongs to one job configuration and, while claimed, to one process.
+
+    Use ``with Workdir.claim(path, identity) as workdir``. The lock also ends with the process,
+    however that ends, so a killed job can be started again at once. The folder has to be on a
+    file system with ``flock`` (local disks and NFS, not object stores).
+    """
+
+    def __init__(self, path: Path, lock: int) -> None:
+        """Use ``claim``: this only holds what it made.
+
+        Args:
+            path: The claimed folder.
+            lock: Descriptor of its locked lock file, closed by ``release``.
+        """
+        self._path = path
+        self._release = weakref.finalize(self, os.close, lock)
+
+    @property
+    def path(self) -> Path:
+        """The folder, absolute."""
+        return self._path
+
+    @classmethod
+    def claim(cls, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> Self:
+        """Makes or reopens a job's folder.
+
+        A new or empty folder gets ``config.json`` with the identity. A folder that was claimed
+        before is accepted only under the same identity. When the claim fails, nothing is left
+        behind that was not there before.
+
+        Args:
+            path: The folder; it and its parents are made when missing.
+            identity: What the results depend on, JSON-like and possibly nested. Tuples and lists,
+                and equal ints and floats, count as the same.
+
+        Returns:
+            The claimed folder.
+
+        Raises:
+            UsageError: The folder cannot be written, is in use by another process, belongs to
+                another configuration, or holds files that are not a job's.
+        """
+        if not os.fspath(path):
+            raise UsageError("--workdir is empty; give the folder for the results")
+        folder = Path(os.path.abspath(path))
+        wanted = _jsonable(identity)
+        made: list[Path] = []
+        lock: int | None = None
+        try:
+            if folder.exists():
+                _check_owner(folder, wanted)
+            made += _make_folders(folder)
+            new_lock = not (folder / _LOCK).exists()
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                new_lock = False  # it is the other process's
+                raise UsageError(
+                    f"--workdir={folder} is in use by another process; wait for it to end or give "
+                    "another --workdir"
+                ) from None
+            if new_lock:
+                made.append(folder / _LOCK)
+            _check_owner(folder, wanted)  # again: it may have been claimed since the first look
+            if not (folder / _IDENTITY).exists():
+                _write(folder / _IDENTITY, _dumps(wanted))
+        except BaseException as error:
+            if lock is not None:
+                os.close(lock)
+            _remove(made)
+            if isinstance(error, OSError):
+                raise UsageError(
+                    f"--workdir={folder} cannot be used: {error.strerror or error}; give a folder "
+                    "that can be made and written"
+                ) from error
+            raise
+        return cls(folder, lock)
+
+    def release(self) -> None:
+        """Gives the folder up for other processes. The object is of no use afterwards."""
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def write_bytes(self, name: str, data: bytes) -> Path:
+        """Writes a file so that a reader sees the old content or the new one, never a part.
+
+        Args:
+            name: File name relative to the folder; missing folders in it are made.
+            data: The whole content.
+
+        Returns:
+            The path of the file.
+        """
+        target = self._path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write(target, data)
+        return target
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Writes text as UTF-8; otherwise as ``write_bytes``."""
+        return self.write_bytes(name, text.encode())
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Writes a value as indented JSON; otherwise as ``write_bytes``.
+
+        Args:
+            name: File name relative to the folder.
+            value: Mappings, sequences, numbers (also of numpy), strings, booleans, None. NaN and
+                infinities become null, since JSON has none.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            TypeError: For any other value.
+        """
+        return self.write_bytes(name, _dumps(_jsonable(value)))
+
+    def read_json(self, name: str) -> Any:
+        """Reads a file of ``write_json``.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        return json.loads((self._path / name).read_bytes())
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON: {value!r}")
+
+
+def _dumps(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _temporary(target: Path) -> Path:
+    # One fixed name a file: its writer holds the folder's lock, and a rerun cleans up after a kill.
+    return target.with_name(f".{target.name}.tmp")
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether a claim that was killed half-way may have left this file in a new folder."""
+    return name in (_LOCK, _temporary(Path(_IDENTITY)).name)
+
+
+def _write(target: Path, data: bytes) -> None:
+    temporary = _temporary(target)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Makes a folder and its parents; returns those that were new, outermost first."""
+    if folder.is_dir():
+        return []
+    made = _make_folders(folder.parent)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            _remove(made)
+            raise
+        return made  # another process made it just now
+    except OSError:
+        _remove(made)
+        raise
+    return [*made, folder]
+
+
+def _remove(made: list[Path]) -> None:
+    for path in reversed(made):
+        try:
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
+        except OSError:
+            return  # no longer ours alone
+
+
+def _check_owner(folder: Path, wanted: Any) -> None:
+    """Raises UsageError unless the folder is empty or was claimed under the same identity."""
+    names = sorted(os.listdir(folder))
+    if _IDENTITY not in names:
+        foreign = [name for name in names if not _is_leftover(name)]
+        if foreign:
+            raise UsageError(
+                f"--workdir={folder} holds {foreign[0]!r} but no {_IDENTITY}, so it is not a "
+                "job's folder; give an empty or new one"
+            )
+        return
+    try:
+        found = json.loads((folder / _IDENTITY).read_bytes())
+    except ValueError:
+        raise UsageError(
+            f"{folder / _IDENTITY} is not JSON, so it cannot be told whose folder it is; give "
+            "another --workdir"
+        ) from None
+    there, here = dict(_flatten(found)), dict(_flatten(wanted))
+    for key in [*here, *there]:
+        old, new = there.get(key, _ABSENT), here.get(key, _ABSENT)
+        if old != new:
+            raise UsageError(
+                f"--workdir={folder} belongs to another config: {key} is {_show(old)} there and "
+                f"{_show(new)} here; give another --workdir"
+            )
+
+
+def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flatten(item, f"{path}.{key}" if path else key)
+    else:
+        yield path, value
+
+
+def _show(value: Any) -> str:
+    return "absent" if value is _ABSENT else json.dumps(value)

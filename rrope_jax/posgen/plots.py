@@ -1,0 +1,383 @@
+"""Figures of the PosGen report, as PNG bytes.
+
+Figures are drawn through matplotlib's object interface, with matplotlib's own defaults under a
+fixed style, so that the bytes depend on the results and the matplotlib release alone.
+"""
+
+import dataclasses
+import io
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    MultipleLocator,
+    NullFormatter,
+    StrMethodFormatter,
+)
+
+from rrope_jax.posgen import labels
+from rrope_jax.posgen.cells import Cell, read_cells
+from rrope_jax.posgen.summary import SeedStatistics, seed_statistics
+
+SMOOTHING_WINDOW = 8
+
+_INK = "#333333"
+# Keys are Any because matplotlib 3.11 types them as literals and 3.10 as strings.
+_STYLE: Mapping[Any, Any] = MappingProxyType(
+    {
+        "axes.axisbelow": True,
+        "axes.edgecolor": "#888888",
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.labelcolor": _INK,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlesize": 11,
+        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.w_pad": 0.08,
+        "figure.dpi": 150,
+        "font.size": 9.5,
+        "grid.color": "#e2e2e2",
+        "grid.linewidth": 0.7,
+        "legend.frameon": False,
+        "text.color": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+    }
+)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """The fixed style, whatever the user's matplotlibrc says; the user's settings come back."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred moving mean of a vector, over fewer values near the ends; nan entries are skipped.
+
+    Entry i averages entries i - (window - 1) // 2 to i + window // 2, as far as they exist.
+
+    Args:
+      values: float64[n].
+      window: number of entries averaged, at least 1.
+
+    Returns:
+      float64[n], nan where the whole window is nan.
+    """
+    known = ~np.isnan(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    index = np.arange(values.size)
+    start = np.maximum(index - (window - 1) // 2, 0)
+    stop = np.minimum(index + window // 2 + 1, values.size)
+    total, count = sums[stop] - sums[start], counts[stop] - counts[start]
+    mean = np.full(values.size, np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean
+
+
+def smooth_by_position(accuracy_T: np.ndarray, train_length: int) -> np.ndarray:
+    """Moving mean of accuracies by position that does not blur the edge at the training length.
+
+    Positions below `train_length` and those from it on are smoothed apart; entries that are nan
+    (the seed tokens) stay nan.
+
+    Args:
+      accuracy_T: float64[T], one accuracy per position.
+      train_length: first out-of-distribution position.
+
+    Returns:
+      float64[T].
+    """
+    parts = (accuracy_T[:train_length], accuracy_T[train_length:])
+    smooth_T = np.concatenate([moving_mean(part, SMOOTHING_WINDOW) for part in parts])
+    return np.where(np.isnan(accuracy_T), np.nan, smooth_T)
+
+
+def _line_style(method: str) -> dict[str, Any]:
+    """Resonance dark and solid, the plain variant light and dashed."""
+    return {
+        "color": labels.method_colour(method),
+        "linestyle": "-" if labels.is_resonance(method) else (0, (4, 1.5)),
+        "linewidth": 1.8,
+    }
+
+
+def _line_handles(methods: Sequence[str]) -> list[Artist]:
+    return [Line2D([], [], label=labels.method_label(m), **_line_style(m)) for m in methods]
+
+
+def _draw_guessing(axes: Axes, modulus: int) -> Line2D:
+    """Draws the chance level and returns the line, labelled for a legend."""
+    return axes.axhline(
+        100 / modulus, color=_INK, lw=1, ls=":", zorder=1.5, label=f"guessing, 1/{modulus}"
+    )
+
+
+def _draw_over_seeds(axes: Axes, x_N: np.ndarray, y_SN: np.ndarray, method: str) -> None:
+    """Mean line over seeds with a band from the lowest to the highest seed."""
+    colour = labels.method_colour(method)
+    axes.fill_between(x_N, y_SN.min(axis=0), y_SN.max(axis=0), color=colour, alpha=0.18, lw=0)
+    axes.plot(x_N, y_SN.mean(axis=0), label=labels.method_label(method), **_line_style(method))
+
+
+def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Legend below the panels, in as many columns (five at most) as the figure is wide for."""
+    for columns in range(min(len(handles), 5), 0, -1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
+def _rows(cells: Sequence[Cell], figure: Figure) -> Iterator[tuple[SubFigure, list[Cell]]]:
+    """One row of the figure for each protocol, under its name where there are several."""
+    protocols = labels.order_protocols(cell.key.protocol for cell in cells)
+    rows = figure.subfigures(len(protocols), 1, squeeze=False)[:, 0]
+    for row, protocol in zip(rows, protocols, strict=True):
+        if len(protocols) > 1:
+            row.suptitle(labels.protocol_label(protocol), fontsize=12, fontweight="bold")
+        yield row, [cell for cell in cells if cell.key.protocol == protocol]
+
+
+def _task_panels(
+    cells: Sequence[Cell], y_label: str, *, share_y: bool
+) -> tuple[Figure, list[tuple[Axes, list[Cell]]]]:
+    """A figure with a row for each protocol and a column for each task.
+
+    Returns:
+      The figure, and each panel with its cells (none where nothing has finished yet).
+    """
+    tasks = labels.order_tasks(cell.key.task for cell in cells)
+    num_rows = len({cell.key.protocol for cell in cells})
+    figure = Figure(figsize=(max(5.5, 3.4 * len(tasks)), 3.4 * num_rows + 0.4))
+    panels = []
+    for row, of_row in _rows(cells, figure):
+        row_axes = row.subplots(1, len(tasks), sharey=share_y, squeeze=False)[0]
+        row_axes[0].set_ylabel(y_label)
+        for axes, task in zip(row_axes, tasks, strict=True):
+            axes.set_title(labels.task_label(task))
+            of_panel = [cell for cell in of_row if cell.key.task == task]
+            if not of_panel:
+                axes.text(0.5, 0.5, "no cell finished", transform=axes.transAxes, ha="center")
+            panels.append((axes, of_panel))
+    return figure, panels
+
+
+def _draw_ood_accuracy(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Figure:
+    tasks = labels.order_tasks(cell.key.task for cell in cells)
+    methods = labels.order_methods(cell.key.method for cell in cells)
+    num_rows = len({cell.key.protocol for cell in cells})
+    bar_width = min(0.84 / len(methods), 0.25)
+    figure = Figure(figsize=(max(6.5, 0.55 * len(tasks) * len(methods) + 2), 3.5 * num_rows + 0.4))
+    for row, of_row in _rows(cells, figure):
+        axes = row.subplots()
+        guessing = _draw_guessing(axes, setting["modulus"])
+        for (t, task), (m, method) in itertools.product(enumerate(tasks), enumerate(methods)):
+            accuracy_S = [
+                100 * cell.ood_accuracy
+                for cell in of_row
+                if (cell.key.task, cell.key.method) == (task, method)
+            ]
+            statistics = seed_statistics(accuracy_S)
+            if statistics.n > 0:
+                x = t + (m - (len(methods) - 1) / 2) * bar_width
+                _draw_bar(axes, x, bar_width, accuracy_S, statistics, method)
+        axes.set_xticks(range(len(tasks)), [labels.task_label(task) for task in tasks], fontsize=11)
+        axes.tick_params(axis="x", length=0)
+        axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(0, 112), yticks=range(0, 101, 20))
+        axes.set_ylabel(f"accuracy beyond {setting['train_length']} tokens, %")
+    bars = [
+        Patch(color=labels.method_colour(method), label=labels.method_label(method))
+        for method in methods
+    ]
+    _legend(figure, [*bars, guessing])
+    return figure
+
+
+def _draw_bar(
+    axes: Axes,
+    x: float,
+    width: float,
+    accuracy_S: Sequence[float],
+    statistics: SeedStatistics,
+    method: str,
+) -> None:
+    """A bar with its standard deviation, its seeds as dots and its mean written above."""
+    axes.bar(x, statistics.mean, 0.92 * width, color=labels.method_colour(method))
+    top = statistics.maximum
+    if statistics.n > 1:
+        axes.errorbar(
+            x, statistics.mean, statistics.std, color=_INK, capsize=3, lw=1.1, capthick=1.1
+        )
+        top = max(top, statistics.mean + statistics.std)
+    # Seeds side by side in a fixed order: equal values stay visible, and nothing is random.
+    offset_S = np.linspace(-0.25, 0.25, len(accuracy_S)) * width if len(accuracy_S) > 1 else 0
+    axes.scatter(
+        x + offset_S, accuracy_S, s=13, color="white", edgecolors=_INK, linewidths=0.8, zorder=3
+    )
+    axes.annotate(
+        f"{statistics.mean:.1f}",
+        xy=(x, top),
+        xytext=(0, 5),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8.5,
+    )
+
+
+def _draw_accuracy_by_position(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Figure:
+    train_length, test_length = setting["train_length"], setting["test_length"]
+    # About four ticks, all at multiples of the training length.
+    tick_step = train_length * max(1, round(test_length / train_length / 4))
+    figure, panels = _task_panels(cells, "accuracy, %", share_y=True)
+    for axes, of_panel in panels:
+        guessing = _draw_guessing(axes, setting["modulus"])
+        for method in labels.order_methods(cell.key.method for cell in of_panel):
+            accuracy_ST = np.array(
+                [
+                    smooth_by_position(np.array(cell.accuracy_by_position), train_length)
+                    for cell in of_panel
+                    if cell.key.method == method
+                ]
+            )
+            _draw_over_seeds(axes, np.arange(accuracy_ST.shape[1]), 100 * accuracy_ST, method)
+        axes.axvline(train_length, color=_INK, lw=1)
+        axes.annotate(
+            f"training length {train_length}",
+            xy=(train_length, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(3, 2),
+            textcoords="offset points",
+            fontsize=8.5,
+        )
+        # Room above the axes for the mark of the training length, which must not cover a line.
+        axes.set_title(axes.get_title(), pad=18)
+        axes.xaxis.set_major_locator(MultipleLocator(tick_step))
+        axes.set(xlim=(0, test_length), ylim=(0, 103), xlabel="position")
+    methods = labels.order_methods(cell.key.method for cell in cells)
+    _legend(figure, [*_line_handles(methods), guessing])
+    return figure
+
+
+def _losses_over_seeds(trainings: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps that all seeds were validated at, int[N], and their losses, float64[S, N]."""
+    by_step = [
+        dict(zip(cell.validation_step, cell.validation_loss, strict=True)) for cell in trainings
+    ]
+    step_N = sorted(set.intersection(*map(set, by_step)))
+    return np.array(step_N), np.array([[losses[step] for step in step_N] for losses in by_step])
+
+
+def _draw_validation_loss(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Figure:
+    del setting
+    figure, panels = _task_panels(cells, "validation loss", share_y=False)
+    for axes, of_panel in panels:
+        # Several methods may be tested on one training: it is drawn once.
+        trainings = {(cell.trained_as, cell.key.seed): cell for cell in of_panel}
+        for method in labels.order_methods(trained_as for trained_as, _ in trainings):
+            step_N, loss_SN = _losses_over_seeds(
+                [cell for (trained_as, _), cell in trainings.items() if trained_as == method]
+            )
+            _draw_over_seeds(axes, step_N, loss_SN, method)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set(xlabel="training step")
+    _legend(figure, _line_handles(labels.order_methods(cell.trained_as for cell in cells)))
+    return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class FigureKind:
+    """A figure of the report.
+
+    Attributes:
+      title: its name.
+      caption: what lines, bands and dots stand for.
+      draw: makes it from at least one cell and the setting of the results.
+    """
+
+    title: str
+    caption: str
+    draw: Callable[[Sequence[Cell], Mapping[str, Any]], Figure]
+
+
+FIGURES: Mapping[str, FigureKind] = MappingProxyType(
+    {
+        "ood_accuracy.png": FigureKind(
+            "Accuracy beyond the training length",
+            "Bars are means over seeds, error bars one sample standard deviation, dots single "
+            "seeds; the dotted line is guessing.",
+            _draw_ood_accuracy,
+        ),
+        "accuracy_by_position.png": FigureKind(
+            "Accuracy by position",
+            "Lines are means over seeds, bands reach from the lowest to the highest seed. Each "
+            f"seed is smoothed by a centred moving mean of {SMOOTHING_WINDOW} positions, shorter "
+            "at the ends and never across the training length.",
+            _draw_accuracy_by_position,
+        ),
+        "validation_loss.png": FigureKind(
+            "Validation loss during training",
+            "One line for each training, the mean over seeds (the paper's Figure 3); bands reach "
+            "from the lowest to the highest seed. The tasks' scales differ.",
+            _draw_validation_loss,
+        ),
+    }
+)
+
+
+def figures(results: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures of `FIGURES` by file name; none when no cell has finished.
+
+    Args:
+      results: the dict that `rrope posgen` writes as results.json, complete or partial.
+
+    Raises:
+      ValueError: malformed cells (see `read_cells`).
+    """
+    cells = read_cells(results)
+    if not cells:
+        return {}
+    with _style():
+        return {name: kind.draw(cells, results["setting"]) for name, kind in FIGURES.items()}
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Without the Software entry the bytes do not name the matplotlib release.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """The report's figures as PNG files: file name -> bytes, the same bytes for the same results.
+
+    Args:
+      results: the dict that `rrope posgen` writes as results.json, complete or partial. Without
+        a finished cell there is nothing to draw and the mapping is empty.
+
+    Raises:
+      ValueError: malformed cells (see `read_cells`).
+    """
+    with _style():
+        return {name: _png(figure) for name, figure in figures(results).items()}

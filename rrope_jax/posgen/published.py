@@ -1,0 +1,52 @@
+"""Out-of-distribution accuracies on PosGen as published: arXiv 2403.00071v2, Table 1."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedAccuracy:
+    """One entry of Table 1: five seeds, modulus 17, j = 1, k = 3, trained at 64, tested to 256.
+
+    Attributes:
+      mean: mean out-of-distribution accuracy, percent.
+      variance: the number printed after the plus-minus sign. The paper calls it the variance over
+        five seeds and prints it in percent.
+    """
+
+    mean: float
+    variance: float
+
+    @property
+    def std(self) -> float:
+        """Standard deviation in percentage points, in this project's reading of `variance`.
+
+        The reading: the variance is that of the accuracy as a fraction, times 100. So 0.43 stands
+        for a variance of 0.0043 and a standard deviation of sqrt(0.0043) = 0.066, or 6.6 points.
+        The paper does not spell this out. Read as squared percentage points instead, the same
+        number would mean 0.66 points.
+        """
+        return 100 * math.sqrt(self.variance / 100)
+
+
+# The largest variance that prints as 0.00 is 0.005: as a standard deviation, 0.7 points.
+ZERO_VARIANCE_STD_BOUND = PublishedAccuracy(mean=0.0, variance=0.005).std
+
+TABLE_1: Mapping[tuple[str, str], PublishedAccuracy] = MappingProxyType(
+    {
+        ("recursive", "rope"): PublishedAccuracy(65.29, 0.43),
+        ("recursive", "resonance_rope"): PublishedAccuracy(62.64, 0.15),
+        ("recursive", "yarn"): PublishedAccuracy(95.93, 0.04),
+        ("recursive", "resonance_yarn"): PublishedAccuracy(98.30, 0.00),
+        ("cot", "rope"): PublishedAccuracy(69.56, 0.33),
+        ("cot", "resonance_rope"): PublishedAccuracy(75.25, 0.10),
+        ("cot", "yarn"): PublishedAccuracy(98.71, 0.00),
+        ("cot", "resonance_yarn"): PublishedAccuracy(99.58, 0.00),
+        ("semi_recursive", "rope"): PublishedAccuracy(17.96, 0.03),
+        ("semi_recursive", "resonance_rope"): PublishedAccuracy(29.78, 0.07),
+        ("semi_recursive", "yarn"): PublishedAccuracy(33.70, 0.04),
+        ("semi_recursive", "resonance_yarn"): PublishedAccuracy(48.46, 0.03),
+    }
+)

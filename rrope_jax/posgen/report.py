@@ -1,0 +1,326 @@
+"""The PosGen report: markdown from the results of a run, and the names a caller needs.
+
+Nothing here writes files: `markdown` returns text and `plots` returns PNG bytes by file name.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rrope_jax.posgen import labels, published
+from rrope_jax.posgen.cells import Cell, CellKey, missing_cells, read_cells
+from rrope_jax.posgen.plots import FIGURES, plots
+from rrope_jax.posgen.summary import (
+    MethodSummary,
+    ResonanceDifference,
+    SeedStatistics,
+    resonance_differences,
+    summarise,
+)
+
+__all__ = ["markdown", "plots", "resonance_differences", "summarise"]
+
+# Below this a model has not learned the task where it was trained, and its accuracy further out
+# says little about extrapolation.
+LEARNED_ID_ACCURACY = 0.9
+
+_NOT_THERE = "n/a"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+    """A GitHub table: the first `text_columns` to the left, the others, numbers, to the right."""
+    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    lines = [header, rule, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(fraction: float) -> str:
+    return _NOT_THERE if math.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def _points(fraction: float) -> str:
+    return _NOT_THERE if math.isnan(fraction) else f"{100 * fraction:+.2f}"
+
+
+def _mean_std(statistics: SeedStatistics | None, num_seeds: int) -> str:
+    """`mean ± std`, with its n where that is not the number of seeds of the setting."""
+    if statistics is None or statistics.n == 0:
+        return _NOT_THERE
+    text = _percent(statistics.mean)
+    if statistics.n > 1:
+        text += f" ± {_percent(statistics.std)}"
+    return text if statistics.n == num_seeds else f"{text} (n={statistics.n})"
+
+
+def _setting_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _header(results: Mapping[str, Any], done: int) -> list[str]:
+    setting = results["setting"]
+    train_length, test_length = setting["train_length"], setting["test_length"]
+    context = setting["j"] + setting["k"]
+    parts = [f"# PosGen: {results['name']}"]
+    if not results["complete"]:
+        parts.append(
+            f"**Partial run: {done} of {results['cells_expected']} cells are finished.** "
+            "What is missing is listed at the end; a number from fewer seeds carries its n."
+        )
+    parts.append(
+        f"Each token is a function of j + k = {setting['j']} + {setting['k']} earlier ones modulo "
+        f"{setting['modulus']}, so guessing scores {_percent(1 / setting['modulus'])} %. Models "
+        f"are trained on sequences of {train_length} tokens and tested, teacher-forced, on "
+        f"{test_length}: *in distribution* means positions {context} to {train_length - 1}, "
+        f"*OOD* positions {train_length} to {test_length - 1}. A cell is one trained model tested "
+        "under one method. All accuracies are in percent; ± is the sample standard deviation "
+        "over seeds."
+    )
+    rows = [
+        ("seeds", _setting_value(setting["seeds"])),
+        *((key, _setting_value(setting[key])) for key in ("splits", "rope", "model", "train")),
+        ("backend", _setting_value(results["backend"])),
+        ("versions", _setting_value(results["versions"])),
+    ]
+    parts.append(_table(("setting", "value"), rows, text_columns=2))
+    return parts
+
+
+def _by_task_and_method(
+    rows: Iterable[MethodSummary],
+) -> dict[tuple[str, str], MethodSummary]:
+    return {(row.task, row.method): row for row in rows}
+
+
+def _accuracy_table(rows: Sequence[MethodSummary], which: str, num_seeds: int) -> str:
+    """Methods by tasks; `which` is the `MethodSummary` field shown, `ood` or `id`.
+
+    A column says what the models were trained as, where that is not the method tested.
+    """
+    summaries = _by_task_and_method(rows)
+    tasks = labels.order_tasks(row.task for row in rows)
+    show_training = any(row.trained_as != row.method for row in rows)
+    lines = []
+    for method in labels.order_methods(row.method for row in rows):
+        line = [labels.method_label(method)]
+        if show_training:
+            trainings = labels.order_methods(r.trained_as for r in rows if r.method == method)
+            line.append(" / ".join(map(labels.method_label, trainings)))
+        for task in tasks:
+            summary = summaries.get((task, method))
+            line.append(_mean_std(getattr(summary, which) if summary else None, num_seeds))
+        lines.append(line)
+    text = ["method", "trained as"] if show_training else ["method"]
+    return _table([*text, *map(labels.task_label, tasks)], lines, len(text))
+
+
+def _not_learned(rows: Sequence[MethodSummary]) -> str | None:
+    low = [row for row in rows if row.id.mean < LEARNED_ID_ACCURACY]
+    if not low:
+        return None
+    names = "; ".join(
+        f"{labels.method_label(row.method)} on {labels.task_label(row.task)} "
+        f"({_percent(row.id.mean)})"
+        for row in low
+    )
+    return (
+        f"Below {100 * LEARNED_ID_ACCURACY:.0f} % already in distribution, so that the OOD "
+        f"accuracy says little about extrapolation: {names}."
+    )
+
+
+def _published_difference(task: str, scaling: str) -> str:
+    plain = published.TABLE_1.get((task, scaling))
+    resonance = published.TABLE_1.get((task, labels.RESONANCE_PREFIX + scaling))
+    if plain is None or resonance is None:
+        return _NOT_THERE
+    return f"{resonance.mean - plain.mean:+.2f}"
+
+
+def _differences_section(differences: Sequence[ResonanceDifference], is_paper: bool) -> list[str]:
+    header = ["task", "scaling", "verdict", "mean", "spread", "std", "n", "higher in"]
+    if is_paper:
+        header.append("paper's mean")
+    lines = []
+    for row in differences:
+        line = [
+            labels.task_label(row.task),
+            labels.method_label(row.scaling),
+            row.verdict,
+            _points(row.mean),
+            _percent(row.spread),
+            _percent(row.std),
+            str(row.n),
+            f"{row.wins} of {row.n}",
+        ]
+        if is_paper:
+            line.append(_published_difference(row.task, row.scaling))
+        lines.append(line)
+    verdicts = [row.verdict for row in differences]
+    counts = ", ".join(f"{name} {verdicts.count(name)}" for name in sorted(set(verdicts)))
+    return [
+        "### Does Resonance help?",
+        "OOD accuracy with Resonance minus that of the same scaling without it, in percentage "
+        "points, paired by seed over the n seeds that both finished: mean and standard deviation "
+        "of the differences, and in how many seeds Resonance is higher. *spread* is the pooled "
+        "standard deviation of the two variants over these seeds. The verdict is a rule and no "
+        "significance test: above or below when the mean difference is larger than the spread, "
+        "otherwise within spread.",
+        _table(header, lines, text_columns=3),
+        f"Verdicts: {counts}.",
+    ]
+
+
+def _published_text(entry: published.PublishedAccuracy | None) -> str:
+    if entry is None:
+        return _NOT_THERE
+    if entry.variance == 0:
+        return f"{entry.mean:.2f} ± <{published.ZERO_VARIANCE_STD_BOUND:.1f}"
+    return f"{entry.mean:.2f} ± {entry.std:.1f}"
+
+
+def _order(means: Mapping[str, float]) -> str:
+    return " > ".join(map(labels.method_label, sorted(means, key=lambda m: -means[m])))
+
+
+def _paper_section(rows: Sequence[MethodSummary], num_seeds: int) -> list[str]:
+    summaries = _by_task_and_method(rows)
+    tasks = labels.order_tasks(task for task, _ in published.TABLE_1)
+    methods = labels.order_methods(method for _, method in published.TABLE_1)
+    lines = []
+    for method in methods:
+        line = [labels.method_label(method)]
+        for task in tasks:
+            ours = summaries.get((task, method))
+            line.append(_published_text(published.TABLE_1.get((task, method))))
+            line.append(_mean_std(ours.ood if ours else None, num_seeds))
+        lines.append(line)
+    sources = ("paper", "ours")
+    header = ["method", *(f"{labels.task_label(task)}, {s}" for task in tasks for s in sources)]
+
+    orders = []
+    for task in tasks:
+        # Both orders over the same methods: those of the paper that are finished here too.
+        ours_means = {
+            method: summaries[task, method].ood.mean
+            for method in methods
+            if (task, method) in summaries and summaries[task, method].ood.n > 0
+        }
+        paper_means = {method: published.TABLE_1[task, method].mean for method in ours_means}
+        if len(ours_means) > 1:
+            orders.append((labels.task_label(task), _order(paper_means), _order(ours_means)))
+    parts = [
+        "### Beside the paper's Table 1",
+        "OOD accuracy as published (arXiv 2403.00071v2) and here. The paper prints a variance over "
+        "5 seeds; the standard deviation shown for it is this project's reading (variance of the "
+        "accuracy as a fraction, printed in percent: 0.43 is sqrt(0.0043), 6.6 points).",
+        _table(header, lines),
+    ]
+    if orders:
+        parts += [
+            "Order of the means, best first, whatever the spread:",
+            _table(("task", "paper", "ours"), orders, text_columns=3),
+        ]
+    return parts
+
+
+def _seeds_section(cells: Sequence[Cell], seeds: Sequence[int]) -> list[str]:
+    accuracies = {
+        cell.key: f"{_percent(cell.ood_accuracy)} ({_percent(cell.id_accuracy)})" for cell in cells
+    }
+    lines = []
+    for protocol, task, method in dict.fromkeys(
+        (cell.key.protocol, cell.key.task, cell.key.method) for cell in cells
+    ):
+        by_seed = (
+            accuracies.get(CellKey(protocol, task, method, seed), _NOT_THERE) for seed in seeds
+        )
+        lines.append([labels.task_label(task), labels.method_label(method), *by_seed])
+    return [
+        "### Every seed",
+        "OOD accuracy, in brackets in distribution.",
+        _table(["task", "method", *(f"seed {seed}" for seed in seeds)], lines, text_columns=2),
+    ]
+
+
+def _protocol_section(
+    protocol: str,
+    cells: Sequence[Cell],
+    rows: Sequence[MethodSummary],
+    differences: Sequence[ResonanceDifference],
+    setting: Mapping[str, Any],
+) -> list[str]:
+    num_seeds = setting["num_seeds"]
+    parts = [f"## {labels.protocol_label(protocol)} (`{protocol}`)"]
+    if protocol in labels.PROTOCOL_NOTES:
+        parts.append(labels.PROTOCOL_NOTES[protocol])
+    parts += [
+        f"### OOD accuracy, {num_seeds} seed{'s' if num_seeds > 1 else ''}",
+        _accuracy_table(rows, "ood", num_seeds),
+        "### In-distribution accuracy",
+        _accuracy_table(rows, "id", num_seeds),
+    ]
+    not_learned = _not_learned(rows)
+    if not_learned:
+        parts.append(not_learned)
+    if differences:
+        parts += _differences_section(differences, setting["is_paper"])
+    if setting["is_paper"]:
+        parts += _paper_section(rows, num_seeds)
+    parts += _seeds_section(cells, sorted({*setting["seeds"], *(c.key.seed for c in cells)}))
+    return parts
+
+
+def _missing_section(results: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
+    missing, unnamed = missing_cells(results, cells)
+    seeds: dict[tuple[str, str, str], list[str]] = {}
+    for key in missing:
+        seeds.setdefault((key.protocol, key.task, key.method), []).append(str(key.seed))
+    lines = [
+        (protocol, labels.task_label(task), labels.method_label(method), ", ".join(of_method))
+        for (protocol, task, method), of_method in seeds.items()
+    ]
+    parts = []
+    if lines:
+        parts.append(_table(("protocol", "task", "method", "seeds"), lines, text_columns=4))
+    if unnamed:
+        parts.append(f"Cells expected whose names these results do not tell: {unnamed}.")
+    return ["## Missing cells", *parts] if parts else []
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The text of report.md; it shows the images of `plots` by file name.
+
+    Args:
+      results: the dict that `rrope posgen` writes as results.json, complete or partial.
+
+    Raises:
+      ValueError: malformed cells (see `read_cells` and `summarise`).
+    """
+    setting = results["setting"]
+    cells = read_cells(results)
+    rows = summarise(results)
+    differences = resonance_differences(results)
+    parts = _header(results, len(cells))
+    if not setting["is_paper"]:
+        parts.append(
+            "This is another setting than the paper's (usually a smaller one): its numbers do not "
+            "compare with the paper's Table 1 one for one."
+        )
+    for protocol in labels.order_protocols(cell.key.protocol for cell in cells):
+        parts += _protocol_section(
+            protocol,
+            [cell for cell in cells if cell.key.protocol == protocol],
+            [row for row in rows if row.protocol == protocol],
+            [row for row in differences if row.protocol == protocol],
+            setting,
+        )
+    if cells:
+        parts.append("## Plots")
+        for file_name, figure in FIGURES.items():
+            parts += [f"![{figure.title}]({file_name})", f"*{figure.title}.* {figure.caption}"]
+    parts += _missing_section(results, cells)
+    return "\n\n".join(parts) + "\n"

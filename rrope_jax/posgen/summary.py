@@ -1,0 +1,195 @@
+"""Statistics over the seeds of a PosGen run."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from rrope_jax.posgen import labels
+from rrope_jax.posgen.cells import Cell, read_cells
+
+Verdict = Literal["above", "below", "within spread", "no spread known"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedStatistics:
+    """Statistics of one accuracy over seeds, all in [0, 1]; nan where they do not exist.
+
+    Attributes:
+      n: number of seeds with a measured value.
+      mean: their mean.
+      std: sample standard deviation (divisor n - 1), nan for fewer than two seeds.
+      minimum: smallest value.
+      maximum: largest value.
+    """
+
+    n: int
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodSummary:
+    """One row of the report: a method on a task under a protocol.
+
+    Attributes:
+      protocol: when the scaled tables are used.
+      task: PosGen task.
+      method: method tested.
+      trained_as: method whose tables were used in training.
+      seeds: seeds of the finished cells, ascending.
+      ood: accuracy at positions from the training length on.
+      id: accuracy at generated positions below the training length.
+    """
+
+    protocol: str
+    task: str
+    method: str
+    trained_as: str
+    seeds: tuple[int, ...]
+    ood: SeedStatistics
+    id: SeedStatistics
+
+
+@dataclasses.dataclass(frozen=True)
+class ResonanceDifference:
+    """Out-of-distribution accuracy of Resonance minus plain, paired by seed.
+
+    Attributes:
+      protocol: when the scaled tables are used.
+      task: PosGen task.
+      scaling: the scaling on which Resonance is put (`rope` for none).
+      n: number of seeds that both variants finished.
+      mean: mean of the differences, as a fraction.
+      std: sample standard deviation of the differences, nan for one seed.
+      spread: pooled standard deviation of the two variants over those seeds,
+        sqrt((std_plain^2 + std_resonance^2) / 2), nan for one seed.
+      wins: number of seeds in which Resonance is strictly higher.
+      verdict: `above` or `below` when |mean| is larger than the spread, else `within spread`;
+        `no spread known` with one seed.
+    """
+
+    protocol: str
+    task: str
+    scaling: str
+    n: int
+    mean: float
+    std: float
+    spread: float
+    wins: int
+    verdict: Verdict
+
+
+def _std(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) if values.size > 1 else math.nan
+
+
+def seed_statistics(values: Sequence[float]) -> SeedStatistics:
+    """Statistics of one value per seed; nan entries (not measured) are left out."""
+    measured = np.asarray([value for value in values if not math.isnan(value)], dtype=np.float64)
+    if measured.size == 0:
+        return SeedStatistics(0, math.nan, math.nan, math.nan, math.nan)
+    return SeedStatistics(
+        n=measured.size,
+        mean=float(measured.mean()),
+        std=_std(measured),
+        minimum=float(measured.min()),
+        maximum=float(measured.max()),
+    )
+
+
+def verdict(mean_difference: float, spread: float) -> Verdict:
+    """Plain rule: a difference counts only when it is larger than the spread between seeds."""
+    if math.isnan(spread):
+        return "no spread known"
+    if abs(mean_difference) <= spread:
+        return "within spread"
+    return "above" if mean_difference > 0 else "below"
+
+
+def _group(cells: Sequence[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
+    def key(cell: Cell) -> tuple[str, str, str]:
+        return cell.key.protocol, cell.key.task, cell.key.method
+
+    # `read_cells` sorts by this key, so consecutive cells make up whole groups.
+    return {name: list(group) for name, group in itertools.groupby(cells, key)}
+
+
+def summarise(results: Mapping[str, Any]) -> tuple[MethodSummary, ...]:
+    """One row per protocol, task and method, in report order, over the cells that are finished.
+
+    Args:
+      results: the dict that `rrope posgen` writes as results.json.
+
+    Raises:
+      ValueError: malformed cells, or seeds of one row that were trained with different methods.
+    """
+    rows = []
+    for (protocol, task, method), group in _group(read_cells(results)).items():
+        trained_as = {cell.trained_as for cell in group}
+        if len(trained_as) > 1:
+            raise ValueError(
+                f"results: the seeds of {method!r} on {task!r} under {protocol!r} have trained_as "
+                f"{sorted(trained_as)}; they must share one, so split them into two results"
+            )
+        rows.append(
+            MethodSummary(
+                protocol=protocol,
+                task=task,
+                method=method,
+                trained_as=trained_as.pop(),
+                seeds=tuple(cell.key.seed for cell in group),
+                ood=seed_statistics([cell.ood_accuracy for cell in group]),
+                id=seed_statistics([cell.id_accuracy for cell in group]),
+            )
+        )
+    return tuple(rows)
+
+
+def resonance_differences(results: Mapping[str, Any]) -> tuple[ResonanceDifference, ...]:
+    """Resonance against the same scaling without it, per protocol and task, paired by seed.
+
+    Only seeds that both variants finished are compared; a pair without a shared seed has no row.
+
+    Args:
+      results: the dict that `rrope posgen` writes as results.json.
+    """
+    ood = {
+        name: {cell.key.seed: cell.ood_accuracy for cell in group}
+        for name, group in _group(read_cells(results)).items()
+    }
+    rows = []
+    for (protocol, task, method), resonance in ood.items():
+        scaling = labels.scaling_of(method)
+        plain = ood.get((protocol, task, scaling), {})
+        seeds = [
+            seed
+            for seed in resonance
+            if seed in plain and not math.isnan(plain[seed] + resonance[seed])
+        ]
+        if not labels.is_resonance(method) or not seeds:
+            continue
+        plain_S = np.asarray([plain[seed] for seed in seeds])
+        resonance_S = np.asarray([resonance[seed] for seed in seeds])
+        difference_S = resonance_S - plain_S
+        spread = math.sqrt((_std(plain_S) ** 2 + _std(resonance_S) ** 2) / 2)
+        mean = float(difference_S.mean())
+        rows.append(
+            ResonanceDifference(
+                protocol=protocol,
+                task=task,
+                scaling=scaling,
+                n=len(seeds),
+                mean=mean,
+                std=_std(difference_S),
+                spread=spread,
+                wins=int((difference_S > 0).sum()),
+                verdict=verdict(mean, spread),
+            )
+        )
+    return tuple(rows)

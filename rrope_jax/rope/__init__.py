@@ -11,7 +11,10 @@ q = rope.rotate(q_BTHD, cos, sin)
 from rrope_jax.rope.frequencies import SCALINGS as SCALINGS
 from rrope_jax.rope.frequencies import Frequencies as Frequencies
 from rrope_jax.rope.frequencies import frequencies as frequencies
+from rrope_jax.rope.rotary import PhaseTable as PhaseTable
 from rrope_jax.rope.rotary import cos_sin as cos_sin
+from rrope_jax.rope.rotary import cos_sin_from_table as cos_sin_from_table
+from rrope_jax.rope.rotary import phase_table as phase_table
 from rrope_jax.rope.rotary import rotate as rotate
 from rrope_jax.rope.spec import RopeSpec as RopeSpec
 from rrope_jax.rope.spec import spec_for_method as spec_for_method

@@ -3,14 +3,15 @@
 A float32 product position * inv_freq loses the phase as positions grow (the error of the cosine
 is 2e-4 at 4K tokens and 0.06 at 1M). Here a phase is an integer: the frequency in turns per token
 is a 64-bit binary fraction computed on the host, and position times frequency modulo one turn is
-what 32-bit unsigned multiplication leaves. This is exact to 2^-32 turns at every int32 position,
-costs a few integer operations per table entry, needs no 64-bit types on the device, and gives the
-same bits on every backend up to the final cosine.
+what 32-bit unsigned multiplication leaves. This follows the float64 frequency to 2^-31 turns at
+every int32 position, costs a few integer operations per table entry, needs no 64-bit types on the
+device, and gives the same bits on every backend up to the final cosine.
 """
 
 import functools
 import math
-from typing import TYPE_CHECKING
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +21,54 @@ from numpy.typing import NDArray
 from rrope_jax.rope.frequencies import frequencies
 
 if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-
     from rrope_jax.rope.spec import RopeSpec
 
 _INT32_MAX = 2**31 - 1
+_TURN = Fraction("6.283185307179586476925286766559005768394")  # 2 pi, finer than a float64
+
+
+class _TurnsPerToken(NamedTuple):
+    """The frequency of every feature in turns per token, in binary.
+
+    Attributes:
+      whole: uint32[d/2], whole turns; not 0 only where a wavelength is below one token.
+      high, low: uint32[d/2], the 64 bits behind the binary point.
+      period: int32[d/2], the wavelength in tokens where positions wrap around exactly; 0 for a
+        feature that is not resonant or whose wavelength exceeds the int32 range.
+    """
+
+    whole: NDArray[np.uint32]
+    high: NDArray[np.uint32]
+    low: NDArray[np.uint32]
+    period: NDArray[np.int32]
+
+
+class PhaseTable(NamedTuple):
+    """A spec as arrays: what a program needs to know of it to rotate by it.
+
+    Embeddings of one head_dim have tables of one shape, so a compiled program can take them as an
+    argument, stacked where it runs several side by side (`jax.vmap`).
+
+    Attributes:
+      high, low: uint32[d/2], the 64-bit binary fraction of a turn per token.
+      period: int32[d/2], the integer wavelength; 0 where no int32 position wraps around exactly,
+        because the feature is not resonant or its wavelength exceeds the int32 range.
+      attention_factor: float32[], multiplied into cos and sin.
+    """
+
+    high: ArrayLike
+    low: ArrayLike
+    period: ArrayLike
+    attention_factor: ArrayLike
 
 
 @functools.lru_cache(maxsize=512)
-def _turns_per_token(
-    spec: "RopeSpec", seq_len: int | None
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int32]]:
-    """High and low words of the 64-bit fraction of a turn per token, and the integer periods.
+def phase_table(spec: "RopeSpec", seq_len: int | None = None) -> PhaseTable:
+    """The numpy `PhaseTable` of a spec, computed in exact and float64 arithmetic on the host.
 
-    A period of 0 marks a feature that no int32 position wraps around exactly: one that is not
-    resonant, or whose wavelength exceeds the int32 range.
+    Args:
+      spec: the embedding.
+      seq_len: the current length, for the scalings that depend on it (see `frequencies`).
     """
     table = frequencies(spec, seq_len)
     fractions, periods = [], []
@@ -47,9 +81,12 @@ def _turns_per_token(
             # float64 times a power of two is exact, and so is the conversion to int
             fractions.append(int(float(inv_freq) / (2 * math.pi) * 2.0**64) % (1 << 64))
             periods.append(0)
-    high = np.array([fraction >> 32 for fraction in fractions], np.uint32)
-    low = np.array([fraction & 0xFFFFFFFF for fraction in fractions], np.uint32)
-    return high, low, np.array(periods, np.int32)
+    return PhaseTable(
+        high=np.array([fraction >> 32 for fraction in fractions], np.uint32),
+        low=np.array([fraction & 0xFFFFFFFF for fraction in fractions], np.uint32),
+        period=np.array(periods, np.int32),
+        attention_factor=np.float32(table.attention_factor),
+    )
 
 
 def _multiply_high(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -81,15 +118,15 @@ def _cos_sin_of_turns(turns: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def cos_sin(
     spec: "RopeSpec",
-    positions: "ArrayLike",
+    positions: ArrayLike,
     *,
-    fraction: "ArrayLike | None" = None,
+    fraction: ArrayLike | None = None,
     seq_len: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The rotation tables at any positions, with the attention factor multiplied in.
 
-    The error against exact arithmetic is below 3e-7 times the attention factor at every int32
-    position. Under resonance, positions that differ by a multiple of a feature's wavelength give
+    The error against exact arithmetic on the float64 frequencies is below 2e-7 times the attention
+    factor at every int32 position, with or without a fraction. Under resonance, positions that differ by a multiple of a feature's wavelength give
     that feature the same bits.
 
     Args:
@@ -106,6 +143,13 @@ def cos_sin(
     Raises:
       TypeError: positions are not integers.
     """
+    return cos_sin_from_table(phase_table(spec, seq_len), positions, fraction=fraction)
+
+
+def cos_sin_from_table(
+    table: PhaseTable, positions: ArrayLike, *, fraction: ArrayLike | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """`cos_sin` from a table that may be traced: see there."""
     positions = jnp.asarray(positions)
     if not jnp.issubdtype(positions.dtype, jnp.integer):
         raise TypeError(
@@ -113,22 +157,20 @@ def cos_sin(
             "the point as fraction=)"
         )
     position = positions.astype(jnp.int32)[..., None]
-    high, low, period = _turns_per_token(spec, seq_len)
-    if np.any(period):
-        wrapped = jnp.mod(position, np.where(period == 0, _INT32_MAX, period))
-        position = wrapped if np.all(period) else jnp.where(period == 0, position, wrapped)
+    period, high = jnp.asarray(table.period), jnp.asarray(table.high)
+    wrapped = jnp.mod(position, jnp.where(period == 0, _INT32_MAX, period))
+    position = jnp.where(period == 0, position, wrapped)
     magnitude = jnp.abs(position).astype(jnp.uint32)
-    product = magnitude * high + _multiply_high(magnitude, jnp.asarray(low))
+    product = magnitude * high + _multiply_high(magnitude, jnp.asarray(table.low))
     turns = jax.lax.bitcast_convert_type(product, jnp.int32)
     turns = jnp.where(position < 0, -turns, turns)
     if fraction is not None:
-        step = np.asarray(high, np.float64) / 2**32
-        # split off the sign bit: a step of up to half a turn fills the whole int32 range
-        part = jnp.asarray(fraction, jnp.float32)[..., None] * step.astype(np.float32)
-        turns = turns + jnp.round(part * 2.0**31).astype(jnp.int32) * 2
+        turns_per_token = high.astype(jnp.float32) * jnp.float32(2.0**-32)
+        part = jnp.asarray(fraction, jnp.float32)[..., None] * turns_per_token
+        # in units of 2 * 2^-32 turns, since a part of half a turn would fill the int32 range
+        turns = turns + 2 * jnp.round(part * 2.0**31).astype(jnp.int32)
     cos, sin = _cos_sin_of_turns(turns)
-    factor = frequencies(spec, seq_len).attention_factor
-    return cos * jnp.float32(factor), sin * jnp.float32(factor)
+    return cos * table.attention_factor, sin * table.attention_factor
 
 
 def rotate(x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

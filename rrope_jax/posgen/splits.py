@@ -1,0 +1,63 @@
+"""Which seeds train, validate and test."""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Splits(NamedTuple):
+    """Seed rows of the three splits, int32[N, j+k] each."""
+
+    train: jax.Array
+    validation: jax.Array
+    test: jax.Array
+
+
+class Sizes(NamedTuple):
+    """Rows of the three splits."""
+
+    train: int
+    validation: int
+    test: int
+
+
+def disjoint(key: jax.Array, sizes: Sizes, *, modulus: int, seed_length: int) -> Splits:
+    """Ordered seeds drawn without replacement, so no seed is in two splits (Appendix C.1).
+
+    Raises:
+      ValueError: the splits ask for more rows than there are seeds, modulus ** seed_length.
+    """
+    total, available = sum(sizes), modulus**seed_length
+    if total > available:
+        raise ValueError(
+            f"the splits need {total} distinct seeds but modulus={modulus} and seeds of "
+            f"{seed_length} tokens make only {available}; use fewer rows, a larger modulus or "
+            "a larger j+k"
+        )
+    chosen = jax.random.choice(key, available, (total,), replace=False)
+    powers = modulus ** jnp.arange(seed_length, dtype=jnp.int32)
+    seeds = (chosen[:, None] // powers % modulus).astype(jnp.int32)
+    return Splits(*jnp.split(seeds, np.cumsum(sizes)[:-1]))
+
+
+def authors(key: jax.Array, sizes: Sizes, *, modulus: int, seed_length: int) -> Splits:
+    """The split of the authors' code: validation and test rows are training rows.
+
+    Their code cycles through sorted combinations of distinct tokens, trains on the first rows,
+    validates on the first of these and tests on the rows after the validation's. `key` is unused.
+    """
+    del key
+    rows = itertools.cycle(itertools.combinations(range(modulus), seed_length))
+    seeds = jnp.asarray(list(itertools.islice(rows, sum(sizes))), jnp.int32)
+    return Splits(
+        seeds[: sizes.train],
+        seeds[: sizes.validation],
+        seeds[sizes.validation : sizes.validation + sizes.test],
+    )
+
+
+SPLITS: dict[str, Callable[..., Splits]] = {"disjoint": disjoint, "authors": authors}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
+from jax.typing import ArrayLike
 
 from rrope_jax.rope.frequencies import frequencies
 
@@ -25,22 +25,6 @@ if TYPE_CHECKING:
 
 _INT32_MAX = 2**31 - 1
 _TURN = Fraction("6.283185307179586476925286766559005768394")  # 2 pi, finer than a float64
-
-
-class _TurnsPerToken(NamedTuple):
-    """The frequency of every feature in turns per token, in binary.
-
-    Attributes:
-      whole: uint32[d/2], whole turns; not 0 only where a wavelength is below one token.
-      high, low: uint32[d/2], the 64 bits behind the binary point.
-      period: int32[d/2], the wavelength in tokens where positions wrap around exactly; 0 for a
-        feature that is not resonant or whose wavelength exceeds the int32 range.
-    """
-
-    whole: NDArray[np.uint32]
-    high: NDArray[np.uint32]
-    low: NDArray[np.uint32]
-    period: NDArray[np.int32]
 
 
 class PhaseTable(NamedTuple):
@@ -78,8 +62,7 @@ def phase_table(spec: "RopeSpec", seq_len: int | None = None) -> PhaseTable:
             fractions.append(((1 << 65) // period + 1) // 2 % (1 << 64))
             periods.append(period if period <= _INT32_MAX else 0)
         else:
-            # float64 times a power of two is exact, and so is the conversion to int
-            fractions.append(int(float(inv_freq) / (2 * math.pi) * 2.0**64) % (1 << 64))
+            fractions.append(round(Fraction(float(inv_freq)) / _TURN * (1 << 64)) % (1 << 64))
             periods.append(0)
     return PhaseTable(
         high=np.array([fraction >> 32 for fraction in fractions], np.uint32),
@@ -126,8 +109,8 @@ def cos_sin(
     """The rotation tables at any positions, with the attention factor multiplied in.
 
     The error against exact arithmetic on the float64 frequencies is below 2e-7 times the attention
-    factor at every int32 position, with or without a fraction. Under resonance, positions that differ by a multiple of a feature's wavelength give
-    that feature the same bits.
+    factor at every int32 position, with or without a fraction. Under resonance, positions that
+    differ by a multiple of a feature's wavelength give that feature the same bits.
 
     Args:
       spec: the embedding; static under jit.

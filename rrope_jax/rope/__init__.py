@@ -2,7 +2,7 @@
 
 ```
 from rrope_jax import rope
-spec = rope.RopeSpec(head_dim=128, scaling="yarn", factor=8.0, original_context=4096, resonance=True)
+spec = rope.RopeSpec(head_dim=128, scaling="yarn", factor=8, original_context=4096, resonance=True)
 cos, sin = rope.cos_sin(spec, positions)  # int32[..., T] -> float32[..., T, d/2]
 q = rope.rotate(q_BTHD, cos, sin)
 ```

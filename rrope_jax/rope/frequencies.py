@@ -59,7 +59,7 @@ def _linear(spec: "RopeSpec", seq_len: int | None) -> Float64Array:
 def _stretched_theta(spec: "RopeSpec", stretch: float) -> float:
     """The base at which the slowest feature is slowed down by exactly `stretch`."""
     dim = spec.rotary_dim
-    return spec.theta * stretch ** (dim / (dim - 2))
+    return float(spec.theta * stretch ** (dim / (dim - 2)))
 
 
 def _ntk(spec: "RopeSpec", seq_len: int | None) -> Float64Array:
@@ -133,7 +133,7 @@ def _part_ntk(spec: "RopeSpec", seq_len: int | None) -> Float64Array:
 
 
 def _longrope(spec: "RopeSpec", seq_len: int | None) -> Float64Array:
-    """One factor per feature, another list past L: LongRoPE, arXiv 2402.13753, as in transformers."""
+    """One factor per feature, another list past L: arXiv 2402.13753, as in transformers."""
     long = seq_len is not None and seq_len > spec.context
     factors = spec.long_factor if long else spec.short_factor
     return _geometric(spec.theta, spec.rotary_dim) / np.asarray(factors, np.float64)

@@ -34,12 +34,15 @@ class PhaseTable(NamedTuple):
     argument, stacked where it runs several side by side (`jax.vmap`).
 
     Attributes:
-      high, low: uint32[d/2], the 64-bit binary fraction of a turn per token.
+      whole: uint32[d/2], whole turns per token; not 0 only where a wavelength is below one token.
+      high: uint32[d/2], the first 32 bits of turns per token behind the binary point.
+      low: uint32[d/2], the next 32 bits.
       period: int32[d/2], the integer wavelength; 0 where no int32 position wraps around exactly,
         because the feature is not resonant or its wavelength exceeds the int32 range.
       attention_factor: float32[], multiplied into cos and sin.
     """
 
+    whole: ArrayLike
     high: ArrayLike
     low: ArrayLike
     period: ArrayLike
@@ -55,20 +58,21 @@ def phase_table(spec: "RopeSpec", seq_len: int | None = None) -> PhaseTable:
       seq_len: the current length, for the scalings that depend on it (see `frequencies`).
     """
     table = frequencies(spec, seq_len)
-    fractions, periods = [], []
+    turns, periods = [], []  # turns per token in units of 2^-64
     for inv_freq, wavelength in zip(table.inv_freq, table.wavelengths, strict=True):
         if spec.resonance and math.isfinite(wavelength):
             period = int(wavelength)
-            fractions.append(((1 << 65) // period + 1) // 2 % (1 << 64))
+            turns.append(round(Fraction(1 << 64, period)))
             periods.append(period if period <= _INT32_MAX else 0)
         else:
-            fractions.append(round(Fraction(float(inv_freq)) / _TURN * (1 << 64)) % (1 << 64))
+            turns.append(round(Fraction(float(inv_freq)) / _TURN * (1 << 64)))
             periods.append(0)
+    whole, high, low = (
+        np.array([value >> shift & 0xFFFFFFFF for value in turns], np.uint32)
+        for shift in (64, 32, 0)
+    )
     return PhaseTable(
-        high=np.array([fraction >> 32 for fraction in fractions], np.uint32),
-        low=np.array([fraction & 0xFFFFFFFF for fraction in fractions], np.uint32),
-        period=np.array(periods, np.int32),
-        attention_factor=np.float32(table.attention_factor),
+        whole, high, low, np.array(periods, np.int32), np.float32(table.attention_factor)
     )
 
 
@@ -82,7 +86,7 @@ def _multiply_high(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _cos_sin_of_turns(turns: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin, float32, of an angle given as int32 in units of 2^-32 turns.
+    """Cosine and sine, float32, of an angle given as int32 in units of 2^-32 turns.
 
     The nearest quarter turn is taken out in integers first, so the float32 angle is at most pi/4
     and its rounding error at most 2^-25.
@@ -148,10 +152,11 @@ def cos_sin_from_table(
     turns = jax.lax.bitcast_convert_type(product, jnp.int32)
     turns = jnp.where(position < 0, -turns, turns)
     if fraction is not None:
-        turns_per_token = high.astype(jnp.float32) * jnp.float32(2.0**-32)
-        part = jnp.asarray(fraction, jnp.float32)[..., None] * turns_per_token
-        # in units of 2 * 2^-32 turns, since a part of half a turn would fill the int32 range
-        turns = turns + 2 * jnp.round(part * 2.0**31).astype(jnp.int32)
+        # through int32, because not every backend converts floats past its range to uint32
+        part = (jnp.asarray(fraction, jnp.float32)[..., None] * 2.0**31).astype(jnp.int32)
+        part = part.astype(jnp.uint32) << 1  # in units of 2^-32 tokens
+        product = part * jnp.asarray(table.whole) + _multiply_high(part, high)
+        turns = turns + jax.lax.bitcast_convert_type(product, jnp.int32)
     cos, sin = _cos_sin_of_turns(turns)
     return cos * table.attention_factor, sin * table.attention_factor
 
@@ -161,8 +166,9 @@ def rotate(x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
     Args:
       x_BTHD: float[..., T, H, D], queries or keys.
-      cos, sin: float32[..., T, d/2] from `cos_sin`; leading axes broadcast against x's. With
-        d < D (partial rotary) the last D - d dimensions pass unchanged.
+      cos: float32[..., T, d/2] from `cos_sin`; leading axes broadcast against x's. With d < D
+        (partial rotary) the last D - d dimensions pass unchanged.
+      sin: like cos.
 
     Returns:
       Like x_BTHD, in its dtype; computed in float32, rounded once at the end.

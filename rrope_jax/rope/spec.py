@@ -5,9 +5,9 @@ parameter or a checkpointed array.
 """
 
 import dataclasses
-import math
 from typing import Any
 
+from rrope_jax.rope.fields import Unset, check_method, is_int, is_number
 from rrope_jax.rope.frequencies import SCALINGS, frequencies
 
 _LONGEST = 2**31 - 1
@@ -44,7 +44,7 @@ class RopeSpec:
     head_dim: int
     theta: float = 10000.0
     scaling: str = "none"
-    factor: float = 1.0
+    factor: float = Unset(1.0)
     original_context: int | None = None
     resonance: bool = False
     partial_rotary_factor: float = 1.0
@@ -61,32 +61,14 @@ class RopeSpec:
 
     def __post_init__(self) -> None:
         for name in ("short_factor", "long_factor"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, tuple(float(entry) for entry in value))
-        self._check_choice()
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))  # hashable
+        check_method(self, "scaling", SCALINGS)
         self._check_ranges()
         self._check_factor_lists()
         if self.resonance:  # raises where a rounded wavelength leaves no rotation
             frequencies(self)
             frequencies(self, _LONGEST)
-
-    def _check_choice(self) -> None:
-        if self.scaling not in SCALINGS:
-            raise ValueError(
-                f"scaling={self.scaling!r} is unknown; choose one of {', '.join(SCALINGS)}"
-            )
-        row = SCALINGS[self.scaling]
-        for name in sorted(row.requires):
-            if getattr(self, name) == _DEFAULTS[name]:
-                raise ValueError(f"scaling={self.scaling!r} needs {name}; set {name} explicitly")
-        for name in sorted(SCALING_FIELDS - row.reads):
-            if getattr(self, name) != _DEFAULTS[name]:
-                readers = [key for key, other in SCALINGS.items() if name in other.reads]
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} has no effect with scaling={self.scaling!r}; "
-                    f"remove it or choose a scaling that reads it ({', '.join(readers)})"
-                )
 
     def _check_ranges(self) -> None:
         def require(holds: bool, name: str, allowed: str, mend: str) -> None:
@@ -94,32 +76,32 @@ class RopeSpec:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be {allowed}; {mend}")
 
         require(
-            _is_int(self.head_dim) and self.head_dim >= 2 and self.head_dim % 2 == 0,
+            is_int(self.head_dim) and self.head_dim >= 2 and self.head_dim % 2 == 0,
             "head_dim",
             "an even integer >= 2",
             "rotary features are pairs of dimensions, so choose an even head size",
         )
         require(
-            _is_number(self.theta) and self.theta > 1,
+            is_number(self.theta) and self.theta > 1,
             "theta",
             "a finite number > 1",
             "10000 is RoPE's own base",
         )
         require(
-            _is_number(self.factor) and self.factor >= 1,
+            is_number(self.factor) and self.factor >= 1,
             "factor",
             "a finite number >= 1",
             "a factor says how many times longer the context becomes; use 1 for no extension",
         )
         require(
             self.original_context is None
-            or (_is_int(self.original_context) and self.original_context >= 1),
+            or (is_int(self.original_context) and self.original_context >= 1),
             "original_context",
             "a positive integer",
             "give the context length, in tokens, that the model was trained at",
         )
         require(
-            _is_number(self.partial_rotary_factor) and 0 < self.partial_rotary_factor <= 1,
+            is_number(self.partial_rotary_factor) and 0 < self.partial_rotary_factor <= 1,
             "partial_rotary_factor",
             "in (0, 1]",
             "use 1 to rotate all of head_dim",
@@ -147,19 +129,19 @@ class RopeSpec:
             )
         require(
             self.attention_factor is None
-            or (_is_number(self.attention_factor) and self.attention_factor > 0),
+            or (is_number(self.attention_factor) and self.attention_factor > 0),
             "attention_factor",
             "a finite number > 0",
             "leave it None for the value that the scaling prescribes",
         )
         require(
-            _is_number(self.beta_slow) and self.beta_slow > 0,
+            is_number(self.beta_slow) and self.beta_slow > 0,
             "beta_slow",
             "a finite number > 0",
             "YaRN uses 1",
         )
         require(
-            _is_number(self.beta_fast) and self.beta_fast > self.beta_slow,
+            is_number(self.beta_fast) and self.beta_fast > self.beta_slow,
             "beta_fast",
             f"a finite number > beta_slow ({self.beta_slow!r})",
             "YaRN uses beta_fast=32 and beta_slow=1",
@@ -173,19 +155,19 @@ class RopeSpec:
         for name in ("mscale", "mscale_all_dim"):
             value = getattr(self, name)
             require(
-                value is None or (_is_number(value) and value >= 0),
+                value is None or (is_number(value) and value >= 0),
                 name,
                 "a finite number >= 0",
                 "leave both None for YaRN's own temperature",
             )
         require(
-            _is_number(self.low_freq_factor) and self.low_freq_factor > 0,
+            is_number(self.low_freq_factor) and self.low_freq_factor > 0,
             "low_freq_factor",
             "a finite number > 0",
             "Llama 3 uses 1",
         )
         require(
-            _is_number(self.high_freq_factor) and self.high_freq_factor > self.low_freq_factor,
+            is_number(self.high_freq_factor) and self.high_freq_factor > self.low_freq_factor,
             "high_freq_factor",
             f"a finite number > low_freq_factor ({self.low_freq_factor!r})",
             "Llama 3 uses low_freq_factor=1 and high_freq_factor=4",
@@ -199,13 +181,17 @@ class RopeSpec:
             value = getattr(self, name)
             if value is None:
                 continue
+            if not isinstance(value, tuple):
+                raise ValueError(
+                    f"{name}={value!r} must be a list or tuple of numbers; give {expected} factors"
+                )
             if len(value) != expected:
                 raise ValueError(
                     f"{name} has {len(value)} entries but the {self.rotary_dim} rotated dimensions "
                     f"make {expected} features; give exactly {expected} factors"
                 )
             for index, entry in enumerate(value):
-                if not (_is_number(entry) and entry > 0):
+                if not (is_number(entry) and entry > 0):
                     raise ValueError(
                         f"{name}[{index}]={entry!r} must be a finite number > 0; "
                         "use 1.0 to leave a feature as it is"
@@ -254,12 +240,3 @@ def spec_for_method(fields: dict[str, Any], scaling: str, *, resonance: bool) ->
 
 
 SCALING_FIELDS = frozenset().union(*(row.reads for row in SCALINGS.values()))
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(RopeSpec)}
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,68 @@
+"""Checks shared by the frozen dataclasses in which one field names a method.
+
+Such a dataclass holds the fields of all methods side by side. A method's row in its table says
+which of them it reads, so that a missing field and a field without effect are both errors.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+
+class Unset(float):
+    """A default that counts as not given where a method requires the field.
+
+    It computes, compares and serialises as the number it is, so fields keep a plain float type.
+    """
+
+
+class Row(Protocol):
+    """What the table of methods says about the fields of one method."""
+
+    @property
+    def reads(self) -> Collection[str]:
+        """The fields that this method reads beside those that all methods read."""
+
+    @property
+    def requires(self) -> Collection[str]:
+        """Those of `reads` that have no usable default."""
+
+
+def check_method(instance: Any, choice: str, rows: Mapping[str, Row]) -> None:
+    """Checks that a method is known, has all it requires, and that it reads every field given.
+
+    Args:
+      instance: a dataclass instance.
+      choice: its field that holds the name of the method.
+      rows: the methods by name.
+
+    Raises:
+      ValueError: naming the field, its value and what to do.
+    """
+    method = getattr(instance, choice)
+    if method not in rows:
+        raise ValueError(f"{choice}={method!r} is unknown; choose one of {', '.join(rows)}")
+    row = rows[method]
+    for name in sorted(row.requires):
+        value = getattr(instance, name)
+        if value is None or isinstance(value, Unset):
+            raise ValueError(f"{name} is not set, but {choice}={method!r} needs it; set {name}")
+    defaults = {field.name: field.default for field in dataclasses.fields(instance)}
+    for name in sorted(set().union(*(other.reads for other in rows.values())) - set(row.reads)):
+        if getattr(instance, name) != defaults[name]:
+            readers = [key for key, other in rows.items() if name in other.reads]
+            raise ValueError(
+                f"{name}={getattr(instance, name)!r} has no effect with {choice}={method!r}; "
+                f"remove it or choose a {choice} that reads it ({', '.join(readers)})"
+            )
+
+
+def is_int(value: object) -> bool:
+    """Whether a value is an int and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite int or float and not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -150,7 +150,7 @@ def _define_config(values: flags.FlagValues, words: list[str]) -> None:
     flags.mark_flag_as_required(_CONFIG, flag_values=values)
 
 
-def _split_word_lists(flag: flags.Flag[ConfigDict]) -> None:
+def _split_word_lists(flag: Any) -> None:
     """Makes ``--config.methods=rope,yarn`` two words; config_flags takes it for one string."""
     for path, value in flag.override_values.items():
         match value:

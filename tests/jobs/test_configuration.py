@@ -1,0 +1,288 @@
+"""Flags and config files: what is accepted, and what a user reads when something is wrong."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_dict
+
+from rrope_jax.jobs.configuration import UsageError, from_config, parse
+
+CONFIG = """
+from ml_collections import ConfigDict, config_dict
+
+def get_config(size="small"):
+    return ConfigDict(dict(
+        tasks=("cot", "recursive"),
+        steps={"small": 10, "large": 1000}[size],
+        layers=[1, 2],
+        note=None,
+        rope=dict(theta=10000.0, scaling="none", resonance=False,
+                  head_dim=config_dict.placeholder(int)),
+    ))
+"""
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "folder", required=True, flag_values=values)
+    flags.DEFINE_integer("jobs", 1, "number of jobs", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("quiet", False, "say less", flag_values=values)
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def _parse(*words: str | Path) -> flags.FlagValues:
+    return parse("posgen", "Does a thing.", [str(w) for w in words], _define)
+
+
+def _error(*words: str | Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        _parse(*words)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+class TestParse:
+    def test_config_and_flags(self, config_file: Path) -> None:
+        values = _parse(f"--config={config_file}", "--workdir=w", "--jobs=3", "--quiet")
+        assert (values.workdir, values.jobs, values.quiet) == ("w", 3, True)
+        assert values.config.rope.theta == 10000.0
+        assert values.config.is_locked
+
+    def test_argument_of_get_config(self, config_file: Path) -> None:
+        assert _parse(f"--config={config_file}:large", "--workdir=w").config.steps == 1000
+
+    @pytest.mark.parametrize(
+        ("words", "key", "expected"),
+        [
+            (["--config.rope.theta=5e5"], "rope.theta", 500000.0),
+            (["--config.rope.theta", "7"], "rope.theta", 7.0),
+            (["--config.rope.scaling=yarn"], "rope.scaling", "yarn"),
+            (["--config.rope.resonance=True"], "rope.resonance", True),
+            (["--config.rope.resonance"], "rope.resonance", True),
+            (
+                ["--config.rope.resonance=true", "--noconfig.rope.resonance"],
+                "rope.resonance",
+                False,
+            ),
+            (["--config.rope.head_dim=64"], "rope.head_dim", 64),
+            (["--config.steps=2", "--config.steps=3"], "steps", 3),
+            (["--config.tasks=cot"], "tasks", ("cot",)),
+            (["--config.tasks=cot,semi_recursive"], "tasks", ("cot", "semi_recursive")),
+            (["--config.tasks=('cot', 'recursive')"], "tasks", ("cot", "recursive")),
+            (["--config.tasks=cot", "--config.tasks=recursive"], "tasks", ("cot", "recursive")),
+            (["--config.tasks=1,2"], "tasks", (1, 2)),
+            (["--config.tasks='Hello, world'"], "tasks", ("Hello, world",)),
+        ],
+    )
+    def test_override(
+        self, config_file: Path, words: Sequence[str], key: str, expected: object
+    ) -> None:
+        config = _parse(f"--config={config_file}", "--workdir=w", *words).config
+        for name in key.split("."):
+            config = config[name]
+        assert config == expected
+        assert type(config) is type(expected)
+
+    def test_nothing_global_is_touched(self, config_file: Path) -> None:
+        argv, modules = list(sys.argv), set(sys.modules)
+        _parse(f"--config={config_file}", "--workdir=w", "--config.steps=2")
+        second = _parse(f"--config={config_file}", "--workdir=w")
+        assert second.config.steps == 10
+        assert "workdir" not in flags.FLAGS
+        assert sys.argv == argv
+        assert set(sys.modules) == modules
+        assert list(config_file.parent.iterdir()) == [config_file]
+
+    def test_command_without_config(self) -> None:
+        values = parse("convert", "Converts.", ["--workdir=w"], _define, config=False)
+        assert values.workdir == "w"
+        assert "config" not in values
+
+    def test_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as stopped:
+            _parse("--help")
+        assert stopped.value.code == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith("usage: rrope posgen [FLAGS]\n\nDoes a thing.\n")
+        assert "--config=FILE" in shown
+        assert "--workdir=STRING\n      folder (required)" in shown
+        assert "--jobs=INT\n      number of jobs (default '1')" in shown
+
+    @pytest.mark.parametrize(
+        ("words", "parts"),
+        [
+            ([], ["--workdir", "missing"]),
+            (["--workdir=w", "more"], ["'more'", "--help"]),
+            (["--workdir=w", "--jobs=2.5"], ["--jobs=2.5", "int"]),
+            (["--workdir=w", "--jobs=0"], ["--jobs=0", "positive integer"]),
+            (["--workdir=w", "--quiet=5"], ["--quiet=5", "neither True nor False"]),
+            (["--workdir"], ["--workdir", "Missing value"]),
+            (["--wokdir=w"], ["--wokdir", "did you mean '--workdir'?", "--quiet"]),
+            (["--flagfile=absent"], ["absent", "No such file"]),
+            (["--workdir=w", "--config.steps=abc"], ["--config.steps=abc", "int"]),
+            (["--workdir=w", "--config.rope.resonance=abc"], ["resonance=abc", "True nor False"]),
+            (["--workdir=w", "--config.tasks=(1,"], ["--config.tasks=(1,", "tuple"]),
+            (
+                ["--workdir=w", "--config.rope.thet=1"],
+                ["config.rope", "'thet'", "did you mean 'theta'?", "head_dim, resonance, scaling"],
+            ),
+            (["--workdir=w", "--config.zzz=1"], ["'zzz'", "layers, note, rope, steps, tasks"]),
+            (["--workdir=w", "--config.=1"], ["config has no key ''"]),
+            (["--workdir=w", "--config.rope=1"], ["config.rope is a group", "theta"]),
+            (["--workdir=w", "--config.steps.x=1"], ["config.steps is a value"]),
+            (["--workdir=w", "--config.layers=1"], ["config.layers", "list", "in the config file"]),
+            (["--workdir=w", "--config.note=1"], ["config.note", "NoneType"]),
+        ],
+    )
+    def test_bad_flags(self, config_file: Path, words: Sequence[str], parts: Sequence[str]) -> None:
+        message = _error(f"--config={config_file}", *words)
+        assert [part for part in parts if part not in message] == []
+
+    @pytest.mark.parametrize(
+        ("words", "parts"),
+        [
+            ([], ["--config is missing"]),
+            (["--config"], ["--config", "Missing value"]),
+            (["--config=absent.py"], ["absent.py", "does not exist"]),
+            (["--config=/"], ["is not a file"]),
+            (["--config.steps=1"], ["--config.steps", "without --config=FILE"]),
+        ],
+    )
+    def test_no_config_file(self, words: Sequence[str], parts: Sequence[str]) -> None:
+        message = _error("--workdir=w", *words)
+        assert [part for part in parts if part not in message] == []
+
+    def test_override_before_its_config(self, config_file: Path) -> None:
+        message = _error("--config.steps=1", f"--config={config_file}", "--workdir=w")
+        assert "before" in message
+        assert "--config.steps=1" in message
+
+    @pytest.mark.parametrize(
+        ("source", "parts"),
+        [
+            ("x = 1", ["no get_config()"]),
+            ("def get_config(:\n", ["line 1", "SyntaxError"]),
+            ("import absent_module\n", ["line 1", "ModuleNotFoundError", "absent_module"]),
+            ("def get_config():\n  x = 1\n  return x / 0\n", ["line 3", "ZeroDivisionError"]),
+            ("def get_config():\n  raise ValueError('a\\nb')\n", ["line 2", "ValueError: a b"]),
+            ("def get_config():\n  return open('absent')\n", ["line 2", "absent"]),
+            ("def get_config():\n  return {'a': 1}\n", ["returned dict", "ConfigDict"]),
+            ("def get_config():\n  pass\n", ["returned NoneType"]),
+            ("def get_config(size):\n  pass\n", ["get_config()", "'size'", "colon"]),
+        ],
+    )
+    def test_bad_config_file(self, tmp_path: Path, source: str, parts: Sequence[str]) -> None:
+        path = tmp_path / "bad.py"
+        path.write_text(source)
+        message = _error(f"--config={path}", "--workdir=w")
+        assert str(path) in message
+        assert [part for part in parts if part not in message] == []
+
+
+@dataclass(frozen=True)
+class Rope:
+    head_dim: int
+    theta: float = 10000.0
+    scaling: Literal["none", "yarn"] = "none"
+    resonance: bool = False
+    factors: tuple[float, ...] | None = None
+    original_context: int | None = None
+    pair: tuple[int, str] = (1, "a")
+    cached: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        if self.theta <= 1:
+            raise ValueError(f"theta={self.theta}: must be above 1")
+
+
+@dataclass(frozen=True)
+class Model:
+    layers: int
+    rope: Rope = Rope(head_dim=8)
+
+
+class TestFromConfig:
+    def test_values_and_defaults(self) -> None:
+        config = ConfigDict({"head_dim": 64, "theta": 5e5, "resonance": True})
+        assert from_config(Rope, config, "config.rope") == Rope(64, 5e5, resonance=True)
+
+    def test_none_is_the_default(self) -> None:
+        config = ConfigDict({"head_dim": 64, "theta": None, "scaling": None})
+        assert from_config(Rope, config, "config.rope") == Rope(64)
+
+    def test_int_for_float_becomes_a_float(self) -> None:
+        rope = from_config(Rope, ConfigDict({"head_dim": 64, "theta": 500}), "config.rope")
+        assert type(rope.theta) is float
+
+    def test_list_for_tuple_becomes_a_hashable_tuple(self) -> None:
+        config = ConfigDict({"head_dim": 64, "factors": [1, 2.5], "pair": [3, "b"]})
+        rope = from_config(Rope, config, "config.rope")
+        assert rope.factors == (1.0, 2.5)
+        assert rope.pair == (3, "b")
+        assert isinstance(hash(rope), int)
+
+    def test_group_for_a_nested_dataclass(self) -> None:
+        config = ConfigDict({"layers": 2, "rope": {"head_dim": 16, "scaling": "yarn"}})
+        assert from_config(Model, config, "config.model") == Model(2, Rope(16, scaling="yarn"))
+
+    def test_fixed_fields(self) -> None:
+        config = ConfigDict({"theta": 5.0, "head_dim": config_dict.placeholder(int)})
+        assert from_config(Rope, config, "config.rope", head_dim=32) == Rope(32, 5.0)
+        config.head_dim = 32
+        assert from_config(Rope, config, "config.rope", head_dim=32) == Rope(32, 5.0)
+
+    @pytest.mark.parametrize(
+        ("values", "parts"),
+        [
+            ({"head_dim": 64, "thet": 1.0}, ["config.rope.thet = 1.0", "did you mean 'theta'?"]),
+            ({"head_dim": 64, "cached": 1}, ["config.rope.cached = 1", "no such key"]),
+            ({"head_dim": 64, "x": {"y": 1}}, ["config.rope.x = {...}", "no such key"]),
+            ({}, ["config.rope.head_dim has no value", "--config.rope.head_dim=VALUE"]),
+            ({"head_dim": None}, ["config.rope.head_dim has no value"]),
+            ({"head_dim": 64.0}, ["config.rope.head_dim = 64.0", "int"]),
+            ({"head_dim": True}, ["config.rope.head_dim = True", "int"]),
+            ({"head_dim": 64, "theta": "x"}, ["config.rope.theta = 'x'", "float"]),
+            ({"head_dim": 64, "theta": True}, ["config.rope.theta = True", "float"]),
+            ({"head_dim": 64, "resonance": 1}, ["config.rope.resonance = 1", "bool"]),
+            ({"head_dim": 64, "scaling": "yran"}, ["'yran'", "'none' or 'yarn'"]),
+            ({"head_dim": 64, "factors": 2.0}, ["config.rope.factors", "sequence of float"]),
+            ({"head_dim": 64, "factors": ("a",)}, ["config.rope.factors", "sequence of float"]),
+            ({"head_dim": 64, "pair": (1, "a", "b")}, ["config.rope.pair", "2: int, str"]),
+            ({"head_dim": 64, "original_context": "x"}, ["original_context = 'x'", "int or None"]),
+            ({"head_dim": 64, "theta": 0.5}, ["config.rope: theta=0.5: must be above 1"]),
+        ],
+    )
+    def test_bad_values(self, values: dict[str, object], parts: Sequence[str]) -> None:
+        with pytest.raises(UsageError) as caught:
+            from_config(Rope, ConfigDict(values), "config.rope")
+        message = str(caught.value)
+        assert [part for part in parts if part not in message] == []
+
+    def test_path_of_a_nested_error(self) -> None:
+        config = ConfigDict({"layers": 2, "rope": {"head_dim": 16, "theta": 0.0}})
+        with pytest.raises(UsageError, match=r"^config\.model\.rope: theta=0\.0"):
+            from_config(Model, config, "config.model")
+
+    def test_value_for_a_group(self) -> None:
+        with pytest.raises(UsageError, match=r"config\.model\.rope = 3: it has to be Rope"):
+            from_config(Model, ConfigDict({"layers": 2, "rope": 3}), "config.model")
+
+    def test_contradiction_of_a_fixed_field(self) -> None:
+        with pytest.raises(UsageError, match=r"config\.rope\.head_dim = 64: .* only be 32"):
+            from_config(Rope, ConfigDict({"head_dim": 64}), "config.rope", head_dim=32)
+
+    def test_required_placeholder_without_value(self) -> None:
+        config = ConfigDict({"head_dim": config_dict.required_placeholder(int)})
+        with pytest.raises(UsageError, match=r"config\.rope\.head_dim has no value"):
+            from_config(Rope, config, "config.rope")

@@ -1,0 +1,84 @@
+"""A machine made of stubs, on which the launch scripts run without network or real installs."""
+
+import shutil
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# What the scripts call besides Python, and the stubs themselves.
+TOOLS = ("bash", "basename", "cp", "dirname", "mkdir", "rm", "tee", "touch")
+
+# The stubs whose calls are of interest.
+PROGRAMS = {"python", "python3", "python3.11", "python3.12", "python3.13", "rrope", "ruff", "mypy"}
+
+# Answers as Python VERSION with or without venv, notes each call, and in place of installing puts
+# copies of itself where the real one would put programs. The rest is left to a real Python.
+STUB = """#!{bash}
+echo "$(basename "$0") $*" >> "{log}"
+case "$*" in
+  "-c "*ensurepip*) echo "{version} {venv}" ;;
+  "-m venv --clear "*) rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
+  "-m pip install "*)
+    for program in rrope ruff mypy; do cp "$0" "$(dirname "$0")/$program"; done
+    [[ ! -e "{network_down}" ]] ;;
+  posgen*) mkdir -p "{runs}"; touch "{runs}/report.md" "{runs}/accuracy.png" ;;
+  "-c import pip" | "-m pytest"* | "check "* | "format "* | "") ;;
+  *) exec "{python}" "$@" ;;
+esac
+"""
+
+
+@dataclass
+class Machine:
+    """A clone of the launch scripts, and a PATH that holds only what a test puts there."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "a clone"  # with a space: the scripts have to quote
+
+    @property
+    def network_down(self) -> Path:
+        return self.folder / "network_down"
+
+    def add_python(self, name: str, version: str, venv: bool = True) -> Path:
+        path = self.folder / "bin" / name
+        path.write_text(
+            STUB.format(
+                bash=shutil.which("bash"),
+                log=self.folder / "log",
+                version=version,
+                venv="venv" if venv else "none",
+                runs=self.root / "runs" / "posgen_quick",
+                network_down=self.network_down,
+                python=sys.executable,
+            )
+        )
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return path
+
+    def run(
+        self, script: str, *words: str, cwd: Path | None = None, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["bash", str(self.root / script), *words],
+            env={"PATH": str(self.folder / "bin"), "HOME": str(self.folder), **environment},
+            cwd=cwd or self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def calls(self) -> list[str]:
+        """The calls of stubs since the last time, without the questions for their version."""
+        log = self.folder / "log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return [line for line in lines if line.split(" ")[0] in PROGRAMS]
+
+    def installs(self) -> int:
+        return sum(" -m pip install " in call for call in self.calls())

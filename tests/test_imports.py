@@ -1,0 +1,143 @@
+"""Imports point one way, and the parts that promise to be light are."""
+
+import ast
+import configparser
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rrope_jax
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "rrope_jax"
+
+# A module may import from its own layer and from those above it in this table. The longest name
+# that fits decides.
+LAYERS = (
+    ("rrope_jax", "rrope_jax.rope", "rrope_jax.posgen.tasks", "rrope_jax.posgen.splits"),
+    ("rrope_jax.sharding",),
+    ("rrope_jax.model",),
+    ("rrope_jax.io", "rrope_jax.data", "rrope_jax.train"),
+    ("rrope_jax.evaluation", "rrope_jax.posgen", "rrope_jax.planning"),
+    ("rrope_jax.jobs",),
+    ("rrope_jax.__main__",),
+)
+LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
+
+# What these parts may import from outside, besides the standard library.
+DEPENDENCIES = {
+    "rrope_jax.rope": {"jax", "numpy"},
+    "rrope_jax.posgen.tasks": {"jax", "numpy"},
+    "rrope_jax.posgen.splits": {"jax", "numpy"},
+}
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def _layer(name: str) -> int:
+    while name not in LAYER_OF:
+        name = name.rpartition(".")[0]
+    return LAYER_OF[name]
+
+
+def _imports(source: str, module: str, is_package: bool) -> Iterator[str]:
+    """The modules a source imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")
+                parents = parents[: len(parents) - node.level + is_package]
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield full if full in MODULES else base
+
+
+def _violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    found = []
+    allowed = next((d for p, d in DEPENDENCIES.items() if f"{module}.".startswith(f"{p}.")), None)
+    for name in _imports(source, module, is_package):
+        top = name.partition(".")[0]
+        if top in ("configs", "launch", "tests"):
+            found.append(f"{module} imports {name}, which is not part of the package")
+        elif top == "rrope_jax":
+            if _layer(name) > _layer(module):
+                found.append(f"{module} imports {name}, which is built on it")
+        elif allowed is not None and top not in allowed and top not in sys.stdlib_module_names:
+            found.append(f"{module} imports {name}; it may only import {sorted(allowed)}")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    path = MODULES[module]
+    assert _violations(path.read_text(), module, path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("rrope_jax.rope.spec", "import rrope_jax.jobs.workdir"),
+        ("rrope_jax.rope.spec", "from rrope_jax.jobs import workdir"),
+        ("rrope_jax.rope.spec", "from ..jobs import workdir"),
+        ("rrope_jax.rope.spec", "def f():\n    from flax import nnx"),
+        ("rrope_jax.model.decoder", "import rrope_jax.posgen.report"),
+        ("rrope_jax.jobs.posgen", "from configs import posgen_quick"),
+    ],
+)
+def test_walker_sees_a_wrong_import(module: str, source: str) -> None:
+    assert len(_violations(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("rrope_jax.model.decoder", "from rrope_jax import rope"),
+        ("rrope_jax.rope.spec", "from .frequencies import frequencies"),
+        ("rrope_jax.jobs.posgen", "import flax, optax, rrope_jax.model"),
+    ],
+)
+def test_walker_accepts_a_right_import(module: str, source: str) -> None:
+    assert _violations(source, module) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("rrope_jax", ("jax", "numpy")),
+        ("rrope_jax.rope", ("flax", "optax", "orbax", "matplotlib")),
+        ("rrope_jax.posgen.tasks", ("flax", "optax", "orbax", "matplotlib")),
+    ],
+)
+def test_light_modules_load_nothing_heavy(module: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print([m for m in {absent} if m in sys.modules])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_version_is_the_same_everywhere() -> None:
+    citation = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {rrope_jax.__version__}" in citation
+    assert f"## {rrope_jax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_file_of_the_package_is_installed() -> None:
+    """Setuptools finds packages by their __init__.py; a folder without one would be left out."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["options"]["packages"] == "find:"
+    assert [p for p in MODULES.values() if not (p.parent / "__init__.py").exists()] == []

@@ -56,7 +56,7 @@ def _linear(spec: "RopeSpec", seq_len: int | None) -> Float64Array:
     return _geometric(spec.theta, spec.rotary_dim) / spec.factor
 
 
-def _stretched_theta(spec: "RopeSpec", stretch: float) -> float:
+def stretched_theta(spec: "RopeSpec", stretch: float) -> float:
     """The base at which the slowest feature is slowed down by exactly `stretch`."""
     dim = spec.rotary_dim
     return float(spec.theta * stretch ** (dim / (dim - 2)))
@@ -64,14 +64,14 @@ def _stretched_theta(spec: "RopeSpec", stretch: float) -> float:
 
 def _ntk(spec: "RopeSpec", seq_len: int | None) -> Float64Array:
     """NTK-aware scaling: Peng et al., arXiv 2309.00071, definition 1."""
-    return _geometric(_stretched_theta(spec, spec.factor), spec.rotary_dim)
+    return _geometric(stretched_theta(spec, spec.factor), spec.rotary_dim)
 
 
 def _dynamic_ntk(spec: "RopeSpec", seq_len: int | None) -> Float64Array:
     """NTK-aware scaling by the current length, as transformers' `dynamic` computes it."""
     length = max(seq_len or 0, spec.context)
     stretch = spec.factor * length / spec.context - (spec.factor - 1)
-    return _geometric(_stretched_theta(spec, stretch), spec.rotary_dim)
+    return _geometric(stretched_theta(spec, stretch), spec.rotary_dim)
 
 
 def _by_wavelength_ratio(spec: "RopeSpec", low: float, high: float) -> Float64Array:

@@ -258,7 +258,7 @@ def _bad_value(command: str, message: str, values: flags.FlagValues) -> str:
     if found is None or found["name"] not in values:
         return f"{message}; see rrope {command} --help"
     flag = values[found["name"]]
-    if found["value"] == "None":
+    if found["reason"].endswith("other than None."):  # as absl says of a required flag
         return f"--{flag.name} is missing: {flag.help}"
     reason = "neither True nor False" if flag.boolean else found["reason"]
     return f"--{flag.name}={found['value']}: {reason} (expected {flag.parser.flag_type()})"
@@ -286,7 +286,8 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _choose_from(wrong: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(wrong, allowed := list(allowed), n=1)
+    allowed = list(allowed)
+    close = difflib.get_close_matches(wrong, allowed, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"{meant}allowed: {_list(allowed)}"
 

@@ -125,6 +125,7 @@ class TestParse:
             ([], ["--workdir", "missing"]),
             (["--workdir=w", "more"], ["'more'", "--help"]),
             (["--workdir=w", "--jobs=2.5"], ["--jobs=2.5", "int"]),
+            (["--workdir=w", "--jobs=None"], ["--jobs=None", "int"]),
             (["--workdir=w", "--jobs=0"], ["--jobs=0", "positive integer"]),
             (["--workdir=w", "--quiet=5"], ["--quiet=5", "neither True nor False"]),
             (["--workdir"], ["--workdir", "Missing value"]),

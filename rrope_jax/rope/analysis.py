@@ -1,0 +1,143 @@
+"""What training at a length has shown a model of each feature, and what it has not.
+
+A model trained at positions 0..L-1 meets positions from L on at test. Feature i of an embedding is
+a point on the circle, at n / wavelength_i turns for position n. It is pre-critical where training
+went round the whole circle. Definitions: Wang et al., arXiv 2403.00071, sections 3 to 5.
+
+Phases are residues of positions by wavelengths, which floating point computes without error, so
+all results are exact to the rounding of the float64 wavelengths, at any length.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rrope_jax.rope import resonance
+from rrope_jax.rope.fields import is_int
+from rrope_jax.rope.frequencies import frequencies
+from rrope_jax.rope.spec import RopeSpec
+
+Float64Array = NDArray[np.float64]
+
+
+def critical_dimension(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:
+    """The number of pre-critical features: those with wavelength <= train_length.
+
+    They need not be the first ones where `longrope` factors are not monotone. The paper writes
+    wavelength < train_length; the two differ only for an integer wavelength equal to the length,
+    whose circle the positions 0..train_length-1 visit exactly once.
+
+    Args:
+      spec: the embedding.
+      train_length: L, in tokens.
+      seq_len: the current length, for the scalings that depend on it (see `frequencies`).
+
+    Raises:
+      ValueError: train_length is not a positive integer.
+    """
+    return int(np.sum(is_pre_critical(spec, train_length, seq_len=seq_len)))
+
+
+def is_pre_critical(
+    spec: RopeSpec, train_length: int, *, seq_len: int | None = None
+) -> NDArray[np.bool_]:
+    """Which features are pre-critical, bool[d/2]; otherwise as `critical_dimension`."""
+    _check_length("train_length", train_length, 1)
+    return np.asarray(frequencies(spec, seq_len).wavelengths <= train_length)
+
+
+def feature_gap(
+    spec: RopeSpec, train_length: int, test_length: int, *, seq_len: int | None = None
+) -> Float64Array:
+    """How far from anything seen in training each feature gets at test (paper, equation 8).
+
+    For one feature and unit amplitude this is
+
+        max over n in [L, L') of  min over m in [0, L) of  |e^(2 pi i n/w) - e^(2 pi i m/w)|
+
+    with L = train_length, L' = test_length and w the wavelength: the chord on the unit circle
+    from the phase of an unseen position to the nearest phase seen, 0 at least and 2 at most. The
+    chord is the largest difference in one component over all inputs of unit length, so it bounds
+    the paper's h for a pair of dimensions; and it is the worst unseen position that counts, for
+    which the paper proves its Theorem 1 (its equation, read literally, takes the best one). The
+    attention factor is left out.
+
+    Under resonance the gap is exactly 0 for every pre-critical feature, and has a closed form for
+    the others; without it, the nearest phase is found among all sorted ones.
+
+    Args:
+      spec: the embedding; the same frequencies serve training and test.
+      train_length: L, in tokens.
+      test_length: L', in tokens.
+      seq_len: the current length, for the scalings that depend on it (see `frequencies`).
+
+    Returns:
+      float64[d/2].
+
+    Raises:
+      ValueError: not 1 <= train_length < test_length.
+    """
+    _check_length("train_length", train_length, 1)
+    _check_length("test_length", test_length, train_length + 1)
+    distance = _resonant_distance if spec.resonance else _distance
+    gaps = [
+        2 * math.sin(math.pi * distance(wavelength, train_length, test_length) / wavelength)
+        for wavelength in frequencies(spec, seq_len).wavelengths.tolist()
+    ]
+    return np.array(gaps)
+
+
+def _resonant_distance(wavelength: float, train_length: int, test_length: int) -> int:
+    """`_distance` for an integer (or infinite) wavelength.
+
+    Training leaves the residues from train_length on; the worst of them is midway between the last
+    seen and the wavelength, where the circle closes, or the last one that the test gets to.
+    """
+    if math.isinf(wavelength) or wavelength <= train_length:
+        return 0
+    period = int(wavelength)
+    worst = min((train_length - 1 + period) // 2, min(test_length, period) - 1)
+    return min(worst - (train_length - 1), period - worst)
+
+
+def _distance(wavelength: float, train_length: int, test_length: int) -> float:
+    """Tokens along the circle from the worst unseen residue to the nearest seen one.
+
+    Residues are exact: the floating-point remainder of two floats is a float.
+    """
+    if math.isinf(wavelength):
+        return 0.0
+    seen = np.sort(np.fmod(np.arange(train_length, dtype=np.float64), wavelength))
+    seen = np.concatenate([seen[-1:] - wavelength, seen, seen[:1] + wavelength])
+    unseen = np.fmod(np.arange(train_length, test_length, dtype=np.float64), wavelength)
+    above = np.searchsorted(seen, unseen)
+    return float(np.max(np.minimum(seen[above] - unseen, unseen - seen[above - 1])))
+
+
+def uniqueness(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:
+    """After how many tokens the pre-critical features of a resonant embedding all repeat at once.
+
+    The least common multiple of their integer wavelengths, 1 where there are none. A spec without
+    resonance is measured with its wavelengths rounded, as resonance would: its own features never
+    repeat exactly.
+
+    Args:
+      spec: the embedding.
+      train_length: L, in tokens; decides which features are pre-critical.
+      seq_len: the current length, for the scalings that depend on it (see `frequencies`).
+
+    Returns:
+      An exact int, which may exceed any float (7.058e51 for LLaMA 2 at 4096 tokens).
+
+    Raises:
+      ValueError: train_length is not a positive integer, or a wavelength cannot be rounded.
+    """
+    _check_length("train_length", train_length, 1)
+    wavelengths = resonance.round_wavelengths(frequencies(spec, seq_len).wavelengths)
+    return math.lcm(*(int(wavelength) for wavelength in wavelengths[wavelengths <= train_length]))
+
+
+def _check_length(name: str, value: int, least: int) -> None:
+    if not (is_int(value) and value >= least):
+        raise ValueError(f"{name}={value!r} must be an integer >= {least}; give a length in tokens")

@@ -69,7 +69,7 @@ class TaskConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(table)}"
                 )
-        jax.eval_shape(lambda key: self.split(key), jax.random.key(0))
+        jax.eval_shape(lambda: self.split(jax.random.key(0)))  # raises where seeds are too few
 
     @property
     def seed_length(self) -> int:
@@ -89,9 +89,7 @@ class TaskConfig:
     def split(self, key: Array) -> Any:
         """The `Splits` of this config for a key."""
         sizes = Sizes(self.train_sequences, self.validation_sequences, self.test_sequences)
-        return SPLITS[self.splits](
-            key, sizes, modulus=self.modulus, seed_length=self.seed_length
-        )
+        return SPLITS[self.splits](key, sizes, modulus=self.modulus, seed_length=self.seed_length)
 
 
 _ROWS = ("train_sequences", "validation_sequences", "test_sequences")
@@ -228,9 +226,7 @@ class Program:
         schedule = optax.cosine_onecycle_schedule(
             config.steps, config.learning_rate, pct_start=config.warmup_fraction
         )
-        adamw = optax.adamw(
-            schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
-        )
+        adamw = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
         if config.gradient_clip is None:
             return adamw
         return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw)
@@ -252,9 +248,7 @@ class Program:
         rotation = cos_sin_from_table(table, jnp.arange(self.task.train_length))
 
         def step(state: State, rows_B: Array) -> tuple[State, Array]:
-            step_key = (
-                jax.random.fold_in(dropout_key, state.step) if self.model.dropout else None
-            )
+            step_key = jax.random.fold_in(dropout_key, state.step) if self.model.dropout else None
 
             def objective(params: Any) -> Array:
                 nll_BT, _ = self._predict(params, train_NT[rows_B], rotation, step_key)

@@ -1,0 +1,280 @@
+"""`rrope posgen`: trains, tests and reports an ablation on PosGen."""
+
+import dataclasses
+import importlib.metadata
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from rrope_jax.io.checkpoint import Checkpoints
+from rrope_jax.jobs import backend
+from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.model import ModelConfig
+from rrope_jax.model.presets import PRESETS
+from rrope_jax.posgen import ablation, report
+from rrope_jax.posgen.grid import PROTOCOLS, Training, parse_method, trainings
+from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig, check_tasks
+from rrope_jax.rope import SCALINGS, RopeSpec
+from rrope_jax.rope.spec import SCALING_FIELDS
+
+SUMMARY = "Trains and tests PosGen models for a grid of tasks, RoPE methods and seeds."
+
+_LOG = logging.getLogger(__name__)
+_GROUPS = ("rope", "rope_at_test", "model", "train")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting(TaskConfig):
+    """The fields at the top of a PosGen config: the task's data and the grid.
+
+    Attributes:
+      name: title of the report.
+      tasks, methods, protocols: the grid; keys of `TASKS`, names as in `grid`, keys of
+        `PROTOCOLS`.
+      num_seeds: repetitions of every cell.
+      first_seed: the seeds are first_seed, first_seed + 1, ...
+      lanes: trainings run as one program; 0 chooses by backend.
+      save_every_seconds: least time between checkpoints of an unfinished training.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    protocols: tuple[str, ...]
+    num_seeds: int
+    first_seed: int = 0
+    lanes: int = 0
+    save_every_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tasks", "methods", "protocols"):
+            entries = getattr(self, name)
+            if not entries or len(set(entries)) < len(entries):
+                raise ValueError(f"{name}={entries!r} must name at least one, and none twice")
+        check_tasks(self.tasks)
+        for method in self.methods:
+            parse_method(method)
+        for protocol in self.protocols:
+            if protocol not in PROTOCOLS:
+                raise ValueError(
+                    f"protocols: {protocol!r} is unknown; choose from {', '.join(PROTOCOLS)}"
+                )
+        for name, least in (("num_seeds", 1), ("first_seed", 0), ("lanes", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.save_every_seconds < 0:
+            raise ValueError(f"save_every_seconds={self.save_every_seconds} must be at least 0")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the grid."""
+        return tuple(range(self.first_seed, self.first_seed + self.num_seeds))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    values = parse("posgen", SUMMARY, argv, _define)
+    config = values.config
+    setting, program, planned = plan(config)
+    _use_every_core(len(planned))
+    with Workdir.claim(values.workdir, _identity(config)) as workdir:
+        backend.configure_logging()
+        _LOG.info("%s", backend.describe())
+        store = _WorkdirStore(workdir)
+        results = _Results(setting, config, program, planned, store)
+        done = sum(map(store.finished, planned))
+        _LOG.info("%s: %d trainings, %d of them done", setting.name, len(planned), done)
+        try:
+            ablation.run(
+                program,
+                planned,
+                store,
+                lanes=setting.lanes,
+                save_every_seconds=setting.save_every_seconds,
+            )
+        finally:  # also for what a stopped run has finished
+            written = results.write(workdir)
+        _LOG.info("%s", report.markdown(results.collect()).split("\n## ", 2)[1])
+        print("\n".join(f"wrote {path}" for path in written))
+    return 0
+
+
+def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
+    """Turns a PosGen config into the setting, its program and all trainings.
+
+    Raises:
+      UsageError: the config is wrong; the message names the key.
+    """
+    for name in _GROUPS:
+        if name not in config:
+            raise UsageError(f"config.{name} is missing; it is a group of fields, maybe empty")
+    top = ConfigDict({key: config[key] for key in config if key not in _GROUPS})
+    setting = from_config(Setting, top, "config")
+    model = from_config(ModelConfig, config.model, "config.model", vocab_size=setting.vocab_size)
+    train = from_config(TrainConfig, config.train, "config.train")
+    try:
+        program = Program(setting, model, train)
+    except ValueError as error:
+        raise UsageError(f"config: {error}") from error
+    at_test = ConfigDict({**config.rope, **config.rope_at_test})
+    rope = {
+        "scaled_training": (config.rope, "config.rope"),
+        "scaled_at_test": (at_test, "config.rope and config.rope_at_test"),
+    }
+    specs = {
+        (protocol, method): _spec(*rope[protocol], method, model.head_size)
+        for protocol in setting.protocols
+        for method in {*setting.methods, *map(PROTOCOLS[protocol], setting.methods)}
+    }
+    planned = trainings(
+        tasks=setting.tasks, methods=setting.methods, seeds=setting.seeds, specs=specs
+    )
+    return setting, program, planned
+
+
+def _spec(group: ConfigDict, path: str, method: str, head_dim: int) -> RopeSpec:
+    """The spec of one method from fields that describe several."""
+    scaling, resonance = parse_method(method)
+    unread = SCALING_FIELDS - SCALINGS[scaling].reads
+    fields = ConfigDict({key: group[key] for key in group if key not in unread})
+    try:
+        return from_config(
+            RopeSpec, fields, path, head_dim=head_dim, scaling=scaling, resonance=resonance
+        )
+    except UsageError as error:
+        raise UsageError(f"method {method!r}: {error}") from error
+
+
+def _identity(config: ConfigDict) -> dict[str, Any]:
+    """The config without what does not change results, so that these may differ on a rerun."""
+    identity = config.to_dict()
+    identity.pop("save_every_seconds", None)
+    return identity
+
+
+def _use_every_core(trainings: int) -> None:
+    """One single-threaded CPU device per core, before the backend starts.
+
+    Small matrix products gain little from a second thread, so trainings side by side finish
+    sooner. Accelerators are not affected, nor is what the user has set.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = min(cores or 1, trainings)
+    flags_set = os.environ.get("XLA_FLAGS", "")
+    if devices > 1 and "xla_cpu_multi_thread_eigen" not in flags_set:
+        os.environ["XLA_FLAGS"] = f"{flags_set} --xla_cpu_multi_thread_eigen=false".strip()
+    if "xla_force_host_platform_device_count" not in flags_set:
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
+class _WorkdirStore:
+    """Finished cells as JSON and unfinished states as Orbax checkpoints in the workdir."""
+
+    def __init__(self, workdir: Workdir):
+        self._workdir = workdir
+
+    def _cells_file(self, training: Training) -> str:
+        return f"cells/{training.name}.json"
+
+    def finished(self, training: Training) -> bool:
+        return (self._workdir.path / self._cells_file(training)).exists()
+
+    def cells(self, training: Training) -> list[dict[str, Any]]:
+        """The cells that `finish` kept."""
+        cells: list[dict[str, Any]] = self._workdir.read_json(self._cells_file(training))
+        return cells
+
+    def finish(self, training: Training, cells: list[dict[str, Any]]) -> None:
+        self._workdir.write_json(self._cells_file(training), cells)
+
+    def restore(self, name: str, state: State) -> tuple[State, ablation.Progress] | None:
+        found = self._checkpoints(name).restore(state)
+        if found is None:
+            return None
+        return found[0], ablation.Progress(**found[1])
+
+    def save(self, name: str, state: State, progress: ablation.Progress) -> None:
+        step = progress.validation_step[-1]
+        self._checkpoints(name).save(step, state, dataclasses.asdict(progress))
+
+    def _checkpoints(self, name: str) -> Checkpoints:
+        return Checkpoints(self._workdir.path / "checkpoints" / name)
+
+
+class _Results:
+    """results.json and what is drawn from it."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        config: ConfigDict,
+        program: Program,
+        planned: Sequence[Training],
+        store: _WorkdirStore,
+    ):
+        self._planned, self._store = planned, store
+        self._constant: Mapping[str, Any] = {
+            "name": setting.name,
+            "setting": {
+                **{key: config[key] for key in config if key not in _GROUPS},
+                **{field: getattr(setting, field) for field in ("splits", "combination")},
+                "seeds": setting.seeds,
+                "rope": {**config.rope},
+                "rope_at_test": {**config.rope_at_test},
+                "model": dataclasses.asdict(program.model),
+                "train": dataclasses.asdict(program.train),
+                "is_paper": _is_paper(program),
+            },
+            "backend": backend.describe(),
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("rrope_jax", "jax", "flax", "optax", "orbax-checkpoint")
+            },
+            "cells_expected": sum(len(training.evaluations) for training in planned),
+        }
+
+    def collect(self) -> dict[str, Any]:
+        """The content of results.json, of all that is finished."""
+        done = [training for training in self._planned if self._store.finished(training)]
+        return {
+            **self._constant,
+            "complete": len(done) == len(self._planned),
+            "cells": [cell for training in done for cell in self._store.cells(training)],
+        }
+
+    def write(self, workdir: Workdir) -> list[Path]:
+        """Writes table and plots; returns their paths, results.json first."""
+        results = self.collect()
+        written = [
+            workdir.write_json("results.json", results),
+            workdir.write_text("report.md", report.markdown(results)),
+        ]
+        for name, png in report.plots(results).items():
+            written.append(workdir.write_bytes(name, png))
+        return written
+
+
+def _is_paper(program: Program) -> bool:
+    """Whether data, model and optimization are those of the paper's protocol."""
+    data = {f.name: getattr(program.task, f.name) for f in dataclasses.fields(TaskConfig)}
+    paper = dataclasses.replace(PRESETS["posgen_paper"].model, vocab_size=program.task.vocab_size)
+    return (
+        TaskConfig(**data) == TaskConfig()
+        and program.model == paper
+        and program.train == TrainConfig()
+    )
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "workdir", None, "folder of the results and checkpoints", flag_values=values
+    )
+    flags.mark_flag_as_required("workdir", flag_values=values)

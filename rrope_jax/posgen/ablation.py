@@ -1,0 +1,327 @@
+"""Runs the trainings of an ablation on all devices, resumably.
+
+Trainings of one shape form a group that runs as one program. On accelerators a group holds all
+of a device's share and is vmapped, since one small model cannot fill the device; on CPUs, where
+XLA's batched matrix products are slow, a group is one training, and several CPU devices run
+several groups side by side. What a group is depends on the ablation and the devices alone, never
+on what is already done, so that a resumed run computes what the unbroken one would have.
+"""
+
+import dataclasses
+import functools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrope_jax.posgen.grid import Training
+from rrope_jax.posgen.training import Data, Measures, Program, State
+from rrope_jax.rope import PhaseTable, phase_table
+
+_LOG = logging.getLogger(__name__)
+
+Cell = dict[str, Any]
+"""One entry of results.json's `cells`: see the contract in docs/posgen.md."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a group is; saved with its checkpoint.
+
+    Attributes:
+      validation_step: optimizer steps at which validation was done.
+      validation_loss: [validations][trainings][evaluations], mean over rows and positions.
+      train_loss: [validations][trainings], mean over the steps since the last validation.
+      seconds: wall time spent so far, over all the processes that worked on it.
+    """
+
+    validation_step: list[int]
+    validation_loss: list[list[list[float]]]
+    train_loss: list[list[float]]
+    seconds: float
+
+
+class Store(Protocol):
+    """Where an ablation keeps what must survive the process."""
+
+    def finished(self, training: Training) -> bool:
+        """Whether `finish` was called for the training, in this process or an earlier one."""
+
+    def finish(self, training: Training, cells: list[Cell]) -> None:
+        """Keeps the results of a training."""
+
+    def restore(self, name: str, state: State) -> tuple[State, Progress] | None:
+        """The newest state saved under a group's name, shaped and placed like `state`."""
+
+    def save(self, name: str, state: State, progress: Progress) -> None:
+        """Keeps the state of a group, replacing the one before."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Trainings that run as one program."""
+
+    trainings: tuple[Training, ...]
+
+    @property
+    def name(self) -> str:
+        """Unique within an ablation; usable as a file name."""
+        first = self.trainings[0].name
+        return first if len(self.trainings) == 1 else f"{first}-and-{len(self.trainings) - 1}-more"
+
+
+def groups(trainings: Sequence[Training], *, devices: int, lanes: int) -> tuple[Group, ...]:
+    """Splits trainings into groups of one task and one number of evaluations.
+
+    Args:
+      trainings: all trainings of the ablation.
+      devices: devices to share them.
+      lanes: most trainings in a group; 0 for as many as give every device a group.
+    """
+    alike: dict[tuple[str, int], list[Training]] = {}
+    for training in trainings:
+        alike.setdefault((training.task, len(training.evaluations)), []).append(training)
+    made = []
+    for members in alike.values():
+        size = lanes or -(-len(members) // devices)
+        made += [Group(tuple(members[i : i + size])) for i in range(0, len(members), size)]
+    order = {training: place for place, training in enumerate(trainings)}
+    return tuple(sorted(made, key=lambda group: order[group.trainings[0]]))
+
+
+class _Compiled:
+    """The program's functions, mapped over the trainings of a group and jitted."""
+
+    def __init__(self, program: Program, *, mapped: bool):
+        every = program.train.validate_every
+        over: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.vmap if mapped else _single
+        self.data = jax.jit(
+            lambda task, keys: over(functools.partial(program.data, task))(keys), static_argnums=0
+        )
+        self.init = jax.jit(over(program.init))
+        self.train = jax.jit(
+            over(functools.partial(program.train_steps, steps=every)), donate_argnums=0
+        )
+        self.evaluate = jax.jit(over(program.evaluate))
+
+
+def _single(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Like vmap over a leading axis of length 1, without a batch dimension in the program."""
+
+    def mapped(*arguments: Any) -> Any:
+        result = function(*jax.tree.map(lambda x: x[0], arguments))
+        return jax.tree.map(lambda x: x[None], result)
+
+    return mapped
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *trees)
+
+
+class _GroupRun:
+    """One group on one device."""
+
+    def __init__(self, program: Program, compiled: _Compiled, group: Group, store: Store):
+        self.program, self.compiled, self.group, self.store = program, compiled, group, store
+        keys = [jax.random.split(jax.random.key(t.seed), 3) for t in group.trainings]
+        # data, initial parameters and batches depend on the seed alone: methods are paired
+        data_keys, init_keys, self.train_keys = jnp.stack(keys, axis=1)
+        self.data: Data = compiled.data(group.trainings[0].task, data_keys)
+        self.table = _stack([phase_table(t.spec) for t in group.trainings])
+        self.tables: PhaseTable = _stack(
+            [_stack([phase_table(e.spec) for e in t.evaluations]) for t in group.trainings]
+        )
+        state = compiled.init(init_keys)
+        restored = store.restore(group.name, state)
+        self.state, self.progress = restored or (state, Progress([], [], [], 0.0))
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.progress.validation_step[-1] if self.progress.validation_step else 0
+
+    def advance(self) -> None:
+        """Trains to the next validation and validates."""
+        began = time.perf_counter()
+        self.state, losses = self.compiled.train(
+            self.state, self.data.train_NT, self.table, self.train_keys
+        )
+        measures = self.compiled.evaluate(self.state.params, self.data.validation_NT, self.tables)
+        progress = self.progress
+        progress.train_loss.append(np.mean(losses, axis=1).astype(float).tolist())
+        progress.validation_loss.append(np.mean(measures.loss, axis=2).astype(float).tolist())
+        progress.validation_step.append(self.step + self.program.train.validate_every)
+        progress.seconds += time.perf_counter() - began
+        if not np.all(np.isfinite(progress.train_loss[-1])):
+            names = ", ".join(
+                training.name
+                for training, loss in zip(
+                    self.group.trainings, progress.train_loss[-1], strict=True
+                )
+                if not np.isfinite(loss)
+            )
+            raise FloatingPointError(
+                f"the training loss of {names} is no longer finite at step {self.step}; lower "
+                "train.learning_rate or set train.gradient_clip"
+            )
+
+    def finish(self) -> None:
+        """Tests, and hands every training's cells to the store."""
+        measures = self.compiled.evaluate(self.state.params, self.data.test_NT, self.tables)
+        for lane, training in enumerate(self.group.trainings):
+            self.store.finish(training, self._cells(training, lane, measures))
+
+    def _cells(self, training: Training, lane: int, measures: Measures) -> list[Cell]:
+        task = self.program.task
+        in_distribution = task.train_length - task.seed_length
+        cells = []
+        for index, evaluation in enumerate(training.evaluations):
+            accuracy = np.asarray(measures.accuracy[lane, index], np.float64)
+            loss = np.asarray(measures.loss[lane, index], np.float64)
+            cells.append(
+                {
+                    "task": training.task,
+                    "method": evaluation.method,
+                    "protocol": evaluation.protocol,
+                    "trained_as": training.method,
+                    "seed": training.seed,
+                    "id_accuracy": float(accuracy[:in_distribution].mean()),
+                    "ood_accuracy": float(accuracy[in_distribution:].mean()),
+                    "id_loss": float(loss[:in_distribution].mean()),
+                    "ood_loss": float(loss[in_distribution:].mean()),
+                    "accuracy_by_position": [None] * task.seed_length + accuracy.tolist(),
+                    "validation_step": self.progress.validation_step,
+                    "validation_loss": [
+                        entry[lane][index] for entry in self.progress.validation_loss
+                    ],
+                    "train_loss": [entry[lane] for entry in self.progress.train_loss],
+                    "steps": self.step,
+                    "seconds": self.progress.seconds / len(self.group.trainings),
+                }
+            )
+        return cells
+
+
+class _Meter:
+    """One progress line every few seconds for all devices together."""
+
+    def __init__(self, total_steps: int, tokens_per_step: int, interval: float = 5.0):
+        self._lock = threading.Lock()
+        self._total, self._tokens, self._interval = total_steps, tokens_per_step, interval
+        self._began = self._said = time.perf_counter()
+        self._done = self._fresh = 0
+
+    def skip(self, steps: int) -> None:
+        """Counts steps that an earlier process did."""
+        with self._lock:
+            self._done += steps
+
+    def advance(self, run: _GroupRun, steps: int) -> None:
+        """Counts steps just done and says so if the last line is old enough."""
+        with self._lock:
+            self._done += steps
+            self._fresh += steps
+            now = time.perf_counter()
+            if now - self._said < self._interval and self._done < self._total:
+                return
+            self._said = now
+            rate = self._fresh / (now - self._began)
+            left = int((self._total - self._done) / rate)
+            loss = np.mean(run.progress.train_loss[-1])
+            _LOG.info(
+                "%3d %%  %s step %d/%d  loss %.4f  %.1f steps/s  %.0f tokens/s  ETA %d:%02d:%02d",
+                100 * self._done // self._total,
+                run.group.name,
+                run.step,
+                run.program.train.steps,
+                loss,
+                rate,
+                rate * self._tokens,
+                left // 3600,
+                left // 60 % 60,
+                left % 60,
+            )
+
+
+def run(
+    program: Program,
+    trainings: Sequence[Training],
+    store: Store,
+    *,
+    lanes: int = 0,
+    save_every_seconds: float = 60.0,
+    stop: threading.Event | None = None,
+) -> None:
+    """Runs all trainings that the store does not have yet.
+
+    Args:
+      program: the setting.
+      trainings: from `grid.trainings`.
+      store: results and checkpoints.
+      lanes: trainings in one program; 0 chooses: 1 on CPUs, else a device's whole share.
+      save_every_seconds: least time between two checkpoints of a group.
+      stop: when set, groups are saved at their next validation and the function returns.
+
+    Raises:
+      FloatingPointError: a training diverged; what was finished before is in the store.
+    """
+    devices = jax.local_devices()
+    lanes = lanes or (1 if devices[0].platform == "cpu" else 0)
+    stop = stop or threading.Event()
+    waiting: queue.SimpleQueue[Group] = queue.SimpleQueue()
+    steps = program.train.steps
+    meter = _Meter(steps * len(trainings), program.train.batch_size * program.task.train_length)
+    for group in groups(trainings, devices=len(devices), lanes=lanes):
+        if all(store.finished(training) for training in group.trainings):
+            meter.skip(steps * len(group.trainings))
+        else:
+            waiting.put(group)
+    compiled = _Compiled(program, mapped=lanes != 1)
+    errors: list[BaseException] = []
+
+    def work(device: jax.Device) -> None:
+        try:
+            with jax.default_device(device):
+                while not stop.is_set():
+                    try:
+                        group = waiting.get_nowait()
+                    except queue.Empty:
+                        return
+                    _run_group(_GroupRun(program, compiled, group, store))
+        except BaseException as error:
+            errors.append(error)
+            stop.set()
+
+    def _run_group(run: _GroupRun) -> None:
+        meter.skip(run.step * len(run.group.trainings))
+        saved = time.monotonic()
+        while run.step < steps:
+            run.advance()
+            meter.advance(run, program.train.validate_every * len(run.group.trainings))
+            if run.step == steps or stop.is_set() or time.monotonic() - saved > save_every_seconds:
+                store.save(run.group.name, run.state, run.progress)
+                saved = time.monotonic()
+            if stop.is_set() and run.step < steps:
+                return
+        run.finish()
+
+    threads = [threading.Thread(target=work, args=(device,)) for device in devices]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)
+    finally:  # an interrupt reaches the main thread: let the others save and end
+        stop.set()
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]

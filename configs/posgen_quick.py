@@ -32,6 +32,8 @@ def get_config() -> ConfigDict:
     config.rope.beta_slow = 1.0
     config.rope_at_test = ConfigDict()
 
+    config.positions = ConfigDict({"sampler": "contiguous"})
+
     config.model = ConfigDict()
     config.model.num_layers = 2
     config.model.d_model = 64

@@ -22,12 +22,13 @@ from rrope_jax.posgen import ablation, report
 from rrope_jax.posgen.grid import PROTOCOLS, Training, parse_method, trainings
 from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig, check_tasks
 from rrope_jax.rope import SCALINGS, RopeSpec
+from rrope_jax.rope.positions import PositionSampling
 from rrope_jax.rope.spec import SCALING_FIELDS
 
 SUMMARY = "Trains and tests PosGen models for a grid of tasks, RoPE methods and seeds."
 
 _LOG = logging.getLogger(__name__)
-_GROUPS = ("rope", "rope_at_test", "model", "train")
+_GROUPS = ("rope", "rope_at_test", "model", "train", "positions")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,8 +121,9 @@ def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
     setting = from_config(Setting, top, "config")
     model = from_config(ModelConfig, config.model, "config.model", vocab_size=setting.vocab_size)
     train = from_config(TrainConfig, config.train, "config.train")
+    positions = from_config(PositionSampling, config.positions, "config.positions")
     try:
-        program = Program(setting, model, train)
+        program = Program(setting, model, train, positions)
     except ValueError as error:
         raise UsageError(f"config: {error}") from error
     at_test = ConfigDict({**config.rope, **config.rope_at_test})
@@ -231,6 +233,7 @@ class _Results:
                 "rope_at_test": {**config.rope_at_test},
                 "model": dataclasses.asdict(program.model),
                 "train": dataclasses.asdict(program.train),
+                "positions": {**config.positions},
                 "is_paper": _is_paper(program),
             },
             "backend": backend.describe(),
@@ -270,6 +273,7 @@ def _is_paper(program: Program) -> bool:
         TaskConfig(**data) == TaskConfig()
         and program.model == paper
         and program.train == TrainConfig()
+        and program.positions == PositionSampling()
     )
 
 

@@ -19,6 +19,7 @@ from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.posgen.splits import SPLITS, Sizes
 from rrope_jax.posgen.tasks import COMBINATIONS, TASKS, generate
 from rrope_jax.rope import PhaseTable, RopeSpec, cos_sin_from_table
+from rrope_jax.rope.positions import PositionSampling, sample
 
 Array = jax.Array
 
@@ -169,11 +170,20 @@ class Measures(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The functions of one PosGen setting. All methods are pure and may be jitted or vmapped."""
+    """The functions of one PosGen setting. All methods are pure and may be jitted or vmapped.
+
+    Attributes:
+      task, model, train: the setting.
+      positions: how training positions are drawn; validation and test count from 0.
+
+    Raises:
+      ValueError: two parts do not fit together.
+    """
 
     task: TaskConfig
     model: ModelConfig
     train: TrainConfig
+    positions: PositionSampling = PositionSampling()
 
     def __post_init__(self) -> None:
         if self.model.vocab_size != self.task.vocab_size:
@@ -186,6 +196,9 @@ class Program:
                 f"batch_size={self.train.batch_size} exceeds train_sequences="
                 f"{self.task.train_sequences}"
             )
+        jax.eval_shape(  # raises where the sampling does not fit the training length
+            lambda: sample(self.positions, jax.random.key(0), 1, self.task.train_length)
+        )
         for name in ("validation_sequences", "test_sequences"):
             if getattr(self.task, name) % self.train.eval_batch_size:
                 raise ValueError(
@@ -236,18 +249,19 @@ class Program:
     ) -> tuple[State, Array]:
         """Runs `steps` steps in one scan.
 
-        Batch and dropout of a step depend on `key` and the step's number alone, so a run cut into
+        Batch, positions and dropout of a step depend on `key` and the step's number alone, so a run cut into
         pieces equals an unbroken one.
 
         Returns:
           The new state and the training losses, float32[steps].
         """
-        batch_key, dropout_key = jax.random.split(key)
+        batch_key, dropout_key, position_key = jax.random.split(key, 3)
         rows_SB = self._batch_rows(batch_key, state.step, steps)
         optimizer = self.optimizer()
-        rotation = cos_sin_from_table(table, jnp.arange(self.task.train_length))
 
         def step(state: State, rows_B: Array) -> tuple[State, Array]:
+            step_position_key = jax.random.fold_in(position_key, state.step)
+            rotation = self._training_rotation(table, step_position_key, rows_B.size)
             step_key = jax.random.fold_in(dropout_key, state.step) if self.model.dropout else None
 
             def objective(params: Any) -> Array:
@@ -296,6 +310,13 @@ class Program:
         nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, target_BT)
         hit_BT = (jnp.argmax(logits_BTV, axis=-1) == target_BT).astype(jnp.float32)
         return nll_BT, hit_BT
+
+    def _training_rotation(self, table: PhaseTable, key: Array, batch: int) -> tuple[Array, Array]:
+        length = self.task.train_length
+        if self.positions.sampler == "contiguous":  # one row serves all, so no table per sequence
+            return cos_sin_from_table(table, jnp.arange(length))
+        whole_BT, fraction_BT = sample(self.positions, key, batch, length)
+        return cos_sin_from_table(table, whole_BT, fraction=fraction_BT)
 
     def _batch_rows(self, key: Array, first_step: Array, steps: int) -> Array:
         """int32[steps, B]: row numbers, every epoch a new permutation."""

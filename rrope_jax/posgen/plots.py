@@ -1,18 +1,11 @@
-"""Figures of the PosGen report, as PNG bytes.
-
-Figures are drawn through matplotlib's object interface, with matplotlib's own defaults under a
-fixed style, so that the bytes depend on the results and the matplotlib release alone.
-"""
+"""Figures of the PosGen report, as PNG bytes."""
 
 import dataclasses
-import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -27,45 +20,12 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
+from rrope_jax.figure_style import INK, png, style
 from rrope_jax.posgen import labels
 from rrope_jax.posgen.cells import Cell, read_cells
 from rrope_jax.posgen.summary import SeedStatistics, seed_statistics
 
 SMOOTHING_WINDOW = 8
-
-_INK = "#333333"
-# Keys are Any because matplotlib 3.11 types them as literals and 3.10 as strings.
-_STYLE: Mapping[Any, Any] = MappingProxyType(
-    {
-        "axes.axisbelow": True,
-        "axes.edgecolor": "#888888",
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.labelcolor": _INK,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.titlesize": 11,
-        "figure.constrained_layout.use": True,
-        "figure.constrained_layout.w_pad": 0.08,
-        "figure.dpi": 150,
-        "font.size": 9.5,
-        "grid.color": "#e2e2e2",
-        "grid.linewidth": 0.7,
-        "legend.frameon": False,
-        "text.color": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-    }
-)
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """The fixed style, whatever the user's matplotlibrc says; the user's settings come back."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        yield
 
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -126,7 +86,7 @@ def _line_handles(methods: Sequence[str]) -> list[Artist]:
 def _draw_guessing(axes: Axes, modulus: int) -> Line2D:
     """Draws the chance level and returns the line, labelled for a legend."""
     return axes.axhline(
-        100 / modulus, color=_INK, lw=1, ls=":", zorder=1.5, label=f"guessing, 1/{modulus}"
+        100 / modulus, color=INK, lw=1, ls=":", zorder=1.5, label=f"guessing, 1/{modulus}"
     )
 
 
@@ -224,13 +184,13 @@ def _draw_bar(
     top = statistics.maximum
     if statistics.n > 1:
         axes.errorbar(
-            x, statistics.mean, statistics.std, color=_INK, capsize=3, lw=1.1, capthick=1.1
+            x, statistics.mean, statistics.std, color=INK, capsize=3, lw=1.1, capthick=1.1
         )
         top = max(top, statistics.mean + statistics.std)
     # Seeds side by side in a fixed order: equal values stay visible, and nothing is random.
     offset_S = np.linspace(-0.25, 0.25, len(accuracy_S)) * width if len(accuracy_S) > 1 else 0
     axes.scatter(
-        x + offset_S, accuracy_S, s=13, color="white", edgecolors=_INK, linewidths=0.8, zorder=3
+        x + offset_S, accuracy_S, s=13, color="white", edgecolors=INK, linewidths=0.8, zorder=3
     )
     axes.annotate(
         f"{statistics.mean:.1f}",
@@ -258,7 +218,7 @@ def _draw_accuracy_by_position(cells: Sequence[Cell], setting: Mapping[str, Any]
                 ]
             )
             _draw_over_seeds(axes, np.arange(accuracy_ST.shape[1]), 100 * accuracy_ST, method)
-        axes.axvline(train_length, color=_INK, lw=1)
+        axes.axvline(train_length, color=INK, lw=1)
         axes.annotate(
             f"training length {train_length}",
             xy=(train_length, 1),
@@ -358,15 +318,8 @@ def figures(results: Mapping[str, Any]) -> dict[str, Figure]:
     cells = read_cells(results)
     if not cells:
         return {}
-    with _style():
+    with style():
         return {name: kind.draw(cells, results["setting"]) for name, kind in FIGURES.items()}
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    # Without the Software entry the bytes do not name the matplotlib release.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
@@ -379,5 +332,5 @@ def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
     Raises:
       ValueError: malformed cells (see `read_cells`).
     """
-    with _style():
-        return {name: _png(figure) for name, figure in figures(results).items()}
+    with style():
+        return {name: png(figure) for name, figure in figures(results).items()}

@@ -80,39 +80,48 @@ def feature_gap(
     """
     _check_length("train_length", train_length, 1)
     _check_length("test_length", test_length, train_length + 1)
-    distance = _resonant_distance if spec.resonance else _distance
-    gaps = [
-        2 * math.sin(math.pi * distance(wavelength, train_length, test_length) / wavelength)
-        for wavelength in frequencies(spec, seq_len).wavelengths.tolist()
-    ]
+    gaps = []
+    for wavelength in frequencies(spec, seq_len).wavelengths.tolist():
+        if math.isinf(wavelength):  # never turns, so there is one phase
+            distance = 0.0
+        elif spec.resonance:
+            distance = _worst_integer_distance(int(wavelength), train_length, test_length)
+        else:
+            distance = float(np.max(unseen_distances(wavelength, train_length, test_length)))
+        gaps.append(2 * math.sin(math.pi * distance / wavelength))
     return np.array(gaps)
 
 
-def _resonant_distance(wavelength: float, train_length: int, test_length: int) -> int:
-    """`_distance` for an integer (or infinite) wavelength.
+def _worst_integer_distance(period: int, train_length: int, test_length: int) -> int:
+    """The greatest of `unseen_distances` for an integer wavelength.
 
     Training leaves the residues from train_length on; the worst of them is midway between the last
-    seen and the wavelength, where the circle closes, or the last one that the test gets to.
+    seen and the period, where the circle closes, or the last one that the test gets to.
     """
-    if math.isinf(wavelength) or wavelength <= train_length:
+    if period <= train_length:
         return 0
-    period = int(wavelength)
     worst = min((train_length - 1 + period) // 2, min(test_length, period) - 1)
     return min(worst - (train_length - 1), period - worst)
 
 
-def _distance(wavelength: float, train_length: int, test_length: int) -> float:
-    """Tokens along the circle from the worst unseen residue to the nearest seen one.
+def unseen_distances(wavelength: float, train_length: int, test_length: int) -> Float64Array:
+    """How far along the circle each unseen position is from the nearest phase seen in training.
 
     Residues are exact: the floating-point remainder of two floats is a float.
+
+    Args:
+      wavelength: in tokens, finite.
+      train_length: positions below it are seen.
+      test_length: positions from train_length up to below it are unseen.
+
+    Returns:
+      float64[test_length - train_length], in tokens.
     """
-    if math.isinf(wavelength):
-        return 0.0
     seen = np.sort(np.fmod(np.arange(train_length, dtype=np.float64), wavelength))
     seen = np.concatenate([seen[-1:] - wavelength, seen, seen[:1] + wavelength])
     unseen = np.fmod(np.arange(train_length, test_length, dtype=np.float64), wavelength)
     above = np.searchsorted(seen, unseen)
-    return float(np.max(np.minimum(seen[above] - unseen, unseen - seen[above - 1])))
+    return np.asarray(np.minimum(seen[above] - unseen, unseen - seen[above - 1]))
 
 
 def uniqueness(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:

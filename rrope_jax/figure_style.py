@@ -1,0 +1,57 @@
+"""The look of every figure, and figures as PNG bytes.
+
+Figures are drawn through matplotlib's object interface, with matplotlib's own defaults under a
+fixed style, so that the bytes depend on what is drawn and the matplotlib release alone.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+INK = "#333333"
+
+# Keys are Any because matplotlib 3.11 types them as literals and 3.10 as strings.
+_STYLE: Mapping[Any, Any] = MappingProxyType(
+    {
+        "axes.axisbelow": True,
+        "axes.edgecolor": "#888888",
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.labelcolor": INK,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlesize": 11,
+        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.w_pad": 0.08,
+        "figure.dpi": 150,
+        "font.size": 9.5,
+        "grid.color": "#e2e2e2",
+        "grid.linewidth": 0.7,
+        "legend.frameon": False,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+)
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The fixed style, whatever the user's matplotlibrc says; the user's settings come back."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file; call it inside `style()`."""
+    buffer = io.BytesIO()
+    # Without the Software entry the bytes do not name the matplotlib release.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

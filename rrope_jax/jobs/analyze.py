@@ -1,0 +1,200 @@
+"""`rrope analyze`: what training at a length shows of each rotary feature, as table and plots."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from rrope_jax.jobs import analyze_report, backend
+from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.posgen.grid import parse_method
+from rrope_jax.rope import SCALINGS, RopeSpec, analysis, frequencies
+from rrope_jax.rope.spec import SCALING_FIELDS
+
+SUMMARY = (
+    "Wavelengths, critical dimension, feature gap and uniqueness of a rotary embedding and of the "
+    "methods it is compared with. Takes any config with rope, train_length, test_length and "
+    "methods; what else is in it is not read."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The fields of a config that this command reads beside `rope`.
+
+    Attributes:
+      train_length: training positions are those below it.
+      test_length: unseen positions are those from train_length up to below it; scalings that
+        follow the length are taken at it.
+      methods: what to compare, as `[resonance_]scaling`, where plain RoPE is `rope`.
+      feature: index of the feature whose angles are drawn; by default the pre-critical one that
+        has the largest gap without resonance.
+    """
+
+    train_length: int
+    test_length: int
+    methods: tuple[str, ...]
+    feature: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.train_length < 1:
+            raise ValueError(f"train_length={self.train_length} must be at least 1")
+        if self.test_length <= self.train_length:
+            raise ValueError(
+                f"test_length={self.test_length} must exceed train_length={self.train_length}; "
+                "without unseen positions there is nothing to analyze"
+            )
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"methods={self.methods!r} must name at least one, and none twice")
+        for method in self.methods:
+            parse_method(method)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    values = parse("analyze", SUMMARY, argv, _define)
+    setting, spec, specs = plan(values.config)
+    results = analyze(setting, spec, specs)
+    identity = {
+        **dataclasses.asdict(setting),
+        "rope": _fields(spec),
+        "specs": {method: _fields(each) for method, each in specs.items()},
+    }
+    with Workdir.claim(values.workdir, identity) as workdir:
+        log = backend.configure_logging()
+        written = [
+            workdir.write_json("results.json", results),
+            workdir.write_text("report.md", analyze_report.markdown(results)),
+        ]
+        for name, data in analyze_report.plots(results).items():
+            written.append(workdir.write_bytes(name, data))
+        log.info("%s", analyze_report.headline(results))
+        print("\n".join(f"wrote {path}" for path in written))
+    return 0
+
+
+def plan(config: ConfigDict) -> tuple[Setting, RopeSpec, dict[str, RopeSpec]]:
+    """The setting, the embedding of `config.rope` itself and those of the methods.
+
+    Raises:
+      UsageError: the config is wrong; the message names the key.
+    """
+    names = {field.name for field in dataclasses.fields(Setting)}
+    top = ConfigDict({key: config[key] for key in config if key in names})
+    setting = from_config(Setting, top, "config")
+    rope = config.get("rope")
+    if not isinstance(rope, ConfigDict):
+        raise UsageError(f"config.rope = {rope!r}: it has to be a group of RopeSpec fields")
+    fixed = {} if rope.get("head_dim") is not None else _head_dim(config)
+    scaling, resonance = rope.get("scaling"), rope.get("resonance")
+    spec = _spec(
+        rope,
+        scaling="none" if scaling is None else scaling,
+        resonance=False if resonance is None else resonance,
+        **fixed,
+    )
+    specs = {}
+    for method in setting.methods:
+        scaling, resonance = parse_method(method)
+        try:
+            specs[method] = _spec(rope, scaling=scaling, resonance=resonance, **fixed)
+        except UsageError as error:
+            raise UsageError(f"method {method!r}: {error}") from error
+    if setting.feature is not None and not 0 <= setting.feature < spec.rotary_dim // 2:
+        raise UsageError(
+            f"config.feature = {setting.feature}: there are features 0 to "
+            f"{spec.rotary_dim // 2 - 1}; None chooses one"
+        )
+    return setting, spec, specs
+
+
+def _spec(rope: ConfigDict, *, scaling: str, resonance: bool, **fixed: Any) -> RopeSpec:
+    """The spec of one method from fields that describe several."""
+    unread = SCALING_FIELDS - SCALINGS[scaling].reads if scaling in SCALINGS else frozenset()
+    kept = {key: rope[key] for key in rope if key not in unread | {"scaling", "resonance"}}
+    kept |= {"scaling": scaling, "resonance": resonance}
+    return from_config(RopeSpec, ConfigDict(kept), "config.rope", **fixed)
+
+
+def _head_dim(config: ConfigDict) -> dict[str, Any]:
+    """The head size of the config's model, for a config of another command."""
+    model = config.get("model")
+    if isinstance(model, ConfigDict):
+        if model.get("head_dim") is not None:
+            return {"head_dim": model.head_dim}
+        d_model, num_heads = model.get("d_model"), model.get("num_heads")
+        if isinstance(d_model, int) and isinstance(num_heads, int) and num_heads > 0:
+            return {"head_dim": d_model // num_heads}
+    return {}
+
+
+def analyze(setting: Setting, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> dict[str, Any]:
+    """The content of results.json.
+
+    Raises:
+      UsageError: a wavelength is too short to be rounded.
+    """
+    plain = dataclasses.replace(spec, resonance=False)
+    try:
+        resonant = dataclasses.replace(spec, resonance=True)
+    except ValueError as error:
+        raise UsageError(f"config.rope: {error}") from error
+    of_spec, of_plain, of_resonant = (_measure(setting, each) for each in (spec, plain, resonant))
+    columns = {
+        "wavelength": frequencies(plain, setting.test_length).wavelengths.tolist(),
+        "resonant_wavelength": [
+            int(wavelength) if math.isfinite(wavelength) else wavelength
+            for wavelength in frequencies(resonant, setting.test_length).wavelengths.tolist()
+        ],
+        "pre_critical": of_spec.pop("pre_critical"),
+        "feature_gap": of_spec.pop("feature_gap"),
+        "plain_feature_gap": of_plain["feature_gap"],
+        "resonant_feature_gap": of_resonant["feature_gap"],
+    }
+    drawn = setting.feature
+    if drawn is None:
+        drawn = int(np.argmax(np.where(of_plain["pre_critical"], of_plain["feature_gap"], 0.0)))
+    if not math.isfinite(columns["wavelength"][drawn]):
+        raise UsageError(f"config.feature = {drawn}: this feature never turns; choose another")
+    return {
+        "train_length": setting.train_length,
+        "test_length": setting.test_length,
+        "rope": _fields(spec),
+        **of_spec,
+        "features": [
+            {"index": index, **dict(zip(columns, row, strict=True))}
+            for index, row in enumerate(zip(*columns.values(), strict=True))
+        ],
+        "drawn_feature": drawn,
+        "methods": {method: _measure(setting, each) for method, each in specs.items()},
+    }
+
+
+def _fields(spec: RopeSpec) -> dict[str, Any]:
+    """What determines an embedding: its fields without those that its scaling does not read."""
+    unread = SCALING_FIELDS - SCALINGS[spec.scaling].reads
+    return {key: value for key, value in dataclasses.asdict(spec).items() if key not in unread}
+
+
+def _measure(setting: Setting, spec: RopeSpec) -> dict[str, Any]:
+    """What `rrope_jax.rope.analysis` says of one embedding, with the tables used at test."""
+    train_length, test_length = setting.train_length, setting.test_length
+    pre_critical = analysis.is_pre_critical(spec, train_length, seq_len=test_length)
+    gap = analysis.feature_gap(spec, train_length, test_length, seq_len=test_length)
+    return {
+        "critical_dimension": int(pre_critical.sum()),
+        "uniqueness": analysis.uniqueness(spec, train_length, seq_len=test_length),
+        "attention_factor": frequencies(spec, test_length).attention_factor,
+        "pre_critical": pre_critical.tolist(),
+        "feature_gap": gap.tolist(),
+    }
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "folder of the results", flag_values=values)
+    flags.mark_flag_as_required("workdir", flag_values=values)

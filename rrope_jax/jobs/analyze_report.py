@@ -1,0 +1,320 @@
+"""The report of `rrope analyze`: markdown and figures from its results.
+
+Nothing here writes files: `markdown` returns text and `plots` returns PNG bytes by file name.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from rrope_jax.figure_style import INK, png, style
+from rrope_jax.posgen import labels
+from rrope_jax.rope import analysis
+
+_SEEN, _UNSEEN = "#0060a0", "#c04a00"
+_LEFT_OUT, _SHADE = "#fbe3d3", "#f2f2f2"
+# Half the height of the figure of angles, in tokens along the circle.
+_WINDOW = 1.6
+
+
+def headline(results: Mapping[str, Any]) -> str:
+    """The result in one sentence."""
+    return (
+        f"{results['critical_dimension']} of {len(results['features'])} features are pre-critical "
+        f"at {results['train_length']} tokens; with whole wavelengths they repeat together after "
+        f"{_power(results['uniqueness'])} tokens"
+    )
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The report as markdown, with links to the figures beside it."""
+    train_length, test_length = results["train_length"], results["test_length"]
+    rope = {key: value for key, value in results["rope"].items() if value is not None}
+    shown = [
+        f"## {kind.title}\n\n![{kind.title}]({name})\n\n{kind.caption}\n"
+        for name, kind in FIGURES.items()
+    ]
+    return "\n".join(
+        [
+            f"# Rotary features from {train_length} to {test_length} tokens\n",
+            f"{headline(results)}.\n",
+            f"Embedding: {', '.join(f'{key} {value}' for key, value in rope.items())}.\n",
+            "## Methods\n",
+            _methods_table(results),
+            "\nA feature is pre-critical when its wavelength is at most the training length: then "
+            "training has gone round its whole circle. The gap is the chord, on a circle of radius "
+            f"1, from the phase of the worst position in {train_length} to {test_length - 1} to "
+            "the nearest phase seen in training. Uniqueness is the least common multiple of the "
+            "pre-critical wavelengths after rounding; without rounding nothing repeats exactly.\n",
+            *shown,
+            "## Features\n",
+            _features_table(results),
+            "",
+        ]
+    )
+
+
+def _methods_table(results: Mapping[str, Any]) -> str:
+    header = (
+        "method",
+        "pre-critical features",
+        "largest gap among them",
+        "mean gap of the others",
+        "uniqueness, tokens",
+        "attention factor",
+    )
+    rows = []
+    for method in labels.order_methods(results["methods"]):
+        measured = results["methods"][method]
+        gap, pre_critical = np.array(measured["feature_gap"]), np.array(measured["pre_critical"])
+        rows.append(
+            (
+                labels.method_label(method),
+                str(measured["critical_dimension"]),
+                f"{gap[pre_critical].max():.4g}" if pre_critical.any() else "none",
+                f"{gap[~pre_critical].mean():.4g}" if not pre_critical.all() else "none",
+                _power(measured["uniqueness"]) if labels.is_resonance(method) else "none",
+                f"{measured['attention_factor']:.4f}",
+            )
+        )
+    return _table(header, rows)
+
+
+def _features_table(results: Mapping[str, Any]) -> str:
+    header = (
+        "feature",
+        "wavelength",
+        "rounded",
+        "change",
+        "pre-critical",
+        "gap",
+        "gap after rounding",
+    )
+    rows = [
+        (
+            str(feature["index"]),
+            _tokens(feature["wavelength"]),
+            _tokens(feature["resonant_wavelength"]),
+            f"{_change(feature):+.3f} %",
+            "yes" if feature["pre_critical"] else "no",
+            f"{feature['plain_feature_gap']:.4g}",
+            f"{feature['resonant_feature_gap']:.4g}",
+        )
+        for feature in results["features"]
+    ]
+    return _table(header, rows)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A GitHub table: the first column to the left, the others, numbers, to the right."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _tokens(wavelength: float) -> str:
+    if isinstance(wavelength, int):
+        return f"{wavelength}"
+    return f"{wavelength:.2f}" if math.isfinite(wavelength) else "never turns"
+
+
+def _change(feature: Mapping[str, Any]) -> float:
+    """By how much rounding changes a wavelength, in percent."""
+    if not math.isfinite(feature["wavelength"]):
+        return 0.0
+    return 100 * float(feature["resonant_wavelength"] / feature["wavelength"] - 1)
+
+
+def _power(value: int) -> str:
+    """A whole number of any size in four digits: 7.058e51."""
+    digits = str(value)
+    if len(digits) <= 6:
+        return digits
+    mantissa = round(int(digits[:5]) / 10**4, 3)
+    return f"{mantissa:.3f}e{len(digits) - 1}"
+
+
+def _draw_wavelengths(results: Mapping[str, Any]) -> Figure:
+    features = [f for f in results["features"] if math.isfinite(f["wavelength"])]
+    index = [feature["index"] for feature in features]
+    figure = Figure(figsize=(7.2, 5.4))
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    top.scatter(
+        index,
+        [feature["wavelength"] for feature in features],
+        s=34,
+        facecolors="none",
+        edgecolors=_UNSEEN,
+        linewidths=1.1,
+        label="wavelength",
+    )
+    top.scatter(
+        index,
+        [feature["resonant_wavelength"] for feature in features],
+        s=9,
+        color=_SEEN,
+        label="rounded to whole tokens",
+    )
+    for length, name, line in (
+        (results["train_length"], "training length", "-"),
+        (results["test_length"], "test length", ":"),
+    ):
+        top.axhline(length, color=INK, lw=1, ls=line)
+        top.annotate(
+            f"{name} {length}",
+            xy=(0, length),
+            xycoords=top.get_yaxis_transform(),
+            xytext=(4, 3),
+            textcoords="offset points",
+            fontsize=8.5,
+        )
+    top.set_yscale("log")
+    top.set_ylabel("tokens per turn")
+    top.legend(loc="lower right")
+    bottom.bar(index, [_change(feature) for feature in features], color=_SEEN, width=0.7)
+    bottom.axhline(0, color=INK, lw=0.8)
+    bottom.set(xlabel="feature", ylabel="change by\nrounding, %")
+    bottom.set_xlim(-1, len(results["features"]))
+    top.annotate(
+        "pre-critical",
+        xy=(-0.5, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=8.5,
+    )
+    for axes in (top, bottom):
+        _shade_pre_critical(axes, [f["pre_critical"] for f in results["features"]])
+    return figure
+
+
+def _shade_pre_critical(axes: Axes, pre_critical: Sequence[bool]) -> None:
+    for index, shaded in enumerate(pre_critical):
+        if shaded:
+            axes.axvspan(index - 0.5, index + 0.5, color=_SHADE, lw=0, zorder=0)
+
+
+def _draw_feature_gap(results: Mapping[str, Any]) -> Figure:
+    by_scaling: dict[str, list[str]] = {}
+    for method in labels.order_methods(results["methods"]):
+        by_scaling.setdefault(labels.scaling_of(method), []).append(method)
+    columns = min(len(by_scaling), 2)
+    rows = math.ceil(len(by_scaling) / columns)
+    figure = Figure(figsize=(max(5.5, 4.2 * columns), 2.7 * rows + 0.6))
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, methods in zip(panels, by_scaling.values(), strict=False):
+        for method in methods:
+            gap = np.array(results["methods"][method]["feature_gap"])
+            resonance = labels.is_resonance(method)
+            axes.plot(
+                gap,
+                marker="o" if resonance else "D",
+                markersize=3.2 if resonance else 3.6,
+                linewidth=0.9,
+                color=labels.method_colour(method),
+                label=labels.method_label(method),
+            )
+        axes.set_yscale("symlog", linthresh=1e-4, linscale=0.6)
+        axes.set_ylim(-2e-5, 4)
+        axes.set_yticks(
+            [0, 1e-4, 1e-3, 1e-2, 1e-1, 1], ["0", "0.0001", "0.001", "0.01", "0.1", "1"]
+        )
+        axes.minorticks_off()
+        axes.legend(loc="lower right")
+        _shade_pre_critical(axes, results["methods"][methods[0]]["pre_critical"])
+    for axes in panels[len(by_scaling) :]:
+        axes.remove()
+    figure.supxlabel("feature", fontsize=9.5)
+    figure.supylabel("gap (chord on the unit circle)", fontsize=9.5)
+    return figure
+
+
+def _draw_angles(results: Mapping[str, Any]) -> Figure:
+    feature = results["features"][results["drawn_feature"]]
+    plain, rounded = feature["wavelength"], feature["resonant_wavelength"]
+    train_length, test_length = results["train_length"], results["test_length"]
+    distances = analysis.unseen_distances(plain, train_length, test_length)
+    worst = 360 / plain * math.fmod(train_length + int(np.argmax(distances)), plain)
+    seen_angle = 360 / plain * np.fmod(np.arange(train_length), plain)
+    below, above = np.min((worst - seen_angle) % 360), np.min((seen_angle - worst) % 360)
+
+    figure = Figure(figsize=(7.6, 5.8))
+    panels = figure.subplots(2, 1, sharex=True, sharey=True)
+    panels[0].axhspan(worst - below, worst + above, color=_LEFT_OUT, lw=0, zorder=0)
+    for axes, wavelength, name, gap in (
+        (panels[0], plain, "wavelength", feature["plain_feature_gap"]),
+        (panels[1], rounded, "rounded to", feature["resonant_feature_gap"]),
+    ):
+        position = np.arange(test_length)
+        angle = 360 / wavelength * np.fmod(position, wavelength)
+        angle = worst + (angle - worst + 180) % 360 - 180  # the window may lie across 0 degrees
+        near = np.abs(angle - worst) < _WINDOW * 360 / plain
+        seen = position < train_length
+        size = 26 if near.sum() < 200 else 4
+        for drawn, colour in ((near & seen, _SEEN), (near & ~seen, _UNSEEN)):
+            axes.scatter(position[drawn], angle[drawn], s=size, color=colour, lw=0)
+        axes.axvline(train_length, color=INK, lw=1)
+        title = f"Feature {feature['index']}, {name} {_tokens(wavelength)} tokens: gap {gap:.3g}"
+        axes.set_title(title, loc="left")
+        axes.set_ylabel("angle, degrees")
+    panels[1].set_ylim(worst - _WINDOW * 360 / plain, worst + _WINDOW * 360 / plain)
+    panels[1].set(xlabel="position", xlim=(-0.01 * test_length, 1.01 * test_length))
+    handles = [
+        Line2D([], [], ls="", marker="o", color=_SEEN, label="training positions"),
+        Line2D([], [], ls="", marker="o", color=_UNSEEN, label="unseen positions"),
+        Patch(color=_LEFT_OUT, label="arc without training, around the worst angle"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class FigureKind:
+    """A figure of the report.
+
+    Attributes:
+      title: its name.
+      caption: what it shows.
+      draw: makes it from the results.
+    """
+
+    title: str
+    caption: str
+    draw: Callable[[Mapping[str, Any]], Figure]
+
+
+FIGURES: Mapping[str, FigureKind] = MappingProxyType(
+    {
+        "wavelengths.png": FigureKind(
+            "Wavelengths before and after rounding",
+            "Shaded features are pre-critical. Rounding moves a wavelength by half a token at "
+            "most, which only the fastest features notice.",
+            _draw_wavelengths,
+        ),
+        "feature_gap.png": FigureKind(
+            "Feature gap",
+            "For each feature, how far the worst unseen position is from anything seen in "
+            "training. Shaded features are pre-critical. The scale is linear below 0.0001.",
+            _draw_feature_gap,
+        ),
+        "angles.png": FigureKind(
+            "Angles of one feature",
+            "A part of the circle, three tokens wide, around the unseen angle that is furthest "
+            "from training (compare the paper's Figure 1).",
+            _draw_angles,
+        ),
+    }
+)
+
+
+def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """The report's figures as PNG files: name -> bytes, the same bytes for the same results."""
+    with style():
+        return {name: png(kind.draw(results)) for name, kind in FIGURES.items()}

@@ -34,11 +34,16 @@ class Checkpoints:
         )
 
     def save(self, step: int, tree: Any, metadata: dict[str, Any]) -> None:
-        """Saves arrays and JSON-able metadata under a step number."""
+        """Saves arrays and JSON-able metadata under a step number, replacing what is there.
+
+        Only a checkpoint that `restore` passed over, or an equal one, can be there already.
+        """
         arguments = ocp.args.Composite(
             tree=ocp.args.StandardSave(tree), metadata=ocp.args.JsonSave(metadata)
         )
         with _ONE_AT_A_TIME, self._manager() as manager:
+            if step in manager.all_steps():
+                manager.delete(step)
             manager.save(step, args=arguments, force=True)
             manager.wait_until_finished()
 

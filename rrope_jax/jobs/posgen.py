@@ -12,6 +12,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+import rrope_jax
 from rrope_jax.io.checkpoint import Checkpoints
 from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
@@ -28,6 +29,7 @@ from rrope_jax.rope.spec import SCALING_FIELDS
 SUMMARY = "Trains and tests PosGen models for a grid of tasks, RoPE methods and seeds."
 
 _LOG = logging.getLogger(__name__)
+_DEPENDENCIES = ("jax", "flax", "optax", "orbax-checkpoint")
 _GROUPS = ("rope", "rope_at_test", "model", "train", "positions")
 
 
@@ -71,6 +73,11 @@ class Setting(TaskConfig):
         for name, least in (("num_seeds", 1), ("first_seed", 0), ("lanes", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.first_seed + self.num_seeds > 2**32:
+            raise ValueError(
+                f"first_seed={self.first_seed} + num_seeds={self.num_seeds} must be at most 2**32, "
+                "the number of different random keys"
+            )
         if self.save_every_seconds < 0:
             raise ValueError(f"save_every_seconds={self.save_every_seconds} must be at least 0")
 
@@ -157,7 +164,7 @@ def _spec(group: ConfigDict, path: str, method: str, head_dim: int) -> RopeSpec:
 
 def _identity(config: ConfigDict) -> dict[str, Any]:
     """The config without what does not change results, so that these may differ on a rerun."""
-    identity = config.to_dict()
+    identity: dict[str, Any] = config.to_dict()
     identity.pop("save_every_seconds", None)
     return identity
 
@@ -204,7 +211,7 @@ class _WorkdirStore:
         return found[0], ablation.Progress(**found[1])
 
     def save(self, name: str, state: State, progress: ablation.Progress) -> None:
-        step = progress.validation_step[-1]
+        step = int(state.step.max())  # the same for all trainings of a group
         self._checkpoints(name).save(step, state, dataclasses.asdict(progress))
 
     def _checkpoints(self, name: str) -> Checkpoints:
@@ -238,8 +245,8 @@ class _Results:
             },
             "backend": backend.describe(),
             "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("rrope_jax", "jax", "flax", "optax", "orbax-checkpoint")
+                "rrope_jax": rrope_jax.__version__,  # which need not be installed
+                **{name: importlib.metadata.version(name) for name in _DEPENDENCIES},
             },
             "cells_expected": sum(len(training.evaluations) for training in planned),
         }
@@ -272,7 +279,7 @@ def _is_paper(program: Program) -> bool:
     return (
         TaskConfig(**data) == TaskConfig()
         and program.model == paper
-        and program.train == TrainConfig()
+        and dataclasses.replace(program.train, steps_per_call=None) == TrainConfig()
         and program.positions == PositionSampling()
     )
 

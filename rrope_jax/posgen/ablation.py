@@ -39,12 +39,14 @@ class Progress:
       validation_loss: [validations][trainings][evaluations], mean over rows and positions.
       train_loss: [validations][trainings], mean over the steps since the last validation.
       seconds: wall time spent so far, over all the processes that worked on it.
+      pending_loss: [steps since the last validation][trainings], for the next `train_loss`.
     """
 
     validation_step: list[int]
     validation_loss: list[list[list[float]]]
     train_loss: list[list[float]]
     seconds: float
+    pending_loss: list[list[float]] = dataclasses.field(default_factory=list)
 
 
 class Store(Protocol):
@@ -99,14 +101,14 @@ class _Compiled:
     """The program's functions, mapped over the trainings of a group and jitted."""
 
     def __init__(self, program: Program, *, mapped: bool):
-        every = program.train.validate_every
+        steps = program.train.call_steps
         over: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.vmap if mapped else _single
         self.data = jax.jit(
             lambda task, keys: over(functools.partial(program.data, task))(keys), static_argnums=0
         )
         self.init = jax.jit(over(program.init))
         self.train = jax.jit(
-            over(functools.partial(program.train_steps, steps=every)), donate_argnums=0
+            over(functools.partial(program.train_steps, steps=steps)), donate_argnums=0
         )
         self.evaluate = jax.jit(over(program.evaluate))
 
@@ -134,43 +136,54 @@ class _GroupRun:
         # data, initial parameters and batches depend on the seed alone: methods are paired
         data_keys, init_keys, self.train_keys = jnp.stack(keys, axis=1)
         self.data: Data = compiled.data(group.trainings[0].task, data_keys)
-        self.table = _stack([phase_table(t.spec) for t in group.trainings])
+        # the lengths matter to the scalings that depend on the current one
+        trained, tested = program.task.train_length, program.task.test_length
+        self.table = _stack([phase_table(t.spec, trained) for t in group.trainings])
         self.tables: PhaseTable = _stack(
-            [_stack([phase_table(e.spec) for e in t.evaluations]) for t in group.trainings]
+            [_stack([phase_table(e.spec, tested) for e in t.evaluations]) for t in group.trainings]
         )
-        state = compiled.init(init_keys)
+        state: State = compiled.init(init_keys)
         restored = store.restore(group.name, state)
         self.state, self.progress = restored or (state, Progress([], [], [], 0.0))
 
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return self.progress.validation_step[-1] if self.progress.validation_step else 0
+        return int(self.state.step[0])
+
+    @property
+    def owes_validation(self) -> bool:
+        """Whether this is a step of validation that is not in the record yet."""
+        return len(self.progress.validation_step) < self.step // self.program.train.validate_every
 
     def advance(self) -> None:
-        """Trains to the next validation and validates."""
+        """Trains for one call of the program."""
         began = time.perf_counter()
-        self.state, losses = self.compiled.train(
+        self.state, losses_GS = self.compiled.train(
             self.state, self.data.train_NT, self.table, self.train_keys
         )
-        measures = self.compiled.evaluate(self.state.params, self.data.validation_NT, self.tables)
-        progress = self.progress
-        progress.train_loss.append(np.mean(losses, axis=1).astype(float).tolist())
-        progress.validation_loss.append(np.mean(measures.loss, axis=2).astype(float).tolist())
-        progress.validation_step.append(self.step + self.program.train.validate_every)
-        progress.seconds += time.perf_counter() - began
-        if not np.all(np.isfinite(progress.train_loss[-1])):
-            names = ", ".join(
-                training.name
-                for training, loss in zip(
-                    self.group.trainings, progress.train_loss[-1], strict=True
-                )
-                if not np.isfinite(loss)
-            )
+        losses_SG = np.asarray(losses_GS, np.float64).T
+        self.progress.pending_loss += losses_SG.tolist()
+        self.progress.seconds += time.perf_counter() - began
+        diverged = np.flatnonzero(~np.isfinite(losses_SG).all(axis=0))
+        if diverged.size:
+            names = ", ".join(self.group.trainings[lane].name for lane in diverged)
             raise FloatingPointError(
                 f"the training loss of {names} is no longer finite at step {self.step}; lower "
                 "train.learning_rate or set train.gradient_clip"
             )
+
+    def validate(self) -> None:
+        """Adds a validation to the record."""
+        began = time.perf_counter()
+        measures = self.compiled.evaluate(self.state.params, self.data.validation_NT, self.tables)
+        loss_GEP = np.asarray(measures.loss, np.float64)
+        progress = self.progress
+        progress.validation_step.append(self.step)
+        progress.validation_loss.append(loss_GEP.mean(axis=2).tolist())
+        progress.train_loss.append(np.mean(progress.pending_loss, axis=0).tolist())
+        progress.pending_loss = []
+        progress.seconds += time.perf_counter() - began
 
     def finish(self) -> None:
         """Tests, and hands every training's cells to the store."""
@@ -234,7 +247,7 @@ class _Meter:
             self._said = now
             rate = self._fresh / (now - self._began)
             left = int((self._total - self._done) / rate)
-            loss = np.mean(run.progress.train_loss[-1])
+            loss = np.mean(run.progress.pending_loss)
             _LOG.info(
                 "%3d %%  %s step %d/%d  loss %.4f  %.1f steps/s  %.0f tokens/s  ETA %d:%02d:%02d",
                 100 * self._done // self._total,
@@ -267,7 +280,7 @@ def run(
       store: results and checkpoints.
       lanes: trainings in one program; 0 chooses: 1 on CPUs, else a device's whole share.
       save_every_seconds: least time between two checkpoints of a group.
-      stop: when set, groups are saved at their next validation and the function returns.
+      stop: when set, groups are saved after their current call and the function returns.
 
     Raises:
       FloatingPointError: a training diverged; what was finished before is in the store.
@@ -302,13 +315,17 @@ def run(
     def _run_group(run: _GroupRun) -> None:
         meter.skip(run.step * len(run.group.trainings))
         saved = time.monotonic()
-        while run.step < steps:
-            run.advance()
-            meter.advance(run, program.train.validate_every * len(run.group.trainings))
-            if run.step == steps or stop.is_set() or time.monotonic() - saved > save_every_seconds:
+        while run.step < steps or run.owes_validation:
+            if run.owes_validation:
+                run.validate()
+            else:
+                run.advance()
+                meter.advance(run, program.train.call_steps * len(run.group.trainings))
+            done = run.step == steps and not run.owes_validation
+            if done or stop.is_set() or time.monotonic() - saved > save_every_seconds:
                 store.save(run.group.name, run.state, run.progress)
                 saved = time.monotonic()
-            if stop.is_set() and run.step < steps:
+            if stop.is_set():
                 return
         run.finish()
 

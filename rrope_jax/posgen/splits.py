@@ -25,13 +25,23 @@ class Sizes(NamedTuple):
     test: int
 
 
+# Drawing without replacement shuffles all seeds: seconds and 300 MiB for this many.
+_MOST_SEEDS = 2**24
+
+
 def disjoint(key: jax.Array, sizes: Sizes, *, modulus: int, seed_length: int) -> Splits:
     """Ordered seeds drawn without replacement, so no seed is in two splits (Appendix C.1).
 
     Raises:
-      ValueError: the splits ask for more rows than there are seeds, modulus ** seed_length.
+      ValueError: the splits ask for more rows than there are seeds, modulus ** seed_length, or
+        there are more seeds than can be shuffled.
     """
     total, available = sum(sizes), modulus**seed_length
+    if available > _MOST_SEEDS:
+        raise ValueError(
+            f"modulus={modulus} and seeds of {seed_length} tokens make {available} seeds, more "
+            f"than the {_MOST_SEEDS} that can be shuffled; use a smaller modulus or a smaller j+k"
+        )
     if total > available:
         raise ValueError(
             f"the splits need {total} distinct seeds but modulus={modulus} and seeds of "
@@ -49,8 +59,16 @@ def authors(key: jax.Array, sizes: Sizes, *, modulus: int, seed_length: int) -> 
 
     Their code cycles through sorted combinations of distinct tokens, trains on the first rows,
     validates on the first of these and tests on the rows after the validation's. `key` is unused.
+
+    Raises:
+      ValueError: a seed has more tokens than there are distinct ones.
     """
     del key
+    if seed_length > modulus:
+        raise ValueError(
+            f"splits='authors' combines distinct tokens, but modulus={modulus} has fewer than the "
+            f"{seed_length} of a seed; use splits='disjoint', a larger modulus or a smaller j+k"
+        )
     rows = itertools.cycle(itertools.combinations(range(modulus), seed_length))
     seeds = jnp.asarray(list(itertools.islice(rows, sum(sizes))), jnp.int32)
     return Splits(

@@ -107,11 +107,12 @@ def generate(
         raise ValueError(f"length={length} must be at least j+k={j + k}, the length of the seed")
     far_start = TASKS[task]
 
-    def extend(l: jax.Array, tokens_BL: jax.Array) -> jax.Array:
-        far_BJ = jax.lax.dynamic_slice_in_dim(tokens_BL, far_start(l - (j + k)), j, axis=1)
-        near_BK = jax.lax.dynamic_slice_in_dim(tokens_BL, l - k, k, axis=1)
+    def extend(at: jax.Array, tokens_BL: jax.Array) -> jax.Array:
+        far_BJ = jax.lax.dynamic_slice_in_dim(tokens_BL, far_start(at - (j + k)), j, axis=1)
+        near_BK = jax.lax.dynamic_slice_in_dim(tokens_BL, at - k, k, axis=1)
         token_B = combine(jnp.concatenate([far_BJ, near_BK], axis=1), modulus)
-        return jax.lax.dynamic_update_slice_in_dim(tokens_BL, token_B[:, None], l, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(tokens_BL, token_B[:, None], at, axis=1)
 
-    tokens_BL = jnp.pad(seeds_BS, ((0, 0), (0, length - (j + k))))
-    return jax.lax.fori_loop(j + k, length, extend, tokens_BL)
+    padded_BL = jnp.pad(seeds_BS, ((0, 0), (0, length - (j + k))))
+    tokens_BL: jax.Array = jax.lax.fori_loop(j + k, length, extend, padded_BL)
+    return tokens_BL

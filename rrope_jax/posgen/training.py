@@ -109,6 +109,8 @@ class TrainConfig:
       b1, b2: AdamW's moment decays.
       gradient_clip: bound on the global norm; None for none.
       validate_every: steps between validations, a divisor of steps.
+      steps_per_call: steps that the device runs before the host looks at progress, the time of the
+        next checkpoint and a wish to stop; a divisor of validate_every. None means validate_every.
       eval_batch_size: rows per forward pass of validation and test, a divisor of both splits.
 
     Raises:
@@ -124,16 +126,28 @@ class TrainConfig:
     b2: float = 0.999
     gradient_clip: float | None = None
     validate_every: int = 78
+    steps_per_call: int | None = None
     eval_batch_size: int = 100
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.steps_per_call is not None and self.steps_per_call < 1:
+            raise ValueError(
+                f"steps_per_call={self.steps_per_call} must be at least 1, or None for "
+                "validate_every"
+            )
         if self.steps % self.validate_every:
+            fitting = math.ceil(self.steps / self.validate_every) * self.validate_every
             raise ValueError(
                 f"validate_every={self.validate_every} must divide steps={self.steps}; for "
-                f"instance steps={math.ceil(self.steps / self.validate_every) * self.validate_every}"
+                f"instance steps={fitting}"
+            )
+        if self.validate_every % self.call_steps:
+            raise ValueError(
+                f"steps_per_call={self.steps_per_call} must divide validate_every="
+                f"{self.validate_every}; 1 always does"
             )
         for name in ("learning_rate", "weight_decay"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
@@ -143,6 +157,11 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip={self.gradient_clip} must be > 0, or None for none")
+
+    @property
+    def call_steps(self) -> int:
+        """`steps_per_call` with its default resolved."""
+        return self.validate_every if self.steps_per_call is None else self.steps_per_call
 
 
 class Data(NamedTuple):
@@ -249,8 +268,8 @@ class Program:
     ) -> tuple[State, Array]:
         """Runs `steps` steps in one scan.
 
-        Batch, positions and dropout of a step depend on `key` and the step's number alone, so a run cut into
-        pieces equals an unbroken one.
+        Batch, positions and dropout of a step depend on `key` and the step's number alone, so a
+        run cut into pieces equals an unbroken one.
 
         Returns:
           The new state and the training losses, float32[steps].
@@ -286,9 +305,11 @@ class Program:
                 nll_BT, hit_BT = self._predict(params, rows_BT, rotation, None)
                 return Measures(jnp.mean(hit_BT, axis=0), jnp.mean(nll_BT, axis=0))
 
-            return jax.tree.map(lambda m: jnp.mean(m, axis=0), jax.lax.map(batch, batches))
+            by_batch: Measures = jax.lax.map(batch, batches)
+            return Measures(*(jnp.mean(measure, axis=0) for measure in by_batch))
 
-        return jax.lax.map(under_table, tables)
+        by_table: Measures = jax.lax.map(under_table, tables)
+        return by_table
 
     def _decoder(self, key: Array) -> Decoder:
         # the spec only names the head size: tables always come as arguments

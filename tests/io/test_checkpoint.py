@@ -1,0 +1,195 @@
+"""Checkpoints: what is saved comes back, also past a damaged one."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrope_jax.io.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """The package's log, which a job run earlier in this process may have detached."""
+    logger = logging.getLogger("rrope_jax")
+    propagate, logger.propagate = logger.propagate, True
+    with caplog.at_level(logging.WARNING, "rrope_jax"):
+        yield caplog
+    logger.propagate = propagate
+
+
+def _tree(value: float) -> dict[str, object]:
+    return {
+        "params": {
+            "w_DF": jnp.full((3, 4), value, jnp.float32),
+            "half_D": jnp.full((3,), value, jnp.bfloat16),
+        },
+        "step": jnp.int32(value),
+    }
+
+
+def _equal(one: object, other: object) -> bool:
+    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and bool((a == b).all()), one, other)
+    return all(jax.tree.leaves(same))
+
+
+def _damage(folder: Path) -> None:
+    """Cuts the largest file short, as a full disk or a lost block would."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def test_tree_and_metadata_come_back_bit_for_bit(tmp_path: Path) -> None:
+    tree = _tree(1 / 3)
+    metadata = {"losses": [[0.1, 1 / 3], []], "name": "rope"}
+    Checkpoints(tmp_path / "run").save(7, tree, metadata)
+    found = Checkpoints(tmp_path / "run").restore(_tree(0.0))
+    assert found is not None
+    restored, restored_metadata = found
+    assert _equal(restored, tree)
+    assert restored_metadata == metadata
+
+
+def test_floats_of_the_metadata_are_exact(tmp_path: Path) -> None:
+    losses = np.random.default_rng(0).normal(size=100).astype(np.float32).astype(float).tolist()
+    Checkpoints(tmp_path).save(1, _tree(0.0), {"losses": losses})
+    found = Checkpoints(tmp_path).restore(_tree(0.0))
+    assert found is not None
+    assert found[1]["losses"] == losses
+
+
+def test_nothing_to_restore(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    assert Checkpoints(absent).restore(_tree(0.0)) is None
+    assert not absent.exists()
+    (tmp_path / "empty").mkdir()
+    assert Checkpoints(tmp_path / "empty").restore(_tree(0.0)) is None
+
+
+def test_newest_comes_back_and_old_ones_go(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (9, 10, 11):  # as text, 9 would be the newest
+        checkpoints.save(step, _tree(step), {"step": step})
+    found = checkpoints.restore(_tree(0.0))
+    assert found is not None
+    assert found[1] == {"step": 11}
+    assert _equal(found[0], _tree(11))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "11"]
+
+
+class TestDamage:
+    @pytest.fixture
+    def checkpoints(self, tmp_path: Path) -> Checkpoints:
+        checkpoints = Checkpoints(tmp_path)
+        for step in (5, 10):
+            checkpoints.save(step, _tree(step), {"step": step})
+        _damage(tmp_path / "10")
+        return checkpoints
+
+    def test_falls_back_to_the_one_before_and_says_so(
+        self, checkpoints: Checkpoints, tmp_path: Path, warnings: pytest.LogCaptureFixture
+    ) -> None:
+        found = checkpoints.restore(_tree(0.0))
+        assert found is not None
+        assert found[1] == {"step": 5}
+        assert _equal(found[0], _tree(5))
+        (record,) = warnings.records
+        assert f"checkpoint {tmp_path / '10'} cannot be read" in record.getMessage()
+        assert "\n" not in record.getMessage()
+
+    def test_next_save_replaces_it(self, checkpoints: Checkpoints) -> None:
+        checkpoints.save(10, _tree(-10), {"step": -10})
+        found = checkpoints.restore(_tree(0.0))
+        assert found is not None
+        assert found[1] == {"step": -10}
+        assert _equal(found[0], _tree(-10))
+
+    def test_all_damaged_is_as_none(self, checkpoints: Checkpoints, tmp_path: Path) -> None:
+        _damage(tmp_path / "5")
+        assert checkpoints.restore(_tree(0.0)) is None
+
+    @pytest.mark.parametrize("lost", ["tree", "metadata"])
+    def test_lost_part(self, tmp_path: Path, lost: str) -> None:
+        checkpoints = Checkpoints(tmp_path)
+        for step in (1, 2):
+            checkpoints.save(step, _tree(step), {"step": step})
+        for path in sorted((tmp_path / "2" / lost).rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        found = checkpoints.restore(_tree(0.0))
+        assert found is not None
+        assert found[1] == {"step": 1}
+
+
+def test_other_shape_is_not_taken(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+    Checkpoints(tmp_path).save(1, {"w": jnp.zeros(3)}, {})
+    assert Checkpoints(tmp_path).restore({"w": jnp.zeros(4)}) is None
+    assert "shape" in warnings.text
+
+
+def test_threads_save_and_restore_side_by_side(tmp_path: Path) -> None:
+    """Every device of an ablation has a thread that saves when it likes."""
+    threads = 4
+    found: list[object] = [None] * threads
+    start = threading.Barrier(threads)
+
+    def work(index: int) -> None:
+        checkpoints = Checkpoints(tmp_path / str(index))
+        start.wait()
+        for step in (1, 2, 3):
+            checkpoints.save(step, _tree(10 * index + step), {"step": step})
+        found[index] = checkpoints.restore(_tree(0.0))
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for index, pair in enumerate(found):
+        assert isinstance(pair, tuple)
+        assert pair[1] == {"step": 3}
+        assert _equal(pair[0], _tree(10 * index + 3))
+
+
+@pytest.mark.slow
+def test_process_killed_while_saving_leaves_the_one_before(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, jax.numpy as jnp\n"
+        "from rrope_jax.io.checkpoint import Checkpoints\n"
+        "checkpoints = Checkpoints(pathlib.Path(sys.argv[1]))\n"
+        "found = checkpoints.restore({'w': jnp.zeros(1 << 20, jnp.int32)})\n"
+        "for step in range(found[1]['step'] + 1 if found else 1, 1000):\n"
+        "    checkpoints.save(step, {'w': jnp.full(1 << 20, step)}, {'step': step})\n"
+        "    print(step, flush=True)\n"
+    )
+    like = {"w": jnp.zeros(1 << 20, jnp.int32)}
+    for attempt in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        ) as process:
+            assert process.stdout is not None
+            saved = [int(process.stdout.readline()) for _ in range(2)]
+            time.sleep(0.03 * attempt)  # somewhere within the saves that follow
+            process.send_signal(signal.SIGKILL)
+            saved += map(int, process.stdout)
+        found = Checkpoints(tmp_path).restore(like)
+        assert found is not None
+        step = found[1]["step"]
+        assert step in (saved[-1], saved[-1] + 1)  # the last one may have ended just in time
+        assert (np.asarray(found[0]["w"]) == step).all()

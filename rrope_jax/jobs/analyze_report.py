@@ -6,6 +6,7 @@ Nothing here writes files: `markdown` returns text and `plots` returns PNG bytes
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
@@ -134,11 +135,7 @@ def _change(feature: Mapping[str, Any]) -> float:
 
 def _power(value: int) -> str:
     """A whole number of any size in four digits: 7.058e51."""
-    digits = str(value)
-    if len(digits) <= 6:
-        return digits
-    mantissa = round(int(digits[:5]) / 10**4, 3)
-    return f"{mantissa:.3f}e{len(digits) - 1}"
+    return str(value) if value < 10**6 else f"{Decimal(value):.3e}".replace("+", "")
 
 
 def _draw_wavelengths(results: Mapping[str, Any]) -> Figure:

@@ -77,7 +77,7 @@ def test_rounding_is_not_that_of_float32() -> None:
 
 
 def test_small_example_by_hand() -> None:
-    """d = 4, b = 100: frequencies 1 and 1/10, so wavelengths 2 pi and 20 pi."""
+    """For d = 4 and b = 100: frequencies 1 and 1/10, so wavelengths 2 pi and 20 pi."""
     plain = frequencies(RopeSpec(head_dim=4, theta=100.0))
     np.testing.assert_allclose(plain.inv_freq, [1.0, 0.1], rtol=1e-15)
     np.testing.assert_allclose(plain.wavelengths, [2 * math.pi, 20 * math.pi], rtol=1e-15)

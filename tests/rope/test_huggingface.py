@@ -304,7 +304,7 @@ def test_reads(name: str) -> None:
 @pytest.mark.parametrize("name", _REFUSED)
 def test_refuses(name: str) -> None:
     config, said = _REFUSED[name]
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=r".") as error:
         rope.from_hf(config)
     message = str(error.value)
     assert [part for part in said if part not in message] == []
@@ -328,7 +328,7 @@ def test_message_on_layer_types_shows_what_works() -> None:
     with pytest.raises(ValueError, match="read each with ") as error:
         rope.from_hf(config)
     advice = str(error.value).partition("read each with ")[2]
-    spec = eval(advice, {"from_hf": rope.from_hf, "config": config})  # noqa: S307
+    spec = eval(advice, {"from_hf": rope.from_hf, "config": config})
     assert spec == RopeSpec(head_dim=64, scaling="linear", factor=2.0)
 
 
@@ -347,7 +347,7 @@ def test_round_trip_keeps_frequencies(spec: RopeSpec, length: int | None) -> Non
     if spec.scaling == "dynamic_ntk":
         length = None
         if spec.resonance or spec.attention_factor not in (None, 1.0):
-            with pytest.raises(ValueError, match="scaling='dynamic_ntk' .* scaling='ntk'"):
+            with pytest.raises(ValueError, match=r"scaling='dynamic_ntk' .* scaling='ntk'"):
                 rope.to_hf(spec)
             return
     keys = json.loads(json.dumps(rope.to_hf(spec, max_position_embeddings=length)))
@@ -389,9 +389,7 @@ def test_ntk_is_written_as_a_larger_base() -> None:
 
 def test_resonance_is_written_as_factor_lists() -> None:
     """The factors are wavelengths after over before; the length is that of the whole extension."""
-    spec = RopeSpec(
-        head_dim=8, scaling="yarn", factor=4.0, original_context=64, resonance=True
-    )
+    spec = RopeSpec(head_dim=8, scaling="yarn", factor=4.0, original_context=64, resonance=True)
     keys = rope.to_hf(spec)
     scaling = keys["rope_scaling"]
     plain = rope.frequencies(RopeSpec(head_dim=8)).wavelengths
@@ -410,7 +408,7 @@ def test_resonance_is_written_as_factor_lists() -> None:
 
 def test_dynamic_ntk_keeps_its_length() -> None:
     spec = RopeSpec(head_dim=8, scaling="dynamic_ntk", factor=2.0, original_context=64)
-    with pytest.raises(ValueError, match="max_position_embeddings=128 must be .*64.*leave it out"):
+    with pytest.raises(ValueError, match=r"max_position_embeddings=128 must be .*64.*leave it out"):
         rope.to_hf(spec, max_position_embeddings=128)
 
 
@@ -427,13 +425,15 @@ def _of_transformers(config: dict[str, Any], seq_len: int) -> tuple[np.ndarray, 
 def _agrees_with_transformers(config: dict[str, Any], spec: RopeSpec, seq_len: int) -> None:
     inv_freq, attention_factor = _of_transformers(config, seq_len)
     ours = rope.frequencies(spec, seq_len)
-    np.testing.assert_allclose(inv_freq, ours.inv_freq, rtol=5e-7, atol=1e-25)
+    np.testing.assert_allclose(inv_freq, ours.inv_freq, rtol=2e-6, atol=1e-25)  # float32 there
     assert attention_factor == pytest.approx(ours.attention_factor, rel=1e-6)
 
 
 # LlamaConfig knows neither DeepSeek's head nor Phi-3's old name, and applies all of a head.
 @pytest.mark.peers
-@pytest.mark.parametrize("name", sorted(_READ.keys() - {"DeepSeek", "Phi-3, with the factor implied"}))
+@pytest.mark.parametrize(
+    "name", sorted(_READ.keys() - {"DeepSeek", "Phi-3, with the factor implied"})
+)
 def test_reads_as_transformers_does(name: str) -> None:
     config = {key: value for key, value in _READ[name][0].items() if key != "resonance"}
     for dialect in ("rope_scaling", "rope_parameters"):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rrope_jax import rope
@@ -20,13 +20,14 @@ _INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
 # to forty digits, written down apart from those in the code under test
 _TWO_PI = 2 * Fraction(31415926535897932384626433832795028841972, 10**40)
 _BITS = 128
+_cos_sin = jax.jit(rope.cos_sin_from_table)
 _YARN = {"scaling": "yarn", "factor": 16.0, "original_context": 8192}
 
 
 def exact_cos_sin(
     spec: RopeSpec, positions: np.ndarray, fractions: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin, float64[n, d/2], from phases in integer arithmetic of 128 bits.
+    """Cosine and sine, float64[n, d/2], from phases in integer arithmetic of 128 bits.
 
     Args:
       spec: its float64 frequencies, or integer wavelengths under resonance, are taken as exact.
@@ -57,8 +58,7 @@ def largest_error(
     spec: RopeSpec, positions: np.ndarray, fractions: np.ndarray | None = None
 ) -> float:
     """Of cos and sin, computed under jit from traced positions."""
-    jitted = jax.jit(lambda p, x: rope.cos_sin(spec, p, fraction=x))
-    ours = jitted(positions.astype(np.int32), fractions)
+    ours = _cos_sin(rope.phase_table(spec), positions.astype(np.int32), fraction=fractions)
     exact = exact_cos_sin(spec, positions, fractions)
     return max(float(np.max(np.abs(o - e))) for o, e in zip(ours, exact, strict=True))
 
@@ -111,29 +111,29 @@ def test_fractions_are_exact_for_wavelengths_below_a_token() -> None:
     assert largest_error(spec, np.arange(99), random.random(99, dtype=np.float32)) <= 1e-6
 
 
-@given(specs(resonance=False), st.lists(st.integers(_INT32_MIN, _INT32_MAX), min_size=1))
-@settings(max_examples=15)
+@given(
+    specs(resonance=False, num_features=8),
+    st.lists(st.integers(_INT32_MIN, _INT32_MAX), min_size=20, max_size=20),
+)
+@settings(max_examples=40)
 def test_phases_are_exact_for_any_spec(spec: RopeSpec, positions: list[int]) -> None:
     factor = rope.frequencies(spec).attention_factor
     assert largest_error(spec, np.array(positions)) <= 3e-7 * max(1.0, factor)
 
 
 @pytest.mark.smoke
-@given(data=st.data())
-@settings(max_examples=15)
-def test_resonant_features_repeat_bit_for_bit(data: st.DataObject) -> None:
-    spec = data.draw(specs(resonance=True))
-    wavelengths = rope.frequencies(spec).wavelengths
-    feature = data.draw(st.integers(0, len(wavelengths) - 1))
-    if wavelengths[feature] > 2**30:
-        return
-    period = int(wavelengths[feature])
-    start = data.draw(st.integers(0, period - 1))
-    laps = np.array(data.draw(st.lists(st.integers(-(2**31 // period) + 1, 2**31 // period - 1))))
-    positions = np.array([start, *(start + period * laps)], np.int32)
-    fraction = data.draw(st.one_of(st.none(), st.sampled_from([0.0, 0.25, 1 / 3])))
-    for table in jax.jit(lambda p: rope.cos_sin(spec, p, fraction=fraction))(positions):
-        assert len(np.unique(np.asarray(table)[:, feature].view(np.uint32))) == 1
+@given(specs(resonance=True, num_features=8), st.integers(0, 7), st.integers(0, 2**32))
+@settings(max_examples=60)
+def test_resonant_features_repeat_bit_for_bit(spec: RopeSpec, feature: int, seed: int) -> None:
+    wavelength = rope.frequencies(spec).wavelengths[feature]
+    period = int(min(wavelength, 2**30))
+    assume(period == wavelength)
+    random = np.random.default_rng(seed)
+    laps = random.integers(-(2**31 // period) + 1, 2**31 // period - 1, 20, endpoint=True)
+    positions = (random.integers(0, period) + period * laps).astype(np.int32)
+    for fraction in (None, np.full(20, random.random(), np.float32)):
+        for table in _cos_sin(rope.phase_table(spec), positions, fraction=fraction):
+            assert len(np.unique(np.asarray(table)[:, feature].view(np.uint32))) == 1
 
 
 def test_positions_may_be_scalars_ranges_or_packed_segments() -> None:
@@ -167,7 +167,7 @@ def test_first_position_is_not_rotated() -> None:
 
 @pytest.mark.parametrize("positions", [0.5, np.arange(3.0), np.array([True])])
 def test_positions_must_be_integers(positions: Any) -> None:
-    with pytest.raises(TypeError, match="must be integers .*fraction="):
+    with pytest.raises(TypeError, match=r"must be integers .*fraction="):
         rope.cos_sin(RopeSpec(head_dim=8), positions)
 
 

@@ -25,7 +25,8 @@ class RopeSpec:
       head_dim: dimensions of one attention head.
       theta: the base b of the geometric frequencies.
       scaling: a key of `rrope_jax.rope.frequencies.SCALINGS`.
-      factor: the extension s; with `ntk` the stretch of the slowest feature.
+      factor: the extension s; with `ntk` the stretch of the slowest feature. Computes as 1 where it
+        is left out, but a scaling that reads it insists on being given one (1 is fine).
       original_context: the length L, in tokens, that the ramps of a scaling refer to.
       resonance: round every wavelength to whole tokens, after the scaling (arXiv 2403.00071).
       partial_rotary_factor: share of head_dim that is rotated; the rest passes unchanged.

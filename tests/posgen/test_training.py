@@ -1,0 +1,337 @@
+"""Training and test of one PosGen model, against slow references and a user's expectations."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rrope_jax.model import Decoder, ModelConfig
+from rrope_jax.posgen import TASKS, generate
+from rrope_jax.posgen.training import Measures, Program, State, TaskConfig, TrainConfig
+from rrope_jax.rope import PhaseTable, RopeSpec, phase_table
+from rrope_jax.rope.positions import PositionSampling
+
+TASK = TaskConfig(
+    modulus=5,
+    train_length=8,
+    test_length=16,
+    train_sequences=7,
+    validation_sequences=6,
+    test_sequences=8,
+)
+MODEL = ModelConfig(vocab_size=6, d_model=16, num_layers=1, num_heads=2, d_ff=24)
+TRAIN = TrainConfig(steps=12, batch_size=2, learning_rate=1e-2, validate_every=6, eval_batch_size=2)
+PROGRAM = Program(TASK, MODEL, TRAIN)
+DROPPING = Program(TASK, dataclasses.replace(MODEL, dropout=0.3), TRAIN)
+ROPE = RopeSpec(head_dim=8)
+YARN = RopeSpec(head_dim=8, scaling="yarn", factor=2.0, original_context=8, resonance=True)
+
+
+# Almost all the time of these tests is compilation, and most of that LLVM's optimization.
+_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.cache
+def _train(program: Program, steps: int) -> Callable[..., tuple[State, jax.Array]]:
+    return _jit(functools.partial(program.train_steps, steps=steps))
+
+
+@functools.cache
+def _evaluate(program: Program) -> Callable[..., Measures]:
+    return _jit(program.evaluate)
+
+
+@pytest.fixture(scope="module")
+def initial() -> State:
+    """The state of a fresh model."""
+    return _jit(PROGRAM.init)(jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    """Training rows of cot."""
+    return np.asarray(PROGRAM.data("cot", jax.random.key(0)).train_NT)
+
+
+def _stack(*specs: RopeSpec) -> PhaseTable:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(phase_table, specs))
+
+
+def _reference(params: Any, spec: RopeSpec, rows_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hits and negative log likelihoods, float64[N, T - 4], through the model's own rotation."""
+    graph = nnx.split(nnx.eval_shape(lambda: Decoder(MODEL, spec, rngs=nnx.Rngs(0))))[0]
+    start_N1 = np.full((len(rows_NT), 1), TASK.modulus)
+    inputs_NT = np.concatenate([start_N1, rows_NT], axis=1)
+    # of T + 1 outputs, the one at index t has seen the start token and rows 0 .. t - 1
+    forward = _jit(lambda params, inputs_NT: nnx.merge(graph, params)(inputs_NT))
+    logits_NTV = np.asarray(forward(params, inputs_NT), np.float64)
+    hits, losses = np.zeros((2, len(rows_NT), rows_NT.shape[1] - 4))
+    for n, row in enumerate(rows_NT):
+        for t in range(4, len(row)):
+            logits_V = logits_NTV[n, t]
+            hits[n, t - 4] = logits_V.argmax() == row[t]
+            losses[n, t - 4] = np.log(np.exp(logits_V).sum()) - logits_V[row[t]]
+    return hits, losses
+
+
+class TestData:
+    @pytest.mark.parametrize("task", TASKS)
+    def test_rows_continue_their_seeds(self, task: str) -> None:
+        data = PROGRAM.data(task, jax.random.key(0))
+        for rows_NT, shape in zip(data, [(7, 8), (6, 16), (8, 16)], strict=True):
+            assert rows_NT.shape == shape
+            expected = generate(task, rows_NT[:, :4], shape[1], modulus=5)
+            assert (rows_NT == expected).all()
+
+    def test_splits_share_no_seed(self) -> None:
+        data = PROGRAM.data("cot", jax.random.key(0))
+        seeds = [tuple(row) for rows_NT in data for row in rows_NT[:, :4].tolist()]
+        assert len(set(seeds)) == 7 + 6 + 8
+
+    def test_other_combination(self) -> None:
+        task = dataclasses.replace(TASK, combination="sine_of_turn")
+        program = dataclasses.replace(PROGRAM, task=task)
+        one, other = (p.data("cot", jax.random.key(0)).train_NT for p in (PROGRAM, program))
+        assert (one[:, :4] == other[:, :4]).all()
+        assert (one[:, 4:] != other[:, 4:]).any()
+
+
+class TestEvaluate:
+    def test_equals_a_slow_reference_under_each_table(self, initial: State) -> None:
+        rows_NT = np.asarray(PROGRAM.data("recursive", jax.random.key(0)).test_NT)
+        measures = _evaluate(PROGRAM)(initial.params, rows_NT, _stack(ROPE, YARN))
+        assert measures.accuracy.shape == measures.loss.shape == (2, 12)
+        for index, spec in enumerate((ROPE, YARN)):
+            hits, losses = _reference(initial.params, spec, rows_NT)
+            np.testing.assert_allclose(measures.accuracy[index], hits.mean(axis=0), atol=1e-6)
+            np.testing.assert_allclose(measures.loss[index], losses.mean(axis=0), rtol=1e-5)
+        assert (measures.loss[0] != measures.loss[1]).any()
+
+
+@pytest.fixture(scope="module")
+def batches(initial: State, rows: np.ndarray) -> list[tuple[int, int]]:
+    """The two rows in the batch of each of 12 steps.
+
+    With a learning rate of 0 the loss of a step tells them: it has to be the mean of the reference
+    losses of two rows, taken over the generated tokens alone.
+    """
+    train = dataclasses.replace(TRAIN, learning_rate=0.0)
+    program = dataclasses.replace(PROGRAM, train=train)
+    _, losses_S = _train(program, 12)(initial, rows, phase_table(ROPE), jax.random.key(2))
+    loss_N = _reference(initial.params, ROPE, rows)[1].mean(axis=1)
+    pairs = list(itertools.combinations(range(len(rows)), 2))
+    pair_losses = np.array([(loss_N[a] + loss_N[b]) / 2 for a, b in pairs])
+    assert np.diff(np.sort(pair_losses)).min() > 1e-5, "two pairs look alike: choose another key"
+    distances = np.abs(np.asarray(losses_S)[:, None] - pair_losses)
+    assert distances.min(axis=1).max() < 2e-6
+    return [pairs[index] for index in distances.argmin(axis=1)]
+
+
+class TestBatches:
+    def test_no_row_comes_twice_in_an_epoch(self, batches: list[tuple[int, int]]) -> None:
+        for first in range(0, 12, 3):  # 7 rows in batches of 2: three steps, one row left out
+            epoch = batches[first : first + 3]
+            assert len({row for batch in epoch for row in batch}) == 6
+
+    def test_every_epoch_is_shuffled_anew(self, batches: list[tuple[int, int]]) -> None:
+        epochs = {tuple(batches[first : first + 3]) for first in range(0, 12, 3)}
+        assert len(epochs) == 4
+        left_out = [set(range(7)) - {row for batch in epoch for row in batch} for epoch in epochs]
+        assert len(set.union(*left_out)) > 1
+
+
+def _check_pieces(program: Program, initial: State, cut: int) -> None:
+    data = program.data("semi_recursive", jax.random.key(0))
+    table, key = phase_table(YARN), jax.random.key(4)
+    whole, losses_S = _train(program, 12)(initial, data.train_NT, table, key)
+    state, pieces = initial, []
+    for _ in range(12 // cut):
+        state, piece = _train(program, cut)(state, data.train_NT, table, key)
+        pieces.append(piece)
+    assert np.concatenate(pieces).tolist() == losses_S.tolist()
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), state, whole)
+    assert all(jax.tree.leaves(same))
+    assert whole.step == 12
+
+
+class TestPieces:
+    """A run in pieces equals an unbroken one bit for bit, also where pieces end within an epoch."""
+
+    def test_with_dropout(self, initial: State) -> None:
+        _check_pieces(DROPPING, initial, cut=4)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("cut", [1, 6])
+    def test_with_sampled_positions(self, cut: int, initial: State) -> None:
+        sampling = PositionSampling(sampler="pose", target_length=16)
+        _check_pieces(dataclasses.replace(DROPPING, positions=sampling), initial, cut)
+
+
+class TestDropout:
+    def test_acts_in_training(self, initial: State, rows: np.ndarray) -> None:
+        alike_NT = np.repeat(rows[:1], len(rows), axis=0)  # so that the batch is known
+        _, losses_S = _train(DROPPING, 12)(initial, alike_NT, phase_table(ROPE), jax.random.key(2))
+        without = _reference(initial.params, ROPE, rows[:1])[1].mean()
+        assert abs(losses_S[0] - without) > 1e-3
+
+    def test_does_not_act_in_evaluation(self, initial: State) -> None:
+        rows_NT = PROGRAM.data("cot", jax.random.key(0)).test_NT
+        plain, dropping = (
+            _evaluate(program)(initial.params, rows_NT, _stack(ROPE, YARN))
+            for program in (PROGRAM, DROPPING)
+        )
+        assert (plain.loss == dropping.loss).all()
+
+
+class TestOptimizer:
+    """AdamW's step under a constant gradient is the learning rate itself."""
+
+    @staticmethod
+    def _steps(train: TrainConfig, gradients: list[float], value: float = 0.0) -> np.ndarray:
+        optimizer = dataclasses.replace(PROGRAM, train=train).optimizer()
+        params = jnp.float32(value)
+        state = optimizer.init(params)
+        updates = []
+        step = _jit(optimizer.update)
+        for gradient in gradients:
+            update, state = step(jnp.float32(gradient), state, params)
+            updates.append(-float(update))
+        return np.array(updates)
+
+    def test_one_cycle(self) -> None:
+        train = dataclasses.replace(TRAIN, steps=30, learning_rate=1.0, validate_every=30)
+        rates = self._steps(train, [1.0] * 31)
+        np.testing.assert_allclose(rates[0], 1 / 25, rtol=1e-3)
+        assert rates.argmax() == 3  # 10 % of the steps
+        np.testing.assert_allclose(rates[3], 1.0, rtol=1e-3)
+        assert (np.diff(rates[:4]) > 0).all()
+        assert (np.diff(rates[3:]) < 0).all()
+        assert rates[30] < 1e-5
+
+    def test_no_warmup(self) -> None:
+        rates = self._steps(
+            dataclasses.replace(TRAIN, learning_rate=1.0, warmup_fraction=0.0), [1.0] * 3
+        )
+        np.testing.assert_allclose(rates[0], 1.0, rtol=1e-3)
+        assert np.isfinite(rates).all()
+
+    def test_weight_decay(self) -> None:
+        train = dataclasses.replace(
+            TRAIN, learning_rate=1.0, warmup_fraction=0.0, weight_decay=0.25
+        )
+        np.testing.assert_allclose(self._steps(train, [0.0], value=8.0), [2.0], rtol=1e-6)
+
+    def test_gradient_clip(self) -> None:
+        train = dataclasses.replace(TRAIN, learning_rate=1.0, warmup_fraction=0.0)
+        clipped = dataclasses.replace(train, gradient_clip=1.0)
+        even = self._steps(train, [1.0, 1.0])
+        np.testing.assert_allclose(self._steps(clipped, [1.0, 1e4]), even, rtol=1e-6)
+        assert abs(self._steps(train, [1.0, 1e4]) - even).max() > 0.1
+
+
+@pytest.mark.slow
+def test_learns_a_task_for_seeds_it_has_not_seen() -> None:
+    task = TaskConfig(
+        modulus=5,
+        j=1,
+        k=2,
+        train_length=12,
+        test_length=24,
+        train_sequences=105,
+        validation_sequences=8,
+        test_sequences=12,
+    )
+    model = ModelConfig(vocab_size=6, d_model=32, num_layers=2, num_heads=2, d_ff=64)
+    train = TrainConfig(
+        steps=500, batch_size=35, learning_rate=5e-3, validate_every=500, eval_batch_size=4
+    )
+    program = Program(task, model, train)
+    data = program.data("cot", jax.random.key(0))
+    rope = RopeSpec(head_dim=16)
+    state, losses_S = _train(program, 500)(
+        program.init(jax.random.key(1)), data.train_NT, phase_table(rope), jax.random.key(2)
+    )
+    assert losses_S[0] == pytest.approx(math.log(6), rel=0.1)
+    assert losses_S[-1] < 0.05
+    measures = program.evaluate(state.params, data.test_NT, _stack(rope))
+    assert measures.accuracy[0, : 12 - 3].mean() > 0.6  # guessing gives 0.2
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("changes", "parts"),
+        [
+            ({"modulus": 1}, ["modulus=1", "at least 2"]),
+            ({"j": 0}, ["j=0", "at least 1"]),
+            ({"k": 0}, ["k=0", "at least 1"]),
+            ({"train_sequences": 0}, ["train_sequences=0", "at least 1"]),
+            ({"train_length": 4}, ["train_length=4", "j+k=4"]),
+            ({"test_length": 8}, ["test_length=8", "train_length=8"]),
+            ({"combination": "sum"}, ["combination='sum'", "modular_sum, sine_squared"]),
+            ({"splits": "overlapping"}, ["splits='overlapping'", "disjoint, authors"]),
+            ({"train_sequences": 612}, ["626 distinct seeds", "only 625", "fewer rows"]),
+        ],
+    )
+    def test_task(self, changes: dict[str, Any], parts: list[str]) -> None:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the parts are checked below
+            dataclasses.replace(TASK, **changes)
+        assert [part for part in parts if part not in str(caught.value)] == []
+
+    @pytest.mark.parametrize(
+        ("changes", "parts"),
+        [
+            ({"steps": 0}, ["steps=0", "at least 1"]),
+            ({"steps": 13}, ["validate_every=6", "steps=13", "steps=18"]),
+            ({"steps_per_call": 4}, ["steps_per_call=4", "validate_every=6"]),
+            ({"steps_per_call": 0}, ["steps_per_call=0", "None"]),
+            ({"learning_rate": -1.0}, ["learning_rate=-1.0", ">= 0"]),
+            ({"learning_rate": math.nan}, ["learning_rate=nan", "finite"]),
+            ({"weight_decay": math.inf}, ["weight_decay=inf", "finite"]),
+            ({"b1": 1.0}, ["b1=1.0", "[0, 1)"]),
+            ({"warmup_fraction": 1.5}, ["warmup_fraction=1.5", "[0, 1)"]),
+            ({"gradient_clip": 0.0}, ["gradient_clip=0.0", "None"]),
+        ],
+    )
+    def test_train(self, changes: dict[str, Any], parts: list[str]) -> None:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the parts are checked below
+            dataclasses.replace(TRAIN, **changes)
+        assert [part for part in parts if part not in str(caught.value)] == []
+
+    @pytest.mark.parametrize(
+        ("changes", "parts"),
+        [
+            (
+                {"model": dataclasses.replace(MODEL, vocab_size=5)},
+                ["vocab_size=5", "modulus + 1 = 6"],
+            ),
+            (
+                {"train": dataclasses.replace(TRAIN, batch_size=8)},
+                ["batch_size=8", "train_sequences=7"],
+            ),
+            (
+                {"train": dataclasses.replace(TRAIN, eval_batch_size=3)},
+                ["eval_batch_size=3", "test_sequences=8"],
+            ),
+            (
+                {"positions": PositionSampling(sampler="randomized", target_length=4)},
+                ["target_length=4", "8"],
+            ),
+        ],
+    )
+    def test_parts_that_do_not_fit_together(
+        self, changes: dict[str, Any], parts: list[str]
+    ) -> None:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the parts are checked below
+            dataclasses.replace(PROGRAM, **changes)
+        assert [part for part in parts if part not in str(caught.value)] == []
+
+    def test_defaults_are_the_paper_s_150_epochs(self) -> None:
+        assert TrainConfig().steps == 150 * (TaskConfig().train_sequences // 128)

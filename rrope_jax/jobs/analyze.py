@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from rrope_jax.jobs import analyze_report, backend
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.jobs.rope_config import spec_of, spec_of_method
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.posgen.grid import parse_method
 from rrope_jax.rope import SCALINGS, RopeSpec, analysis, frequencies
@@ -92,33 +93,22 @@ def plan(config: ConfigDict) -> tuple[Setting, RopeSpec, dict[str, RopeSpec]]:
         raise UsageError(f"config.rope = {rope!r}: it has to be a group of RopeSpec fields")
     fixed = {} if rope.get("head_dim") is not None else _head_dim(config)
     scaling, resonance = rope.get("scaling"), rope.get("resonance")
-    spec = _spec(
+    spec = spec_of(
         rope,
+        "config.rope",
         scaling="none" if scaling is None else scaling,
         resonance=False if resonance is None else resonance,
         **fixed,
     )
-    specs = {}
-    for method in setting.methods:
-        scaling, resonance = parse_method(method)
-        try:
-            specs[method] = _spec(rope, scaling=scaling, resonance=resonance, **fixed)
-        except UsageError as error:
-            raise UsageError(f"method {method!r}: {error}") from error
+    specs = {
+        method: spec_of_method(rope, "config.rope", method, **fixed) for method in setting.methods
+    }
     if setting.feature is not None and not 0 <= setting.feature < spec.rotary_dim // 2:
         raise UsageError(
             f"config.feature = {setting.feature}: there are features 0 to "
             f"{spec.rotary_dim // 2 - 1}; None chooses one"
         )
     return setting, spec, specs
-
-
-def _spec(rope: ConfigDict, *, scaling: str, resonance: bool, **fixed: Any) -> RopeSpec:
-    """The spec of one method from fields that describe several."""
-    unread = SCALING_FIELDS - SCALINGS[scaling].reads if scaling in SCALINGS else frozenset()
-    kept = {key: rope[key] for key in rope if key not in unread | {"scaling", "resonance"}}
-    kept |= {"scaling": scaling, "resonance": resonance}
-    return from_config(RopeSpec, ConfigDict(kept), "config.rope", **fixed)
 
 
 def _head_dim(config: ConfigDict) -> dict[str, Any]:

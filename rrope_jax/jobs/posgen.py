@@ -16,15 +16,14 @@ import rrope_jax
 from rrope_jax.io.checkpoint import Checkpoints
 from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.jobs.rope_config import spec_of_method
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.posgen import ablation, report
 from rrope_jax.posgen.grid import PROTOCOLS, Training, parse_method, trainings
 from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig, check_tasks
-from rrope_jax.rope import SCALINGS, RopeSpec
 from rrope_jax.rope.positions import PositionSampling
-from rrope_jax.rope.spec import SCALING_FIELDS
 
 SUMMARY = "Trains and tests PosGen models for a grid of tasks, RoPE methods and seeds."
 
@@ -134,32 +133,19 @@ def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
     except ValueError as error:
         raise UsageError(f"config: {error}") from error
     at_test = ConfigDict({**config.rope, **config.rope_at_test})
-    rope = {
+    groups = {
         "scaled_training": (config.rope, "config.rope"),
-        "scaled_at_test": (at_test, "config.rope and config.rope_at_test"),
+        "scaled_at_test": (at_test, "config.rope with config.rope_at_test"),
     }
     specs = {
-        (protocol, method): _spec(*rope[protocol], method, model.head_size)
+        (protocol, method): spec_of_method(*groups[protocol], method, head_dim=model.head_size)
         for protocol in setting.protocols
-        for method in {*setting.methods, *map(PROTOCOLS[protocol], setting.methods)}
+        for method in dict.fromkeys((*setting.methods, *map(PROTOCOLS[protocol], setting.methods)))
     }
     planned = trainings(
         tasks=setting.tasks, methods=setting.methods, seeds=setting.seeds, specs=specs
     )
     return setting, program, planned
-
-
-def _spec(group: ConfigDict, path: str, method: str, head_dim: int) -> RopeSpec:
-    """The spec of one method from fields that describe several."""
-    scaling, resonance = parse_method(method)
-    unread = SCALING_FIELDS - SCALINGS[scaling].reads
-    fields = ConfigDict({key: group[key] for key in group if key not in unread})
-    try:
-        return from_config(
-            RopeSpec, fields, path, head_dim=head_dim, scaling=scaling, resonance=resonance
-        )
-    except UsageError as error:
-        raise UsageError(f"method {method!r}: {error}") from error
 
 
 def _identity(config: ConfigDict) -> dict[str, Any]:

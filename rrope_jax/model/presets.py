@@ -1,4 +1,4 @@
-"""Frozen configs of known models, checked by their parameter counts (tests/model/test_presets.py)."""
+"""Frozen configs of known models, checked by their parameter counts in the tests."""
 
 import dataclasses
 
@@ -24,9 +24,7 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     # shape of every layer in tests: grouped heads, untied output
     "tiny": Preset(
-        ModelConfig(
-            vocab_size=64, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=64
-        ),
+        ModelConfig(vocab_size=64, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=64),
         RopeSpec(head_dim=8),
         context=64,
     ),

@@ -1,13 +1,46 @@
 """`ModelConfig`: the shape and numerics of a decoder, frozen and hashable."""
 
 import dataclasses
-import math
+import types
+import typing
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
-ACTIVATIONS = ("swiglu", "relu")
-ATTENTIONS = ("auto", "xla", "cudnn", "splash")
-DTYPES = ("float32", "bfloat16")
-INITIALIZATIONS = ("normal", "t5")
-REMATS = ("none", "full", "dots")
+import jax
+
+from rrope_jax.model.attention import IMPLEMENTATIONS
+from rrope_jax.rope.fields import is_int, is_number
+
+
+class Activation(NamedTuple):
+    """What stands between the matrices of a feed-forward layer.
+
+    Attributes:
+      function: applied to the gate where there is one, else to the only hidden layer.
+      gated: the result multiplies a second hidden layer.
+    """
+
+    function: Callable[[jax.Array], jax.Array]
+    gated: bool
+
+
+ACTIVATIONS = {
+    "swiglu": Activation(jax.nn.silu, gated=True),  # arXiv 2002.05202
+    "relu": Activation(jax.nn.relu, gated=False),  # T5 v1.0
+}
+# What the backward pass keeps of a block; None for all that it needs.
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+_CHOICES: dict[str, Collection[str]] = {
+    "activation": ACTIVATIONS,
+    "initialization": ("normal", "t5"),
+    "compute_dtype": ("float32", "bfloat16"),
+    "remat": REMAT_POLICIES,
+    "attention": ("auto", *IMPLEMENTATIONS),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +63,8 @@ class ModelConfig:
       logit_scale: factor on the final hidden state before the output matrix. T5 uses
         d_model ** -0.5 with tied embeddings.
       tie_embeddings: the output matrix is the embedding.
-      dropout: rate on the embedding, the attention weights, the feed-forward hidden layer and
-        every sublayer's output; only where a dropout key is given.
+      dropout: rate on the embedding, the attention weights, the feed-forward hidden layer, every
+        sublayer's output and the final norm's; only where a dropout key is given.
       initialization: `normal` (standard deviation `initializer_range` everywhere) or `t5`
         (by fan-in; queries also by head_dim, embedding 1).
       initializer_range: the standard deviation of `normal`.
@@ -40,10 +73,10 @@ class ModelConfig:
         float32.
       remat: what the backward pass recomputes: `none`, `full` (every block) or `dots` (all but
         the matrix products).
-      attention: implementation; `auto` chooses by backend.
+      attention: a key of `attention.IMPLEMENTATIONS`; `auto` chooses by backend.
 
     Raises:
-      ValueError: a field is out of range or two do not fit together.
+      ValueError: a field has the wrong type or is out of range, or two do not fit together.
     """
 
     vocab_size: int
@@ -66,11 +99,29 @@ class ModelConfig:
     attention: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
+        _check_types(self)
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
+                )
+        sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "num_kv_heads")
+        for name in sizes:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        for name in ("attention_scale", "logit_scale", "initializer_range", "rms_norm_eps"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} must be greater than 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be in [0, 1); use 0 for none")
         if self.num_kv_heads is None:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}"
+            )
         if self.head_dim is None:
             if self.d_model % self.num_heads:
                 raise ValueError(
@@ -78,36 +129,11 @@ class ModelConfig:
                     "set head_dim explicitly or change one of them"
                 )
             object.__setattr__(self, "head_dim", self.d_model // self.num_heads)
-        if self.kv_heads < 1 or self.num_heads % self.kv_heads:
-            raise ValueError(
-                f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}"
-            )
         if self.head_size < 2 or self.head_size % 2:
-            raise ValueError(f"head_dim={self.head_dim} must be even and at least 2")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must be in [0, 1); use 0 for none")
-        for name in ("initializer_range", "rms_norm_eps", "logit_scale"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}={value} must be a finite number > 0")
-        if self.attention_scale is not None and not (
-            math.isfinite(self.attention_scale) and self.attention_scale > 0
-        ):
             raise ValueError(
-                f"attention_scale={self.attention_scale} must be a finite number > 0; leave it "
-                "None for head_dim ** -0.5"
+                f"head_dim={self.head_dim} must be even and at least 2: RoPE rotates pairs; unset, "
+                "it is d_model / num_heads"
             )
-        for name, allowed in (
-            ("activation", ACTIVATIONS),
-            ("initialization", INITIALIZATIONS),
-            ("compute_dtype", DTYPES),
-            ("remat", REMATS),
-            ("attention", ATTENTIONS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
-                )
 
     @property
     def kv_heads(self) -> int:
@@ -123,3 +149,21 @@ class ModelConfig:
     def scale(self) -> float:
         """The factor on q.k with its default resolved."""
         return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
+
+
+_TYPES: dict[type, tuple[Callable[[object], bool], str]] = {
+    int: (is_int, "an integer"),
+    float: (is_number, "a finite number"),
+    str: (lambda value: isinstance(value, str), "a string"),
+    bool: (lambda value: isinstance(value, bool), "True or False"),
+    types.NoneType: (lambda value: value is None, "None"),
+}
+
+
+def _check_types(config: ModelConfig) -> None:
+    for name, hint in typing.get_type_hints(ModelConfig).items():
+        value = getattr(config, name)
+        checks = [_TYPES[option] for option in typing.get_args(hint) or (hint,)]
+        if not any(fits(value) for fits, _ in checks):
+            allowed = " or ".join(description for _, description in checks)
+            raise ValueError(f"{name}={value!r} must be {allowed}")

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rrope_jax.model.attention import causal_mask
+from rrope_jax.model.attention import CausalMask
 from rrope_jax.model.cache import KVCache, write_rows
-from rrope_jax.model.config import ModelConfig
-from rrope_jax.model.layers import Attention, FeedForward, RMSNorm, drop
+from rrope_jax.model.config import REMAT_POLICIES, ModelConfig
+from rrope_jax.model.dropout import drop
+from rrope_jax.model.layers import Attention, FeedForward, RMSNorm, project
 from rrope_jax.rope import RopeSpec, cos_sin
 
-_REMAT_POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+# So few layers are written out instead of looped over: compiling them takes little time, and what
+# they keep for the backward pass need not be copied into stacked arrays and out again.
+_UNROLLED_LAYERS = 4
 
 
 class Block(nnx.Module):
@@ -32,7 +32,7 @@ class Block(nnx.Module):
         self,
         x_BTD: jax.Array,
         rotation: tuple[jax.Array, jax.Array],
-        mask_BTS: jax.Array,
+        mask: CausalMask,
         dropout_key: jax.Array | None = None,
         cache: tuple[jax.Array, jax.Array, jax.Array] | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
@@ -45,7 +45,7 @@ class Block(nnx.Module):
             k_BSKH = write_rows(key_BSKH, k_BSKH, length_B)
             v_BSKH = write_rows(value_BSKH, v_BSKH, length_B)
             grown = (k_BSKH, v_BSKH)
-        mixed_BTD = self.attention.attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, keys[0])
+        mixed_BTD = self.attention.attend(q_BTNH, k_BSKH, v_BSKH, mask, keys[0])
         x_BTD = x_BTD + drop(mixed_BTD, self.dropout, keys[1])
         hidden_BTD = self.feed_forward(self.feed_forward_norm(x_BTD), keys[2])
         return x_BTD + drop(hidden_BTD, self.dropout, keys[3]), grown
@@ -82,9 +82,7 @@ class Decoder(nnx.Module):
             self.output = None
         else:
             out_std = D**-0.5 if config.initialization == "t5" else config.initializer_range
-            self.output = nnx.Param(
-                out_std * jax.random.normal(rngs.params(), (D, V), jnp.float32)
-            )
+            self.output = nnx.Param(out_std * jax.random.normal(rngs.params(), (D, V), jnp.float32))
 
     def __call__(
         self,
@@ -126,18 +124,20 @@ class Decoder(nnx.Module):
         T = tokens_BT.shape[1]
         index_T = jnp.arange(T, dtype=jnp.int32)
         if rotation is None:
-            rotation = cos_sin(self.rope, index_T if positions_BT is None else positions_BT, seq_len=T)
-        mask_BTS = causal_mask(index_T, index_T, segment_ids_BT, segment_ids_BT)
+            rotation = cos_sin(
+                self.rope, index_T if positions_BT is None else positions_BT, seq_len=T
+            )
+        mask = CausalMask(segment_ids_BT=segment_ids_BT)
         x_BTD, key = self._embed(tokens_BT, dropout_key)
         graph, stacked = nnx.split(self.blocks)
 
         def block(x_BTD: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, None]:
             params, layer_key = layer
-            x_BTD, _ = nnx.merge(graph, params)(x_BTD, rotation, mask_BTS, layer_key)
+            x_BTD, _ = nnx.merge(graph, params)(x_BTD, rotation, mask, layer_key)
             return x_BTD, None
 
         layer_keys = None if key is None else jax.random.split(key, self.config.num_layers)
-        x_BTD, _ = jax.lax.scan(self._remat(block), x_BTD, (stacked, layer_keys))
+        x_BTD, _ = self._scan(block, x_BTD, (stacked, layer_keys))
         return self._finish(x_BTD, key)
 
     def decode(
@@ -159,16 +159,16 @@ class Decoder(nnx.Module):
         rotation = cos_sin(
             self.rope, index_BT if positions_BT is None else positions_BT, seq_len=cache.capacity
         )
-        mask_BTS = causal_mask(index_BT, jnp.arange(cache.capacity, dtype=jnp.int32))
+        mask = CausalMask(start_B=cache.length_B)
         x_BTD, _ = self._embed(tokens_BT, None)
         graph, stacked = nnx.split(self.blocks)
 
         def block(x_BTD: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
             params, key_BSKH, value_BSKH = layer
             layer_cache = (key_BSKH, value_BSKH, cache.length_B)
-            return nnx.merge(graph, params)(x_BTD, rotation, mask_BTS, cache=layer_cache)
+            return nnx.merge(graph, params)(x_BTD, rotation, mask, cache=layer_cache)
 
-        x_BTD, (key_LBSKH, value_LBSKH) = jax.lax.scan(
+        x_BTD, (key_LBSKH, value_LBSKH) = self._scan(
             block, x_BTD, (stacked, cache.key_LBSKH, cache.value_LBSKH)
         )
         logits_BTV = self.logits(self._finish(x_BTD, None))
@@ -176,21 +176,9 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """float32[B, T, V] from the final hidden state."""
-        hidden_BTD = hidden_BTD * jnp.asarray(self.config.logit_scale, hidden_BTD.dtype)
-        dtype = hidden_BTD.dtype
-        if self.output is None:
-            return jnp.einsum(
-                "BTD,VD->BTV",
-                hidden_BTD,
-                self.embedding[...].astype(dtype),
-                preferred_element_type=jnp.float32,
-            )
-        return jnp.einsum(
-            "BTD,DV->BTV",
-            hidden_BTD,
-            self.output[...].astype(dtype),
-            preferred_element_type=jnp.float32,
-        )
+        scaled_BTD = hidden_BTD * jnp.asarray(self.config.logit_scale, hidden_BTD.dtype)
+        kernel_DV = self.embedding[...].T if self.output is None else self.output[...]
+        return project(scaled_BTD, kernel_DV, preferred_element_type=jnp.float32)
 
     def _embed(
         self, tokens_BT: jax.Array, dropout_key: jax.Array | None
@@ -206,9 +194,11 @@ class Decoder(nnx.Module):
         last_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
         return drop(self.final_norm(x_BTD), self.config.dropout, last_key)
 
-    def _remat(self, block: Any) -> Any:
-        if self.config.remat == "none":
-            return block
-        return jax.checkpoint(
-            block, policy=_REMAT_POLICIES[self.config.remat], prevent_cse=False
-        )
+    def _scan(self, block: Any, x_BTD: jax.Array, layers: Any) -> tuple[jax.Array, Any]:
+        """Runs a block function over the stacked layers."""
+        unroll = self.config.num_layers <= _UNROLLED_LAYERS
+        policy = REMAT_POLICIES[self.config.remat]
+        if policy is not None:
+            # without a loop, XLA would find what is computed twice and keep the first result
+            block = jax.checkpoint(block, policy=policy, prevent_cse=unroll)
+        return jax.lax.scan(block, x_BTD, layers, unroll=unroll)

@@ -4,28 +4,45 @@ D is d_model, F is d_ff, V the vocabulary. No layer has a bias. Parameters are f
 the compute dtype where they are used.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rrope_jax.model.attention import attention
-from rrope_jax.model.config import ModelConfig
+from rrope_jax.model.attention import CausalMask, attention
+from rrope_jax.model.config import ACTIVATIONS, ModelConfig
+from rrope_jax.model.dropout import drop
 from rrope_jax.rope import rotate
 
 
 def _kernel(
     rngs: nnx.Rngs, config: ModelConfig, shape: tuple[int, ...], t5_variance: float
-) -> nnx.Param:
+) -> nnx.Param[jax.Array]:
     std = t5_variance**0.5 if config.initialization == "t5" else config.initializer_range
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
-def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Inverted dropout; the identity without a key or a rate."""
-    if key is None or rate == 0:
-        return x
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
+def project(
+    x_BTI: jax.Array, kernel_IO: jax.Array, preferred_element_type: jnp.dtype | None = None
+) -> jax.Array:
+    """Contracts the axes I of every token with the first axes of a kernel: `[B, T, *O]`.
+
+    The kernel is cast to the dtype of x.
+    """
+    axes = x_BTI.ndim - 2
+    kernel_IO = kernel_IO.astype(x_BTI.dtype)
+    if jax.sharding.get_abstract_mesh().size > 1:  # B and T may be split in different ways
+        return jnp.tensordot(x_BTI, kernel_IO, axes, preferred_element_type=preferred_element_type)
+    # As one axis of tokens: with two, the kernel's gradient makes XLA copy the activations
+    # transposed on CPUs, which takes a tenth of a training step.
+    shape = (*x_BTI.shape[:2], *kernel_IO.shape[axes:])
+    inputs = math.prod(kernel_IO.shape[:axes])
+    return jnp.matmul(
+        x_BTI.reshape(-1, inputs),
+        kernel_IO.reshape(inputs, -1),
+        preferred_element_type=preferred_element_type,
+    ).reshape(shape)
 
 
 class RMSNorm(nnx.Module):
@@ -57,10 +74,9 @@ class Attention(nnx.Module):
         self, x_BTD: jax.Array, rotation: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated q_BTNH and k_BTKH, and v_BTKH."""
-        dtype = x_BTD.dtype
-        q_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, self.query[...].astype(dtype))
-        k_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.key[...].astype(dtype))
-        v_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.value[...].astype(dtype))
+        q_BTNH = project(x_BTD, self.query[...])
+        k_BTKH = project(x_BTD, self.key[...])
+        v_BTKH = project(x_BTD, self.value[...])
         return rotate(q_BTNH, *rotation), rotate(k_BTKH, *rotation), v_BTKH
 
     def attend(
@@ -68,36 +84,40 @@ class Attention(nnx.Module):
         q_BTNH: jax.Array,
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
-        mask_BTS: jax.Array,
+        mask: CausalMask,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
         """Attention and the output projection: x_BTD."""
+        rate = self.config.dropout
+        drops = dropout_key is not None and rate > 0
         mixed_BTNH = attention(
             q_BTNH,
             k_BSKH,
             v_BSKH,
-            mask_BTS,
+            mask,
             scale=self.config.scale,
-            dropout=lambda weights: drop(weights, self.config.dropout, dropout_key),
+            implementation=self.config.attention,
+            dropout=(lambda weights: drop(weights, rate, dropout_key)) if drops else None,
         )
-        return jnp.einsum("BTNH,NHD->BTD", mixed_BTNH, self.out[...].astype(mixed_BTNH.dtype))
+        return project(mixed_BTNH, self.out[...])
 
 
 class FeedForward(nnx.Module):
-    """SwiGLU (arXiv 2002.05202) or the two-matrix ReLU layer of T5 v1.0."""
+    """Two matrices around an activation, with a third one as its gate where it has one."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         D, F = config.d_model, config.d_ff
+        gated = ACTIVATIONS[config.activation].gated
         self.up = _kernel(rngs, config, (D, F), 1 / D)
-        self.gate = _kernel(rngs, config, (D, F), 1 / D) if config.activation == "swiglu" else None
+        self.gate = _kernel(rngs, config, (D, F), 1 / D) if gated else None
         self.down = _kernel(rngs, config, (F, D), 1 / F)
-        self.dropout = config.dropout
+        self.config = config
 
     def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        dtype = x_BTD.dtype
-        hidden_BTF = x_BTD @ self.up[...].astype(dtype)
+        activation = ACTIVATIONS[self.config.activation].function
+        hidden_BTF = project(x_BTD, self.up[...])
         if self.gate is None:
-            hidden_BTF = jax.nn.relu(hidden_BTF)
+            hidden_BTF = activation(hidden_BTF)
         else:
-            hidden_BTF = jax.nn.silu(x_BTD @ self.gate[...].astype(dtype)) * hidden_BTF
-        return drop(hidden_BTF, self.dropout, dropout_key) @ self.down[...].astype(dtype)
+            hidden_BTF = activation(project(x_BTD, self.gate[...])) * hidden_BTF
+        return project(drop(hidden_BTF, self.config.dropout, dropout_key), self.down[...])

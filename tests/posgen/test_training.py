@@ -19,6 +19,8 @@ from rrope_jax.posgen.training import Measures, Program, State, TaskConfig, Trai
 from rrope_jax.rope import PhaseTable, RopeSpec, phase_table
 from rrope_jax.rope.positions import PositionSampling
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TASK = TaskConfig(
     modulus=5,
     train_length=8,
@@ -35,24 +37,20 @@ ROPE = RopeSpec(head_dim=8)
 YARN = RopeSpec(head_dim=8, scaling="yarn", factor=2.0, original_context=8, resonance=True)
 
 
-# Almost all the time of these tests is compilation, and most of that LLVM's optimization.
-_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 @functools.cache
 def _train(program: Program, steps: int) -> Callable[..., tuple[State, jax.Array]]:
-    return _jit(functools.partial(program.train_steps, steps=steps))
+    return jax.jit(functools.partial(program.train_steps, steps=steps))
 
 
 @functools.cache
 def _evaluate(program: Program) -> Callable[..., Measures]:
-    return _jit(program.evaluate)
+    return jax.jit(program.evaluate)
 
 
 @pytest.fixture(scope="module")
-def initial() -> State:
+def initial(quick_compilation: None) -> State:
     """The state of a fresh model."""
-    return _jit(PROGRAM.init)(jax.random.key(1))
+    return jax.jit(PROGRAM.init)(jax.random.key(1))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +69,7 @@ def _reference(params: Any, spec: RopeSpec, rows_NT: np.ndarray) -> tuple[np.nda
     start_N1 = np.full((len(rows_NT), 1), TASK.modulus)
     inputs_NT = np.concatenate([start_N1, rows_NT], axis=1)
     # of T + 1 outputs, the one at index t has seen the start token and rows 0 .. t - 1
-    forward = _jit(lambda params, inputs_NT: nnx.merge(graph, params)(inputs_NT))
+    forward = jax.jit(lambda params, inputs_NT: nnx.merge(graph, params)(inputs_NT))
     logits_NTV = np.asarray(forward(params, inputs_NT), np.float64)
     hits, losses = np.zeros((2, len(rows_NT), rows_NT.shape[1] - 4))
     for n, row in enumerate(rows_NT):
@@ -200,7 +198,7 @@ class TestOptimizer:
         params = jnp.float32(value)
         state = optimizer.init(params)
         updates = []
-        step = _jit(optimizer.update)
+        step = jax.jit(optimizer.update)
         for gradient in gradients:
             update, state = step(jnp.float32(gradient), state, params)
             updates.append(-float(update))

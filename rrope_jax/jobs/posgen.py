@@ -121,8 +121,11 @@ def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
       UsageError: the config is wrong; the message names the key.
     """
     for name in _GROUPS:
-        if name not in config:
-            raise UsageError(f"config.{name} is missing; it is a group of fields, maybe empty")
+        if not isinstance(group := config.get(name), ConfigDict):
+            found = repr(group) if name in config else "missing"
+            raise UsageError(
+                f"config.{name} is {found}; it has to be a group of fields, maybe empty"
+            )
     top = ConfigDict({key: config[key] for key in config if key not in _GROUPS})
     setting = from_config(Setting, top, "config")
     model = from_config(ModelConfig, config.model, "config.model", vocab_size=setting.vocab_size)

@@ -1,0 +1,435 @@
+"""`rrope posgen` as its users run it: results, refusals, interruptions."""
+
+import json
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rrope_jax import __main__ as cli
+from rrope_jax.jobs import posgen
+
+ROOT = Path(__file__).parents[2]
+TINY = Path(__file__).with_name("posgen_tiny.py")
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One CPU device, and programs compiled once for all the processes of this module."""
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+
+
+def _words(workdir: Path, *overrides: str) -> list[str]:
+    return ["posgen", f"--config={TINY}", f"--workdir={workdir}", *overrides]
+
+
+@pytest.fixture(scope="module")
+def rrope(environment: dict[str, str]) -> Run:
+    """Runs the command to its end, in a process of its own."""
+
+    def run(workdir: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "rrope_jax", *_words(workdir, *overrides)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=workdir.parent,
+            env=environment,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(
+    rrope: Run, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+    """The workdir of an unbroken run, and what the run said."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, rrope(workdir)
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def _results(workdir: Path) -> dict[str, Any]:
+    """results.json without the times, which differ from run to run."""
+    results: dict[str, Any] = json.loads((workdir / "results.json").read_text())
+    for cell in results["cells"]:
+        assert cell.pop("seconds") > 0
+    return results
+
+
+@pytest.mark.smoke
+class TestFinishedRun:
+    def test_ends_well_and_names_what_it_wrote(
+        self, finished: tuple[Path, "subprocess.CompletedProcess[str]"]
+    ) -> None:
+        workdir, run = finished
+        assert run.returncode == 0, run.stderr
+        written = [line.removeprefix("wrote ") for line in run.stdout.splitlines()]
+        assert written[0] == str(workdir / "results.json")
+        assert str(workdir / "report.md") in written
+        assert sum(name.endswith(".png") for name in written) == 3
+        assert all(Path(name).stat().st_size > 0 for name in written)
+
+    def test_says_nothing_that_frightens(
+        self, finished: tuple[Path, "subprocess.CompletedProcess[str]"]
+    ) -> None:
+        _, run = finished
+        assert "backend cpu, 1 device, jax" in run.stderr
+        assert "ETA" in run.stderr
+        lowered = run.stderr.lower()
+        assert [w for w in ("warn", "error", "traceback", "tpu", "cuda") if w in lowered] == []
+
+    def test_cells_have_the_fields_of_the_contract(
+        self, finished: tuple[Path, "subprocess.CompletedProcess[str]"]
+    ) -> None:
+        results = json.loads((finished[0] / "results.json").read_text())
+        cells = {cell["method"]: cell for cell in results["cells"]}
+        assert list(cells) == ["rope", "yarn", "resonance_rope", "resonance_yarn"]
+        assert results["complete"] is True
+        assert results["cells_expected"] == len(cells) == 4
+        for method, cell in cells.items():
+            assert cell["task"] == "cot"
+            assert cell["seed"] == 0
+            assert cell["protocol"] == "scaled_at_test"
+            assert cell["trained_as"] == method.replace("yarn", "rope")
+            assert 0 <= cell["id_accuracy"] <= 1
+            assert 0 <= cell["ood_accuracy"] <= 1
+            by_position = cell["accuracy_by_position"]
+            assert by_position[:4] == [None] * 4
+            assert cell["ood_accuracy"] == pytest.approx(sum(by_position[8:]) / 8)
+            assert cell["id_accuracy"] == pytest.approx(sum(by_position[4:8]) / 4)
+            assert cell["validation_step"] == [10, 20]
+            assert len(cell["validation_loss"]) == len(cell["train_loss"]) == 2
+            assert cell["steps"] == 20
+            assert cell["seconds"] > 0
+
+    def test_setting_says_what_was_run(
+        self, finished: tuple[Path, "subprocess.CompletedProcess[str]"]
+    ) -> None:
+        results = _results(finished[0])
+        setting = results["setting"]
+        assert results["name"] == "tiny"
+        assert setting["seeds"] == [0]
+        assert setting["modulus"] == 5
+        assert setting["rope"]["factor"] == 2.0
+        assert setting["rope_at_test"]["factor"] == 17 / 9
+        assert setting["model"]["vocab_size"] == 6
+        assert setting["train"]["weight_decay"] == 0.01  # a default
+        assert setting["is_paper"] is False
+        assert set(results["versions"]) == {"rrope_jax", "jax", "flax", "optax", "orbax-checkpoint"}
+
+    def test_report_shows_every_method(
+        self, finished: tuple[Path, "subprocess.CompletedProcess[str]"]
+    ) -> None:
+        text = (finished[0] / "report.md").read_text()
+        methods = ("RoPE", "Resonance RoPE", "YaRN", "Resonance YaRN")
+        assert [method for method in methods if f"| {method} |" not in text] == []
+        assert "Partial run" not in text
+
+
+def test_rerun_of_a_finished_run_trains_nothing(
+    rrope: Run, finished: tuple[Path, "subprocess.CompletedProcess[str]"]
+) -> None:
+    workdir, _ = finished
+    before, results = _tree(workdir), _results(workdir)
+    times = {path: path.stat().st_mtime_ns for path in (workdir / "cells").iterdir()}
+    (workdir / "report.md").unlink()
+    again = rrope(workdir)
+    assert again.returncode == 0, again.stderr
+    assert "2 trainings, 2 of them done" in again.stderr
+    assert "step" not in again.stderr.split("\n\n")[0]
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert _results(workdir) == results
+    after = _tree(workdir)
+    assert after.keys() == before.keys()
+    assert after["report.md"] == before["report.md"]
+
+
+class TestRefusals:
+    """One line on stderr with key, value and mend; exit code 2; nothing written."""
+
+    @pytest.mark.parametrize(
+        ("overrides", "parts"),
+        [
+            (["--config.modulo=7"], ["config has no key 'modulo'", "'modulus'"]),
+            (["--config.train.step=7"], ["config.train has no key 'step'", "'steps'"]),
+            (["--config.modulus=seven"], ["config.modulus=seven", "int"]),
+            (["--config.train.learning_rate=fast"], ["learning_rate=fast", "float"]),
+            (["--config.tasks=cott"], ["'cott'", "recursive, cot, semi_recursive"]),
+            (["--config.tasks=cot,cot"], ["tasks=('cot', 'cot')", "none twice"]),
+            (["--config.methods=yarm"], ["'yarm'", "yarn", "resonance_"]),
+            (["--config.protocols=scaled"], ["'scaled'", "scaled_training, scaled_at_test"]),
+            (["--config.splits=overlap"], ["splits='overlap'", "disjoint, authors"]),
+            (["--config.combination=sum"], ["combination='sum'", "modular_sum"]),
+            (["--config.num_seeds=0"], ["num_seeds=0", "at least 1"]),
+            (["--config.first_seed=-1"], ["first_seed=-1", "at least 0"]),
+            (["--config.first_seed=4294967296"], ["first_seed=4294967296", "2**32"]),
+            (["--config.lanes=-1"], ["lanes=-1", "at least 0"]),
+            (["--config.train_sequences=610"], ["626 distinct seeds", "only 625", "fewer"]),
+            (["--config.k=11", "--config.train_length=13"], ["modulus=5", "12 tokens", "smaller"]),
+            (["--config.modulus=3", "--config.splits=authors"], ["modulus=3", "'disjoint'"]),
+            (["--config.test_length=8"], ["test_length=8", "train_length=8"]),
+            (["--config.train_length=4"], ["train_length=4", "j+k=4"]),
+            (["--config.train.validate_every=3"], ["validate_every=3", "steps=20"]),
+            (["--config.train.steps_per_call=3"], ["steps_per_call=3", "validate_every=10"]),
+            (["--config.train.batch_size=41"], ["batch_size=41", "train_sequences=40"]),
+            (["--config.train.eval_batch_size=3"], ["eval_batch_size=3", "validation_sequences=8"]),
+            (["--config.model.head_dim=7"], ["head_dim=7", "even"]),
+            (["--config.model.activation=gelu"], ["activation='gelu'", "swiglu, relu"]),
+            (["--config.rope.theta=0.5"], ["theta=0.5", "> 1"]),
+            (["--config.rope.beta_fast=0.5"], ["beta_fast=0.5", "beta_slow"]),
+            (["--config.rope.original_context=-3"], ["original_context=-3", "positive"]),
+            (["--config.rope_at_test.factor=0.5"], ["config.rope_at_test", "factor=0.5", ">= 1"]),
+            (["--config.positions.sampler=pos"], ["sampler='pos'", "pose"]),
+            (["--config.positions.sampler=pose"], ["target_length"]),
+        ],
+        ids=lambda value: " ".join(value) if value[0].startswith("--") else None,
+    )
+    def test_bad_config(
+        self,
+        overrides: list[str],
+        parts: list[str],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        code = cli.main(_words(tmp_path / "run", *overrides))
+        captured = capsys.readouterr()
+        assert code == 2
+        assert captured.out == ""
+        assert captured.err.startswith("rrope posgen: ")
+        assert captured.err.count("\n") == 1
+        assert [part for part in parts if part not in captured.err] == []
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("line", "parts"),
+        [
+            ("config.colour = 3", ["config.colour = 3", "no such key"]),
+            ("config.model.width = 3", ["config.model.width = 3", "no such key"]),
+            ("config.rope.base = 3.0", ["config.rope", "base = 3.0", "no such key"]),
+            ("config.tasks = 3", ["config.tasks = 3", "sequence of str"]),
+            ("config.rope = 3", ["config.rope is 3", "group"]),
+            ("config.rope_at_test = None", ["config.rope_at_test is None", "group"]),
+            ("config.train = (1, 2)", ["config.train is (1, 2)", "group"]),
+            ("del config.positions", ["config.positions", "missing"]),
+            ("del config.num_seeds", ["config.num_seeds", "--config.num_seeds="]),
+            ("del config.rope_at_test.factor; del config.rope.factor", ["'yarn'", "factor"]),
+        ],
+    )
+    def test_bad_config_file(
+        self, line: str, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = tmp_path / "bad.py"
+        file.write_text(
+            f"import runpy\n\ndef get_config():\n"
+            f"    config = runpy.run_path({str(TINY)!r})['get_config']()\n"
+            f"    with config.unlocked(), config.ignore_type():\n        {line}\n"
+            f"    return config\n"
+        )
+        code = cli.main(["posgen", f"--config={file}", f"--workdir={tmp_path / 'run'}"])
+        captured = capsys.readouterr()
+        assert code == 2
+        assert captured.err.count("\n") == 1
+        assert [part for part in parts if part not in captured.err] == []
+        assert [path.name for path in tmp_path.iterdir()] == ["bad.py"]
+
+    def test_workdir_of_another_config(
+        self, rrope: Run, finished: tuple[Path, "subprocess.CompletedProcess[str]"]
+    ) -> None:
+        workdir, _ = finished
+        before = _tree(workdir)
+        run = rrope(workdir, "--config.train.steps=40")
+        assert run.returncode == 2
+        assert "train.steps is 20 there and 40 here; give another --workdir" in run.stderr
+        assert run.stderr.count("\n") == 1
+        assert _tree(workdir) == before
+
+    def test_workdir_that_cannot_be_made(self, rrope: Run, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        run = rrope(tmp_path / "file")
+        assert run.returncode == 2
+        assert f"--workdir={tmp_path / 'file'} cannot be used" in run.stderr
+        assert run.stderr.count("\n") == 1
+        assert _tree(tmp_path) == {"file": b""}
+
+
+class TestShippedConfigs:
+    @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("posgen_*.py")), ids=str)
+    def test_can_be_planned(self, file: Path) -> None:
+        config = runpy.run_path(str(file))["get_config"]()
+        setting, program, planned = posgen.plan(config)
+        assert {training.task for training in planned} == set(setting.tasks)
+        assert program.train.steps > 0
+
+    def test_paper_is_60_trainings_and_120_cells(self) -> None:
+        config = runpy.run_path(str(ROOT / "configs" / "posgen_paper.py"))["get_config"]()
+        _, program, planned = posgen.plan(config)
+        assert len(planned) == 60
+        assert sum(len(training.evaluations) for training in planned) == 120
+        assert program.task.train_length == 64
+
+
+def test_splits_of_the_authors_can_be_run(rrope: Run, tmp_path: Path) -> None:
+    """Their seeds are a constant, which must not start the backend before its flags are set."""
+    run = rrope(
+        tmp_path / "run",
+        "--config.splits=authors",
+        "--config.methods=rope",
+        "--config.train.steps=10",
+    )
+    assert run.returncode == 0, run.stderr
+    assert _results(tmp_path / "run")["setting"]["splits"] == "authors"
+
+
+def test_divergence_is_told_and_keeps_what_is_finished(rrope: Run, tmp_path: Path) -> None:
+    run = rrope(tmp_path / "run", "--config.train.learning_rate=1e38")
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("FloatingPointError: the training loss of cot-")
+    assert "lower train.learning_rate" in last
+    results = _results(tmp_path / "run")
+    assert (results["complete"], results["cells"]) == (False, [])
+    assert "Partial run: 0 of 4 cells" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.slow
+class TestInterruption:
+    """A run broken at any time ends, when the command is given again, as the unbroken one."""
+
+    GRID = (
+        "--config.save_every_seconds=0",
+        "--config.tasks=cot,recursive",
+        "--config.train.steps=60",
+        "--config.train.validate_every=20",
+    )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def unbroken(cls, rrope: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+        workdir = tmp_path_factory.mktemp("unbroken") / "run"
+        run = rrope(workdir, *cls.GRID)
+        assert run.returncode == 0, run.stderr
+        return _results(workdir)
+
+    @staticmethod
+    def _newest_checkpoints(workdir: Path) -> list[Path]:
+        folders = [
+            max(
+                (step for step in group.iterdir() if step.name.isdigit()), key=lambda s: int(s.name)
+            )
+            for group in (workdir / "checkpoints").iterdir()
+            if any(step.name.isdigit() for step in group.iterdir())
+        ]
+        return sorted(folders)
+
+    def _start(self, environment: dict[str, str], workdir: Path) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "rrope_jax"),
+                *_words(workdir, *self.GRID),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=workdir.parent,
+            env=environment,
+        )
+
+    def _break(
+        self, environment: dict[str, str], workdir: Path, number: signal.Signals, delay: float
+    ) -> tuple[int, str]:
+        """Runs until a new checkpoint is there, then a little longer, and sends the signal."""
+        saved = set(workdir.glob("checkpoints/*/*")) if workdir.exists() else set()
+        with self._start(environment, workdir) as process:
+            while process.poll() is None:
+                if not set(workdir.glob("checkpoints/*/*")) <= saved:
+                    time.sleep(delay)
+                    process.send_signal(number)
+                    break
+                time.sleep(0.005)
+            _, stderr = process.communicate(timeout=120)
+        return process.returncode, stderr
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_ends_as_the_unbroken_run(
+        self,
+        number: signal.Signals,
+        environment: dict[str, str],
+        unbroken: dict[str, Any],
+        tmp_path: Path,
+    ) -> None:
+        workdir, delays = tmp_path / "run", random.Random(int(number))
+        cells: dict[Path, int] = {}
+        broken = 0
+        while True:
+            code, stderr = self._break(environment, workdir, number, delays.uniform(0, 0.4))
+            for path, written in cells.items():
+                assert path.stat().st_mtime_ns == written, f"{path.name} was made again"
+            cells = {path: path.stat().st_mtime_ns for path in workdir.glob("cells/*.json")}
+            if code == 0:
+                break
+            broken += 1
+            assert broken < 30
+            if number == signal.SIGKILL:
+                assert code == -number
+            else:
+                assert code == 128 + number, stderr
+                last = stderr.splitlines()[-1]
+                assert last == (
+                    f"rrope posgen: stopped by {number.name}; the same command goes on from here"
+                )
+                assert "Traceback" not in stderr
+                assert not json.loads((workdir / "results.json").read_text())["complete"]
+        assert broken >= 2
+        assert _results(workdir) == unbroken
+
+    def test_signal_while_starting(
+        self, environment: dict[str, str], unbroken: dict[str, Any], tmp_path: Path
+    ) -> None:
+        workdir = tmp_path / "run"
+        for delay in (0.3, 0.8, 1.6, 3.0):
+            with self._start(environment, workdir) as process:
+                time.sleep(delay)
+                process.kill()
+        with self._start(environment, workdir) as process:
+            _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        assert _results(workdir) == unbroken
+
+    def test_damaged_checkpoint(
+        self, environment: dict[str, str], unbroken: dict[str, Any], tmp_path: Path
+    ) -> None:
+        workdir = tmp_path / "run"
+        for _ in range(2):
+            code, stderr = self._break(environment, workdir, signal.SIGKILL, 0.3)
+            assert code == -signal.SIGKILL, stderr
+        newest = self._newest_checkpoints(workdir)
+        for folder in newest:
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            max(files, key=lambda path: path.stat().st_size).write_bytes(b"")
+        with self._start(environment, workdir) as process:
+            _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        assert f"{newest[-1]} cannot be read" in stderr
+        assert _results(workdir) == unbroken

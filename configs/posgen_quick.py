@@ -5,7 +5,7 @@
 The smallest setting found in which Resonance shows: half the paper's lengths, a narrow model with
 two heads of 32, modulus 7. Models are trained unscaled and the scaling is switched on for the
 test, as in the authors' code, so 30 trainings serve 60 cells. It was chosen on seeds 100 to 103
-and is reported on seeds 0 to 4; docs/findings.md has all that was tried and what to expect.
+and is reported on seeds 5 to 9; docs/findings.md has all that was tried and what to expect.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.methods = ("rope", "resonance_rope", "yarn", "resonance_yarn")
     config.protocols = ("scaled_at_test",)
     config.num_seeds = 5
-    config.first_seed = 0
+    config.first_seed = 5
     config.lanes = 0
     config.save_every_seconds = 30.0
 
@@ -60,9 +60,10 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 2_000
     config.train.batch_size = 32
-    config.train.learning_rate = 2e-3
+    config.train.learning_rate = 1e-3
     config.train.warmup_fraction = 0.1
     config.train.weight_decay = 1e-2
+    config.train.gradient_clip = 1.0
     config.train.validate_every = 100
     config.train.eval_batch_size = 100
     return config

@@ -30,7 +30,10 @@ class Checkpoints:
         """
         self._folder = folder
         self._options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, create=True
+            max_to_keep=keep,
+            enable_async_checkpointing=False,
+            create=True,
+            cleanup_tmp_directories=True,  # of a process that was killed while it saved
         )
 
     def save(self, step: int, tree: Any, metadata: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import Any, Protocol
 
 import jax
@@ -297,20 +298,15 @@ def run(
         else:
             waiting.put(group)
     compiled = _Compiled(program, mapped=lanes != 1)
-    errors: list[BaseException] = []
 
     def work(device: jax.Device) -> None:
-        try:
-            with jax.default_device(device):
-                while not stop.is_set():
-                    try:
-                        group = waiting.get_nowait()
-                    except queue.Empty:
-                        return
-                    _run_group(_GroupRun(program, compiled, group, store))
-        except BaseException as error:
-            errors.append(error)
-            stop.set()
+        with jax.default_device(device):
+            while not stop.is_set():
+                try:
+                    group = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                _run_group(_GroupRun(program, compiled, group, store))
 
     def _run_group(run: _GroupRun) -> None:
         meter.skip(run.step * len(run.group.trainings))
@@ -329,16 +325,11 @@ def run(
                 return
         run.finish()
 
-    threads = [threading.Thread(target=work, args=(device,)) for device in devices]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)
-    finally:  # an interrupt reaches the main thread: let the others save and end
-        stop.set()
-        for thread in threads:
-            thread.join()
-    if errors:
-        raise errors[0]
+    with futures.ThreadPoolExecutor(len(devices)) as pool:
+        try:
+            workers = [pool.submit(work, device) for device in devices]
+            futures.wait(workers, return_when=futures.FIRST_EXCEPTION)
+        finally:  # an interrupt reaches this thread: let the others save and end
+            stop.set()
+    for worker in workers:
+        worker.result()  # raises what the worker raised

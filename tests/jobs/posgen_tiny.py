@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.num_seeds = 1
     config.first_seed = 0
     config.lanes = 0
-    config.save_every_seconds = 60.0
+    config.save_every_seconds = 0.0
 
     config.modulus = 5
     config.j = 1
@@ -47,10 +47,10 @@ def get_config() -> ConfigDict:
     config.model.activation = "relu"
 
     config.train = ConfigDict()
-    config.train.steps = 20
+    config.train.steps = 30
     config.train.batch_size = 8
     config.train.learning_rate = 1e-2
     config.train.validate_every = 10
-    config.train.steps_per_call = 5
+    config.train.steps_per_call = 2
     config.train.eval_batch_size = 8
     return config

@@ -1,0 +1,108 @@
+"""Training steps per second of a PosGen ablation that runs several trainings at a time."""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+
+import jax
+
+from rrope_jax.jobs import posgen
+from rrope_jax.posgen import ablation
+from rrope_jax.posgen.ablation import Progress
+from rrope_jax.posgen.grid import Training
+from rrope_jax.posgen.training import Program, State
+
+_CALLS = 3  # of every training, after the one that compiles
+
+
+class Stopwatch:
+    """An `ablation.Store` that keeps nothing but the times at which calls of the program ended."""
+
+    def __init__(self, groups: int, calls: int):
+        """Sets `stop` when each of `groups` groups has done `calls` calls beside all others."""
+        self.stop = threading.Event()
+        self._groups, self._calls = groups, calls
+        self._lock = threading.Lock()
+        self._ends: dict[str, list[float]] = {}
+
+    def finished(self, training: Training) -> bool:
+        """None is: all are to be measured."""
+        return False
+
+    def finish(self, training: Training, cells: list[ablation.Cell]) -> None:
+        """Not reached: `stop` comes before the end of a training."""
+        raise RuntimeError(f"{training.name} ended before it was measured")
+
+    def restore(self, name: str, state: State) -> None:
+        """Nothing was saved."""
+
+    def save(self, name: str, state: State, progress: Progress) -> None:
+        """Notes the time."""
+        with self._lock:
+            self._ends.setdefault(name, []).append(time.perf_counter())
+            if len(self._ends) < self._groups:
+                return
+            if min(map(len, self._together().values())) > self._calls:
+                self.stop.set()
+
+    def calls_per_second(self) -> float:
+        """Of all groups together, while all of them ran."""
+        return sum((len(ends) - 1) / (ends[-1] - ends[0]) for ends in self._together().values())
+
+    def _together(self) -> dict[str, list[float]]:
+        """The times after every group's first call, which compiles, and before any has ended."""
+        begin = max(ends[0] for ends in self._ends.values())
+        end = min(ends[-1] for ends in self._ends.values())
+        return {
+            name: [moment for moment in ends if begin <= moment <= end]
+            for name, ends in self._ends.items()
+        }
+
+
+def _rate(program: Program, trainings: tuple[Training, ...], steps_per_call: int) -> float:
+    """Steps per second; in a process of its own, since the devices follow from the trainings."""
+    jax.config.update("jax_platforms", "cpu")
+    posgen._use_every_core(len(trainings))
+    steps = 10_000 * steps_per_call  # more than will be done
+    train = dataclasses.replace(
+        program.train, steps=steps, validate_every=steps, steps_per_call=steps_per_call
+    )
+    stopwatch = Stopwatch(len(trainings), _CALLS)
+    ablation.run(
+        dataclasses.replace(program, train=train),
+        trainings,
+        stopwatch,
+        save_every_seconds=0.0,
+        stop=stopwatch.stop,
+    )
+    return steps_per_call * stopwatch.calls_per_second()
+
+
+def rates(
+    program: Program,
+    planned: Sequence[Training],
+    *,
+    at_a_time: Sequence[int],
+    steps_per_call: int,
+    repeats: int,
+) -> dict[int, float]:
+    """Median training steps per second of all trainings together, by how many run at a time.
+
+    Args:
+      program, planned: of `rrope posgen`; the first trainings of the plan are run.
+      at_a_time: numbers of trainings, measured in turns.
+      steps_per_call: training steps between two looks at the clock.
+      repeats: measurements of each.
+    """
+    measured: dict[int, list[float]] = {number: [] for number in at_a_time}
+    spawn = multiprocessing.get_context("spawn")
+    for _ in range(repeats):
+        for number in at_a_time:
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
+                rate = process.submit(_rate, program, tuple(planned[:number]), steps_per_call)
+                measured[number].append(rate.result())
+    return {number: statistics.median(values) for number, values in measured.items()}

@@ -1,0 +1,104 @@
+"""The PosGen training step of this package beside the same one in PyTorch."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rrope_jax.posgen.grid import Training
+from rrope_jax.posgen.training import Program, State
+from rrope_jax.rope import phase_table
+from tests.benchmarks.timing import interleaved_medians
+
+OURS = "rrope_jax"
+PEERS = {"PyTorch eager": False, "torch.compile": True}
+"""Name of a peer -> whether it is compiled."""
+
+
+def flops(program: Program) -> float:
+    """Floating point operations in the matrix products of one step.
+
+    2 per multiply-add; the backward pass has two products for each one of the forward pass.
+    Attention counts all pairs of tokens, although half of them are masked. Nothing else counts:
+    norms, softmax, rotation, dropout, optimizer.
+    """
+    model, task = program.model, program.task
+    T, D, inner = task.train_length, model.d_model, model.num_heads * model.head_size
+    kv = model.kv_heads * model.head_size
+    feed_forward = {"relu": 2, "swiglu": 3}[model.activation] * D * model.d_ff
+    layer = T * (2 * D * inner + 2 * D * kv + feed_forward) + 2 * T * T * inner
+    logits = (T - task.seed_length) * D * model.vocab_size
+    return 3 * 2.0 * program.train.batch_size * (model.num_layers * layer + logits)
+
+
+def times(
+    program: Program, training: Training, *, peers: Collection[str], steps: int, repeats: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Median seconds per step of `OURS` and of peers, `steps` of them timed as one.
+
+    Returns:
+      The times by name, and the reasons for those that could not be measured.
+    """
+    train, initial, rows_NT = _ours(program, training, steps)
+    runs: dict[str, Callable[[], object]] = {OURS: train}
+    left_out = {}
+    if peers:
+        from tests.benchmarks.torch_posgen import Trainer
+
+        params = nnx.to_pure_dict(initial.params)
+        for name in peers:
+            peer = Trainer(program, training.spec, params, rows_NT, compiled=PEERS[name])
+            try:
+                peer.run(1)
+            except RuntimeError as error:  # torch.compile without a C++ compiler, for instance
+                left_out[name] = str(error).strip().split("\n")[0]
+            else:
+                runs[name] = functools.partial(peer.run, steps)
+    medians = interleaved_medians(runs, repeats)
+    return {name: seconds / steps for name, seconds in medians.items()}, left_out
+
+
+def largest_difference(program: Program, training: Training, steps: int = 3) -> float:
+    """Between our losses and PyTorch's in the first steps from the same weights, relative.
+
+    Without dropout, and on 8 rows that are all in every batch, so that their order has no effect.
+    """
+    from tests.benchmarks.torch_posgen import Trainer
+
+    program = dataclasses.replace(
+        program,
+        task=dataclasses.replace(program.task, train_sequences=8),
+        model=dataclasses.replace(program.model, dropout=0.0),
+        train=dataclasses.replace(program.train, batch_size=8),
+    )
+    train, initial, rows_NT = _ours(program, training, steps)
+    params = nnx.to_pure_dict(initial.params)
+    peer = Trainer(program, training.spec, params, rows_NT, compiled=False)
+    ours_S, theirs_S = np.array(train()), np.array(peer.run(steps))
+    return float(np.max(np.abs(ours_S - theirs_S) / theirs_S))
+
+
+def _ours(
+    program: Program, training: Training, steps: int
+) -> tuple[Callable[[], list[float]], State, np.ndarray[Any, Any]]:
+    """What trains on for `steps` steps, the state that it starts from, and the training rows."""
+    data_key, init_key, train_key = jax.random.split(jax.random.key(training.seed), 3)
+    rows_NT = jax.jit(lambda key: program.data(training.task, key).train_NT)(data_key)
+    initial: State = jax.jit(program.init)(init_key)
+    table = phase_table(training.spec, program.task.train_length)
+    # as rrope_jax.posgen.ablation does
+    jitted = jax.jit(functools.partial(program.train_steps, steps=steps), donate_argnums=0)
+    state = jax.tree.map(jnp.copy, initial)
+
+    def train() -> list[float]:
+        nonlocal state
+        state, losses_S = jitted(state, rows_NT, table, train_key)
+        losses: list[float] = losses_S.tolist()
+        return losses
+
+    return train, initial, np.asarray(rows_NT)

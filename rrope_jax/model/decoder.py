@@ -196,9 +196,10 @@ class Decoder(nnx.Module):
 
     def _scan(self, block: Any, x_BTD: jax.Array, layers: Any) -> tuple[jax.Array, Any]:
         """Runs a block function over the stacked layers."""
-        unroll = self.config.num_layers <= _UNROLLED_LAYERS
         policy = REMAT_POLICIES[self.config.remat]
-        if policy is not None:
-            # without a loop, XLA would find what is computed twice and keep the first result
-            block = jax.checkpoint(block, policy=policy, prevent_cse=unroll)
-        return jax.lax.scan(block, x_BTD, layers, unroll=unroll)
+        if policy is None:
+            unroll = self.config.num_layers <= _UNROLLED_LAYERS
+            return jax.lax.scan(block, x_BTD, layers, unroll=unroll)
+        # always as a loop: XLA finds what straight-line code computes twice, and keeps the first
+        block = jax.checkpoint(block, policy=policy, prevent_cse=False)
+        return jax.lax.scan(block, x_BTD, layers)

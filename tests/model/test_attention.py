@@ -1,0 +1,284 @@
+"""Attention: the mask, every implementation against plain loops or XLA's, and the choice."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrope_jax.model import attention as module
+from rrope_jax.model.attention import IMPLEMENTATIONS, CausalMask, attention
+
+SEGMENTS = jnp.array([[0, 0, 0, 1, 1], [2, 2, 2, 2, 2]])
+
+
+def _qkv(
+    B: int, T: int, S: int, N: int, K: int, H: int, dtype: Any = jnp.float32
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    random = np.random.default_rng(0)
+    shapes = ((B, T, N, H), (B, S, K, H), (B, S, K, H))
+    q, k, v = (jnp.asarray(random.standard_normal(shape), dtype) for shape in shapes)
+    return q, k, v
+
+
+def _by_loops(q: Any, k: Any, v: Any, visible: Any, scale: float) -> np.ndarray:
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    B, T, N, _ = q.shape
+    group = N // k.shape[2]
+    out = np.zeros(q.shape)
+    for b in range(B):
+        for n in range(N):
+            for t in range(T):
+                seen = np.flatnonzero(visible[b][t])
+                logits = scale * k[b, seen, n // group] @ q[b, t, n]
+                weights = np.exp(logits - logits.max())
+                out[b, t, n] = weights / weights.sum() @ v[b, seen, n // group]
+    return out
+
+
+def test_mask_of_whole_sequences() -> None:
+    np.testing.assert_array_equal(CausalMask().dense(3, 3), [np.tri(3)])
+
+
+def test_mask_of_segments() -> None:
+    first, second = CausalMask(segment_ids_BT=SEGMENTS).dense(5, 5)
+    np.testing.assert_array_equal(
+        first,
+        [
+            [1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0],
+            [0, 0, 0, 1, 0],
+            [0, 0, 0, 1, 1],
+        ],
+    )
+    np.testing.assert_array_equal(second, np.tri(5))
+
+
+def test_mask_of_continued_sequences() -> None:
+    mask = CausalMask(start_B=jnp.array([0, 2])).dense(2, 4)
+    np.testing.assert_array_equal(
+        mask, [[[1, 0, 0, 0], [1, 1, 0, 0]], [[1, 1, 1, 0], [1, 1, 1, 1]]]
+    )
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize(
+    ("mask", "T", "S"),
+    [
+        (CausalMask(), 5, 5),
+        (CausalMask(segment_ids_BT=SEGMENTS), 5, 5),
+        (CausalMask(start_B=jnp.array([0, 3])), 2, 7),
+    ],
+    ids=["causal", "segments", "decoding"],
+)
+def test_xla_against_loops(mask: CausalMask, T: int, S: int, kv_heads: int) -> None:
+    q, k, v = _qkv(2, T, S, 4, kv_heads, 6)
+    expected = _by_loops(q, k, v, np.broadcast_to(mask.dense(T, S), (2, T, S)), 0.7)
+    result = attention(q, k, v, mask, scale=0.7, implementation="xla")
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
+
+
+def test_bfloat16_keeps_float32_logits() -> None:
+    """Large, close logits: a softmax of logits rounded to bfloat16 would be off by a half."""
+    q = jnp.full((1, 2, 1, 2), 16.0, jnp.bfloat16)
+    k = jnp.array([[16.0, 1.0], [16.0, 1.0625]], jnp.bfloat16)[None, :, None]
+    v = jnp.array([0.0, 1.0], jnp.bfloat16)[None, :, None, None] * jnp.ones((2,), jnp.bfloat16)
+    result = attention(q, k, v, CausalMask(), scale=1.0, implementation="xla")
+    assert result.dtype == jnp.bfloat16
+    np.testing.assert_allclose(result[0, 1, 0], 1 / (1 + np.exp(-1.0)), rtol=2**-8)
+
+
+def test_dropout_acts_on_the_weights() -> None:
+    q, k, v = _qkv(1, 3, 3, 2, 2, 4)
+    seen = []
+
+    def only_the_first_key(weights: jax.Array) -> jax.Array:
+        seen.append(weights)
+        return weights.at[..., 1:].set(0)
+
+    result = attention(q, k, v, CausalMask(), scale=1.0, dropout=only_the_first_key)
+    np.testing.assert_allclose(seen[0].sum(-1), 1, rtol=1e-6)
+    for head in range(2):
+        expected = seen[0][0, head, 0, :, :1] * v[:, 0, head]
+        np.testing.assert_allclose(result[0, :, head], expected, rtol=1e-6)
+
+
+# --- splash, by the interpreter of Pallas --------------------------------------------------------
+
+
+@pytest.fixture
+def splash_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreted = functools.partial(module._splash, interpret=True)
+    row = dataclasses.replace(IMPLEMENTATIONS["splash"], run=interpreted)
+    monkeypatch.setitem(IMPLEMENTATIONS, "splash", row)
+    monkeypatch.setattr(module, "_platform", lambda: "tpu")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("splash_anywhere")
+@pytest.mark.parametrize("segmented", [False, True])
+def test_splash_against_xla(segmented: bool) -> None:
+    """Outputs and gradients, with two queries per key head and two blocks of keys."""
+    B, T, N, K, H = 2, 256, 4, 2, 16
+    monotonous = jnp.cumsum(jax.random.bernoulli(jax.random.key(0), 0.02, (B, T)), axis=1)
+    mask = CausalMask(segment_ids_BT=monotonous if segmented else None)
+    weight = jnp.asarray(np.random.default_rng(1).standard_normal((B, T, N, H)), jnp.float32)
+
+    def outputs(implementation: str) -> Any:
+        def weighted(qkv: Any) -> tuple[jax.Array, jax.Array]:
+            out = attention(*qkv, mask, scale=0.25, implementation=implementation)
+            return jnp.sum(weight * out), out
+
+        return jax.jit(jax.value_and_grad(weighted, has_aux=True))(_qkv(B, T, T, N, K, H))
+
+    (_, out), gradients = outputs("splash")
+    (_, expected), expected_gradients = outputs("xla")
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-5)
+
+
+# --- the choice ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replaces what the implementations compute; holds the names of those that were run."""
+    names: list[str] = []
+
+    def record(name: str) -> Any:
+        def run(call: Any) -> jax.Array:
+            names.append(name)
+            return call.q_BTNH
+
+        return run
+
+    for name, row in IMPLEMENTATIONS.items():
+        monkeypatch.setitem(IMPLEMENTATIONS, name, dataclasses.replace(row, run=record(name)))
+    return names
+
+
+LONG = 4096
+SEGMENTED = CausalMask(segment_ids_BT=jnp.zeros((1, LONG), jnp.int32))
+DECODING = CausalMask(start_B=jnp.zeros((1,), jnp.int32))
+
+
+@pytest.mark.parametrize(
+    ("platform", "length", "dtype", "mask", "dropout", "expected"),
+    [
+        ("tpu", LONG, "bfloat16", CausalMask(), False, "splash"),
+        ("tpu", LONG, "float32", SEGMENTED, False, "splash"),
+        ("tpu", LONG // 2, "bfloat16", CausalMask(), False, "xla"),
+        ("tpu", LONG + 1, "bfloat16", CausalMask(), False, "xla"),
+        ("tpu", LONG, "bfloat16", DECODING, False, "xla"),
+        ("tpu", LONG, "bfloat16", CausalMask(), True, "xla"),
+        ("gpu", 64, "bfloat16", CausalMask(), False, "cudnn"),
+        ("gpu", LONG, "float16", SEGMENTED, False, "cudnn"),
+        ("gpu", 65, "bfloat16", CausalMask(), False, "cudnn"),
+        ("gpu", 64, "float32", CausalMask(), False, "xla"),
+        ("gpu", 64, "bfloat16", DECODING, False, "xla"),
+        ("gpu", 64, "bfloat16", CausalMask(), True, "xla"),
+        ("cpu", LONG, "bfloat16", CausalMask(), False, "xla"),
+    ],
+)
+def test_auto(
+    monkeypatch: pytest.MonkeyPatch,
+    ran: list[str],
+    platform: str,
+    length: int,
+    dtype: str,
+    mask: CausalMask,
+    dropout: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(module, "_platform", lambda: platform)
+    x = jax.ShapeDtypeStruct((1, length, 1, 64), dtype)
+    jax.eval_shape(
+        lambda q, k, v: attention(
+            q, k, v, mask, scale=1.0, dropout=(lambda weights: weights) if dropout else None
+        ),
+        *(x, x, x),
+    )
+    assert ran == [expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "shape", "dtype", "mask", "dropout", "reason"),
+    [
+        (
+            "splash",
+            "cpu",
+            (1, 128, 1, 64),
+            "float32",
+            CausalMask(),
+            False,
+            "needs a TPU, not a CPU",
+        ),
+        ("splash", "tpu", (1, 100, 1, 64), "float32", CausalMask(), False, "128 divides, not 100"),
+        ("splash", "tpu", (1, 128, 1, 64), "float32", DECODING, False, "decoding with a cache"),
+        ("splash", "tpu", (1, 128, 1, 64), "float32", CausalMask(), True, "no dropout"),
+        ("cudnn", "tpu", (1, 128, 1, 64), "bfloat16", CausalMask(), False, "a GPU, not a TPU"),
+        ("cudnn", "gpu", (1, 128, 1, 64), "float32", CausalMask(), False, "bfloat16 or float16"),
+        ("cudnn", "gpu", (1, 128, 1, 60), "bfloat16", CausalMask(), False, "not 60"),
+        ("cudnn", "gpu", (1, 128, 1, 256), "bfloat16", CausalMask(), False, "not 256"),
+        ("cudnn", "gpu", (1, 5, 1, 64), "bfloat16", SEGMENTED, False, "even length, not 5"),
+        ("cudnn", "gpu", (1, 128, 1, 64), "bfloat16", DECODING, False, "decoding with a cache"),
+        ("cudnn", "gpu", (1, 128, 1, 64), "bfloat16", CausalMask(), True, "no dropout"),
+    ],
+)
+def test_what_is_asked_for_by_name_runs_or_says_why_not(
+    monkeypatch: pytest.MonkeyPatch,
+    ran: list[str],
+    name: str,
+    platform: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    mask: CausalMask,
+    dropout: bool,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(module, "_platform", lambda: platform)
+    x = jnp.zeros(shape, dtype)
+    with pytest.raises(ValueError, match=f"attention='{name}' cannot be used here: .*{reason}"):
+        attention(
+            *(x, x, x),
+            mask,
+            scale=1.0,
+            implementation=name,
+            dropout=(lambda weights: weights) if dropout else None,
+        )
+    assert ran == []
+
+
+def test_splash_refuses_a_mesh_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_platform", lambda: "tpu")
+    mesh = jax.sharding.AbstractMesh((2,), ("data",))
+    x = jnp.zeros((2, 128, 1, 64))
+    with (
+        jax.sharding.use_abstract_mesh(mesh),
+        pytest.raises(ValueError, match="one device, not on a mesh of 2"),
+    ):
+        attention(x, x, x, CausalMask(), scale=1.0, implementation="splash")
+
+
+def test_the_mesh_says_for_which_platform() -> None:
+    """A program may be compiled here for machines that are elsewhere."""
+    device = jax.sharding.AbstractDevice("TPU v5p", num_cores=1, platform="tpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+    assert module._platform() == jax.default_backend()
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert module._platform() == "tpu"
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+@pytest.mark.parametrize("segmented", [False, True])
+def test_cudnn_against_xla(segmented: bool) -> None:
+    mask = CausalMask(segment_ids_BT=jnp.arange(128)[None] // 50 if segmented else None)
+    qkv = _qkv(1, 128, 128, 4, 2, 64, jnp.bfloat16)
+    fused = attention(*qkv, mask, scale=0.125, implementation="cudnn")
+    expected = attention(*qkv, mask, scale=0.125, implementation="xla")
+    np.testing.assert_allclose(fused.astype(float), expected.astype(float), rtol=0, atol=2e-2)

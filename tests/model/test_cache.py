@@ -1,0 +1,122 @@
+"""Decoding with a cache against the forward pass of whole sequences."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rrope_jax.model import Decoder, KVCache, ModelConfig, init_cache
+from rrope_jax.rope import RopeSpec
+
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 9)), jnp.int32)
+SPECS = {
+    "none": RopeSpec(head_dim=4),
+    "resonance_yarn": RopeSpec(
+        head_dim=4, theta=100.0, scaling="yarn", factor=4.0, original_context=8, resonance=True
+    ),
+}
+
+
+def _decoder(spec: RopeSpec = SPECS["none"], **fields: Any) -> Decoder:
+    shape: dict[str, Any] = {
+        "vocab_size": 29,
+        "d_model": 16,
+        "num_layers": 2,
+        "num_heads": 4,
+        "d_ff": 24,
+        "initializer_range": 0.5,
+    }
+    return Decoder(ModelConfig(**shape | fields), spec, rngs=nnx.Rngs(1))
+
+
+def _in_pieces(
+    decoder: Decoder, pieces: tuple[int, ...], capacity: int
+) -> tuple[jax.Array, KVCache]:
+    """Logits of TOKENS, decoded by so many tokens at a time."""
+    decode = jax.jit(lambda tokens_BT, cache: decoder.decode(tokens_BT, cache))
+    cache = init_cache(decoder.config, len(TOKENS), capacity)
+    logits, start = [], 0
+    for piece in pieces:
+        piece_logits, cache = decode(TOKENS[:, start : start + piece], cache)
+        logits.append(piece_logits)
+        start += piece
+    return jnp.concatenate(logits, axis=1), cache
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("name", "kv_heads"), [("none", 2), ("resonance_yarn", 1)])
+def test_prompt_and_steps_equal_the_whole(kv_heads: int, name: str) -> None:
+    decoder = _decoder(SPECS[name], num_kv_heads=kv_heads)
+    expected = jax.jit(lambda: decoder(TOKENS))()
+    for pieces in ((5, 1, 1, 1, 1), (4, 3, 2)):
+        logits, cache = _in_pieces(decoder, pieces, capacity=12)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
+        np.testing.assert_array_equal(cache.length_B, [9, 9])
+        assert cache.capacity == 12
+
+
+def test_rows_of_different_lengths() -> None:
+    """A batch whose rows are 4 and 7 tokens long continues each as if it were alone."""
+    decoder = _decoder()
+    decode = jax.jit(lambda tokens_BT, cache: decoder.decode(tokens_BT, cache))
+    prompts = (TOKENS[:1, :4], TOKENS[1:, :7])
+    padded_BT = jnp.zeros((2, 7), jnp.int32).at[0, :4].set(prompts[0][0]).at[1].set(prompts[1][0])
+    _, cache = decode(padded_BT, init_cache(decoder.config, 2, 10))
+    cache = cache._replace(length_B=jnp.array([4, 7]))  # what the padding wrote is overwritten
+    following = ((TOKENS[0, 4:6]), (TOKENS[1, 7:9]))
+    for step in range(2):
+        tokens_B1 = jnp.stack([row[step] for row in following])[:, None]
+        logits_B1V, cache = decode(tokens_B1, cache)
+        for row, prompt in enumerate(prompts):
+            alone = jnp.concatenate([prompt[0], following[row][: step + 1]])[None]
+            expected = decoder(alone)[0, -1]
+            np.testing.assert_allclose(logits_B1V[row, 0], expected, rtol=0, atol=2e-5)
+    np.testing.assert_array_equal(cache.length_B, [6, 9])
+
+
+def test_given_positions() -> None:
+    decoder = _decoder()
+    positions_BT = jnp.stack([jnp.arange(9) * 2, jnp.arange(9) + 100])
+    expected = decoder(TOKENS, positions_BT)
+    cache = init_cache(decoder.config, 2, 9)
+    first, cache = decoder.decode(TOKENS[:, :6], cache, positions_BT[:, :6])
+    second, cache = decoder.decode(TOKENS[:, 6:], cache, positions_BT[:, 6:])
+    np.testing.assert_allclose(
+        jnp.concatenate([first, second], axis=1), expected, rtol=0, atol=2e-5
+    )
+
+
+def test_in_bfloat16() -> None:
+    decoder = _decoder(compute_dtype="bfloat16", num_kv_heads=2, initializer_range=0.2)
+    expected = jax.jit(lambda: decoder(TOKENS))()
+    logits, cache = _in_pieces(decoder, (4, 1, 1, 1, 1, 1), capacity=9)
+    assert cache.key_LBSKH.dtype == cache.value_LBSKH.dtype == jnp.bfloat16
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=0.02 * np.abs(expected).max())
+
+
+def test_a_cache_holds_key_heads_only() -> None:
+    cache = init_cache(_decoder(num_kv_heads=1).config, batch_size=3, capacity=7)
+    assert cache.key_LBSKH.shape == cache.value_LBSKH.shape == (2, 3, 7, 1, 4)
+    np.testing.assert_array_equal(cache.length_B, [0, 0, 0])
+
+
+def test_scaling_by_length_is_that_of_the_capacity() -> None:
+    """Keys in the cache stay as they were rotated, so the tables must not change on the way."""
+    spec = RopeSpec(head_dim=4, scaling="dynamic_ntk", factor=2.0, original_context=8)
+    decoder = _decoder(spec)
+    logits, _ = _in_pieces(decoder, (4, 5), capacity=16)
+    stretched = _decoder(
+        RopeSpec(head_dim=4, theta=10000 * (2 * 16 / 8 - 1) ** 2)  # d / (d - 2) = 2
+    )
+    np.testing.assert_allclose(logits, stretched(TOKENS), rtol=0, atol=2e-5)
+
+
+def test_decoding_needs_an_attention_that_can() -> None:
+    decoder = _decoder(attention="cudnn", compute_dtype="bfloat16")
+    cache = init_cache(decoder.config, 2, 9)
+    with pytest.raises(ValueError, match="attention='cudnn' cannot be used here"):
+        jax.eval_shape(lambda: decoder.decode(TOKENS, cache))

@@ -1,0 +1,75 @@
+import dataclasses
+from typing import Any
+
+import pytest
+
+from rrope_jax.model import ModelConfig
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 11,
+    "d_model": 24,
+    "num_layers": 2,
+    "num_heads": 4,
+    "d_ff": 32,
+}
+
+
+def test_unset_head_fields_follow_the_others() -> None:
+    config = ModelConfig(**SMALL)
+    assert (config.num_kv_heads, config.head_dim, config.scale) == (4, 6, 6**-0.5)
+    assert (config.kv_heads, config.head_size) == (4, 6)
+
+
+def test_set_head_fields_are_kept() -> None:
+    config = ModelConfig(**SMALL, num_kv_heads=2, head_dim=10, attention_scale=1.0)
+    assert (config.num_kv_heads, config.head_dim, config.scale) == (2, 10, 1.0)
+
+
+def test_spelled_out_defaults_make_the_same_config() -> None:
+    spelled_out = ModelConfig(**SMALL, num_kv_heads=4, head_dim=6)
+    assert spelled_out == ModelConfig(**SMALL)
+    assert hash(spelled_out) == hash(ModelConfig(**SMALL))
+
+
+def test_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ModelConfig(**SMALL).d_model = 12  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"d_model": 24.0}, "d_model=24.0 must be an integer"),
+        ({"num_layers": True}, "num_layers=True must be an integer"),
+        ({"num_kv_heads": "2"}, "num_kv_heads='2' must be an integer or None"),
+        ({"dropout": "0.1"}, "dropout='0.1' must be a finite number"),
+        ({"dropout": True}, "dropout=True must be a finite number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan must be a finite number"),
+        ({"attention_scale": "1"}, "attention_scale='1' must be a finite number or None"),
+        ({"tie_embeddings": 1}, "tie_embeddings=1 must be True or False"),
+        ({"activation": None}, "activation=None must be a string"),
+        ({"vocab_size": 0}, "vocab_size=0 must be at least 1"),
+        ({"num_kv_heads": 0}, "num_kv_heads=0 must be at least 1"),
+        ({"num_kv_heads": 3}, "num_kv_heads=3 must divide num_heads=4"),
+        ({"d_model": 25}, "d_model=25 is not divisible by num_heads=4; set head_dim"),
+        ({"d_model": 12}, "head_dim=3 must be even"),
+        ({"head_dim": 5}, "head_dim=5 must be even"),
+        ({"head_dim": 0}, "head_dim=0 must be even and at least 2"),
+        ({"dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),
+        ({"dropout": -0.1}, r"dropout=-0.1 must be in \[0, 1\)"),
+        ({"logit_scale": 0.0}, "logit_scale=0.0 must be greater than 0"),
+        ({"attention_scale": -1.0}, "attention_scale=-1.0 must be greater than 0"),
+        ({"activation": "gelu"}, "activation='gelu' is unknown; choose one of swiglu, relu"),
+        ({"initialization": "xavier"}, "choose one of normal, t5"),
+        ({"compute_dtype": "float16"}, "choose one of float32, bfloat16"),
+        ({"remat": "some"}, "choose one of none, full, dots"),
+        ({"attention": "flash"}, "attention='flash' is unknown; choose one of auto, splash, cudnn"),
+    ],
+)
+def test_refuses(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**SMALL | fields)
+
+
+def test_whole_numbers_are_floats() -> None:
+    assert ModelConfig(**SMALL, attention_scale=1, dropout=0).scale == 1.0

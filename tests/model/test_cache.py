@@ -53,7 +53,7 @@ def test_prompt_and_steps_equal_the_whole(kv_heads: int, name: str) -> None:
     expected = jax.jit(lambda: decoder(TOKENS))()
     for pieces in ((5, 1, 1, 1, 1), (4, 3, 2)):
         logits, cache = _in_pieces(decoder, pieces, capacity=12)
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-4)
         np.testing.assert_array_equal(cache.length_B, [9, 9])
         assert cache.capacity == 12
 
@@ -73,7 +73,7 @@ def test_rows_of_different_lengths() -> None:
         for row, prompt in enumerate(prompts):
             alone = jnp.concatenate([prompt[0], following[row][: step + 1]])[None]
             expected = decoder(alone)[0, -1]
-            np.testing.assert_allclose(logits_B1V[row, 0], expected, rtol=0, atol=2e-5)
+            np.testing.assert_allclose(logits_B1V[row, 0], expected, rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(cache.length_B, [6, 9])
 
 
@@ -112,7 +112,7 @@ def test_scaling_by_length_is_that_of_the_capacity() -> None:
     stretched = _decoder(
         RopeSpec(head_dim=4, theta=10000 * (2 * 16 / 8 - 1) ** 2)  # d / (d - 2) = 2
     )
-    np.testing.assert_allclose(logits, stretched(TOKENS), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(logits, stretched(TOKENS), rtol=1e-5, atol=1e-4)
 
 
 def test_decoding_needs_an_attention_that_can() -> None:

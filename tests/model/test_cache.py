@@ -85,7 +85,7 @@ def test_given_positions() -> None:
     first, cache = decoder.decode(TOKENS[:, :6], cache, positions_BT[:, :6])
     second, cache = decoder.decode(TOKENS[:, 6:], cache, positions_BT[:, 6:])
     np.testing.assert_allclose(
-        jnp.concatenate([first, second], axis=1), expected, rtol=0, atol=2e-5
+        jnp.concatenate([first, second], axis=1), expected, rtol=1e-5, atol=1e-4
     )
 
 

@@ -290,6 +290,7 @@ class TestShippedConfigs:
         assert program.task.train_length == 64
 
 
+@pytest.mark.slow
 def test_splits_of_the_authors_can_be_run(rrope: Run, tmp_path: Path) -> None:
     """Their seeds are a constant, which must not start the backend before its flags are set."""
     run = rrope(tmp_path / "run", "--config.splits=authors")
@@ -297,6 +298,7 @@ def test_splits_of_the_authors_can_be_run(rrope: Run, tmp_path: Path) -> None:
     assert _results(tmp_path / "run")["setting"]["splits"] == "authors"
 
 
+@pytest.mark.slow
 def test_divergence_is_told_and_keeps_what_is_finished(rrope: Run, tmp_path: Path) -> None:
     run = rrope(tmp_path / "run", "--config.train.learning_rate=1e38")
     assert run.returncode == 1

@@ -163,20 +163,21 @@ def _check_pieces(program: Program, initial: State, cut: int) -> None:
 class TestPieces:
     """A run in pieces equals an unbroken one bit for bit, also where pieces end within an epoch."""
 
-    def test_with_dropout(self, initial: State) -> None:
-        _check_pieces(DROPPING, initial, cut=4)
+    def test_plain(self, initial: State) -> None:
+        _check_pieces(PROGRAM, initial, cut=4)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("cut", [1, 6])
-    def test_with_sampled_positions(self, cut: int, initial: State) -> None:
+    def test_with_dropout_and_sampled_positions(self, cut: int, initial: State) -> None:
         sampling = PositionSampling(sampler="pose", target_length=16)
         _check_pieces(dataclasses.replace(DROPPING, positions=sampling), initial, cut)
 
 
 class TestDropout:
+    @pytest.mark.slow
     def test_acts_in_training(self, initial: State, rows: np.ndarray) -> None:
         alike_NT = np.repeat(rows[:1], len(rows), axis=0)  # so that the batch is known
-        _, losses_S = _train(DROPPING, 12)(initial, alike_NT, phase_table(ROPE), jax.random.key(2))
+        _, losses_S = _train(DROPPING, 1)(initial, alike_NT, phase_table(ROPE), jax.random.key(2))
         without = _reference(initial.params, ROPE, rows[:1])[1].mean()
         assert abs(losses_S[0] - without) > 1e-3
 

@@ -1,6 +1,6 @@
 """What training at 4096 tokens has shown LLaMA 2 of each rotary feature, for use at 32768.
 
-rrope analyze --config=configs/analyze_llama2.py --workdir=/tmp/analyze_llama2
+rrope analyze --config=configs/analyze_llama2.py --workdir=runs/analyze_llama2
 
 Takes a few seconds. Expected: 46 of 64 features pre-critical, which together repeat after 7.058e51
 tokens; a feature gap of 0 for all of them under resonance, about 0.001 to 0.03 without.

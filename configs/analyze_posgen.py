@@ -1,6 +1,6 @@
 """The features of the paper's PosGen model: trained at 64 tokens, tested at 256.
 
-rrope analyze --config=configs/analyze_posgen.py --workdir=/tmp/analyze_posgen
+rrope analyze --config=configs/analyze_posgen.py --workdir=runs/analyze_posgen
 
 Takes a few seconds. Expected: 9 of 32 features pre-critical, whose gap is 0 under resonance.
 """

@@ -207,21 +207,22 @@ def test_dropout_needs_a_key_and_follows_it() -> None:
 def test_dropout_is_where_t5_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embedding, then per layer: weights, attention output, hidden layer, output; final norm."""
     shapes: list[tuple[int, ...]] = []
-    keys: list[Any] = []
+    keys: list[tuple[int, ...]] = []
 
     def record(x: jax.Array, rate: float, key: Any) -> jax.Array:
         assert rate == 0.1
         shapes.append(x.shape)
-        keys.append(jax.random.key_data(key).tolist())
+        jax.debug.callback(lambda data: keys.append(tuple(data.tolist())), jax.random.key_data(key))
         return x
 
     monkeypatch.setattr("rrope_jax.model.decoder.drop", record)
     monkeypatch.setattr("rrope_jax.model.layers.drop", record)
-    with jax.disable_jit():
-        _decoder(dropout=0.1)(TOKENS, dropout_key=jax.random.key(0))
+    decoder = _decoder(dropout=0.1)
+    jax.jit(lambda: decoder(TOKENS, dropout_key=jax.random.key(0)))()
+    jax.effects_barrier()
     stream, weights, hidden = (2, 6, 16), (2, 2, 2, 6, 6), (2, 6, 24)
-    assert shapes == [stream, *[weights, stream, hidden, stream] * 2, stream]
-    assert len({tuple(key) for key in keys}) == len(keys)
+    assert shapes == [stream, weights, stream, hidden, stream, stream]  # a layer is traced once
+    assert len(keys) == len(set(keys)) == 2 + 2 * 4
 
 
 # --- options that make T5's layers ---------------------------------------------------------------
@@ -258,7 +259,7 @@ def test_rms_norm_eps() -> None:
     """With an eps far above the mean square, the final norm hardly scales up the hidden state."""
     decoder = _decoder(rms_norm_eps=1e8, num_layers=1)
     embedded_BTD = decoder.embedding[...][TOKENS]
-    hidden_BTD = decoder.hidden(TOKENS)
+    hidden_BTD = jax.jit(lambda: decoder.hidden(TOKENS))()
     np.testing.assert_allclose(hidden_BTD, embedded_BTD / 1e4, rtol=1e-3, atol=1e-7)
 
 

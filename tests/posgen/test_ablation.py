@@ -179,6 +179,16 @@ class TestCells:
         assert one["validation_loss"] != other["validation_loss"]
         assert one["train_loss"] != other["train_loss"]
 
+    def test_train_loss_is_the_mean_since_the_last_validation(self, finished: MemoryStore) -> None:
+        train = dataclasses.replace(PROGRAM.train, validate_every=3)
+        store = MemoryStore()
+        ablation.run(dataclasses.replace(PROGRAM, train=train), [_training()], store, lanes=1)
+        (every_3,), (every_6,) = store.cells["cot-rope-0"], finished.cells["cot-rope-0"]
+        assert every_3["validation_step"] == [3, 6, 9, 12]
+        assert every_3["validation_loss"][1::2] == every_6["validation_loss"]
+        halves = np.reshape(every_3["train_loss"], (2, 2)).mean(axis=1)
+        np.testing.assert_allclose(every_6["train_loss"], halves, rtol=1e-12)
+
     def test_one_training_is_tested_under_several_tables(self) -> None:
         store = MemoryStore()
         methods = ("rope", "linear", "resonance_yarn", "dynamic_ntk")

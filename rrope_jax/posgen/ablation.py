@@ -229,7 +229,8 @@ class _Meter:
     def __init__(self, total_steps: int, tokens_per_step: int, interval: float = 5.0):
         self._lock = threading.Lock()
         self._total, self._tokens, self._interval = total_steps, tokens_per_step, interval
-        self._began = self._said = time.perf_counter()
+        self._began: float | None = None
+        self._said = 0.0
         self._done = self._fresh = 0
 
     def skip(self, steps: int) -> None:
@@ -241,8 +242,11 @@ class _Meter:
         """Counts steps just done and says so if the last line is old enough."""
         with self._lock:
             self._done += steps
-            self._fresh += steps
             now = time.perf_counter()
+            if self._began is None:  # the first call compiled, so it says nothing about the rest
+                self._began = self._said = now
+                return
+            self._fresh += steps
             if now - self._said < self._interval and self._done < self._total:
                 return
             self._said = now

@@ -72,6 +72,6 @@ def get_config() -> ConfigDict:
     config.train.warmup_fraction = 0.1
     config.train.weight_decay = 1e-2
     config.train.validate_every = 78
-    config.train.steps_per_call = 78
+    config.train.steps_per_call = 13
     config.train.eval_batch_size = 100
     return config

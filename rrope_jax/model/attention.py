@@ -144,8 +144,9 @@ def _first(*obstacles: tuple[bool, str]) -> str | None:
 
 def _fused_obstacle(call: _Call, platform: str) -> str | None:
     """What the fused kernels have in common."""
+    here = backend_platform()
     return _first(
-        (_platform() != platform, f"it needs a {platform.upper()}, not a {_platform().upper()}"),
+        (here != platform, f"it needs a {platform.upper()}, not a {here.upper()}"),
         (call.dropout is not None, "it has no dropout on the attention weights"),
         (call.mask.start_B is not None, "it has no mask for decoding with a cache"),
     )
@@ -182,7 +183,7 @@ IMPLEMENTATIONS: dict[str, _Implementation] = {
 }
 
 
-def _platform() -> str:
+def backend_platform() -> str:
     """`cpu`, `gpu` or `tpu`: that of the mesh, which may describe other machines, else our own."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform

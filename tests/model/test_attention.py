@@ -115,7 +115,7 @@ def splash_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     interpreted = functools.partial(module._splash, interpret=True)
     row = dataclasses.replace(IMPLEMENTATIONS["splash"], run=interpreted)
     monkeypatch.setitem(IMPLEMENTATIONS, "splash", row)
-    monkeypatch.setattr(module, "_platform", lambda: "tpu")
+    monkeypatch.setattr(module, "backend_platform", lambda: "tpu")
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_auto(
     dropout: bool,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(module, "_platform", lambda: platform)
+    monkeypatch.setattr(module, "backend_platform", lambda: platform)
     x = jax.ShapeDtypeStruct((1, length, 1, 64), dtype)
     jax.eval_shape(
         lambda q, k, v: attention(
@@ -241,7 +241,7 @@ def test_what_is_asked_for_by_name_runs_or_says_why_not(
     dropout: bool,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(module, "_platform", lambda: platform)
+    monkeypatch.setattr(module, "backend_platform", lambda: platform)
     x = jnp.zeros(shape, dtype)
     with pytest.raises(ValueError, match=f"attention='{name}' cannot be used here: .*{reason}"):
         attention(
@@ -255,7 +255,7 @@ def test_what_is_asked_for_by_name_runs_or_says_why_not(
 
 
 def test_splash_refuses_a_mesh_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_platform", lambda: "tpu")
+    monkeypatch.setattr(module, "backend_platform", lambda: "tpu")
     mesh = jax.sharding.AbstractMesh((2,), ("data",))
     x = jnp.zeros((2, 128, 1, 64))
     with (
@@ -269,9 +269,9 @@ def test_the_mesh_says_for_which_platform() -> None:
     """A program may be compiled here for machines that are elsewhere."""
     device = jax.sharding.AbstractDevice("TPU v5p", num_cores=1, platform="tpu")
     mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
-    assert module._platform() == jax.default_backend()
+    assert module.backend_platform() == jax.default_backend()
     with jax.sharding.use_abstract_mesh(mesh):
-        assert module._platform() == "tpu"
+        assert module.backend_platform() == "tpu"
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")

@@ -1,0 +1,65 @@
+"""Next-token cross-entropy that never holds the logits of a whole batch.
+
+B batch, T tokens, D d_model, V vocabulary, C tokens of a row in one chunk.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rrope_jax.model import Decoder
+
+
+def next_token_losses(
+    decoder: Decoder, hidden_BTD: jax.Array, targets_BT: jax.Array, *, chunk: int
+) -> jax.Array:
+    """Negative log likelihood of every target, in nats.
+
+    Logits of the whole batch would be the largest array of a training step by far: 6 GB for one row
+    of 32,768 tokens and 49,152 words. Here they exist for one chunk at a time, forward and
+    backward, for the price of computing them twice. A batch that fits one chunk keeps them.
+
+    Args:
+      decoder: gives the logits.
+      hidden_BTD: [B, T, D], from `decoder.hidden`.
+      targets_BT: int32[B, T] in [0, V); what a target without meaning gives is for the caller to
+        weigh with 0.
+      chunk: tokens of the batch whose logits exist at a time; at least one of every row. Static
+        under jit.
+
+    Returns:
+      float32[B, T]. It does not depend on `chunk` but for rounding.
+
+    Raises:
+      ValueError: chunk is not positive.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk} must be at least 1; a few thousand tokens suit most")
+    B, T = targets_BT.shape
+    chunks = -(-T // max(1, chunk // B))
+
+    def losses(hidden_BCD: jax.Array, targets_BC: jax.Array) -> jax.Array:
+        logits_BCV = decoder.logits(hidden_BCD)
+        # by comparison, not by gather, which a vocabulary split over devices would not allow
+        vocabulary_V = jnp.arange(logits_BCV.shape[-1], dtype=targets_BC.dtype)
+        chosen_BCV = targets_BC[..., None] == vocabulary_V
+        target_logit_BC = jnp.sum(jnp.where(chosen_BCV, logits_BCV, 0.0), axis=-1)
+        return jax.nn.logsumexp(logits_BCV, axis=-1) - target_logit_BC
+
+    if chunks <= 1:
+        return losses(hidden_BTD, targets_BT)
+    C = -(-T // chunks)
+    padding = C * chunks - T
+
+    def split(x: jax.Array) -> jax.Array:
+        """[B, T, ...] -> [chunks, B, C, ...], every chunk with tokens from all along the rows.
+
+        So each device of a mesh that splits rows, or the batch, has its share of every chunk.
+        """
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(B, C, chunks, *x.shape[2:]), 2, 0)
+
+    losses_by_chunk = jax.lax.map(
+        lambda pair: jax.checkpoint(losses, prevent_cse=False)(*pair),
+        (split(hidden_BTD), split(targets_BT)),
+    )
+    return jnp.moveaxis(losses_by_chunk, 0, 2).reshape(B, C * chunks)[:, :T]

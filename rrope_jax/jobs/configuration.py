@@ -13,7 +13,7 @@ import runpy
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,6 +80,7 @@ def parse(
         raise UsageError(f"unexpected argument {positional[0]!r}; see rrope {command} --help")
     if config:
         _split_word_lists(values[_CONFIG])
+        _check_required(values[_CONFIG])
     return values
 
 
@@ -109,11 +110,7 @@ def from_config(cls: type[T], config: ConfigDict, path: str, **fixed: Any) -> T:
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     arguments: dict[str, Any] = {}
     for key in config:
-        name = f"{path}.{key}"
-        try:
-            value = config[key]
-        except config_dict.RequiredValueError:
-            raise UsageError(f"{name} has no value: give one with --{name}=VALUE") from None
+        name, value = f"{path}.{key}", config[key]
         if key not in fields:
             shown = "{...}" if isinstance(value, ConfigDict) else repr(value)
             raise UsageError(f"{name} = {shown}: there is no such key; {_choose_from(key, fields)}")
@@ -158,18 +155,31 @@ def _split_word_lists(flag: Any) -> None:
                 flag.value.update_from_flattened_dict({path: tuple(word.split(","))})
 
 
+def _check_required(flag: Any) -> None:
+    """Every required placeholder of the config file has got a value."""
+    for path in flag.parser.required:
+        value = flag.value
+        for key in path.split("."):
+            value = value[key]
+        if value is None:
+            name = f"{_CONFIG}.{path}"
+            raise UsageError(f"{name} has no value: give one with --{name}=VALUE")
+
+
 class _ConfigFileParser(flags.ArgumentParser[ConfigDict]):
     """Loads a config file and looks at its overrides, with messages a user can act on."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         super().__init__()
         self._argv = argv
+        self.required: list[str] = []
 
     def flag_type(self) -> str:
         return "file"
 
     def parse(self, argument: str) -> ConfigDict:
         config = _load(argument)
+        self.required = list(_loosen(config))
         for word in self._argv:
             if override := _OVERRIDE.match(word):
                 _check_override(config, override["key"], word)
@@ -201,6 +211,21 @@ def _load(path: str) -> ConfigDict:
             f"--config={path}: get_config() returned {type(config).__name__}, not a ConfigDict"
         )
     return config
+
+
+def _loosen(config: ConfigDict, path: str = "") -> Iterator[str]:
+    """Turns required placeholders into optional ones, which can be read; yields their paths."""
+    for key in list(config):
+        try:
+            value = config[key]
+        except config_dict.RequiredValueError:
+            kind = config.get_ref(key).get_type()
+            del config[key]
+            config[key] = config_dict.placeholder(kind)
+            yield f"{path}{key}"
+        else:
+            if isinstance(value, ConfigDict):
+                yield from _loosen(value, f"{path}{key}.")
 
 
 def _check_arguments(path: str, get_config: Callable[..., Any], arguments: Sequence[str]) -> None:

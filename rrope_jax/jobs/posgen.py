@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     values = parse("posgen", SUMMARY, argv, _define)
     config = values.config
     setting, program, planned = plan(config)
-    _use_every_core(len(planned))
+    use_every_core(len(planned))
     with Workdir.claim(values.workdir, _identity(config)) as workdir:
         backend.configure_logging()
         _LOG.info("%s", backend.describe())
@@ -158,7 +158,7 @@ def _identity(config: ConfigDict) -> dict[str, Any]:
     return identity
 
 
-def _use_every_core(trainings: int) -> None:
+def use_every_core(trainings: int) -> None:
     """One single-threaded CPU device per core, before the backend starts.
 
     Small matrix products gain little from a second thread, so trainings side by side finish

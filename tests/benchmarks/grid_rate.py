@@ -66,7 +66,7 @@ class Stopwatch:
 def _rate(program: Program, trainings: tuple[Training, ...], steps_per_call: int) -> float:
     """Steps per second; in a process of its own, since the devices follow from the trainings."""
     jax.config.update("jax_platforms", "cpu")
-    posgen._use_every_core(len(trainings))
+    posgen.use_every_core(len(trainings))
     steps = 10_000 * steps_per_call  # more than will be done
     train = dataclasses.replace(
         program.train, steps=steps, validate_every=steps, steps_per_call=steps_per_call

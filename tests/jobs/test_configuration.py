@@ -164,6 +164,20 @@ class TestParse:
         message = _error("--workdir=w", *words)
         assert [part for part in parts if part not in message] == []
 
+    def test_required_placeholder(self, tmp_path: Path) -> None:
+        file = tmp_path / "c.py"
+        file.write_text(
+            "from ml_collections import ConfigDict, config_dict\n"
+            "def get_config():\n"
+            "    rope = ConfigDict({'theta': config_dict.required_placeholder(float)})\n"
+            "    return ConfigDict({'rope': rope})\n"
+        )
+        words = [f"--config={file}", "--workdir=w"]
+        with pytest.raises(UsageError, match=r"^config\.rope\.theta has no value: .*theta=VALUE$"):
+            parse("job", "Does it.", words, _define)
+        given = parse("job", "Does it.", [*words, "--config.rope.theta=5"], _define)
+        assert given.config.rope.theta == 5.0
+
     def test_override_before_its_config(self, config_file: Path) -> None:
         message = _error("--config.steps=1", f"--config={config_file}", "--workdir=w")
         assert "before" in message
@@ -282,8 +296,3 @@ class TestFromConfig:
     def test_contradiction_of_a_fixed_field(self) -> None:
         with pytest.raises(UsageError, match=r"config\.rope\.head_dim = 64: .* only be 32"):
             from_config(Rope, ConfigDict({"head_dim": 64}), "config.rope", head_dim=32)
-
-    def test_required_placeholder_without_value(self) -> None:
-        config = ConfigDict({"head_dim": config_dict.required_placeholder(int)})
-        with pytest.raises(UsageError, match=r"config\.rope\.head_dim has no value"):
-            from_config(Rope, config, "config.rope")

@@ -1,4 +1,4 @@
-"""PosGen in miniature: three tasks, four methods, five seeds, less than ten minutes on two CPU cores.
+"""PosGen in miniature: three tasks, four methods, five seeds, some seven minutes on two CPU cores.
 
     rrope posgen --config=configs/posgen_quick.py --workdir=runs/posgen_quick
 

@@ -1,0 +1,1 @@
+"""Text: sources, tokenizers, packing, and the input pipeline of one host or many."""

@@ -1,0 +1,171 @@
+"""Text in local files: plain text, one document a file; JSONL, one a line; either gzipped."""
+
+import glob
+import gzip
+import hashlib
+import itertools
+import json
+import logging
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from rrope_jax.data.document import Document
+
+_LOG = logging.getLogger(__name__)
+
+_GZIP, _JSONL = ".gz", ".jsonl"
+# What is read of a folder. A file that is named or globbed is plain text where it is none of these.
+_IN_FOLDERS = (".txt", _JSONL, _GZIP)
+_DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Entry(NamedTuple):
+    """Where a document lies."""
+
+    path: Path
+    line: int | None = None  # from 1; None for a whole file
+    offset: int = 0  # of the line, in the uncompressed file
+
+
+class LocalText:
+    """The documents of a file, of a folder and all below it, or of a glob.
+
+    A document is named by its file's path below the source's folder, with `:LINE` in JSONL. Text is
+    UTF-8 and read as it is, line ends included; only a byte order mark is dropped.
+    """
+
+    def __init__(self, source: str, *, text_key: str):
+        """Finds the documents; of plain text it reads nothing yet.
+
+        Args:
+          source: a path, or a glob (`**` for folders of any depth).
+          text_key: the field of a JSONL object that holds the text.
+
+        Raises:
+          ValueError: there is no file to read, or a gzip file is damaged.
+        """
+        self._text_key = text_key
+        self._open: tuple[Path, BinaryIO] | None = None
+        self._entries: list[_Entry] = []
+        self.names: list[str] = []
+        digest = hashlib.blake2b(text_key.encode(), digest_size=16)
+        folder, files = _find(source)
+        for file in files:
+            name, status = file.relative_to(folder).as_posix(), file.stat()
+            digest.update(os.fsencode(f"\n{name}\0{status.st_size}\0{status.st_mtime_ns}"))
+            for entry in _entries(file):
+                self._entries.append(entry)
+                self.names.append(f"{name}:{entry.line}" if entry.line else name)
+        self.fingerprint = digest.hexdigest()
+        if not self._entries:
+            raise ValueError(f"source={source!r}: its {len(files)} files hold no document")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Document]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Document:
+        """Reads a document.
+
+        Raises:
+          ValueError: its file is damaged, is not UTF-8, or has no text where JSONL should.
+        """
+        entry = self._entries[index]
+        try:
+            text = self._read(entry).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{_where(entry)} is not UTF-8 ({error.reason} at byte {error.start}); convert it "
+                "first, with iconv for instance"
+            ) from error
+        return Document(self.names[index], text if entry.line is None else self._field(text, entry))
+
+    def _read(self, entry: _Entry) -> bytes:
+        if self._open is None or self._open[0] != entry.path:
+            if self._open is not None:
+                self._open[1].close()
+            self._open = entry.path, _opened(entry.path)
+        file = self._open[1]
+        try:
+            file.seek(entry.offset)
+            return file.read() if entry.line is None else file.readline()
+        except _DAMAGED_GZIP as error:
+            raise _damaged(entry.path, error) from error
+
+    def _field(self, line: str, entry: _Entry) -> str:
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{_where(entry)} is not JSON ({error}); JSONL has one JSON object a line"
+            ) from error
+        text = fields.get(self._text_key) if isinstance(fields, dict) else None
+        if not isinstance(text, str):
+            found = ", ".join(fields) if isinstance(fields, dict) else type(fields).__name__
+            raise ValueError(
+                f"{_where(entry)} has no string {self._text_key!r} (found: {found}); name the "
+                "field of the text with text_key"
+            )
+        return _LONE_SURROGATE.sub("\ufffd", text)  # an escape can make one; UTF-8 has none
+
+
+def _find(source: str) -> tuple[Path, Sequence[Path]]:
+    """The folder that names are relative to, and the files."""
+    path = Path(source)
+    if path.is_file():
+        return path.parent, [path]
+    if path.is_dir():
+        every = sorted(p for p in path.rglob("*") if p.is_file())
+        files = [p for p in every if p.suffix in _IN_FOLDERS and not _hidden(p.relative_to(path))]
+        if not files:
+            raise ValueError(
+                f"source={source!r}: no file in this folder ends in {', '.join(_IN_FOLDERS)}; "
+                "give a glob for files of other endings"
+            )
+        if len(files) < len(every):
+            _LOG.info("%s: %d hidden files or of other kinds", path, len(every) - len(files))
+        return path, files
+    files = sorted(p for name in glob.iglob(source, recursive=True) if (p := Path(name)).is_file())
+    if not files:
+        raise ValueError(f"source={source!r} is neither a file nor a folder nor a glob of files")
+    # not the files' own common folder: a file added elsewhere would rename all the others
+    fixed = itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts)
+    return Path(*fixed), files
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _entries(file: Path) -> Iterator[_Entry]:
+    if _JSONL not in file.suffixes[-2:]:
+        yield _Entry(file)
+        return
+    offset = 0
+    try:
+        with _opened(file) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _Entry(file, number, offset)
+                offset += len(line)
+    except _DAMAGED_GZIP as error:
+        raise _damaged(file, error) from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == _GZIP else path.open("rb")
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged ({error}); copy or download it again")
+
+
+def _where(entry: _Entry) -> str:
+    return f"{entry.path}:{entry.line}" if entry.line else str(entry.path)

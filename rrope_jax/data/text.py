@@ -1,0 +1,109 @@
+"""Where text comes from, and which of it is held out."""
+
+import dataclasses
+import difflib
+import fnmatch
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rrope_jax.data.document import Documents
+from rrope_jax.data.local_text import LocalText
+from rrope_jax.data.text_tfds import TfdsText, prepared
+
+TFDS = "tfds:"
+"""What a source begins with that names a TFDS data set."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Which text to read and what to hold out of it.
+
+    Attributes:
+      source: path of a text file, of a JSONL file (either may be gzipped) or of a folder of such
+        files; a glob of files; or "tfds:NAME" with "/CONFIG" and ":VERSION" where there are
+        several.
+      data_dir: where TFDS keeps its data sets. Local text is made into one there, once, and read
+        from there afterwards; None reads the local files themselves.
+      split: split of a TFDS data set.
+      text_key: field of a JSONL object or TFDS example that holds the text. None is "text" for
+        JSONL, and the only text field for TFDS.
+      heldout: names of documents, or patterns of names (`*`, `?`, `[...]`), not to train on.
+      heldout_share: share of the other documents that is held out as well, by a hash of their
+        names.
+
+    Raises:
+      ValueError: a field is out of range.
+    """
+
+    source: str
+    data_dir: str | None = None
+    split: str = "train"
+    text_key: str | None = None
+    heldout: tuple[str, ...] = ()
+    heldout_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.source.removeprefix(TFDS):
+            raise ValueError(
+                f"source={self.source!r} names nothing; give a file, folder or glob, or {TFDS}NAME"
+            )
+        if not 0 <= self.heldout_share < 1:
+            raise ValueError(
+                f"heldout_share={self.heldout_share} must be at least 0 and below 1: it is a share "
+                "of the documents"
+            )
+
+
+def documents(config: TextConfig) -> Documents:
+    """Opens a source.
+
+    Raises:
+      ValueError: there is nothing to read at the source, or it cannot be read.
+    """
+    if config.source.startswith(TFDS):
+        return TfdsText(
+            config.source.removeprefix(TFDS),
+            data_dir=config.data_dir,
+            split=config.split,
+            text_key=config.text_key,
+        )
+    local = LocalText(config.source, text_key=config.text_key or "text")
+    return local if config.data_dir is None else prepared(local, config.data_dir)
+
+
+class Parts(NamedTuple):
+    """Indices of documents."""
+
+    train: list[int]
+    heldout: list[int]
+
+
+def split(config: TextConfig, names: Sequence[str]) -> Parts:
+    """Which documents are trained on and which are held out.
+
+    A document's name alone decides: the choice stays when documents are added, and is the same on
+    every machine.
+
+    Raises:
+      ValueError: an entry of `heldout` fits no name.
+    """
+    for pattern in config.heldout:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)
+            raise ValueError(
+                f"heldout: {pattern!r} fits none of the {len(names)} documents; the nearest name "
+                f"is {nearest[0]!r}"
+            )
+    parts = Parts([], [])
+    for index, name in enumerate(names):
+        named = any(fnmatch.fnmatchcase(name, pattern) for pattern in config.heldout)
+        held = named or _place(name) < config.heldout_share
+        (parts.heldout if held else parts.train).append(index)
+    return parts
+
+
+def _place(name: str) -> float:
+    """A number in [0, 1), as good as random but always the same for a name."""
+    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=6).digest()
+    return int.from_bytes(digest) / 2**48

@@ -1,0 +1,195 @@
+"""Text in TFDS data sets of the array_record format, made and read without TensorFlow."""
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds  # type: ignore[import-untyped]
+
+from rrope_jax.data.document import Document, Documents
+
+_FORMAT = "array_record"
+_INFO = "dataset_info.json"
+_NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+class RropeText(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
+    """The TFDS data set `rrope_text`: documents with `name` and `text`, all in split `train`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, documents: Documents, **arguments: Any):
+        """Takes the documents, and what every TFDS builder takes."""
+        self._documents = documents
+        super().__init__(**arguments)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"name": tfds.features.Text(), "text": tfds.features.Text()}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="The documents of local files.",
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,  # the files' order is the documents' order
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
+        for index, document in enumerate(self._documents):
+            yield index, document._asdict()
+
+
+def prepared(documents: Documents, data_dir: str) -> "TfdsText":
+    """Makes the data set `rrope_text/FINGERPRINT` of the documents, or finds it made earlier.
+
+    Raises:
+      ValueError: a document cannot be read, or data_dir cannot be written.
+    """
+    config = tfds.core.BuilderConfig(name=documents.fingerprint, description="")
+    try:
+        builder = RropeText(documents, data_dir=data_dir, config=config, file_format=_FORMAT)
+        with contextlib.redirect_stdout(io.StringIO()):  # stdout is the command's own
+            builder.download_and_prepare()
+    except FileExistsError:
+        pass  # another process finished first
+    except OSError as error:
+        raise ValueError(
+            f"data_dir={data_dir!r} cannot be used: {error.strerror or error}; give a folder with "
+            "room that can be written, or None to read the files themselves"
+        ) from error
+    return TfdsText(
+        f"rrope_text/{documents.fingerprint}", data_dir=data_dir, split="train", text_key="text"
+    )
+
+
+class TfdsText:
+    """The documents of a prepared data set.
+
+    A document's name is that of the example where it has one (those of `rrope_text` do), else
+    `NAME/SPLIT/INDEX`.
+    """
+
+    def __init__(self, name: str, *, data_dir: str | None, split: str, text_key: str | None):
+        """Opens a data set.
+
+        Args:
+          name: NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION; unset, the newest version.
+          data_dir: the folder in which TFDS keeps its data sets; None for TFDS's default.
+          split: in TFDS's notation, such as "train" or "test[:10%]".
+          text_key: the feature that holds the text; None for the only one that can be meant.
+
+        Raises:
+          ValueError: it is not prepared there as array_record, or lacks the split or the feature.
+        """
+        folder = _folder(name, Path(data_dir or tfds.core.constants.DATA_DIR))
+        builder = tfds.builder_from_directory(folder)
+        found = builder.info.file_format
+        if found is None or found.value != _FORMAT:
+            raise ValueError(
+                f"source='tfds:{name}': {folder} is in another format ({found and found.value}), "
+                f"which needs TensorFlow to read; {_how_to_prepare(name)}"
+            )
+        self._features = builder.info.features
+        self._text_key = text_key or _text_key(name, self._features)
+        if self._text_key not in self._features:
+            raise ValueError(
+                f"text_key={text_key!r}: source='tfds:{name}' has only {', '.join(self._features)}"
+            )
+        try:
+            self._examples = builder.as_data_source(split=split)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"split={split!r} of source='tfds:{name}' cannot be read: "
+                f"{' '.join(str(error).split())} (splits: {', '.join(builder.info.splits)})"
+            ) from error
+        self._prefix = f"{builder.info.name}/{split}"
+        content = f"{builder.info.as_json}\0{split}\0{self._text_key}"
+        self.fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    @functools.cached_property
+    def names(self) -> Sequence[str]:
+        """Names of the documents; those that examples carry are read from them, once."""
+        if "name" in self._features:
+            return [_decoded(example["name"]) for example in self._examples]
+        return [f"{self._prefix}/{index}" for index in range(len(self))]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __iter__(self) -> Iterator[Document]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Document:
+        """Reads a document.
+
+        Raises:
+          ValueError: its text is not UTF-8.
+        """
+        name = self.names[index]
+        try:
+            return Document(name, _decoded(self._examples[index][self._text_key]))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self._text_key} of {name} is not UTF-8: {error}") from error
+
+
+def _decoded(value: Any) -> str:
+    text: str = value.decode()
+    return text
+
+
+def _text_key(name: str, features: Any) -> str:
+    """`text`, else the only feature named like it, else the only string."""
+    strings = [k for k, f in features.items() if f.np_dtype is object and f.shape == ()]
+    alike = [key for key in strings if key.endswith("text")]
+    for candidates in (["text"] if "text" in strings else [], alike, strings):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise ValueError(
+        f"source='tfds:{name}' has no feature that must be the text; set text_key to one of "
+        f"{', '.join(strings or features)}"
+    )
+
+
+def _folder(name: str, data_dir: Path) -> Path:
+    """The folder of the newest prepared version that a name can mean."""
+    parsed = _NAME.fullmatch(name)
+    if parsed is None:
+        raise ValueError(f"source='tfds:{name}' has to be tfds:NAME[/CONFIG][:VERSION]")
+    folder = data_dir / parsed["name"] / (parsed["config"] or "")
+    versions = [p.parent for p in folder.glob(f"*/{_INFO}") if _VERSION.fullmatch(p.parent.name)]
+    wanted = [p for p in versions if parsed["version"] in (None, p.name)]
+    if wanted:
+        return max(wanted, key=lambda p: tuple(map(int, p.name.split("."))))
+    there = sorted({p.parent.relative_to(data_dir).as_posix() for p in folder.rglob(_INFO)})
+    if there:
+        raise ValueError(
+            f"source='tfds:{name}' is not in data_dir={str(data_dir)!r}, but these are: "
+            f"{', '.join(there)} (the last part is the version)"
+        )
+    own = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(parsed["name"], own, n=1)
+    if parsed["name"] not in own and close:
+        raise ValueError(
+            f"source='tfds:{name}': TFDS has no such data set; did you mean {close[0]!r}?"
+        )
+    raise ValueError(
+        f"source='tfds:{name}' is not prepared in data_dir={str(data_dir)!r}; "
+        f"{_how_to_prepare(name)}"
+    )
+
+
+def _how_to_prepare(name: str) -> str:
+    folder = name.partition("/")[0].partition(":")[0]
+    return (
+        "prepare it once on a machine with a network: `pip install tensorflow "
+        f"tensorflow-datasets`, `tfds build {name} --file_format=array_record --data_dir=DIR`; "
+        f"then copy DIR/{folder} into data_dir"
+    )

@@ -1,0 +1,99 @@
+"""`TrainConfig`: optimization, rows and positions of a training run, frozen and hashable."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rrope_jax.rope.positions import PositionSampling
+
+SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "constant": jnp.ones_like,
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: (1 + jnp.cos(jnp.pi * progress)) / 2,
+}
+"""Schedule -> share of the rate that is left while progress goes from 0 to 1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a decoder is trained.
+
+    Attributes:
+      steps: optimizer steps.
+      batch_size: rows of a step, over all devices and microbatches.
+      length: tokens of a row.
+      accumulation: microbatches that a step is computed in, a divisor of batch_size. Memory falls
+        with it; the numbers stay the same but for rounding (and for dropout, where there is any).
+      learning_rate: the peak of the schedule.
+      schedule: a key of `SCHEDULES`: how the rate falls after the warm-up.
+      warmup_fraction: share of the steps in which the rate rises, rounded up to whole steps.
+      final_fraction: what is left of the rate after the last step, as a share of the peak.
+      weight_decay: AdamW's decoupled decay, on matrices only.
+      b1, b2, eps: of AdamW.
+      gradient_clip: bound on the gradient's global norm; None for none.
+      loss_chunk: tokens whose logits exist at a time, of a microbatch: see `next_token_losses`.
+      positions: how rotary positions are drawn.
+      seed: of the parameters of a new model, of sampled positions and of dropout.
+
+    Raises:
+      ValueError: a field is out of range, or two do not fit together.
+    """
+
+    steps: int
+    batch_size: int
+    length: int
+    accumulation: int = 1
+    learning_rate: float = 3e-4
+    schedule: str = "cosine"
+    warmup_fraction: float = 0.05
+    final_fraction: float = 0.0
+    weight_decay: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    gradient_clip: float | None = 1.0
+    loss_chunk: int = 2048
+    positions: PositionSampling = PositionSampling()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "length", "accumulation", "loss_chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"accumulation={self.accumulation} must divide batch_size={self.batch_size}: it is "
+                "the number of equal parts of a batch"
+            )
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"schedule={self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}"
+            )
+        for name in ("learning_rate", "weight_decay"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number >= 0")
+        for name in ("warmup_fraction", "final_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1]")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        if not self.eps > 0:
+            raise ValueError(f"eps={self.eps} must be greater than 0; 1e-8 is usual")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise ValueError(f"gradient_clip={self.gradient_clip} must be > 0, or None for none")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must be from 0 to 2^32 - 1")
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the learning rate rises."""
+        return math.ceil(round(self.warmup_fraction * self.steps, 9))
+
+    @property
+    def reach(self) -> int:
+        """One more than the largest position that training can draw, in tokens."""
+        return max(self.length, self.positions.target_length or 0)

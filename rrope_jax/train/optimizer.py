@@ -1,0 +1,68 @@
+"""AdamW as language models use it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rrope_jax.train.config import SCHEDULES, TrainConfig
+
+
+def learning_rate(config: TrainConfig, step: jax.Array) -> jax.Array:
+    """The rate of a step.
+
+    It rises linearly to the peak, which the last step of the warm-up has (the first step without
+    a warm-up), and falls to `final_fraction` of it, which the step after the last one would have.
+    So no step is spent on a rate of 0.
+
+    Args:
+      config: the schedule.
+      step: int32[], steps already taken.
+
+    Returns:
+      float32[].
+    """
+    warmup = max(1, config.warmup_steps)
+    rise = (step + 1) / warmup
+    progress = jnp.clip((step + 1 - warmup) / (config.steps + 1 - warmup), 0, 1)
+    left = SCHEDULES[config.schedule](progress)
+    fall = config.final_fraction + (1 - config.final_fraction) * left
+    return config.learning_rate * jnp.minimum(rise, fall).astype(jnp.float32)
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Global-norm clipping, then AdamW (arXiv 1711.05101) with decay on matrices only.
+
+    The decay of a step is `rate * weight_decay * parameter`, as in optax and PyTorch.
+    """
+    adamw = optax.adamw(
+        lambda step: learning_rate(config, step),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=matrices,
+    )
+    if config.gradient_clip is None:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw)
+
+
+def matrices(params: dict[str, Any]) -> dict[str, Any]:
+    """Which parameters of a decoder are matrices (and kernels of more axes), not scales.
+
+    Args:
+      params: the pure dict of a decoder's parameters. Those of `blocks` are stacked: their first
+        axis counts layers.
+
+    Returns:
+      A tree of bools like params.
+    """
+
+    def is_matrix(path: tuple[Any, ...], parameter: Any) -> bool:
+        stacked = path[0].key == "blocks"
+        return bool(parameter.ndim - stacked >= 2)
+
+    found: dict[str, Any] = jax.tree.map_with_path(is_matrix, params)
+    return found

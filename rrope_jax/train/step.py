@@ -1,0 +1,193 @@
+"""A training step as one pure function of arrays, built from frozen configs.
+
+B rows of a batch, T tokens of a row, D d_model.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from rrope_jax.model import Decoder, ModelConfig
+from rrope_jax.rope import RopeSpec, cos_sin
+from rrope_jax.rope.positions import Positions, sample
+from rrope_jax.train.config import TrainConfig
+from rrope_jax.train.loss import next_token_losses
+from rrope_jax.train.optimizer import learning_rate, make_optimizer
+
+Params = dict[str, Any]
+"""A decoder's parameters as a pure dict."""
+
+Batch = Mapping[str, jax.Array]
+"""Arrays [B, T] as in `data.packing.Rows`: tokens, targets, segment_ids, positions, weights."""
+
+
+class State(NamedTuple):
+    """Everything that training changes.
+
+    Attributes:
+      params: float32.
+      opt_state: optax's.
+      step: int32[], steps taken.
+      sound: bool[], whether all losses and gradients so far were finite. Once it is False, steps
+        change nothing more, so what the host may have started before it saw does no harm.
+    """
+
+    params: Params
+    opt_state: Any
+    step: jax.Array
+    sound: jax.Array
+
+
+class Measures(NamedTuple):
+    """What a step tells, all float32[] but `sound`.
+
+    Attributes:
+      loss: mean over the batch's targets, nats, before the update.
+      gradient_norm: global, before clipping.
+      learning_rate: of this step.
+      targets: tokens that were predicted.
+      sound: as in `State`, after this step.
+    """
+
+    loss: jax.Array
+    gradient_norm: jax.Array
+    learning_rate: jax.Array
+    targets: jax.Array
+    sound: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The functions of one training run. All methods are pure and may be jitted.
+
+    Attributes:
+      model, rope, train: the setting.
+      segmented: whether rows hold several documents, which must not see each other. Without,
+        attention has no segments to mask, and whatever follows the document has weight 0.
+
+    Raises:
+      ValueError: two parts do not fit together.
+    """
+
+    model: ModelConfig
+    rope: RopeSpec
+    train: TrainConfig
+    segmented: bool = True
+
+    def __post_init__(self) -> None:
+        jax.eval_shape(  # raises where the sampling does not fit the length
+            lambda: sample(self.train.positions, jax.random.key(0), 1, self.train.length)
+        )
+        self._graph()  # raises where the embedding does not fit the model
+
+    def init(self, key: jax.Array) -> State:
+        """The state of a new model with random parameters."""
+        decoder = Decoder(self.model, self.rope, rngs=nnx.Rngs(params=key))
+        return self.begin(nnx.to_pure_dict(nnx.state(decoder, nnx.Param)))
+
+    def begin(self, params: Params) -> State:
+        """The state before the first step, from given parameters."""
+        opt_state = make_optimizer(self.train).init(params)
+        return State(params, opt_state, jnp.zeros((), jnp.int32), jnp.ones((), bool))
+
+    def step(self, state: State, batch: Batch, key: jax.Array) -> tuple[State, Measures]:
+        """One optimizer step.
+
+        Args:
+          state: donate it: `jax.jit(program.step, donate_argnums=0)`.
+          batch: int32 or float32[B, T].
+          key: the run's; what a step draws depends on it and on the step's number alone.
+
+        Returns:
+          The new state, and what the step measured.
+        """
+        config = self.train
+        position_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        targets = jnp.sum(batch["weights"])
+        total, gradients = self._gradients(state.params, batch, position_key, dropout_key)
+        # over the whole batch, so that a target counts the same in whatever microbatch it is
+        loss, gradients = jax.tree.map(lambda x: x / jnp.maximum(targets, 1.0), (total, gradients))
+        gradient_norm = optax.global_norm(gradients)
+        updates, opt_state = make_optimizer(config).update(gradients, state.opt_state, state.params)
+        sound = state.sound & jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+        proposed = State(
+            optax.apply_updates(state.params, updates), opt_state, state.step + 1, sound
+        )
+        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), proposed, state)
+        rate = learning_rate(config, state.step)
+        # `sound` last: where it is False, the choice above keeps the old True
+        return kept._replace(sound=sound), Measures(loss, gradient_norm, rate, targets, sound)
+
+    def heldout(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Summed loss and number of targets of a batch, at its own positions, without dropout."""
+        positions = Positions(batch["positions"])
+        losses_BT = self._losses(params, batch, positions, None)
+        return jnp.sum(losses_BT * batch["weights"]), jnp.sum(batch["weights"])
+
+    def _gradients(
+        self, params: Params, batch: Batch, position_key: jax.Array, dropout_key: jax.Array
+    ) -> tuple[jax.Array, Params]:
+        """The summed loss of a batch and its gradients."""
+        parts = self.train.accumulation
+        positions = self._positions(batch["positions"], position_key)
+
+        def total(params: Params, batch: Batch, positions: Positions, key: jax.Array) -> jax.Array:
+            dropout = key if self.model.dropout else None
+            losses_BT = self._losses(params, batch, positions, dropout)
+            return jnp.sum(losses_BT * batch["weights"])
+
+        if parts == 1:
+            return jax.value_and_grad(total)(params, dict(batch), positions, dropout_key)
+
+        def split(x_BT: jax.Array) -> jax.Array:
+            """Every microbatch takes rows from all over, so each device has its share."""
+            return jnp.moveaxis(x_BT.reshape(-1, parts, *x_BT.shape[1:]), 1, 0)
+
+        def add(sums: Any, part: Any) -> tuple[Any, None]:
+            found = jax.value_and_grad(total)(params, *part)
+            return jax.tree.map(jnp.add, sums, found), None
+
+        zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+        microbatches = jax.tree.map(split, (dict(batch), positions))
+        keys = jax.random.split(dropout_key, parts)
+        sums, _ = jax.lax.scan(add, zeros, (*microbatches, keys))
+        return sums
+
+    def _losses(
+        self, params: Params, batch: Batch, positions: Positions, dropout_key: jax.Array | None
+    ) -> jax.Array:
+        """float32[B, T], nats, also where a target has no weight."""
+        decoder = nnx.merge(self._graph(), params)
+        hidden_BTD = decoder.hidden(
+            batch["tokens"],
+            segment_ids_BT=batch["segment_ids"] if self.segmented else None,
+            rotation=cos_sin(
+                self.rope,
+                positions.whole,
+                fraction=positions.fraction,
+                seq_len=max(self.train.reach, batch["tokens"].shape[1]),
+            ),
+            dropout_key=dropout_key,
+        )
+        return next_token_losses(decoder, hidden_BTD, batch["targets"], chunk=self.train.loss_chunk)
+
+    def _positions(self, places_BT: jax.Array, key: jax.Array) -> Positions:
+        """Positions to rotate by, for tokens at given places of their documents."""
+        if self.train.positions.sampler == "contiguous":
+            return Positions(places_BT)
+        B, T = places_BT.shape
+        whole_BT, fraction_BT = sample(self.train.positions, key, B, T)
+        if fraction_BT is not None:
+            fraction_BT = jnp.take_along_axis(fraction_BT, places_BT, axis=-1)
+        return Positions(jnp.take_along_axis(whole_BT, places_BT, axis=-1), fraction_BT)
+
+    def _graph(self) -> Any:
+        decoder = nnx.eval_shape(
+            lambda: Decoder(self.model, self.rope, rngs=nnx.Rngs(params=jax.random.key(0)))
+        )
+        return nnx.split(decoder)[0]

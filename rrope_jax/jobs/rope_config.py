@@ -1,12 +1,15 @@
-"""RopeSpecs from a config group that describes several methods."""
+"""RopeSpecs from a config group: of several methods, or over those of a checkpoint."""
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from rrope_jax.io.description import Description
 from rrope_jax.jobs.configuration import UsageError, from_config
 from rrope_jax.posgen.grid import parse_method
 from rrope_jax.rope import SCALINGS, RopeSpec
+from rrope_jax.rope.fields import Unset
 from rrope_jax.rope.spec import SCALING_FIELDS
 
 
@@ -37,3 +40,52 @@ def spec_of_method(group: ConfigDict, path: str, method: str, **fixed: Any) -> R
         return spec_of(group, path, scaling=scaling, resonance=resonance, **fixed)
     except UsageError as error:
         raise UsageError(f"method {method!r}: {error}") from error
+
+
+def extend(
+    description: Description, group: ConfigDict | None, path: str = "config.rope"
+) -> Description:
+    """A checkpoint's description with some fields of its rotary embedding replaced.
+
+    Fields that are None or absent keep the checkpoint's; an attention factor belongs to its scaling
+    and goes with it. Without `original_context`, it is the context that the checkpoint was made
+    for before any extension. A scaling with a factor extends that context by it.
+
+    Args:
+      description: of the checkpoint.
+      group: RopeSpec fields, such as `config.rope`; None for no change.
+      path: the group's name in messages.
+
+    Raises:
+      UsageError: a key is unknown, has no effect or a wrong value, or head_dim is not the model's.
+    """
+    given = {} if group is None else {key: group[key] for key in group if group[key] is not None}
+    if not given:
+        return description
+    old = description.rope
+    unread = SCALING_FIELDS - SCALINGS[old.scaling].reads
+    if "scaling" not in given and (idle := sorted(given.keys() & unread)):
+        raise UsageError(
+            f"{path}.{idle[0]} = {given[idle[0]]!r} has no effect on scaling={old.scaling!r}, which "
+            f"the checkpoint has; set {path}.scaling too"
+        )
+    kept = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
+    if given.get("scaling", old.scaling) != old.scaling:
+        kept["attention_factor"] = None
+    original = given.get("original_context") or old.original_context
+    if original is None:
+        original = round(description.context / old.factor)
+    merged = kept | {"original_context": original} | given
+    scaling, resonance = merged["scaling"], merged["resonance"]
+    if isinstance(merged["factor"], Unset):
+        del merged["factor"]  # left out, and not a 1 that someone gave
+    spec = spec_of(
+        ConfigDict(merged),
+        path,
+        scaling=scaling,
+        resonance=resonance,
+        head_dim=description.model.head_size,
+    )
+    rescaled = given.keys() & {"scaling", "factor", "original_context"}
+    context = round(original * spec.factor) if rescaled else description.context
+    return dataclasses.replace(description, rope=spec, context=context)

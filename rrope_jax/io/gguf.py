@@ -1,0 +1,218 @@
+"""GGUF files of the architecture `llama`, as llama.cpp reads and writes them."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rrope_jax.io import gguf_file, gguf_tokenizer
+from rrope_jax.io.description import Description
+from rrope_jax.io.weights import (
+    WEIGHTS,
+    Array,
+    Weight,
+    check_weights,
+    matrix_shapes,
+    parameter_from_matrices,
+)
+from rrope_jax.model import ModelConfig
+from rrope_jax.rope import RopeSpec, frequencies
+
+ARCHITECTURE = "llama"
+FREQUENCY_FACTORS = "rope_freqs.weight"
+RESONANCE = "rrope.resonance"
+# The keys of special tokens there, and in a config.json.
+TOKEN_IDS = {
+    "bos_token_id": "bos_token_id",
+    "eos_token_id": "eos_token_id",
+    "padding_token_id": "pad_token_id",
+}
+# What our decoder does not have, with the value that means "without".
+_REFUSED = {"expert_count": 0, "attention.sliding_window": 0, "attention.causal": True}
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is a file that starts as GGUF does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(gguf_file.MAGIC)) == gguf_file.MAGIC
+
+
+class GgufSource:
+    """The model in a GGUF file; see `weights.Source`."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the header.
+
+        Raises:
+          ValueError: the file is damaged, or its model is not one that we have.
+        """
+        self.path = path
+        self._contents = gguf_file.read_header(path)
+
+    @functools.cached_property
+    def description(self) -> Description:
+        """The model, from the metadata."""
+        return _describe(self.path, self._contents)
+
+    def check(self) -> None:
+        """Checks names and shapes of all weights; raises ValueError."""
+        check_weights(
+            {name: tensor.shape for name, tensor in self._contents.tensors.items()},
+            {key: _name(*key) for key in matrix_shapes(self.description)},
+            self.description,
+            where=str(self.path),
+            ignored={FREQUENCY_FACTORS},
+        )
+
+    def matrix(self, weight: Weight, layer: int) -> Array:
+        """One weight; see `weights.Source`."""
+        matrix = gguf_file.read_tensor(self.path, self._contents.tensors[_name(weight, layer)])
+        if weight.heads is None:
+            return matrix
+        return to_half_split(matrix, getattr(self.description.model, weight.heads))
+
+    def parameter(
+        self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
+    ) -> jax.Array:
+        """One parameter; see `weights.Source`."""
+        return parameter_from_matrices(self, weight, shape, sharding)
+
+
+def to_half_split(matrix: Array, heads: int) -> Array:
+    """From rotated pairs (2i, 2i + 1), as llama.cpp stores queries and keys, to (i, i + d/2)."""
+    pairs = matrix.reshape(heads, -1, 2, *matrix.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(matrix.shape)
+
+
+def to_interleaved(matrix: Array, heads: int) -> Array:
+    """The inverse of `to_half_split`."""
+    halves = matrix.reshape(heads, 2, -1, *matrix.shape[1:])
+    return halves.swapaxes(1, 2).reshape(matrix.shape)
+
+
+def _name(weight: Weight, layer: int) -> str:
+    return weight.gguf.format(layer=layer)
+
+
+def _describe(path: Path, contents: gguf_file.Contents) -> Description:
+    metadata = contents.metadata
+    architecture = metadata.get("general.architecture")
+    if architecture != ARCHITECTURE:
+        raise ValueError(
+            f"{path}: general.architecture={architecture!r} is not implemented; "
+            f"only {ARCHITECTURE!r} is"
+        )
+    keys = {
+        key.removeprefix(f"{ARCHITECTURE}."): _shortest(value)
+        for key, value in metadata.items()
+        if key.startswith(f"{ARCHITECTURE}.")
+    }
+    for key, absent in _REFUSED.items():
+        if keys.get(key, absent) != absent:
+            raise ValueError(
+                f"{path}: {ARCHITECTURE}.{key}={keys[key]!r} is not implemented; only models "
+                f"with {absent!r} are"
+            )
+
+    def required(key: str) -> Any:
+        if key not in keys:
+            raise ValueError(f"{path} has no {ARCHITECTURE}.{key}, which a model needs")
+        return keys[key]
+
+    embedding = contents.tensors.get(WEIGHTS[0].gguf)
+    if embedding is None:
+        raise ValueError(f"{path} has no weight {WEIGHTS[0].gguf!r}; it is not a whole model")
+    num_heads, d_model = required("attention.head_count"), required("embedding_length")
+    head_dim = keys.get("attention.key_length", d_model // num_heads)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if keys.get(key, head_dim) != head_dim:
+            raise ValueError(
+                f"{path}: {ARCHITECTURE}.{key}={keys[key]} differs from the head size {head_dim}, "
+                "which is not implemented"
+            )
+    model = ModelConfig(
+        vocab_size=embedding.shape[0],
+        d_model=d_model,
+        num_layers=required("block_count"),
+        num_heads=num_heads,
+        num_kv_heads=keys.get("attention.head_count_kv"),
+        head_dim=head_dim,
+        d_ff=required("feed_forward_length"),
+        rms_norm_eps=required("attention.layer_norm_rms_epsilon"),
+        tie_embeddings=WEIGHTS[-1].gguf not in contents.tensors,
+    )
+    context = required("context_length")
+    return Description(
+        model=model,
+        rope=_rope(path, contents, keys, head_dim, context),
+        context=context,
+        tokenizer=gguf_tokenizer.tokenizer_files(metadata),
+        extras={
+            name: metadata[f"tokenizer.ggml.{key}"]
+            for key, name in TOKEN_IDS.items()
+            if f"tokenizer.ggml.{key}" in metadata
+        },
+    )
+
+
+def _shortest(value: Any) -> Any:
+    """A float32 as the shortest decimal that means it: 1e-05, not 9.99999974e-06."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _rope(
+    path: Path,
+    contents: gguf_file.Contents,
+    keys: Mapping[str, Any],
+    head_dim: int,
+    context: int,
+) -> RopeSpec:
+    """The embedding, with the meaning that llama.cpp gives to the keys."""
+    scaling = keys.get("rope.scaling.type", "none")
+    factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 1.0))
+    if "rope.scaling.type" not in keys and factor != 1:
+        scaling = "linear"
+    temperature = keys.get("rope.scaling.attn_factor", 1.0)
+    fields: dict[str, Any] = {
+        "head_dim": head_dim,
+        "theta": float(keys.get("rope.freq_base", 10000.0)),
+    }
+    if contents.metadata.get(RESONANCE):
+        fields["resonance"] = True
+    factors = contents.tensors.get(FREQUENCY_FACTORS)
+    if factors is not None and scaling in ("none", "linear"):
+        values = factor * gguf_file.read_tensor(path, factors).astype(np.float64)
+        fields |= {
+            "scaling": "longrope",
+            "original_context": context,
+            "short_factor": tuple(values.tolist()),
+            "long_factor": tuple(values.tolist()),
+            "attention_factor": temperature,
+        }
+        return RopeSpec(**fields)
+    if factors is not None or scaling not in ("none", "linear", "yarn"):
+        also = f" beside {FREQUENCY_FACTORS}" if factors is not None else ""
+        raise ValueError(
+            f"{path}: {ARCHITECTURE}.rope.scaling.type={scaling!r}{also} is not implemented; "
+            "only 'none', 'linear' and 'yarn' are"
+        )
+    fields["scaling"] = scaling
+    if scaling != "none":
+        fields["factor"] = factor
+    if scaling == "yarn":
+        original = keys.get("rope.scaling.original_context_length", context)
+        fields["original_context"] = original
+        for name in ("beta_fast", "beta_slow"):
+            if (value := keys.get(f"rope.scaling.yarn_{name}")) is not None:
+                fields[name] = value
+    spec = RopeSpec(**fields)
+    if temperature == 1:
+        return spec
+    # llama.cpp multiplies its own temperature by this one
+    fields["attention_factor"] = temperature * frequencies(spec).attention_factor
+    return RopeSpec(**fields)

@@ -1,0 +1,241 @@
+"""Hugging Face folders: config.json and safetensors of models of the LLaMA family."""
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+import jax
+from safetensors import SafetensorError, safe_open
+
+from rrope_jax import rope
+from rrope_jax.io.description import Description
+from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.weights import (
+    Array,
+    Weight,
+    check_weights,
+    matrix_shapes,
+    parameter_from_matrices,
+)
+from rrope_jax.model import ModelConfig
+
+CONFIG = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+# What transformers takes where a config of this `model_type` leaves a key out.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"max_position_embeddings": 2048},
+    "mistral": {
+        "max_position_embeddings": 4096 * 32,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+    },
+}
+# Our names of sizes, with theirs.
+MODEL_KEYS = MappingProxyType(
+    {
+        "vocab_size": "vocab_size",
+        "d_model": "hidden_size",
+        "d_ff": "intermediate_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "num_kv_heads": "num_key_value_heads",
+        "head_dim": "head_dim",
+        "rms_norm_eps": "rms_norm_eps",
+        "tie_embeddings": "tie_word_embeddings",
+        "initializer_range": "initializer_range",
+    }
+)
+_REQUIRED = ("vocab_size", "d_model", "d_ff", "num_layers", "num_heads")
+_DEFAULT_EPS = 1e-6
+# What our decoder does not have, with the values that mean "without".
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": (None, "silu", "swish"),
+    "attention_bias": (None, False),
+    "mlp_bias": (None, False),
+    "sliding_window": (None,),
+    "num_local_experts": (None, 0),
+    "num_experts": (None, 0),
+    "quantization_config": (None,),
+    "use_qk_norm": (None, False),
+    "no_rope_layers": (None, []),
+}
+EXTRAS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_DTYPES = ("F64", "F32", "F16", "BF16")
+# Tables of frequencies that old checkpoints carry; they follow from the config.
+_BUFFER = "rotary_emb.inv_freq"
+
+
+def is_huggingface(path: Path) -> bool:
+    """Whether a path is a folder with a config.json."""
+    return (path / CONFIG).is_file()
+
+
+class HuggingFaceSource:
+    """The model in a Hugging Face folder; see `weights.Source`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a folder; nothing is read yet."""
+        self.path = folder
+
+    @functools.cached_property
+    def description(self) -> Description:
+        """The model, from config.json and the tokenizer's files."""
+        return _describe(self.path)
+
+    @functools.cached_property
+    def _file_of(self) -> dict[str, Path]:
+        """The file of each weight."""
+        return {name: file for file in _weight_files(self.path) for name in _entries(file)}
+
+    def check(self) -> None:
+        """Checks names, shapes and types of all weights; raises ValueError."""
+        found: dict[str, tuple[int, ...]] = {}
+        for file in _weight_files(self.path):
+            for name, (shape, dtype) in _entries(file).items():
+                if dtype not in _DTYPES:
+                    raise ValueError(
+                        f"{file}: {name} is of type {dtype}; only {', '.join(_DTYPES)} can be read"
+                    )
+                if name in found:
+                    raise ValueError(f"{self.path} has {name} in two files; remove one of them")
+                found[name] = shape
+        names = {key: _name(*key) for key in matrix_shapes(self.description)}
+        ignored = {name for name in found if name.endswith(_BUFFER)}
+        check_weights(found, names, self.description, where=str(self.path), ignored=ignored)
+
+    def matrix(self, weight: Weight, layer: int) -> Array:
+        """One weight; see `weights.Source`."""
+        name = _name(weight, layer)
+        with safe_open(self._file_of[name], framework="numpy") as file:
+            matrix: Array = file.get_tensor(name)
+        return matrix
+
+    def parameter(
+        self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
+    ) -> jax.Array:
+        """One parameter; see `weights.Source`."""
+        return parameter_from_matrices(self, weight, shape, sharding)
+
+
+def _name(weight: Weight, layer: int) -> str:
+    return weight.huggingface.format(layer=layer)
+
+
+def _describe(folder: Path) -> Description:
+    config = _read_json(folder / CONFIG)
+    kind = config.get("model_type")
+    if kind not in _DEFAULTS:
+        raise ValueError(
+            f"{folder / CONFIG}: model_type={kind!r} is not implemented; "
+            f"choose a model of {', '.join(_DEFAULTS)}"
+        )
+    config = _DEFAULTS[kind] | config
+    for key, allowed in _REFUSED.items():
+        if config.get(key) not in allowed:
+            raise ValueError(
+                f"{folder / CONFIG}: {key}={config[key]!r} is not implemented; only "
+                f"{allowed[-1]!r} is" + _MENDS.get(key, "")
+            )
+    fields = {
+        ours: config[theirs]
+        for ours, theirs in MODEL_KEYS.items()
+        if config.get(theirs) is not None
+    }
+    for name in _REQUIRED:
+        if name not in fields:
+            raise ValueError(f"{folder / CONFIG} has no {MODEL_KEYS[name]}, which a model needs")
+    try:
+        model = ModelConfig(**{"rms_norm_eps": _DEFAULT_EPS} | fields)
+        spec = rope.from_hf(config)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    return Description(
+        model=model,
+        rope=spec,
+        context=config["max_position_embeddings"],
+        tokenizer=TokenizerFiles.of_folder(folder),
+        extras={key: config[key] for key in EXTRAS if config.get(key) is not None},
+    )
+
+
+_MENDS = {
+    "sliding_window": ". Up to that many tokens the window changes nothing: set the key to null "
+    "and max_position_embeddings to the window to read the model for that length",
+    "quantization_config": "; convert the weights to bfloat16 or float32 first",
+}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, by its index where it has one."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    if not (folder / INDEX_FILE).is_file():
+        found = sorted(folder.glob("*.safetensors"))
+        if len(found) == 1:
+            return found
+        raise ValueError(_no_weights(folder, found))
+    weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, Mapping) or not weight_map:
+        raise ValueError(f"{folder / INDEX_FILE} has no weight_map; copy or download it again")
+    files = []
+    for name in sorted(set(weight_map.values()), key=str):
+        if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name:
+            raise ValueError(
+                f"{folder / INDEX_FILE} names the file {name!r}, which is not in the folder "
+                "itself; an index may only name files beside it"
+            )
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} lacks {name}, which its index names; copy it there")
+        files.append(folder / name)
+    return files
+
+
+def _no_weights(folder: Path, found: list[Path]) -> str:
+    if found:
+        names = ", ".join(file.name for file in found[:3])
+        return (
+            f"{folder} has several weight files ({names}) and no {INDEX_FILE} to tell their order"
+        )
+    pickled = sorted([*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")])
+    if pickled:
+        return (
+            f"{folder} has its weights as a Python pickle ({pickled[0].name}), which can run any "
+            "code when it is read and is therefore refused; save them as safetensors where you "
+            "trust them (save_pretrained of transformers does)"
+        )
+    return f"{folder} has a {CONFIG} but no weights; {WEIGHTS_FILE} is missing"
+
+
+@functools.lru_cache(maxsize=64)
+def _entries_at(file: Path, modified: int, size: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    del modified, size  # keys of the cache only
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            return {
+                name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()
+            }
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} is truncated or damaged ({error}); copy or download it again"
+        ) from None
+
+
+def _entries(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of each weight in a file."""
+    status = file.stat()
+    return _entries_at(file, status.st_mtime_ns, status.st_size)

@@ -1,0 +1,222 @@
+"""Our own model folder: parameters by Orbax, the rest as JSON, the tokenizer's files.
+
+FOLDER/params/ (Orbax), FOLDER/model.json and FOLDER/tokenizer/. The workdir of a training run can
+be read the same way: its checkpoints hold the parameters under `tree`, what model.json holds under
+`metadata`, and WORKDIR/tokenizer/ has the files.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rrope_jax.io.description import Description
+from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.weights import Array, Weight, parameter_shapes
+from rrope_jax.model import ModelConfig
+from rrope_jax.rope import SCALINGS, RopeSpec
+from rrope_jax.rope.spec import SCALING_FIELDS
+
+T = TypeVar("T")
+
+PARAMS, MODEL_JSON, TOKENIZER = "params", "model.json", "tokenizer"
+CHECKPOINTS, TREE, METADATA, DESCRIPTION = "checkpoints", "tree", "metadata", "description"
+
+
+def description_to_json(description: Description) -> dict[str, Any]:
+    """All of a description but the tokenizer, as JSON-able values."""
+    spec = description.rope
+    unread = SCALING_FIELDS - SCALINGS[spec.scaling].reads
+    fields = dataclasses.asdict(spec).items()
+    return {
+        "model": dataclasses.asdict(description.model),
+        "rope": {key: value for key, value in fields if key not in unread and value is not None},
+        "context": description.context,
+        "extras": dict(description.extras),
+    }
+
+
+def description_from_json(
+    value: Mapping[str, Any], tokenizer: TokenizerFiles | None = None
+) -> Description:
+    """The inverse of `description_to_json`.
+
+    Raises:
+      ValueError: a key is missing or unknown, or a value out of range.
+    """
+    fields = {
+        "model": _build(ModelConfig, value, "model"),
+        "rope": _build(RopeSpec, value, "rope"),
+        "context": value.get("context"),
+        "extras": value.get("extras", {}),
+    }
+    if unknown := sorted(value.keys() - fields.keys()):
+        raise ValueError(f"unknown key {unknown[0]!r}; the keys are {', '.join(fields)}")
+    if not isinstance(fields["context"], int):
+        raise ValueError(f"context={fields['context']!r} must be an integer")
+    return Description(**fields, tokenizer=tokenizer)
+
+
+def _build(cls: type[T], value: Mapping[str, Any], key: str) -> T:
+    group = value.get(key)
+    if not isinstance(group, Mapping):
+        raise ValueError(f"{key}={group!r} must be a group of fields of {cls.__name__}")
+    try:
+        return cls(**group)
+    except (TypeError, ValueError) as error:  # TypeError: a field is unknown or missing
+        raise ValueError(f"{key}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where the parts of a checkpoint are.
+
+    Attributes:
+      arrays: Orbax folder of the parameters.
+      inside: the key under which the parameters are in it.
+      description: JSON file.
+      key: the key under which the description is in it.
+      tokenizer: folder.
+    """
+
+    arrays: Path
+    inside: tuple[str, ...]
+    description: Path
+    key: str | None
+    tokenizer: Path
+
+
+def is_native(path: Path) -> bool:
+    """Whether a path is a folder of ours, a training workdir, or one checkpoint of it."""
+    return _place(path) is not None
+
+
+def _place(path: Path) -> _Place | None:
+    if (path / MODEL_JSON).is_file():
+        return _Place(path / PARAMS, (), path / MODEL_JSON, None, path / TOKENIZER)
+    if (path / TREE).is_dir() and (path / METADATA).is_dir():
+        return _Place(
+            path / TREE,
+            ("params",),
+            path / METADATA / METADATA,
+            DESCRIPTION,
+            path.parent.parent / TOKENIZER,
+        )
+    if (path / CHECKPOINTS).is_dir():
+        steps = [step for step in (path / CHECKPOINTS).iterdir() if step.name.isdigit()]
+        for step in sorted(steps, key=lambda step: int(step.name), reverse=True):
+            if (place := _place(step)) is not None:
+                return place
+    return None
+
+
+class NativeSource:
+    """The model in one of our folders; see `weights.Source`."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens a folder of ours, a training workdir (at its newest step) or one step.
+
+        Raises:
+          ValueError: the path is none of these.
+        """
+        place = _place(path)
+        if place is None:
+            raise ValueError(f"{path} is no model folder and no training workdir")
+        self.path = path
+        self._place = place
+
+    @functools.cached_property
+    def description(self) -> Description:
+        """The model, from its JSON and the tokenizer's files."""
+        file = self._place.description
+        try:
+            value = json.loads(file.read_bytes())
+            if self._place.key is not None:
+                value = value[self._place.key]
+            return description_from_json(value, TokenizerFiles.of_folder(self._place.tokenizer))
+        except KeyError:
+            raise ValueError(
+                f"{file} describes no model: the run is not one of rrope train"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+
+    @functools.cached_property
+    def _stored(self) -> dict[str, Any]:
+        """The shape of each stored parameter by its path."""
+        try:
+            tree = ocp.PyTreeCheckpointer().metadata(self._place.arrays).item_metadata.tree
+            for key in self._place.inside:
+                tree = tree[key]
+        except Exception as error:  # Orbax and its drivers raise many kinds
+            raise ValueError(
+                f"{self._place.arrays} is damaged or no checkpoint of a model "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
+        flat, _ = jax.tree_util.tree_flatten_with_path(
+            tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
+        )
+        return {
+            ".".join(str(entry.key) for entry in path): tuple(leaf.shape) for path, leaf in flat
+        }
+
+    def check(self) -> None:
+        """Checks names and shapes of all parameters; raises ValueError."""
+        wanted = {w.path: shape for w, shape in parameter_shapes(self.description).items()}
+        for name in sorted(wanted.keys() | self._stored.keys()):
+            if wanted.get(name) != self._stored.get(name):
+                raise ValueError(
+                    f"{self._place.arrays}: parameter {name!r} has shape {self._stored.get(name)}, "
+                    f"but the model's config makes it {wanted.get(name)}"
+                )
+
+    def matrix(self, weight: Weight, layer: int) -> Array:
+        """One weight; see `weights.Source`. Reads all layers, of which the last are kept."""
+        kernel = self._kernel(weight)
+        return weight.to_matrix(kernel[layer] if weight.stacked else kernel)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  one source lives as long as one conversion
+    def _kernel(self, weight: Weight) -> Array:
+        return np.asarray(self._restore(weight, ocp.RestoreArgs(restore_type=np.ndarray)))
+
+    def parameter(
+        self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
+    ) -> jax.Array:
+        """One parameter; see `weights.Source`. Devices read their own parts of it."""
+        placed = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        arguments = ocp.ArrayRestoreArgs(
+            sharding=placed, global_shape=shape, dtype=np.dtype(np.float32)
+        )
+        return self._restore(weight, arguments)
+
+    def _restore(self, weight: Weight, arguments: ocp.RestoreArgs) -> Any:
+        keys = (*self._place.inside, *weight.path.split("."))
+        try:
+            found = ocp.PyTreeCheckpointer().restore(
+                self._place.arrays,
+                args=ocp.args.PyTreeRestore(
+                    item=_nest(keys, jax.ShapeDtypeStruct(self._stored[weight.path], np.float32)),
+                    restore_args=_nest(keys, arguments),
+                    partial_restore=True,
+                ),
+            )
+        except Exception as error:  # Orbax and its drivers raise many kinds
+            raise ValueError(
+                f"{self._place.arrays} is damaged: {weight.path} cannot be read "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
+        for key in keys:
+            found = found[key]
+        return found
+
+
+def _nest(keys: tuple[str, ...], leaf: Any) -> Any:
+    for key in reversed(keys):
+        leaf = {key: leaf}
+    return leaf

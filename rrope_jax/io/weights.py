@@ -1,0 +1,212 @@
+"""The parameters of a `Decoder` by their names and layouts in other formats.
+
+Other formats keep every kernel as a matrix [out, in]; ours are [in..., out...] with the heads as
+axes of their own, stacked over the layers. Each kind of parameter is one row of `WEIGHTS`, and
+whatever is not in it is refused.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from rrope_jax.io.description import Description
+from rrope_jax.model import Decoder, ModelConfig
+from rrope_jax.rope import RopeSpec
+
+Array = NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One kind of parameter.
+
+    Attributes:
+      path: of the parameter in `nnx.state(decoder)`, joined by dots.
+      huggingface, gguf: its names there, with `{layer}` where there is one per layer.
+      inputs: how many axes of the kernel are inputs; None for what is stored as it is.
+      heads: for what the rotation acts on, the `ModelConfig` property that counts its heads.
+    """
+
+    path: str
+    huggingface: str
+    gguf: str
+    inputs: int | None = 1
+    heads: str | None = None
+
+    @property
+    def stacked(self) -> bool:
+        """Whether there is one per layer."""
+        return "{layer}" in self.huggingface
+
+    def layers(self, config: ModelConfig) -> range:
+        """The layers it occurs in; just 0 where it is not stacked."""
+        return range(config.num_layers if self.stacked else 1)
+
+    def to_matrix(self, kernel: Array) -> Array:
+        """A view of one layer's kernel as other formats store it."""
+        if self.inputs is None:
+            return kernel
+        return kernel.reshape(math.prod(kernel.shape[: self.inputs]), -1).T
+
+
+WEIGHTS = (
+    Weight("embedding", "model.embed_tokens.weight", "token_embd.weight", inputs=None),
+    Weight(
+        "blocks.attention_norm.scale",
+        "model.layers.{layer}.input_layernorm.weight",
+        "blk.{layer}.attn_norm.weight",
+        inputs=None,
+    ),
+    Weight(
+        "blocks.attention.query",
+        "model.layers.{layer}.self_attn.q_proj.weight",
+        "blk.{layer}.attn_q.weight",
+        heads="num_heads",
+    ),
+    Weight(
+        "blocks.attention.key",
+        "model.layers.{layer}.self_attn.k_proj.weight",
+        "blk.{layer}.attn_k.weight",
+        heads="kv_heads",
+    ),
+    Weight(
+        "blocks.attention.value",
+        "model.layers.{layer}.self_attn.v_proj.weight",
+        "blk.{layer}.attn_v.weight",
+    ),
+    Weight(
+        "blocks.attention.out",
+        "model.layers.{layer}.self_attn.o_proj.weight",
+        "blk.{layer}.attn_output.weight",
+        inputs=2,
+    ),
+    Weight(
+        "blocks.feed_forward_norm.scale",
+        "model.layers.{layer}.post_attention_layernorm.weight",
+        "blk.{layer}.ffn_norm.weight",
+        inputs=None,
+    ),
+    Weight(
+        "blocks.feed_forward.gate",
+        "model.layers.{layer}.mlp.gate_proj.weight",
+        "blk.{layer}.ffn_gate.weight",
+    ),
+    Weight(
+        "blocks.feed_forward.up",
+        "model.layers.{layer}.mlp.up_proj.weight",
+        "blk.{layer}.ffn_up.weight",
+    ),
+    Weight(
+        "blocks.feed_forward.down",
+        "model.layers.{layer}.mlp.down_proj.weight",
+        "blk.{layer}.ffn_down.weight",
+    ),
+    Weight("final_norm.scale", "model.norm.weight", "output_norm.weight", inputs=None),
+    Weight("output", "lm_head.weight", "output.weight"),
+)
+
+
+class Source(Protocol):
+    """A checkpoint whose weights are read one at a time."""
+
+    @property
+    def description(self) -> Description:
+        """Read without the weights."""
+
+    def matrix(self, weight: Weight, layer: int) -> Array:
+        """One weight in float32, float16 or bfloat16 and Hugging Face's layout."""
+
+    def parameter(
+        self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
+    ) -> jax.Array:
+        """One parameter of the decoder in float32, on the devices of its sharding."""
+
+
+def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> Decoder:
+    """A decoder whose parameters are shapes without memory."""
+    return nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(0)))
+
+
+def parameter_shapes(description: Description) -> dict[Weight, tuple[int, ...]]:
+    """The shape of each parameter that a decoder has."""
+    state = nnx.to_flat_state(nnx.state(abstract_decoder(description.model, description.rope)))
+    shapes = {".".join(map(str, path)): leaf.shape for path, leaf in state}
+    return {weight: shapes[weight.path] for weight in WEIGHTS if weight.path in shapes}
+
+
+def matrix_shapes(description: Description) -> dict[tuple[Weight, int], tuple[int, ...]]:
+    """The shape of each (weight, layer) as other formats store it."""
+    shapes = {}
+    for weight, shape in parameter_shapes(description).items():
+        kernel = shape[1:] if weight.stacked else shape
+        if weight.inputs is not None:
+            kernel = (math.prod(kernel[weight.inputs :]), math.prod(kernel[: weight.inputs]))
+        shapes |= {(weight, layer): kernel for layer in weight.layers(description.model)}
+    return shapes
+
+
+def check_weights(
+    found: Mapping[str, tuple[int, ...]],
+    names: Mapping[tuple[Weight, int], str],
+    description: Description,
+    *,
+    where: str,
+    ignored: Collection[str] = (),
+) -> None:
+    """Checks that a checkpoint has the weights of its model, no others, and in the right shapes.
+
+    Args:
+      found: the shapes in the checkpoint by name.
+      names: what the format calls each weight.
+      description: the model.
+      where: the checkpoint in messages.
+      ignored: names that are in the checkpoint and not read.
+
+    Raises:
+      ValueError: naming the weights.
+    """
+    wanted = {names[key]: shape for key, shape in matrix_shapes(description).items()}
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise ValueError(f"{where} has no weight {_some(missing)}; the model's config needs it")
+    if unknown := sorted(found.keys() - wanted.keys() - set(ignored)):
+        raise ValueError(
+            f"{where} has the unknown weight {_some(unknown)}: this is not a plain LLaMA model "
+            "(no biases, no normalised queries and keys, no experts), and dropping it would "
+            "change the model"
+        )
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise ValueError(
+                f"{where}: {name} has shape {list(found[name])}, but the model's config makes it "
+                f"{list(shape)}; one of the two is wrong"
+            )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + more
+
+
+def parameter_from_matrices(
+    source: Source,
+    weight: Weight,
+    shape: tuple[int, ...],
+    sharding: jax.sharding.Sharding | None,
+) -> jax.Array:
+    """`Source.parameter` for formats that keep matrices of single layers.
+
+    The host holds this one parameter while it is filled; a device gets its own part only.
+    """
+    buffer = np.empty(shape, np.float32)
+    for layer in weight.layers(source.description.model):
+        kernel = buffer[layer] if weight.stacked else buffer
+        weight.to_matrix(kernel)[...] = source.matrix(weight, layer)
+    if sharding is None:
+        return jax.numpy.asarray(buffer)
+    return jax.make_array_from_callback(shape, sharding, lambda index: buffer[index])

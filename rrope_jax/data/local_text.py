@@ -1,5 +1,6 @@
 """Text in local files: plain text, one document a file; JSONL, one a line; either gzipped."""
 
+import contextlib
 import glob
 import gzip
 import hashlib
@@ -20,7 +21,6 @@ _LOG = logging.getLogger(__name__)
 _GZIP, _JSONL = ".gz", ".jsonl"
 # What is read of a folder. A file that is named or globbed is plain text where it is none of these.
 _IN_FOLDERS = (".txt", _JSONL, _GZIP)
-_DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -88,16 +88,14 @@ class LocalText:
         return Document(self.names[index], text if entry.line is None else self._field(text, entry))
 
     def _read(self, entry: _Entry) -> bytes:
-        if self._open is None or self._open[0] != entry.path:
-            if self._open is not None:
-                self._open[1].close()
-            self._open = entry.path, _opened(entry.path)
-        file = self._open[1]
-        try:
+        with _saying(entry.path):
+            if self._open is None or self._open[0] != entry.path:
+                if self._open is not None:
+                    self._open[1].close()
+                self._open = entry.path, _opened(entry.path)
+            file = self._open[1]
             file.seek(entry.offset)
             return file.read() if entry.line is None else file.readline()
-        except _DAMAGED_GZIP as error:
-            raise _damaged(entry.path, error) from error
 
     def _field(self, line: str, entry: _Entry) -> str:
         try:
@@ -149,22 +147,26 @@ def _entries(file: Path) -> Iterator[_Entry]:
         yield _Entry(file)
         return
     offset = 0
-    try:
-        with _opened(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _Entry(file, number, offset)
-                offset += len(line)
-    except _DAMAGED_GZIP as error:
-        raise _damaged(file, error) from error
+    with _saying(file), _opened(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _Entry(file, number, offset)
+            offset += len(line)
 
 
 def _opened(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if path.suffix == _GZIP else path.open("rb")
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is damaged ({error}); copy or download it again")
+@contextlib.contextmanager
+def _saying(path: Path) -> Iterator[None]:
+    """Names the file where reading it fails."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy or download it again") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _where(entry: _Entry) -> str:

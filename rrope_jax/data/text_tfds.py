@@ -1,10 +1,8 @@
 """Text in TFDS data sets of the array_record format, made and read without TensorFlow."""
 
-import contextlib
 import difflib
 import functools
 import hashlib
-import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,14 +11,14 @@ from typing import Any
 import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
 from rrope_jax.data.document import Document, Documents
+from rrope_jax.data.tfds_builder import FORMAT, LocalBuilder, prepare
 
-_FORMAT = "array_record"
 _INFO = "dataset_info.json"
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
-class RropeText(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
+class RropeText(LocalBuilder):
     """The TFDS data set `rrope_text`: documents with `name` and `text`, all in split `train`."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -31,13 +29,8 @@ class RropeText(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
         super().__init__(**arguments)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {"name": tfds.features.Text(), "text": tfds.features.Text()}
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="The documents of local files.",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # the files' order is the documents' order
-        )
+        text = tfds.features.Text()
+        return self._described("The documents of local files.", name=text, text=text)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {"train": self._generate_examples()}
@@ -53,21 +46,15 @@ def prepared(documents: Documents, data_dir: str) -> "TfdsText":
     Raises:
       ValueError: a document cannot be read, or data_dir cannot be written.
     """
-    config = tfds.core.BuilderConfig(name=documents.fingerprint, description="")
+    config = tfds.core.BuilderConfig(name=documents.fingerprint)
     try:
-        builder = RropeText(documents, data_dir=data_dir, config=config, file_format=_FORMAT)
-        with contextlib.redirect_stdout(io.StringIO()):  # stdout is the command's own
-            builder.download_and_prepare()
-    except FileExistsError:
-        pass  # another process finished first
+        prepare(RropeText, documents, data_dir=data_dir, config=config)
     except OSError as error:
         raise ValueError(
             f"data_dir={data_dir!r} cannot be used: {error.strerror or error}; give a folder with "
             "room that can be written, or None to read the files themselves"
         ) from error
-    return TfdsText(
-        f"rrope_text/{documents.fingerprint}", data_dir=data_dir, split="train", text_key="text"
-    )
+    return TfdsText(f"rrope_text/{config.name}", data_dir=data_dir, split="train", text_key="text")
 
 
 class TfdsText:
@@ -92,7 +79,7 @@ class TfdsText:
         folder = _folder(name, Path(data_dir or tfds.core.constants.DATA_DIR))
         builder = tfds.builder_from_directory(folder)
         found = builder.info.file_format
-        if found is None or found.value != _FORMAT:
+        if found is None or found.value != FORMAT:
             raise ValueError(
                 f"source='tfds:{name}': {folder} is in another format ({found and found.value}), "
                 f"which needs TensorFlow to read; {_how_to_prepare(name)}"
@@ -174,16 +161,14 @@ def _folder(name: str, data_dir: Path) -> Path:
             f"source='tfds:{name}' is not in data_dir={str(data_dir)!r}, but these are: "
             f"{', '.join(there)} (the last part is the version)"
         )
-    own = tfds.list_builders(with_community_datasets=False)
+    ours = {builder.name for builder in LocalBuilder.__subclasses__()}
+    own = set(tfds.list_builders(with_community_datasets=False)) - ours
+    missing = f"source='tfds:{name}' is not in data_dir={str(data_dir)!r}"
+    if parsed["name"] in own:
+        raise ValueError(f"{missing}; {_how_to_prepare(name)}")
     close = difflib.get_close_matches(parsed["name"], own, n=1)
-    if parsed["name"] not in own and close:
-        raise ValueError(
-            f"source='tfds:{name}': TFDS has no such data set; did you mean {close[0]!r}?"
-        )
-    raise ValueError(
-        f"source='tfds:{name}' is not prepared in data_dir={str(data_dir)!r}; "
-        f"{_how_to_prepare(name)}"
-    )
+    meant = f"did you mean {close[0]!r}?" if close else "give the folder that has it as data_dir"
+    raise ValueError(f"{missing} and TFDS itself has no such data set; {meant}")
 
 
 def _how_to_prepare(name: str) -> str:

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import tokenizers
 
+from rrope_jax.io.pretrained import describe
+from rrope_jax.io.tokenizer_files import TokenizerFiles
+
 BYTES = "bytes"
 """The source that names the byte tokenizer."""
 
@@ -76,36 +79,44 @@ class Tokenizer:
         return self._codec.decode([int(i) for i in ids])
 
 
-def load_tokenizer(source: str) -> Tokenizer:
+def load_tokenizer(source: str | TokenizerFiles) -> Tokenizer:
     """Loads a tokenizer.
 
     Args:
-      source: "bytes", or the path of a tokenizer.json or of a folder with one.
+      source: "bytes"; the path of a tokenizer.json, of a folder with one, or of a checkpoint of any
+        format; or the files of a checkpoint's description.
 
     Raises:
       ValueError: there is no tokenizer at the path, or it cannot be read.
     """
     if source == BYTES:
         return Tokenizer(_Bytes(), fingerprint=BYTES, bos_id=256, eos_id=257)
+    if isinstance(source, TokenizerFiles):
+        return _from_files(source.files, "the checkpoint's")
     return _from_files(_read(Path(source)), source)
 
 
-def _read(path: Path) -> dict[str, bytes]:
-    folder = path if path.is_dir() else path.parent
-    main = path / _TOKENIZER if path.is_dir() else path
-    if not main.is_file():
+def _read(path: Path) -> Mapping[str, bytes]:
+    if path.suffix == ".json" and path.is_file():
+        beside = TokenizerFiles.of_folder(path.parent)
+        return {**(beside.files if beside else {}), _TOKENIZER: path.read_bytes()}
+    if not path.exists():
         raise ValueError(
-            f"tokenizer={str(path)!r}: there is no {main.name} there; give {BYTES!r}, a "
-            f"{_TOKENIZER} or a folder with one"
+            f"tokenizer={str(path)!r} does not exist; give {BYTES!r}, a {_TOKENIZER}, a folder "
+            "with one or a checkpoint"
         )
-    beside = [folder / name for name in _SPECIAL_TOKEN_FILES]
-    return {
-        _TOKENIZER: main.read_bytes(),
-        **{p.name: p.read_bytes() for p in beside if p.is_file()},
-    }
+    found = TokenizerFiles.of_folder(path) if path.is_dir() else None
+    if found is None or _TOKENIZER not in found.files:
+        found = describe(path).tokenizer
+    return found.files if found else {}
 
 
 def _from_files(files: Mapping[str, bytes], source: str) -> Tokenizer:
+    if _TOKENIZER not in files:
+        raise ValueError(
+            f"tokenizer={source!r} has no {_TOKENIZER}; write one with save_pretrained of "
+            "transformers' AutoTokenizer, or name another tokenizer"
+        )
     try:
         inner = tokenizers.Tokenizer.from_buffer(files[_TOKENIZER])
         special = _special_tokens(files)

@@ -23,6 +23,7 @@ class _Command(NamedTuple):
 
 COMMANDS = {
     "posgen": _Command("rrope_jax.jobs.posgen", "train, test and report the PosGen ablation"),
+    "evaluate": _Command("rrope_jax.jobs.evaluate", "perplexity over the context, passkey, tasks"),
     "analyze": _Command("rrope_jax.jobs.analyze", "wavelengths, feature gap and uniqueness"),
 }
 

@@ -1,0 +1,63 @@
+"""SmolLM2-135M (or any checkpoint) over context lengths up to 32K: perplexity and passkey.
+
+    rrope evaluate --config=configs/evaluate_smollm2.py --workdir=runs/smollm2_yarn \
+        --checkpoint=SmolLM2-135M-Instruct.Q4_1.gguf --config.data.source=texts \
+        --config.rope.scaling=yarn --config.rope.factor=4
+
+Then the same with scaling none, ntk and, with --config.rope.resonance=True, yarn again, each in a
+workdir of its own, and all in one plot:
+
+    rrope evaluate --compare runs/smollm2_* --workdir=runs/smollm2_compared
+
+`texts` holds documents of at least 32,768 tokens each. docs/evaluate.md says how long it takes.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """The config of `rrope evaluate`; what is None is the checkpoint's own."""
+    config = ConfigDict()
+    config.rope = ConfigDict()
+    config.rope.theta = placeholder(float)
+    config.rope.scaling = placeholder(str)
+    config.rope.factor = placeholder(float)
+    config.rope.original_context = placeholder(int)
+    config.rope.resonance = placeholder(bool)
+    config.rope.attention_factor = placeholder(float)
+    config.rope.beta_fast = placeholder(float)
+    config.rope.beta_slow = placeholder(float)
+
+    config.model = ConfigDict()
+    config.model.compute_dtype = placeholder(str)
+    config.model.attention = placeholder(str)
+
+    config.data = ConfigDict()
+    config.data.source = "texts"
+    config.data.data_dir = placeholder(str)
+    config.data.text_key = placeholder(str)
+    config.data.tokenizer = placeholder(str)
+    config.data.bos = False
+    config.data.heldout = ("*",)  # every document of the source
+    config.data.cache_dir = placeholder(str)
+
+    config.eval = ConfigDict()
+    config.eval.perplexity = ConfigDict()
+    config.eval.perplexity.enabled = True
+    config.eval.perplexity.protocol = "fragments"
+    config.eval.perplexity.contexts = (2048, 4096, 8192, 16384, 32768)
+    config.eval.perplexity.documents = placeholder(int)
+    config.eval.perplexity.fragments_per_document = 1
+    config.eval.perplexity.stride = 256
+    config.eval.perplexity.sliding_tokens = placeholder(int)
+    config.eval.perplexity.logits_chunk = 2048
+
+    config.eval.passkey = ConfigDict()
+    config.eval.passkey.enabled = True
+    config.eval.passkey.contexts = (2048, 4096, 8192, 16384, 32768)
+    config.eval.passkey.depths = (0.0, 0.25, 0.5, 0.75, 1.0)
+    config.eval.passkey.trials = 1
+    config.eval.passkey.digits = 5
+    config.eval.passkey.seed = 0
+    return config

@@ -1,0 +1,1 @@
+"""What a decoder is worth on long texts: perplexity, passkey retrieval, closed-ended tasks."""

@@ -1,0 +1,282 @@
+"""Text from a decoder: a prompt goes into the cache once, then one token follows the other.
+
+B rows, T tokens of a prompt, M generated tokens, V vocabulary.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rrope_jax.evaluation.units import wait
+from rrope_jax.model import Decoder, KVCache, init_cache
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is chosen from its probabilities; the filters apply in this order.
+
+    Attributes:
+      temperature: divides the logits; 0 always takes the most probable token.
+      top_k: only the k most probable tokens can be drawn; 0 for all.
+      top_p: only the most probable tokens that together reach this probability can be drawn
+        (arXiv 1904.09751); 1 for all.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(
+                f"temperature={self.temperature} must be at least 0; 0 takes the most probable "
+                "token"
+            )
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k} must be at least 0; 0 is no limit")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1; 1 is no limit")
+
+
+def choose(logits_BV: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Array:
+    """Draws a token for every row: int32[B].
+
+    Args:
+      logits_BV: float32[B, V].
+      sampling: static under jit.
+      key: for the draw.
+    """
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    logits_BV = logits_BV / sampling.temperature
+    if 0 < sampling.top_k < logits_BV.shape[-1]:
+        lowest_B1 = jax.lax.top_k(logits_BV, sampling.top_k)[0][:, -1:]
+        logits_BV = jnp.where(logits_BV >= lowest_B1, logits_BV, -jnp.inf)
+    if sampling.top_p < 1:
+        sorted_BV = -jnp.sort(-logits_BV, axis=-1)
+        share_BV = jax.nn.softmax(sorted_BV, axis=-1)
+        before_BV = jnp.cumsum(share_BV, axis=-1) - share_BV  # of the tokens more probable
+        lowest_B1 = jnp.min(
+            jnp.where(before_BV < sampling.top_p, sorted_BV, jnp.inf), axis=-1, keepdims=True
+        )
+        logits_BV = jnp.where(logits_BV >= lowest_B1, logits_BV, -jnp.inf)
+    return jax.random.categorical(key, logits_BV, axis=-1).astype(jnp.int32)
+
+
+class Generator:
+    """Reads prompts into a cache, and continues or scores them from there.
+
+    Everywhere, a prompt's last token stays out of the cache: it is the first that `generate` and
+    `score` feed, since its output is the first that they need. So nothing of the prompt's logits
+    is ever computed.
+
+    Frequencies that follow the length (`dynamic_ntk`, `longrope`) are those of the cache's
+    capacity throughout.
+    """
+
+    def __init__(self, decoder: Decoder, *, chunk: int = 512):
+        """Compiles nothing yet.
+
+        Args:
+          decoder: the model.
+          chunk: tokens of a prompt that go through the model at a time.
+        """
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk} must be at least 1")
+        graph, self._state = nnx.split(decoder)
+        self._config = decoder.config
+        self._chunk = chunk
+
+        def read(state: Any, tokens_BT: jax.Array, cache: KVCache) -> KVCache:
+            grown: KVCache = nnx.merge(graph, state).decode(tokens_BT, cache)[1]
+            return grown
+
+        def score(
+            state: Any, tokens_BT: jax.Array, targets_BT: jax.Array, cache: KVCache
+        ) -> tuple[jax.Array, jax.Array]:
+            logits_BTV, _ = nnx.merge(graph, state).decode(tokens_BT, cache)
+            log_probability_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
+            chosen_BT1 = jnp.take_along_axis(log_probability_BTV, targets_BT[..., None], axis=-1)
+            return chosen_BT1[..., 0], jnp.argmax(logits_BTV, axis=-1) == targets_BT
+
+        def extend(
+            state: Any,
+            last_B: jax.Array,
+            cache: KVCache,
+            stop_S: jax.Array,
+            key: jax.Array,
+            max_tokens: int,
+            sampling: Sampling,
+        ) -> tuple[jax.Array, jax.Array]:
+            decoder = nnx.merge(graph, state)
+            B = last_B.shape[0]
+
+            def goes_on(carry: tuple[Any, ...]) -> jax.Array:
+                step, _, _, _, stopped_B = carry
+                return (step < max_tokens) & ~jnp.all(stopped_B)
+
+            def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+                index, cache, last_B, written_BM, stopped_B = carry
+                logits_BTV, cache = decoder.decode(last_B[:, None], cache)
+                next_B = choose(logits_BTV[:, 0], sampling, jax.random.fold_in(key, index))
+                stopped_B |= jnp.isin(next_B, stop_S)
+                written_BM = written_BM.at[:, index].set(jnp.where(stopped_B, -1, next_B))
+                return index + 1, cache, next_B, written_BM, stopped_B
+
+            carry = (
+                jnp.int32(0),
+                cache,
+                last_B,
+                jnp.full((B, max_tokens), -1, jnp.int32),
+                jnp.zeros((B,), bool),
+            )
+            _, _, _, written_BM, stopped_B = jax.lax.while_loop(goes_on, step, carry)
+            return written_BM, stopped_B
+
+        self._read = jax.jit(read, donate_argnames="cache")
+        self._score = jax.jit(score)
+        self._extend = jax.jit(extend, static_argnames=("max_tokens", "sampling"))
+
+    def read(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        capacity: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> KVCache:
+        """A cache that holds prompts, all but the last token of each.
+
+        Args:
+          prompts: token ids of every row, at least one each.
+          capacity: tokens that the cache can hold, with those that are generated later.
+          progress: called with the number of tokens read so far, now and then.
+
+        Raises:
+          ValueError: a prompt is empty or too long for the capacity.
+        """
+        lengths = [len(prompt) for prompt in prompts]
+        if min(lengths) < 1:
+            raise ValueError("a prompt has no tokens; give it at least one, such as the first id")
+        if max(lengths) > capacity:
+            raise ValueError(
+                f"a prompt of {max(lengths)} tokens does not fit a cache of {capacity}; raise the "
+                "capacity or cut the prompt"
+            )
+        tokens_BT = np.zeros((len(prompts), max(lengths) - 1), np.int32)
+        for row, prompt in zip(tokens_BT, prompts, strict=True):
+            row[: len(prompt) - 1] = prompt[:-1]
+        cache = self._fill(init_cache(self._config, len(prompts), capacity), tokens_BT, progress)
+        # what padding has left behind it is not visible and is written over
+        return cache._replace(length_B=jnp.asarray(lengths, jnp.int32) - 1)
+
+    def read_on(self, cache: KVCache, last: int, tokens: Sequence[int]) -> KVCache:
+        """A copy of a cache of one row with more tokens, all but the last of them.
+
+        Args:
+          cache: of one row; it stays as it is.
+          last: the token that was left out of the cache.
+          tokens: what follows it, at least one.
+        """
+        row_BT = np.array([[last, *tokens[:-1]]], np.int32)
+        return self._fill(jax.tree.map(jnp.copy, cache), row_BT, None)
+
+    def _fill(
+        self, cache: KVCache, tokens_BT: np.ndarray, progress: Callable[[int], None] | None
+    ) -> KVCache:
+        """Appends tokens to every row; the cache that is given is used up."""
+        T = tokens_BT.shape[1]
+        start_B = cache.length_B
+        for offset, size in _pieces(T, self._chunk):
+            piece_BT = jnp.asarray(tokens_BT[:, offset : offset + size])
+            cache = cache._replace(length_B=start_B + offset)
+            cache = self._read(self._state, piece_BT, cache)
+            wait(cache)
+            if progress is not None:
+                progress(offset + size)
+        return cache._replace(length_B=start_B + T)
+
+    def generate(
+        self,
+        last_tokens: Sequence[int],
+        cache: KVCache,
+        *,
+        max_tokens: int,
+        sampling: Sampling = Sampling(),
+        stop_ids: Sequence[int] = (),
+        seed: int = 0,
+    ) -> list[list[int]]:
+        """Continues every row until a stop token, or for so many tokens.
+
+        Args:
+          last_tokens: the last token of every prompt.
+          cache: from `read`; it stays as it is.
+          max_tokens: how many tokens at most.
+          sampling: how they are chosen.
+          stop_ids: tokens that end a row; they are not part of the result.
+          seed: of the draws.
+
+        Raises:
+          ValueError: the cache has no room for so many tokens.
+        """
+        longest = int(jnp.max(cache.length_B)) + max_tokens
+        if longest > cache.capacity:
+            raise ValueError(
+                f"max_tokens={max_tokens}: {longest} tokens do not fit a cache of "
+                f"{cache.capacity}; raise the capacity"
+            )
+        written_BM, _ = self._extend(
+            self._state,
+            jnp.asarray(last_tokens, jnp.int32),
+            cache,
+            jnp.asarray(stop_ids, jnp.int32),
+            jax.random.key(seed),
+            max_tokens=max_tokens,
+            sampling=sampling,
+        )
+        wait(written_BM)
+        return [[token for token in row if token >= 0] for row in np.asarray(written_BM).tolist()]
+
+    def score(
+        self, last: int, cache: KVCache, continuation: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How probable a continuation of a prompt is, each token given those before it.
+
+        Args:
+          last: the prompt's last token.
+          cache: of one row, from `read`; it stays as it is.
+          continuation: token ids.
+
+        Returns:
+          Log probabilities float32[len(continuation)] in nats, and whether each token is the most
+          probable one, bool of the same shape.
+        """
+        tokens_BT = np.array([[last, *continuation[:-1]]], np.int32)
+        targets_BT = np.array([continuation], np.int32)
+        found = self._score(self._state, tokens_BT, targets_BT, cache)
+        wait(found)
+        log_probability_BT, best_BT = map(np.asarray, found)
+        return log_probability_BT[0], best_BT[0]
+
+
+@functools.cache
+def _pieces(tokens: int, chunk: int) -> tuple[tuple[int, int], ...]:
+    """Offsets and sizes that cover a number of tokens, of few different sizes.
+
+    Each size is a program to compile: whole chunks, of which the last reaches back and computes
+    some tokens again; fewer tokens than a chunk go in powers of two.
+    """
+    if tokens >= chunk:
+        last = tokens - chunk
+        return tuple((min(offset, last), chunk) for offset in range(0, tokens, chunk))
+    pieces, offset = [], 0
+    for power in reversed(range(tokens.bit_length())):
+        if tokens & (1 << power):
+            pieces.append((offset, 1 << power))
+            offset += 1 << power
+    return tuple(pieces)

@@ -1,0 +1,241 @@
+"""Passkey retrieval: can the model repeat a number hidden in a long, dull text?
+
+The construction of Mohtashami and Jaggi (arXiv 2305.16300, appendix B), as in the repository of
+YaRN: an introduction, filler sentences over and over with the key somewhere among them, and the
+question. The wording is this project's own; `PasskeySetting` takes any other.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rrope_jax.data.tokenizers import Tokenizer
+from rrope_jax.evaluation.generation import Generator
+from rrope_jax.evaluation.units import Store, Unit, forward_flops, unit_name
+from rrope_jax.model import Decoder
+
+_KEY = "{key}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PasskeySetting:
+    """What `config.eval.passkey` says.
+
+    Attributes:
+      enabled: whether passkeys are asked for.
+      contexts: lengths in tokens that prompt and answer fill together.
+      depths: where the key is, from 0 (the beginning) to 1 (the end).
+      trials: prompts, with different keys, for each context and depth.
+      digits: of a key.
+      extra_tokens: how many tokens the model may write beside the key's own.
+      seed: of the keys; a key depends on it, the context, the depth and the trial alone, so that
+        all models are asked the same.
+      introduction, filler, hidden, question: the wording. `filler` is repeated whole; `{key}` in
+        `hidden` stands for the key, and the key, after a space, is the answer to `question`.
+      chunk: tokens of a prompt that go through the model at a time.
+    """
+
+    enabled: bool = True
+    contexts: tuple[int, ...] = (2048, 4096, 8192, 16384, 32768)
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    trials: int = 1
+    digits: int = 5
+    extra_tokens: int = 4
+    seed: int = 0
+    introduction: str = (
+        "Somewhere in the following text a pass key is given. Keep it in mind: the text is long "
+        "and the rest of it does not matter. At the end you will be asked for the pass key.\n"
+    )
+    filler: str = (
+        "The river runs past the old mill. A cart stands in the yard. The wind turns the leaves "
+        "over. Evening comes, and then morning again.\n"
+    )
+    hidden: str = "The pass key is {key}. Do not forget it: {key} is the pass key.\n"
+    question: str = "What was the pass key? The pass key is"
+    chunk: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("contexts", "depths"):
+            entries = getattr(self, name)
+            if not entries or len(set(entries)) < len(entries):
+                raise ValueError(f"{name}={entries!r} must name at least one, and none twice")
+        if min(self.depths) < 0 or max(self.depths) > 1:
+            raise ValueError(f"depths={self.depths!r} must be from 0 to 1; 0 is the beginning")
+        for name in ("trials", "digits", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("extra_tokens", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+        if _KEY not in self.hidden:
+            raise ValueError(f"hidden={self.hidden!r} must contain {_KEY}, in place of the key")
+        if not self.filler:
+            raise ValueError("filler='' must be some text; it is what makes a prompt long")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One question.
+
+    Attributes:
+      tokens: ids of the prompt.
+      answer: ids of the key, as they follow the prompt.
+      key: the key itself.
+    """
+
+    tokens: list[int]
+    answer: list[int]
+    key: str
+
+
+class Passkey:
+    """Plans the cells of context, depth and trial, and sums up their results."""
+
+    section = "passkey"
+
+    def __init__(
+        self, setting: PasskeySetting, decoder: Decoder, tokenizer: Tokenizer, *, bos: bool
+    ):
+        """Writes the prompts; computes nothing.
+
+        Args:
+          setting: what to ask.
+          decoder: the model.
+          tokenizer: its tokenizer.
+          bos: whether prompts begin with the tokenizer's first token.
+
+        Raises:
+          ValueError: a context is too short for the text around the filler, or the tokenizer has
+            no first token.
+        """
+        if bos and tokenizer.bos_id is None:
+            raise ValueError("bos=True: the tokenizer has no token that begins a text; use False")
+        self._first = [tokenizer.bos_id] if bos and tokenizer.bos_id is not None else []
+        self._setting = setting
+        self._model = decoder.config
+        self._tokenizer = tokenizer
+        self._generator = Generator(decoder, chunk=setting.chunk)
+        self._cells = [
+            (context, depth, self._unit(context, depth, trial))
+            for context in sorted(setting.contexts)
+            for depth in sorted(setting.depths)
+            for trial in range(setting.trials)
+        ]
+
+    @property
+    def units(self) -> list[Unit]:
+        """The units in the order in which they should run."""
+        return [unit for *_, unit in self._cells]
+
+    def prompt(self, context: int, depth: float, trial: int) -> Prompt:
+        """The prompt of a cell: whole filler sentences, as many as the context has room for."""
+        setting, encode = self._setting, self._tokenizer.encode
+        # 1e6 makes whole numbers of depths, for the generator
+        random = np.random.default_rng([setting.seed, context, round(1e6 * depth), trial])
+        digits = random.integers(0, 10, setting.digits)
+        key = "".join(map(str, [1 + digits[0] % 9, *digits[1:]]))  # without a leading 0
+        question, answer = _question_and_answer(self._tokenizer, setting.question, f" {key}")
+        introduction, filler, hidden = (
+            encode(text)
+            for text in (setting.introduction, setting.filler, setting.hidden.replace(_KEY, key))
+        )
+        around = [*self._first, *introduction, *hidden, *question, *answer]
+        room = context - len(around) - setting.extra_tokens
+        if room < 0:
+            raise ValueError(
+                f"contexts: {context} tokens are too few for a passkey; the text around the filler "
+                f"takes {context - room}"
+            )
+        repeats = room // len(filler)
+        before = round(depth * repeats)
+        tokens = [
+            *self._first,
+            *introduction,
+            *filler * before,
+            *hidden,
+            *filler * (repeats - before),
+            *question,
+        ]
+        return Prompt(tokens, answer, key)
+
+    def _unit(self, context: int, depth: float, trial: int) -> Unit:
+        prompt = self.prompt(context, depth, trial)
+        depends_on = [prompt.tokens, prompt.answer, context, self._setting.extra_tokens]
+        return Unit(
+            unit_name(self.section, [context, depth, trial], depends_on),
+            forward_flops(self._model, 0, len(prompt.tokens), logits=False),
+            functools.partial(self._run, prompt, context),
+        )
+
+    def _run(self, prompt: Prompt, context: int) -> dict[str, Any]:
+        cache = self._generator.read([prompt.tokens], capacity=context)
+        last = prompt.tokens[-1]
+        log_probability, best = self._generator.score(last, cache, prompt.answer)
+        (written,) = self._generator.generate(
+            [last], cache, max_tokens=len(prompt.answer) + self._setting.extra_tokens
+        )
+        answer = self._tokenizer.decode(written)
+        return {
+            "key": prompt.key,
+            "answer": answer,
+            "correct": first_number(answer) == prompt.key,
+            "log_probability": float(log_probability.sum()),
+            "token_accuracy": float(best.mean()),
+            "tokens": len(prompt.tokens) + len(prompt.answer),
+        }
+
+    def results(self, store: Store) -> dict[str, Any]:
+        """The entries of results.json, of what the store has.
+
+        `passkey` has one entry a context and depth: `accuracy` is the share of keys repeated,
+        `log_probability` the mean over trials of what the model gives to the whole key, in nats,
+        and `token_accuracy` the share of the key's tokens that are its first choice.
+        """
+        found: dict[tuple[int, float], list[dict[str, Any]]] = {}
+        for context, depth, unit in self._cells:
+            if (result := store.get(unit.name)) is not None:
+                found.setdefault((context, depth), []).append(result)
+        return {
+            "passkey": [
+                {
+                    "context": context,
+                    "depth": depth,
+                    "accuracy": _mean(results, "correct"),
+                    "log_probability": _mean(results, "log_probability"),
+                    "token_accuracy": _mean(results, "token_accuracy"),
+                    "trials": len(results),
+                    "answers": [[result["key"], result["answer"]] for result in results],
+                }
+                for (context, depth), results in found.items()
+            ]
+        }
+
+
+def first_number(text: str) -> str | None:
+    """The first run of digits in a text, as YaRN's code reads an answer."""
+    found = re.search(r"\d+", text)
+    return found.group() if found else None
+
+
+def _question_and_answer(
+    tokenizer: Tokenizer, question: str, answer: str
+) -> tuple[list[int], list[int]]:
+    """Ids of both, split where the question's own ids end in those of the whole.
+
+    A tokenizer may merge the end of one and the beginning of the other; that token is then the
+    answer's.
+    """
+    whole, alone = tokenizer.encode(question + answer), tokenizer.encode(question)
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b),
+        min(len(whole), len(alone)),
+    )
+    return whole[:shared], whole[shared:]
+
+
+def _mean(results: Sequence[dict[str, Any]], key: str) -> float:
+    return float(np.mean([result[key] for result in results]))

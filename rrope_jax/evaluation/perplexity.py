@@ -1,0 +1,326 @@
+"""Perplexity of long documents over the context length.
+
+Two protocols. `fragments` (arXiv 2403.00071, section 6.2): the first c tokens of every document,
+for every context length c. `sliding` (the repository of YaRN, arXiv 2309.00071, and Press et al.,
+arXiv 2108.12409): a window of c tokens moves over the document, and every token is predicted once,
+with the longest context that a window gives it.
+
+A causal model predicts a token from those before it alone, so one pass over the longest fragment
+holds the losses of all shorter ones, as long as the frequencies do not depend on the length.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rrope_jax.evaluation.units import Store, Unit, forward_flops, unit_name, wait
+from rrope_jax.model import Decoder
+from rrope_jax.rope import RopeSpec, frequencies
+from rrope_jax.train.loss import next_token_losses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PerplexitySetting:
+    """What `config.eval.perplexity` says.
+
+    Attributes:
+      enabled: whether perplexity is measured.
+      contexts: context lengths in tokens.
+      protocol: `fragments` or `sliding`.
+      documents: how many documents, from the first of those that are long enough; None for all.
+      fragments_per_document: `fragments` are taken from as many places of a document, spread evenly
+        from its beginning to its end.
+      stride: tokens by which a window of `sliding` moves on.
+      sliding_tokens: tokens of a document that the windows of `sliding` cover; None for the whole
+        document.
+      logits_chunk: tokens whose logits exist at a time.
+    """
+
+    enabled: bool = True
+    contexts: tuple[int, ...] = (2048, 4096, 8192, 16384, 32768)
+    protocol: Literal["fragments", "sliding"] = "fragments"
+    documents: int | None = None
+    fragments_per_document: int = 1
+    stride: int = 256
+    sliding_tokens: int | None = None
+    logits_chunk: int = 2048
+
+    def __post_init__(self) -> None:
+        if not self.contexts or len(set(self.contexts)) < len(self.contexts):
+            raise ValueError(f"contexts={self.contexts!r} must name at least one, and none twice")
+        if min(self.contexts) < 2:
+            raise ValueError(
+                f"contexts={self.contexts!r} must be at least 2 each; one token predicts nothing"
+            )
+        for name in ("documents", "fragments_per_document", "stride", "logits_chunk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.sliding_tokens is not None and self.sliding_tokens < max(self.contexts):
+            raise ValueError(
+                f"sliding_tokens={self.sliding_tokens} must be at least the longest of contexts "
+                f"({max(self.contexts)}); None takes whole documents"
+            )
+        if self.protocol == "sliding" and self.stride >= min(self.contexts):
+            raise ValueError(
+                f"stride={self.stride} must be below the shortest of contexts "
+                f"({min(self.contexts)}); windows that do not overlap leave tokens out"
+            )
+
+
+class Losses:
+    """The losses of a decoder on token sequences of any length, without their logits at once."""
+
+    def __init__(self, decoder: Decoder, *, logits_chunk: int = 2048):
+        """Compiles nothing yet.
+
+        Args:
+          decoder: the model.
+          logits_chunk: tokens whose logits exist at a time.
+        """
+        graph, self._state = nnx.split(decoder)
+
+        @jax.jit
+        def run(state: Any, tokens_BT: jax.Array) -> jax.Array:
+            model = nnx.merge(graph, state)
+            hidden_BTD = model.hidden(tokens_BT)
+            targets_BT = jnp.roll(tokens_BT, -1, axis=1)
+            return next_token_losses(model, hidden_BTD, targets_BT, chunk=logits_chunk)[:, :-1]
+
+        self._run = run
+
+    def __call__(self, tokens_BT: np.ndarray) -> np.ndarray:
+        """Negative log likelihood of every token but the first, in nats.
+
+        Args:
+          tokens_BT: int32[B, T].
+
+        Returns:
+          float32[B, T - 1].
+        """
+        losses = self._run(self._state, jnp.asarray(tokens_BT, jnp.int32))
+        wait(losses)
+        return np.asarray(losses)
+
+
+def document_losses(
+    losses: Losses, tokens_N: np.ndarray, *, window: int, stride: int
+) -> np.ndarray:
+    """Losses of a document's tokens, each predicted from as much of a window as precedes it.
+
+    The first window predicts all its tokens, every further one, `stride` tokens on, only those that
+    are new. The last window ends with the document and may be less than a stride further on, so
+    that all are equally long (YaRN's code shortens the last one instead).
+
+    Args:
+      losses: of the decoder.
+      tokens_N: int32[N], at least a window.
+      window: tokens that the model sees at a time.
+      stride: tokens by which the window moves, less than a window.
+
+    Returns:
+      float32[N - 1], nats.
+
+    Raises:
+      ValueError: the document is shorter than a window.
+    """
+    N = tokens_N.size
+    if window > N:
+        raise ValueError(f"the document has {N} tokens; a window of {window} needs as many")
+    parts: list[np.ndarray] = []
+    scored = 0
+    for end in [*range(window, N, stride), N]:
+        found_T = losses(tokens_N[None, end - window : end])[0]
+        parts.append(found_T if not parts else found_T[found_T.size - (end - scored) :])
+        scored = end
+    return np.concatenate(parts)
+
+
+def length_groups(spec: RopeSpec, lengths: Sequence[int]) -> list[list[int]]:
+    """Lengths at which a spec has the same frequencies, ascending: one forward serves a group.
+
+    One group for all but the scalings that follow the length (`dynamic_ntk`, `longrope`).
+    """
+    groups: dict[tuple[bytes, float], list[int]] = {}
+    for length in sorted(lengths):
+        found = frequencies(spec, length)
+        groups.setdefault((found.inv_freq.tobytes(), found.attention_factor), []).append(length)
+    return list(groups.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """A part of a document under one window length, and the contexts that it answers for."""
+
+    document: str
+    start: int
+    tokens_N: np.ndarray
+    window: int
+    contexts: tuple[int, ...]
+    unit: Unit
+
+
+class Perplexity:
+    """Plans the units of perplexity and sums up their results."""
+
+    section = "perplexity"
+
+    def __init__(
+        self,
+        setting: PerplexitySetting,
+        decoder: Decoder,
+        documents: Sequence[tuple[str, np.ndarray]],
+    ):
+        """Plans; computes nothing.
+
+        Args:
+          setting: what to measure.
+          decoder: the model.
+          documents: names and tokens, int32[N].
+
+        Raises:
+          ValueError: no document is long enough.
+        """
+        self._setting = setting
+        self._model = decoder.config
+        self._losses = Losses(decoder, logits_chunk=setting.logits_chunk)
+        longest = max(setting.contexts)
+        sized = [(name, tokens.size, tokens) for name, tokens in documents]
+        long = [(name, tokens) for name, size, tokens in sized if size >= longest]
+        self.too_short = [(name, size) for name, size, _ in sized if size < longest]
+        if not long:
+            raise ValueError(
+                f"contexts={setting.contexts!r}: none of {len(documents)} documents has {longest} "
+                f"tokens, the longest has {max((n for _, n, _ in sized), default=0)}; use "
+                "shorter contexts or longer documents"
+            )
+        plan = {"fragments": self._fragments, "sliding": self._windows}[setting.protocol]
+        self._pieces = [
+            piece
+            for name, tokens in long[: setting.documents]
+            for piece in plan(name, np.asarray(tokens, np.int32), decoder.rope)
+        ]
+
+    @property
+    def units(self) -> list[Unit]:
+        """The units in the order in which they should run."""
+        return [piece.unit for piece in self._pieces]
+
+    def _fragments(self, name: str, tokens_N: np.ndarray, spec: RopeSpec) -> list[_Piece]:
+        longest, count = max(self._setting.contexts), self._setting.fragments_per_document
+        starts = [i * (tokens_N.size - longest) // max(1, count - 1) for i in range(count)]
+        return [
+            self._piece(name, start, tokens_N[start : start + group[-1]], group[-1], group)
+            for start in dict.fromkeys(starts)
+            for group in length_groups(spec, self._setting.contexts)
+        ]
+
+    def _windows(self, name: str, tokens_N: np.ndarray, spec: RopeSpec) -> list[_Piece]:
+        tokens_N = tokens_N[: self._setting.sliding_tokens]
+        return [self._piece(name, 0, tokens_N, c, [c]) for c in self._setting.contexts]
+
+    def _piece(
+        self, name: str, start: int, tokens_N: np.ndarray, window: int, contexts: Sequence[int]
+    ) -> _Piece:
+        stride = self._setting.stride if window < tokens_N.size else window
+        forwards = 1 + math.ceil((tokens_N.size - window) / stride)
+        flops = forwards * forward_flops(self._model, 0, window, logits=True)
+        content = np.ascontiguousarray(tokens_N, "<i4").tobytes().hex()
+        depends_on = [content, window, stride]
+        unit = Unit(
+            unit_name(self.section, [name, start, tokens_N.size, window], depends_on),
+            flops,
+            functools.partial(self._run, tokens_N, window, stride),
+        )
+        return _Piece(name, start, tokens_N, window, tuple(contexts), unit)
+
+    def _run(self, tokens_N: np.ndarray, window: int, stride: int) -> dict[str, Any]:
+        losses = document_losses(self._losses, tokens_N, window=window, stride=stride)
+        if not np.isfinite(losses).all():
+            index = int(np.argmin(np.isfinite(losses)))
+            raise FloatingPointError(f"the loss of token {index + 1} is {losses[index]}")
+        return {"losses": [round(float(loss), 6) for loss in losses]}
+
+    def results(self, store: Store) -> dict[str, Any]:
+        """The entries of results.json, of what the store has.
+
+        `perplexity` has one entry a context over all documents, `perplexity_by_document` one a
+        context and fragment, `loss_by_position` the mean losses along the longest windows.
+        """
+        by_document: list[dict[str, Any]] = []
+        by_position: list[dict[str, Any]] = []
+        for piece in self._pieces:
+            found = store.get(piece.unit.name)
+            if found is None:
+                continue
+            losses_N = np.array(found["losses"])
+            for context in piece.contexts:
+                own = losses_N
+                if self._setting.protocol == "fragments":
+                    own = losses_N[: context - 1]
+                by_document.append(
+                    {
+                        "context": context,
+                        "document": piece.document,
+                        "start": piece.start,
+                        "perplexity": float(np.exp(own.mean())),
+                        "loss": float(own.mean()),
+                        "tokens": own.size,
+                    }
+                )
+            if max(piece.contexts) == max(self._setting.contexts):
+                by_position.append(
+                    {
+                        "document": piece.document,
+                        "start": piece.start,
+                        **_binned(losses_N[: piece.window - 1]),
+                    }
+                )
+        return {
+            "perplexity": [
+                _over_documents(context, [e for e in by_document if e["context"] == context])
+                for context in sorted({entry["context"] for entry in by_document})
+            ],
+            "perplexity_by_document": by_document,
+            "loss_by_position": by_position,
+            "too_short": [{"document": name, "tokens": n} for name, n in self.too_short],
+        }
+
+
+_BINS = 64
+
+
+def _binned(losses_N: np.ndarray) -> dict[str, Any]:
+    """Mean losses of equal parts of a window: their ends in tokens, and nats."""
+    edges = np.unique(np.linspace(0, losses_N.size, _BINS + 1).astype(int))
+    means = [float(losses_N[a:b].mean()) for a, b in itertools.pairwise(edges)]
+    return {"end": edges[1:].tolist(), "loss": means}
+
+
+def _over_documents(context: int, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Perplexity over all tokens, and how the documents spread.
+
+    `loss_std` is the sample standard deviation of the documents' mean losses; None for one.
+    """
+    losses = np.array([entry["loss"] for entry in entries])
+    tokens = np.array([entry["tokens"] for entry in entries])
+    loss = float(np.average(losses, weights=tokens))
+    return {
+        "context": context,
+        "perplexity": math.exp(loss),
+        "tokens": int(tokens.sum()),
+        "loss": loss,
+        "loss_std": float(losses.std(ddof=1)) if losses.size > 1 else None,
+        "lowest": min(entry["perplexity"] for entry in entries),
+        "highest": max(entry["perplexity"] for entry in entries),
+        "fragments": len(entries),
+        "documents": len({entry["document"] for entry in entries}),
+    }

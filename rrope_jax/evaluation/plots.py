@@ -1,0 +1,211 @@
+"""Figures of an evaluation, as PNG bytes."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rrope_jax.figure_style import INK, png, style
+from rrope_jax.posgen import labels
+
+_DOCUMENT_ALPHA = 0.4
+
+
+def context_axis(axes: Axes, contexts: Sequence[int]) -> None:
+    """A logarithmic axis of context lengths, with a tick at each."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(contexts), [length_text(context) for context in contexts])
+    axes.minorticks_off()
+    axes.set_xlabel("context, tokens")
+
+
+def length_text(tokens: float) -> str:
+    """A length as people say it: 32768 is `32K`."""
+    return f"{tokens / 1024:g}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:g}"
+
+
+def mark_trained_context(axes: Axes, tokens: int) -> None:
+    """A vertical line at the context that the model was trained at, with its name."""
+    axes.axvline(tokens, color=INK, lw=1, ls=":")
+    axes.annotate(
+        f"trained at {length_text(tokens)}",
+        xy=(tokens, 1),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(3, -2),
+        textcoords="offset points",
+        va="top",
+        fontsize=8.5,
+    )
+
+
+def perplexity_axis(axes: Axes) -> None:
+    """Perplexities on a logarithmic axis, labelled with plain numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    ticks = [base * 10.0**power for power in range(-1, 8) for base in (1, 1.5, 2, 3, 5, 7)]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    if len(inside) < 3:
+        inside = [float(f"{tick:.3g}") for tick in np.geomspace(low, high, 6)[1:-1]]
+    axes.set_yticks(inside, [f"{tick:g}" for tick in inside])
+    axes.minorticks_off()
+    axes.set_ylabel("perplexity")
+
+
+def by_fragment(results: Mapping[str, Any]) -> dict[tuple[str, int], dict[int, float]]:
+    """Losses by (document, start), then by context."""
+    found: dict[tuple[str, int], dict[int, float]] = {}
+    for entry in results["perplexity_by_document"]:
+        key = (entry["document"], entry["start"])
+        found.setdefault(key, {})[entry["context"]] = entry["loss"]
+    return found
+
+
+def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
+    figure = Figure(figsize=(6.4, 4.2))
+    axes = figure.subplots()
+    colour = labels.method_colour(results["method"])
+    fragments = by_fragment(results)
+    for (name, _), losses in fragments.items():
+        contexts = sorted(losses)
+        values = np.exp([losses[context] for context in contexts])
+        axes.plot(contexts, values, color=colour, alpha=_DOCUMENT_ALPHA, lw=1)
+        axes.annotate(
+            name if len(name) <= 24 else f"{name[:23]}…",
+            xy=(contexts[-1], values[-1]),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+            annotation_clip=False,
+        )
+    contexts = [entry["context"] for entry in results["perplexity"]]
+    mean = [entry["perplexity"] for entry in results["perplexity"]]
+    axes.plot(contexts, mean, color=colour, lw=2.2, marker="o", ms=4, label="all documents")
+    context_axis(axes, contexts)
+    perplexity_axis(axes)
+    mark_trained_context(axes, results["trained_context"])
+    axes.legend(loc="upper left")
+    return figure
+
+
+def position_curve(results: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and the mean loss over documents around them."""
+    curves = results["loss_by_position"]
+    return np.array(curves[0]["end"]), np.mean([curve["loss"] for curve in curves], axis=0)
+
+
+def _draw_position(results: Mapping[str, Any]) -> Figure:
+    figure = Figure(figsize=(6.4, 3.8))
+    axes = figure.subplots()
+    colour = labels.method_colour(results["method"])
+    for curve in results["loss_by_position"]:
+        axes.plot(curve["end"], curve["loss"], color=colour, alpha=_DOCUMENT_ALPHA, lw=0.8)
+    axes.plot(*position_curve(results), color=colour, lw=2)
+    axes.set(xlabel="position, tokens", ylabel="loss, nats")
+    mark_trained_context(axes, results["trained_context"])
+    return figure
+
+
+def passkey_grid(
+    cells: Sequence[Mapping[str, Any]], value: str
+) -> tuple[list[float], list[int], np.ndarray]:
+    """Depths, contexts and one figure of the passkey cells, float64[depths, contexts]."""
+    depths = sorted({cell["depth"] for cell in cells})
+    contexts = sorted({cell["context"] for cell in cells})
+    grid = np.full((len(depths), len(contexts)), np.nan)
+    for cell in cells:
+        grid[depths.index(cell["depth"]), contexts.index(cell["context"])] = cell[value]
+    return depths, contexts, grid
+
+
+def draw_passkey(axes: Axes, cells: Sequence[Mapping[str, Any]], value: str) -> None:
+    """A heat map over context and depth: `accuracy` in percent or `log_probability` in nats."""
+    depths, contexts, grid = passkey_grid(cells, value)
+    accuracy = value == "accuracy"
+    shown = 100 * grid if accuracy else grid
+    lowest = 0.0 if accuracy else min(-12.0, float(np.nanmin(grid)))
+    highest = 100.0 if accuracy else 0.0
+    axes.imshow(shown, aspect="auto", cmap="viridis", vmin=lowest, vmax=highest)
+    axes.grid(visible=False)
+    for row, column in np.argwhere(np.isfinite(grid)):
+        bright = shown[row, column] > lowest + 0.6 * (highest - lowest)
+        axes.text(
+            column,
+            row,
+            f"{shown[row, column]:.0f}" if accuracy else f"{shown[row, column]:.1f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=INK if bright else "white",
+        )
+    axes.set_xticks(range(len(contexts)), [length_text(context) for context in contexts])
+    axes.set_yticks(range(len(depths)), [f"{100 * depth:g} %" for depth in depths])
+    axes.set(xlabel="context, tokens", ylabel="depth of the key")
+
+
+def _draw_passkey(results: Mapping[str, Any]) -> Figure:
+    figure = Figure(figsize=(8.4, 3.4))
+    left, right = figure.subplots(1, 2, sharey=True)
+    draw_passkey(left, results["passkey"], "accuracy")
+    left.set_title("keys repeated, %", loc="left")
+    draw_passkey(right, results["passkey"], "log_probability")
+    right.set_title("log probability of the key, nats", loc="left")
+    right.set_ylabel("")
+    return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class FigureKind:
+    """A figure of the report.
+
+    Attributes:
+      title: its name.
+      caption: what it shows.
+      needs: the key of results that it is drawn from.
+      draw: makes it.
+    """
+
+    title: str
+    caption: str
+    needs: str
+    draw: Callable[[Mapping[str, Any]], Figure]
+
+
+FIGURES: Mapping[str, FigureKind] = MappingProxyType(
+    {
+        "perplexity.png": FigureKind(
+            "Perplexity over the context",
+            "Thin lines are single documents.",
+            "perplexity",
+            _draw_perplexity,
+        ),
+        "loss_by_position.png": FigureKind(
+            "Loss along the longest context",
+            "Mean loss of the tokens around each position, where the perplexity of a context is "
+            "that of all tokens up to it. Thin lines are single documents.",
+            "loss_by_position",
+            _draw_position,
+        ),
+        "passkey.png": FigureKind(
+            "Passkey",
+            "How often the key is repeated, and how probable the model finds it. A key of five "
+            "digits drawn blindly would have -11.5 nats.",
+            "passkey",
+            _draw_passkey,
+        ),
+    }
+)
+
+
+def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """The figures as PNG files: name -> bytes, of those sections that results have."""
+    with style():
+        return {
+            name: png(kind.draw(results))
+            for name, kind in FIGURES.items()
+            if results.get(kind.needs)
+        }

@@ -1,0 +1,215 @@
+"""The report of `rrope evaluate`: markdown from the results of a run.
+
+Nothing here writes files; the figures are those of `rrope_jax.evaluation.plots`.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rrope_jax.evaluation.plots import FIGURES
+from rrope_jax.posgen import labels
+
+_NOT_THERE = "n/a"
+
+
+def method_label(results: Mapping[str, Any]) -> str:
+    """The method of a run in words, such as `Resonance YaRN, factor 4`."""
+    factor = results["rope"].get("factor")
+    label = labels.method_label(results["method"])
+    return f"{label}, factor {factor:g}" if factor is not None else label
+
+
+def headline(results: Mapping[str, Any]) -> str:
+    """The result in one line."""
+    parts = [
+        f"{tokens_text(entry['context'])} {number(entry['perplexity'])}"
+        for entry in results.get("perplexity", ())
+    ]
+    said = [f"perplexity at {', '.join(parts)}"] if parts else []
+    if cells := results.get("passkey"):
+        accuracy = sum(cell["accuracy"] for cell in cells) / len(cells)
+        said.append(f"passkey {100 * accuracy:.0f} % over {len(cells)} cells")
+    said += [
+        f"{entry['task']} {100 * entry['accuracy']:.1f} %"
+        for entry in results.get("closed_ended", ())
+    ]
+    return f"{method_label(results)}: {'; '.join(said) or 'nothing is finished'}"
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The text of report.md; it shows the figures by file name.
+
+    Args:
+      results: the dict that `rrope evaluate` writes as results.json, complete or partial.
+    """
+    parts = [f"# {method_label(results)}", f"{headline(results)}."]
+    if not results["complete"]:
+        parts.append(
+            f"**Partial run: {results['missing_units']} units of work are missing.** The same "
+            "command goes on from here."
+        )
+    parts.append(table(("setting", "value"), _setting_rows(results), text_columns=2))
+    if results.get("perplexity"):
+        parts += _perplexity(results)
+    if results.get("passkey"):
+        parts += _passkey(results["passkey"])
+    if results.get("closed_ended"):
+        parts += _closed_ended(results["closed_ended"])
+    shown = [(name, kind) for name, kind in FIGURES.items() if results.get(kind.needs)]
+    if shown:
+        parts.append("## Plots")
+    for name, kind in shown:
+        parts += [f"![{kind.title}]({name})", f"*{kind.title}.* {kind.caption}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _setting_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("checkpoint", results["checkpoint"]),
+        ("trained at", f"{results['trained_context']} tokens"),
+        ("meant for", f"{results['context']} tokens"),
+        ("rope", _pairs(results["rope"])),
+        ("model", _pairs(results["model"])),
+        *((name, _pairs(setting)) for name, setting in results["setting"].items()),
+        ("backend", results["backend"]),
+        ("versions", _pairs(results["versions"])),
+    ]
+
+
+def _perplexity(results: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            str(entry["context"]),
+            number(entry["perplexity"]),
+            f"{entry['loss']:.4f}",
+            _NOT_THERE if entry["loss_std"] is None else f"{entry['loss_std']:.4f}",
+            number(entry["lowest"]),
+            number(entry["highest"]),
+            str(entry["documents"]),
+            str(entry["tokens"]),
+        )
+        for entry in results["perplexity"]
+    ]
+    header = (
+        "context",
+        "perplexity",
+        "loss, nats",
+        "std over documents",
+        "lowest",
+        "highest",
+        "documents",
+        "tokens",
+    )
+    said = {
+        "fragments": "A context of c tokens is the beginning of each document, of which all tokens "
+        "but the first are predicted.",
+        "sliding": "A context of c tokens is a window that moves over the document; every token is "
+        "predicted once.",
+    }
+    parts = [
+        "## Perplexity",
+        f"{said[results['setting']['perplexity']['protocol']]} Perplexity is exp of the loss, the "
+        "mean negative log likelihood over the tokens of all documents; lowest and highest are "
+        "those of single documents.",
+        table(header, rows, text_columns=0),
+        "### Every document",
+        _documents_table(results["perplexity_by_document"]),
+    ]
+    if results["too_short"]:
+        names = ", ".join(f"{e['document']} ({e['tokens']})" for e in results["too_short"])
+        parts.append(f"Left out, with fewer tokens than the longest context: {names}.")
+    return parts
+
+
+def _documents_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    contexts = sorted({entry["context"] for entry in entries})
+    several = any(entry["start"] for entry in entries)
+    rows: dict[tuple[str, int], dict[int, float]] = {}
+    for entry in entries:
+        row = rows.setdefault((entry["document"], entry["start"]), {})
+        row[entry["context"]] = entry["perplexity"]
+    return table(
+        ("document", *(str(context) for context in contexts)),
+        [
+            (
+                f"{name}, from token {start}" if several else name,
+                *(number(row.get(context)) for context in contexts),
+            )
+            for (name, start), row in rows.items()
+        ],
+    )
+
+
+def _passkey(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    contexts = sorted({cell["context"] for cell in cells})
+    depths = sorted({cell["depth"] for cell in cells})
+    found = {(cell["depth"], cell["context"]): cell for cell in cells}
+
+    def entry(depth: float, context: int) -> str:
+        cell = found.get((depth, context))
+        if cell is None:
+            return _NOT_THERE
+        return f"{100 * cell['accuracy']:.0f} ({cell['log_probability']:.1f})"
+
+    rows = [
+        (f"{100 * depth:g} %", *(entry(depth, context) for context in contexts)) for depth in depths
+    ]
+    return [
+        "## Passkey",
+        "Percent of the keys that the model repeats when asked, and in brackets the mean log "
+        "probability, in nats, that it gives to a key when the key is put in its mouth. The key is "
+        "hidden at a depth (0 % is the beginning) of a prompt that fills the context.",
+        table(("depth", *map(str, contexts)), rows),
+    ]
+
+
+def _closed_ended(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (
+            entry["task"],
+            entry["metric"],
+            f"{100 * entry['accuracy']:.2f}",
+            str(entry["questions"]),
+            str(entry["documents"]),
+            str(entry["cut_documents"]),
+        )
+        for entry in entries
+    ]
+    return [
+        "## Closed-ended tasks",
+        "Accuracy in percent. A document that does not fit the context is cut at its end.",
+        table(
+            ("task", "metric", "accuracy", "questions", "documents", "of them cut"),
+            rows,
+            text_columns=2,
+        ),
+    ]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    """A GitHub table: the first `text_columns` to the left, the others, numbers, to the right."""
+    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *rows])
+
+
+def number(value: float | None) -> str:
+    """A perplexity in four digits at least; a placeholder for one that is not there."""
+    if value is None or math.isnan(value):
+        return _NOT_THERE
+    return f"{value:.3f}" if value < 100 else f"{value:.0f}"
+
+
+def tokens_text(tokens: int) -> str:
+    """A length as people say it: 32768 is `32K`."""
+    return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    def show(value: Any) -> str:
+        if isinstance(value, str) and " " in value:
+            return json.dumps(value, ensure_ascii=False)
+        return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    return ", ".join(f"{key} {show(value)}" for key, value in values.items() if value is not None)

@@ -1,0 +1,109 @@
+"""Evaluations as units of work that are kept one by one, so that a killed run goes on."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+
+from rrope_jax.model import ModelConfig
+
+_LOG = logging.getLogger(__name__)
+_POLL_SECONDS = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One piece of an evaluation, such as a document at a length.
+
+    Attributes:
+      name: names the unit among all that a workdir may see, whatever the config asks for: it has
+        to hold what the result depends on besides the model.
+      flops: rough cost, for the time left.
+      run: computes the result, JSON-able.
+    """
+
+    name: str
+    flops: float
+    run: Callable[[], dict[str, Any]]
+
+
+class Store(Protocol):
+    """Where results are kept, by unit name."""
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """What `put` kept, in this process or an earlier one; None when there is nothing."""
+
+    def put(self, name: str, result: Mapping[str, Any]) -> None:
+        """Keeps a result."""
+
+
+def run_units(units: Sequence[Unit], store: Store) -> None:
+    """Runs the units that the store does not have, in order, and keeps each as it finishes."""
+    left = [unit for unit in units if store.get(unit.name) is None]
+    if len(left) < len(units):
+        _LOG.info("%d of %d units are there already", len(units) - len(left), len(units))
+    flops_left = sum(unit.flops for unit in left)
+    flops_done = 0.0
+    start = time.monotonic()
+    for number, unit in enumerate(left, start=1):
+        began = time.monotonic()
+        _LOG.info("%d of %d: %s", number, len(left), unit.name)
+        store.put(unit.name, unit.run())
+        flops_done += unit.flops
+        flops_left -= unit.flops
+        now = time.monotonic()
+        remaining = (now - start) / flops_done * flops_left
+        _LOG.info("    took %s, about %s left", _duration(now - began), _duration(remaining))
+
+
+def _duration(seconds: float) -> str:
+    """`0:42`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def unit_name(section: str, parts: Sequence[Any], depends_on: Any) -> str:
+    """`section/part-part-digest`, safe as a file name.
+
+    Args:
+      section: the kind of evaluation.
+      parts: what a reader should see.
+      depends_on: JSON-able; all that the result depends on besides the model.
+    """
+    shown = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(part))[:60] for part in parts)
+    digest = hashlib.blake2b(json.dumps(depends_on).encode(), digest_size=6).hexdigest()
+    return f"{section}/{shown}-{digest}"
+
+
+def wait(arrays: Any) -> None:
+    """Waits for arrays under way, letting signals through meanwhile.
+
+    A thread inside the runtime does not run Python's signal handlers, and one forward pass may take
+    minutes.
+    """
+    for array in jax.tree.leaves(arrays):
+        while not array.is_ready():
+            time.sleep(_POLL_SECONDS)
+
+
+def forward_flops(model: ModelConfig, start: int, stop: int, *, logits: bool) -> float:
+    """Multiplications and additions that the tokens `start` to `stop` of a row cost.
+
+    Args:
+      model: the decoder.
+      start: tokens that are in a cache already.
+      stop: end of the new tokens.
+      logits: whether the output matrix is applied to each of them.
+    """
+    D, N, K, H = model.d_model, model.num_heads, model.kv_heads, model.head_size
+    block = D * H * (2 * N + 2 * K) + 3 * D * model.d_ff
+    output = D * model.vocab_size if logits else 0
+    attention = model.num_layers * 2 * N * H * (stop**2 - start**2)
+    return float(2 * (stop - start) * (model.num_layers * block + output) + attention)

@@ -1,0 +1,294 @@
+"""`rrope evaluate`: perplexity over the context length, passkey retrieval, closed-ended tasks."""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from absl import flags
+from flax import nnx
+from ml_collections import ConfigDict
+
+import rrope_jax
+from rrope_jax.data.pipeline import DataConfig, heldout_documents
+from rrope_jax.evaluation import comparison, plots, report
+from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
+from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
+from rrope_jax.evaluation.units import Store, Unit, run_units
+from rrope_jax.jobs import backend
+from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.jobs.pretrained_model import PretrainedModel, load_model
+from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.model import Decoder
+from rrope_jax.rope import SCALINGS, RopeSpec
+from rrope_jax.rope.spec import SCALING_FIELDS
+
+SUMMARY = (
+    "Perplexity over the context length, passkey retrieval and closed-ended tasks for a "
+    "checkpoint of any format. With --compare DIR..., puts the results of several runs into one "
+    "table and one plot instead; that needs --workdir only."
+)
+
+_LOG = logging.getLogger(__name__)
+_DEPENDENCIES = ("jax", "flax")
+_COMPARE = "--compare"
+# Enough of a parameter to tell two checkpoints apart, without reading all of a large one.
+_FINGERPRINT_ELEMENTS = 4096
+
+
+class Section(Protocol):
+    """One kind of evaluation, such as `Perplexity`."""
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        """Its units of work, in the order in which they should run."""
+
+    def results(self, store: Store) -> dict[str, Any]:
+        """Its entries of results.json, of what the store has."""
+
+
+class _Kind(NamedTuple):
+    setting: type[Any]
+    build: Callable[[Any, PretrainedModel, ConfigDict], Section]
+
+
+def _perplexity(
+    setting: PerplexitySetting, model: PretrainedModel, config: ConfigDict
+) -> Perplexity:
+    data = from_config(DataConfig, _group(config, "data"), "config.data")
+    return Perplexity(setting, model.decoder, heldout_documents(data, model.tokenizer))
+
+
+def _passkey(setting: PasskeySetting, model: PretrainedModel, config: ConfigDict) -> Passkey:
+    bos = bool(config.get("data", ConfigDict()).get("bos"))
+    return Passkey(setting, model.decoder, model.tokenizer, bos=bos)
+
+
+_SECTIONS: Mapping[str, _Kind] = {
+    "perplexity": _Kind(PerplexitySetting, _perplexity),
+    "passkey": _Kind(PasskeySetting, _passkey),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    words = _one_flag_a_folder(argv)
+    comparing = any(word.startswith(f"{_COMPARE}=") for word in words)
+    values = parse(
+        "evaluate", SUMMARY, words, _define_compare if comparing else _define, config=not comparing
+    )
+    if comparing:
+        return _compare(values.compare, values.workdir)
+    return _evaluate(values.config, values.checkpoint, values.workdir)
+
+
+def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
+    settings = _settings(config)
+    model = load_model(
+        checkpoint,
+        rope=config.get("rope"),
+        model=config.get("model"),
+        tokenizer=config.get("data", ConfigDict()).get("tokenizer"),
+    )
+    sections = _sections(settings, model, config)
+    with Workdir.claim(folder, _identity(model)) as workdir:
+        backend.configure_logging()
+        store = _WorkdirStore(workdir)
+        units = [unit for section in sections for unit in section.units]
+        constant = {
+            "checkpoint": os.path.abspath(checkpoint),
+            "method": _method(model.description.rope),
+            "rope": _fields(model.description.rope),
+            "model": dataclasses.asdict(model.decoder.config),
+            "trained_context": model.trained_context,
+            "context": model.description.context,
+            "setting": {name: dataclasses.asdict(setting) for name, setting in settings.items()},
+            "backend": backend.describe(),
+            "versions": {
+                "rrope_jax": rrope_jax.__version__,  # which need not be installed
+                **{name: importlib.metadata.version(name) for name in _DEPENDENCIES},
+            },
+        }
+        _LOG.info("%s", constant["backend"])
+        _LOG.info("%s: %s", checkpoint, report.method_label(constant))
+        try:
+            run_units(units, store)
+        finally:  # also for what a stopped run has finished
+            missing = sum(store.get(unit.name) is None for unit in units)
+            results = {**constant, "complete": missing == 0, "missing_units": missing}
+            for section in sections:
+                results |= section.results(store)
+            written = _write(workdir, results, report.markdown(results), plots.plots(results))
+        _LOG.info("%s", report.headline(results))
+        print("\n".join(f"wrote {path}" for path in written))
+    return 0
+
+
+def _compare(folders: Sequence[str], workdir_path: str) -> int:
+    runs = comparison.label_runs({folder: _read_results(folder) for folder in folders})
+    with Workdir.claim(workdir_path, {"compare": [os.path.abspath(f) for f in folders]}) as workdir:
+        backend.configure_logging()
+        results = comparison.summarise(runs)
+        written = _write(workdir, results, comparison.markdown(results), comparison.plots(results))
+        print("\n".join(f"wrote {path}" for path in written))
+    return 0
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    """The settings of the sections that are on.
+
+    Raises:
+      UsageError: a field is wrong, or nothing is on.
+    """
+    group = _group(config, "eval")
+    settings = {}
+    for name, kind in _SECTIONS.items():
+        if (fields := group.get(name)) is not None:
+            setting = from_config(kind.setting, fields, f"config.eval.{name}")
+            if setting.enabled:
+                settings[name] = setting
+    if not settings:
+        raise UsageError(
+            f"config.eval: nothing to evaluate; give it a group with enabled = True, of "
+            f"{', '.join(_SECTIONS)}"
+        )
+    return settings
+
+
+def _sections(
+    settings: Mapping[str, Any], model: PretrainedModel, config: ConfigDict
+) -> list[Section]:
+    sections = []
+    for name, setting in settings.items():
+        try:
+            sections.append(_SECTIONS[name].build(setting, model, config))
+        except UsageError:
+            raise
+        except (ValueError, OSError) as error:
+            raise UsageError(f"config.eval.{name}: {error}") from error
+    return sections
+
+
+def _group(config: ConfigDict, name: str) -> ConfigDict:
+    group = config.get(name)
+    if not isinstance(group, ConfigDict):
+        found = repr(group) if name in config else "missing"
+        raise UsageError(f"config.{name} is {found}; it has to be a group of fields")
+    return group
+
+
+def _identity(model: PretrainedModel) -> dict[str, Any]:
+    """What every unit depends on; the rest is in the units' names.
+
+    The folder of a checkpoint may move, its weights may not change.
+    """
+    decoder = model.decoder
+    return {
+        "weights": _fingerprint(decoder),
+        "rope": _fields(decoder.rope),
+        "model": dataclasses.asdict(decoder.config),
+        "tokenizer": model.tokenizer.fingerprint,
+    }
+
+
+def _fingerprint(decoder: Decoder) -> str:
+    """A checksum of some elements of every parameter."""
+    checksum = 0
+    for _, leaf in nnx.to_flat_state(nnx.state(decoder, nnx.Param)):
+        values = leaf[...].reshape(-1)
+        some = values[:: max(1, values.size // _FINGERPRINT_ELEMENTS)]
+        checksum = zlib.crc32(np.ascontiguousarray(some).tobytes(), checksum)
+    return f"{checksum:08x}"
+
+
+def _fields(spec: RopeSpec) -> dict[str, Any]:
+    """What determines an embedding: its fields without those that its scaling does not read."""
+    unread = SCALING_FIELDS - SCALINGS[spec.scaling].reads
+    return {key: value for key, value in dataclasses.asdict(spec).items() if key not in unread}
+
+
+def _method(spec: RopeSpec) -> str:
+    """`[resonance_]scaling`, where plain RoPE is `rope`."""
+    scaling = "rope" if spec.scaling == "none" else spec.scaling
+    return f"resonance_{scaling}" if spec.resonance else scaling
+
+
+class _WorkdirStore:
+    """Results of units as files of the workdir."""
+
+    def __init__(self, workdir: Workdir):
+        self._workdir = workdir
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self._workdir.read_json(self._file(name))
+        except FileNotFoundError:
+            return None
+        return found
+
+    def put(self, name: str, result: Mapping[str, Any]) -> None:
+        # not indented: a unit may hold tens of thousands of numbers
+        self._workdir.write_text(self._file(name), json.dumps(result) + "\n")
+
+    def _file(self, name: str) -> str:
+        return f"units/{name}.json"
+
+
+def _write(
+    workdir: Workdir, results: Mapping[str, Any], text: str, plots: Mapping[str, bytes]
+) -> list[Path]:
+    written = [workdir.write_json("results.json", results), workdir.write_text("report.md", text)]
+    return written + [workdir.write_bytes(name, data) for name, data in plots.items()]
+
+
+def _read_results(folder: str) -> dict[str, Any]:
+    path = Path(folder) / "results.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--compare: {path} cannot be read ({error}); give workdirs of rrope evaluate"
+        ) from error
+    if "method" not in found or "setting" not in found:
+        raise UsageError(f"--compare: {path} is not a result of rrope evaluate")
+    return found
+
+
+def _one_flag_a_folder(words: Sequence[str]) -> list[str]:
+    """Turns `--compare A B` into `--compare=A --compare=B`, since absl flags take one value."""
+    found: list[str] = []
+    comparing = False
+    for word in words:
+        if word == _COMPARE:
+            comparing = True
+        elif comparing and not word.startswith("-"):
+            found.append(f"{_COMPARE}={word}")
+        else:
+            comparing = comparing and word.startswith(f"{_COMPARE}=")
+            found.append(word)
+    return found
+
+
+def _define_compare(values: flags.FlagValues) -> None:
+    flags.DEFINE_multi_string(
+        "compare", None, "workdirs of finished runs, after one another", flag_values=values
+    )
+    flags.DEFINE_string("workdir", None, "folder of the results", flag_values=values)
+    flags.mark_flag_as_required("workdir", flag_values=values)
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "the model: a GGUF file, a Hugging Face folder, a model folder or a training workdir",
+        flag_values=values,
+    )
+    flags.mark_flag_as_required("checkpoint", flag_values=values)
+    _define_compare(values)

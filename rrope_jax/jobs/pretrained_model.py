@@ -1,0 +1,75 @@
+"""The model of `--checkpoint`, with the overrides of a config, and its tokenizer."""
+
+import dataclasses
+import os
+
+from ml_collections import ConfigDict
+
+from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
+from rrope_jax.io import pretrained
+from rrope_jax.jobs.configuration import UsageError
+from rrope_jax.jobs.rope_config import extend
+from rrope_jax.model import Decoder
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedModel:
+    """A model that is ready to run.
+
+    Attributes:
+      decoder: the model.
+      description: what it is, with the overrides applied.
+      trained_context: tokens that the checkpoint was meant for before the overrides.
+      tokenizer: the checkpoint's own, or the one that was named instead.
+    """
+
+    decoder: Decoder
+    description: pretrained.Description
+    trained_context: int
+    tokenizer: Tokenizer
+
+
+def load_model(
+    checkpoint: str | os.PathLike[str],
+    *,
+    rope: ConfigDict | None = None,
+    model: ConfigDict | None = None,
+    tokenizer: str | None = None,
+) -> PretrainedModel:
+    """Loads a checkpoint.
+
+    Args:
+      checkpoint: anything that `io.pretrained.load` reads.
+      rope: fields of RopeSpec that replace the checkpoint's; None is none.
+      model: fields of ModelConfig, of which those that do not change what the weights mean
+        (`pretrained.OVERRIDABLE`) replace the checkpoint's; the shape is always its own.
+      tokenizer: as in `load_tokenizer`; None for the one that travels with the checkpoint.
+
+    Raises:
+      UsageError: the checkpoint or the tokenizer cannot be read, or an override is wrong.
+    """
+    fields = {} if model is None else {name: model.get(name) for name in pretrained.OVERRIDABLE}
+    overrides = {name: value for name, value in fields.items() if value is not None}
+    try:
+        before = pretrained.describe(checkpoint)
+        after = extend(before, rope)
+        source = tokenizer or after.tokenizer
+        if source is None:
+            raise UsageError(
+                f"--checkpoint={checkpoint} comes without a tokenizer; name one, such as the path "
+                "of a tokenizer.json"
+            )
+        loaded_tokenizer = load_tokenizer(source)
+        decoder, description = pretrained.load(checkpoint, rope=after.rope, model=overrides)
+    except UsageError:
+        raise
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--checkpoint={checkpoint}: {error}") from error
+    if loaded_tokenizer.vocab_size > description.model.vocab_size:
+        raise UsageError(
+            f"the tokenizer has {loaded_tokenizer.vocab_size} tokens, the model only "
+            f"{description.model.vocab_size}; they do not belong together"
+        )
+    description = dataclasses.replace(description, context=after.context)
+    trained = before.rope.original_context or before.context
+    return PretrainedModel(decoder, description, trained, loaded_tokenizer)

@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
         "resonance_yarn",
     )
     config.feature = placeholder(int)  # drawn in angles.png; None chooses
+    config.near = 1
 
     config.rope = ConfigDict()
     config.rope.head_dim = 128

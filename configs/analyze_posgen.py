@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.test_length = 256
     config.methods = ("rope", "resonance_rope", "yarn", "resonance_yarn")
     config.feature = placeholder(int)  # drawn in angles.png; None chooses
+    config.near = 1
 
     config.rope = ConfigDict()
     config.rope.head_dim = 64

@@ -23,6 +23,9 @@ SUMMARY = (
     "methods; what else is in it is not read."
 )
 
+# In so many parts the unseen distances are drawn, each by its highest value.
+_STRETCHES = 512
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -35,12 +38,14 @@ class Setting:
       methods: what to compare, as `[resonance_]scaling`, where plain RoPE is `rope`.
       feature: index of the feature whose angles are drawn; by default the pre-critical one that
         has the largest gap without resonance.
+      near: how many of the nearest distances a far one may be mistaken for, 0 included.
     """
 
     train_length: int
     test_length: int
     methods: tuple[str, ...]
     feature: int | None = None
+    near: int = 1
 
     def __post_init__(self) -> None:
         if self.train_length < 1:
@@ -50,6 +55,8 @@ class Setting:
                 f"test_length={self.test_length} must exceed train_length={self.train_length}; "
                 "without unseen positions there is nothing to analyze"
             )
+        if not 1 <= self.near <= self.train_length:
+            raise ValueError(f"near={self.near} must be from 1 to train_length={self.train_length}")
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods={self.methods!r} must name at least one, and none twice")
         for method in self.methods:
@@ -161,7 +168,11 @@ def analyze(setting: Setting, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> 
             for index, row in enumerate(zip(*columns.values(), strict=True))
         ],
         "drawn_feature": drawn,
-        "methods": {method: _measure(setting, each) for method, each in specs.items()},
+        "near": setting.near,
+        "methods": {
+            method: {**_measure(setting, each), "coincidence": _coincidence(setting, each)}
+            for method, each in specs.items()
+        },
     }
 
 
@@ -182,6 +193,25 @@ def _measure(setting: Setting, spec: RopeSpec) -> dict[str, Any]:
         "attention_factor": frequencies(spec, test_length).attention_factor,
         "pre_critical": pre_critical.tolist(),
         "feature_gap": gap.tolist(),
+    }
+
+
+def _coincidence(setting: Setting, spec: RopeSpec) -> dict[str, Any]:
+    """The unseen distance most like a near one, and the most alike of every stretch of them."""
+    first = setting.train_length
+    alike = analysis.coincidence(
+        spec, first, setting.test_length, near=setting.near, seq_len=setting.test_length
+    )
+    if np.isnan(alike).any():  # no feature turns within the training length
+        return {"distance": None, "similarity": None, "stretches": []}
+    starts = np.unique(np.linspace(0, alike.size, _STRETCHES, endpoint=False, dtype=int))
+    return {
+        "distance": first + int(np.argmax(alike)),
+        "similarity": float(alike.max()),
+        "stretches": [
+            [first + int(start), float(most)]
+            for start, most in zip(starts, np.maximum.reduceat(alike, starts), strict=True)
+        ],
     }
 
 

@@ -54,7 +54,10 @@ def markdown(results: Mapping[str, Any]) -> str:
             "training has gone round its whole circle. The gap is the chord, on a circle of radius "
             f"1, from the phase of the worst position in {train_length} to {test_length - 1} to "
             "the nearest phase seen in training. Uniqueness is the least common multiple of the "
-            "pre-critical wavelengths after rounding; without rounding nothing repeats exactly.\n",
+            "pre-critical wavelengths after rounding; without rounding nothing repeats exactly. "
+            f"The closest coincidence is the distance in {train_length} to {test_length - 1} that "
+            f"looks most like one of {_near(results)} to the pre-critical features, with the mean "
+            "cosine of their angle differences: 1 is indistinguishable.\n",
             *shown,
             "## Features\n",
             _features_table(results),
@@ -70,6 +73,7 @@ def _methods_table(results: Mapping[str, Any]) -> str:
         "largest gap among them",
         "mean gap of the others",
         "uniqueness, tokens",
+        "closest coincidence",
         "attention factor",
     )
     rows = []
@@ -83,10 +87,21 @@ def _methods_table(results: Mapping[str, Any]) -> str:
                 f"{gap[pre_critical].max():.4g}" if pre_critical.any() else "none",
                 f"{gap[~pre_critical].mean():.4g}" if not pre_critical.all() else "none",
                 _power(measured["uniqueness"]) if labels.is_resonance(method) else "none",
+                _coincidence(measured["coincidence"]),
                 f"{measured['attention_factor']:.4f}",
             )
         )
     return _table(header, rows)
+
+
+def _near(results: Mapping[str, Any]) -> str:
+    return "0" if results["near"] == 1 else f"0 to {results['near'] - 1}"
+
+
+def _coincidence(measured: Mapping[str, Any]) -> str:
+    if measured["distance"] is None:
+        return "none"
+    return f"{measured['distance']} ({measured['similarity']:.3f})"
 
 
 def _features_table(results: Mapping[str, Any]) -> str:
@@ -233,6 +248,31 @@ def _draw_feature_gap(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def _draw_coincidence(results: Mapping[str, Any]) -> Figure:
+    by_scaling: dict[str, list[str]] = {}
+    for method in labels.order_methods(results["methods"]):
+        by_scaling.setdefault(labels.scaling_of(method), []).append(method)
+    figure = Figure(figsize=(7.6, 1.9 * len(by_scaling) + 0.8))
+    panels = figure.subplots(len(by_scaling), 1, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, methods in zip(panels, by_scaling.values(), strict=True):
+        for method in methods:
+            stretches = results["methods"][method]["coincidence"]["stretches"]
+            axes.plot(
+                [start for start, _ in stretches],
+                [most for _, most in stretches],
+                linewidth=1.2,
+                color=labels.method_colour(method),
+                label=labels.method_label(method),
+            )
+        axes.axhline(1, color=INK, lw=0.8)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+    figure.supylabel("mean cosine", fontsize=9.5)
+    panels[-1].set(
+        xlabel="distance, tokens", xlim=(results["train_length"], results["test_length"])
+    )
+    return figure
+
+
 def _draw_angles(results: Mapping[str, Any]) -> Figure:
     feature = results["features"][results["drawn_feature"]]
     plain, rounded = feature["wavelength"], feature["resonant_wavelength"]
@@ -300,6 +340,13 @@ FIGURES: Mapping[str, FigureKind] = MappingProxyType(
             "For each feature, how far the worst unseen position is from anything seen in "
             "training. Shaded features are pre-critical. The scale is linear below 0.0001.",
             _draw_feature_gap,
+        ),
+        "coincidence.png": FigureKind(
+            "Coincidences",
+            "How much each unseen distance looks like a near one to the pre-critical features "
+            "(1: the same angles in all of them). Long ranges are drawn by the highest value of "
+            "each stretch.",
+            _draw_coincidence,
         ),
         "angles.png": FigureKind(
             "Angles of one feature",

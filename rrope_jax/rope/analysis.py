@@ -124,6 +124,54 @@ def unseen_distances(wavelength: float, train_length: int, test_length: int) -> 
     return np.asarray(np.minimum(seen[above] - unseen, unseen - seen[above - 1]))
 
 
+def coincidence(
+    spec: RopeSpec,
+    train_length: int,
+    test_length: int,
+    *,
+    near: int = 1,
+    seq_len: int | None = None,
+) -> Float64Array:
+    """How much each unseen distance looks like a near one to the pre-critical features.
+
+    For every distance n in [L, L') between two tokens this is
+
+        max over m in [0, near) of  mean over pre-critical features of  cos(2 pi (n - m) / w)
+
+    with L = train_length and L' = test_length: 1 where all of these features are at the angles of
+    the distance m. A model that keeps to near tokens confuses them with those at such a distance
+    (docs/findings.md); resonance makes coincidences exact at common multiples of wavelengths.
+
+    Args:
+      spec: the embedding.
+      train_length: L, in tokens; decides which features are pre-critical.
+      test_length: L', in tokens.
+      near: how many of the nearest distances matter, 0 included.
+      seq_len: the current length, for the scalings that depend on it (see `frequencies`).
+
+    Returns:
+      float64[test_length - train_length], at most 1; NaN where no feature is pre-critical.
+
+    Raises:
+      ValueError: not 1 <= near <= train_length < test_length.
+    """
+    _check_length("train_length", train_length, 1)
+    _check_length("test_length", test_length, train_length + 1)
+    _check_length("near", near, 1)
+    if near > train_length:
+        raise ValueError(f"near={near} must be at most train_length={train_length}")
+    wavelengths = frequencies(spec, seq_len).wavelengths
+    wavelengths = wavelengths[wavelengths <= train_length]
+    if not wavelengths.size:
+        return np.full(test_length - train_length, np.nan)
+    distances = np.arange(train_length - near + 1, test_length, dtype=np.float64)
+    similarity = np.zeros_like(distances)
+    for wavelength in wavelengths:
+        similarity += np.cos(2 * np.pi * np.fmod(distances, wavelength) / wavelength)
+    windows = np.lib.stride_tricks.sliding_window_view(similarity / wavelengths.size, near)
+    return np.asarray(windows.max(axis=1))
+
+
 def uniqueness(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:
     """After how many tokens the pre-critical features of a resonant embedding all repeat at once.
 

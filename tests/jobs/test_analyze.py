@@ -15,7 +15,14 @@ from rrope_jax.jobs import analyze_report
 ROOT = Path(__file__).parents[2]
 LLAMA2 = ROOT / "configs" / "analyze_llama2.py"
 POSGEN = ROOT / "configs" / "analyze_posgen.py"
-FILES = {"results.json", "report.md", "wavelengths.png", "feature_gap.png", "angles.png"}
+FILES = {
+    "results.json",
+    "report.md",
+    "wavelengths.png",
+    "feature_gap.png",
+    "coincidence.png",
+    "angles.png",
+}
 
 
 def analyze(workdir: Path, *words: str, config: Path = POSGEN) -> dict[str, Any]:
@@ -77,6 +84,23 @@ def test_overrides_reach_the_analysis(tmp_path: Path) -> None:
     assert results["drawn_feature"] == 2
 
 
+def test_closest_coincidence(tmp_path: Path) -> None:
+    """The tables of posgen_quick: wavelengths 6, 11 and 32, two of which share a multiple at 66."""
+    results = analyze(
+        tmp_path / "run",
+        "--config.train_length=32",
+        "--config.test_length=128",
+        "--config.rope.head_dim=32",
+        "--config.rope.original_context=32",
+        "--config.near=6",
+    )
+    found = results["methods"]["resonance_yarn"]["coincidence"]
+    assert 66 <= found["distance"] < 72
+    assert found["similarity"] == pytest.approx(0.975, abs=1e-3)
+    assert len(found["stretches"]) == 96
+    assert f"| {found['distance']} (0.975) |" in (tmp_path / "run" / "report.md").read_text()
+
+
 def test_a_rerun_writes_the_same_bytes(tmp_path: Path) -> None:
     before = analyze(tmp_path / "run") and _contents(tmp_path / "run")
     analyze(tmp_path / "run")
@@ -132,6 +156,7 @@ def test_works_without_a_pre_critical_feature(tmp_path: Path) -> None:
     results = analyze(tmp_path / "run", "--config.train_length=1")
     assert results["critical_dimension"] == 0
     assert results["uniqueness"] == 1
+    assert results["methods"]["rope"]["coincidence"]["distance"] is None
 
 
 @pytest.mark.parametrize(
@@ -146,6 +171,7 @@ def test_works_without_a_pre_critical_feature(tmp_path: Path) -> None:
         ("--config.methods=('rope', 'yern')", "config: method 'yern' is unknown; choose from"),
         ("--config.methods=()", "config: methods=() must name at least one"),
         ("--config.methods=('longrope',)", "method 'longrope': config.rope: long_factor is not"),
+        ("--config.near=65", "config: near=65 must be from 1 to train_length=64"),
         ("--config.feature=32", "config.feature = 32: there are features 0 to 31"),
         ("--config.rope.bogus=1", "config.rope has no key 'bogus'"),
     ],

@@ -170,3 +170,48 @@ def test_refuses_wavelengths_too_short_to_round() -> None:
     )
     with pytest.raises(ValueError, match="resonance=True rounds the wavelength of feature 0"):
         analysis.uniqueness(spec, 64)
+
+
+def test_coincidence_by_hand() -> None:
+    """Wavelengths 6, 11 and 32: at 66 the first two are back at 0 and the third 2 tokens on."""
+    spec = RopeSpec(
+        head_dim=32,
+        scaling="yarn",
+        factor=4.0,
+        original_context=32,
+        beta_fast=2.0,
+        beta_slow=1.0,
+        resonance=True,
+    )
+    assert rope.frequencies(spec).wavelengths[:3].tolist() == [6, 11, 32]
+    alike = analysis.coincidence(spec, 32, 128)
+    assert alike.shape == (96,)
+    assert alike[66 - 32] == pytest.approx((2 + math.cos(2 * math.pi * 2 / 32)) / 3, rel=1e-14)
+    assert np.argmax(alike) == 66 - 32
+    # where the nearest six distances matter, 66 + m is as much like m as 66 is like 0
+    nearest = analysis.coincidence(spec, 32, 128, near=6)
+    np.testing.assert_array_equal(nearest[66 - 32 : 72 - 32], alike[66 - 32])
+    assert max(nearest[65 - 32], nearest[72 - 32]) < 0.8
+
+
+@given(specs(), _lengths, st.integers(1, 6))
+def test_coincidence_is_its_definition(spec: RopeSpec, lengths: tuple[int, int], near: int) -> None:
+    train_length, test_length = lengths
+    near = min(near, train_length)
+    found = analysis.coincidence(spec, train_length, test_length, near=near)
+    wavelengths = rope.frequencies(spec).wavelengths
+    wavelengths = wavelengths[wavelengths <= train_length]
+    if not wavelengths.size:
+        assert np.isnan(found).all()
+        return
+    for distance in (train_length, (train_length + test_length) // 2, test_length - 1):
+        expected = max(
+            float(np.mean(np.cos(2 * np.pi * (distance - m) / wavelengths))) for m in range(near)
+        )
+        assert found[distance - train_length] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("near", [0, 33, 1.5])
+def test_coincidence_refuses(near: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^near={near}"):
+        analysis.coincidence(RopeSpec(head_dim=32), 32, 128, near=near)

@@ -17,13 +17,19 @@ import rrope_jax
 
 
 class _Command(NamedTuple):
+    """One command: its module, one line about it, and the flags that it cannot do without."""
+
     module: str
     summary: str
+    requires: tuple[str, ...] = ("config", "workdir")
 
 
 COMMANDS = {
     "posgen": _Command("rrope_jax.jobs.posgen", "train, test and report the PosGen ablation"),
     "evaluate": _Command("rrope_jax.jobs.evaluate", "perplexity over the context, passkey, tasks"),
+    "convert": _Command(
+        "rrope_jax.jobs.convert", "between Orbax, Hugging Face folders and GGUF", ("from", "to")
+    ),
     "analyze": _Command("rrope_jax.jobs.analyze", "wavelengths, feature gap and uniqueness"),
 }
 

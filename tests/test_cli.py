@@ -1,11 +1,12 @@
 """The rrope command, run as a user runs it and with stand-in jobs."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -83,19 +84,28 @@ def test_help_of_a_command(command: str) -> None:
     shown = _rrope(command, "--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith(f"usage: rrope {command}")
-    assert "--config=FILE" in shown.stdout
-    assert "--workdir=" in shown.stdout
+    for flag in cli.COMMANDS[command].requires:
+        assert re.search(rf"--{flag}=\w+\n.*\(required\)", shown.stdout)
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--config=absent.py", "--workdir=made"], "absent.py"),
-        (["--workdir=made"], "--config is missing"),
-        (["--workdir=made", "--colour=red"], "--colour"),
-    ],
-)
+def test_missing_flags_are_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command]) == 2
+    missing = re.match(rf"rrope {command}: --(\w+) is missing", capsys.readouterr().err)
+    assert missing is not None
+    assert missing[1] in cli.COMMANDS[command].requires
+
+
+def _bad_usages() -> Iterator[tuple[str, list[str], str]]:
+    """A command, words that it refuses, and what its message has to name."""
+    for command, row in cli.COMMANDS.items():
+        words = {flag: f"--{flag}=absent" for flag in row.requires}
+        yield command, list(words.values()), "absent"
+        words.pop("config", None)  # a config that is not there is what is said first
+        yield command, [*words.values(), "--colour=red"], "--colour"
+
+
+@pytest.mark.parametrize(("command", "words", "expected"), list(_bad_usages()))
 def test_bad_usage_is_one_line_and_writes_nothing(
     command: str, words: list[str], expected: str, tmp_path: Path
 ) -> None:

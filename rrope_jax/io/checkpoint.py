@@ -1,9 +1,12 @@
 """Orbax checkpoints of a pytree with JSON metadata beside it."""
 
+import errno
 import logging
+import os
 import threading
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -13,6 +16,13 @@ _LOG = logging.getLogger(__name__)
 # Orbax synchronizes the savers of a process through shared state; threads take turns.
 _ONE_AT_A_TIME = threading.Lock()
 
+# How an error message ends that comes from ENOSPC, whatever library it has gone through.
+_DISK_FULL = os.strerror(errno.ENOSPC)
+
+
+class SaveError(RuntimeError):
+    """A checkpoint could not be written; those before it are untouched."""
+
 
 class Checkpoints:
     """The checkpoints of one run in one folder, newest last.
@@ -21,17 +31,27 @@ class Checkpoints:
     is ignored and replaced.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        keep_every: int | None = None,
+        asynchronous: bool = False,
+    ):
         """Opens a folder, which need not exist yet.
 
         Args:
           folder: absolute path.
           keep: how many of the newest checkpoints stay.
+          keep_every: those at multiples of so many steps stay, too.
+          asynchronous: for `BackgroundCheckpoints`.
         """
         self._folder = folder
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
-            enable_async_checkpointing=False,
+            keep_period=keep_every,
+            enable_async_checkpointing=asynchronous,
             create=True,
             cleanup_tmp_directories=True,  # of a process that was killed while it saved
         )
@@ -41,13 +61,8 @@ class Checkpoints:
 
         Only a checkpoint that `restore` passed over, or an equal one, can be there already.
         """
-        arguments = ocp.args.Composite(
-            tree=ocp.args.StandardSave(tree), metadata=ocp.args.JsonSave(metadata)
-        )
         with _ONE_AT_A_TIME, self._manager() as manager:
-            if step in manager.all_steps():
-                manager.delete(step)
-            manager.save(step, args=arguments, force=True)
+            _save(manager, step, tree, metadata)
             manager.wait_until_finished()
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -81,3 +96,90 @@ class Checkpoints:
 
     def _manager(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(self._folder, options=self._options)
+
+
+class BackgroundCheckpoints(Checkpoints):
+    """Checkpoints that are written while the run goes on; use as a context.
+
+    `save` returns as soon as the arrays may change. A process that is killed before a checkpoint is
+    whole leaves a temporary folder that is ignored and replaced.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2, keep_every: int | None = None):
+        """Opens a folder; arguments as for `Checkpoints`."""
+        super().__init__(folder, keep=keep, keep_every=keep_every, asynchronous=True)
+        self._open: ocp.CheckpointManager | None = None
+        self._pending: int | None = None
+
+    def save(self, step: int, tree: Any, metadata: dict[str, Any]) -> None:
+        """Begins to save, after the save before has ended.
+
+        Raises:
+          SaveError: this one could not be begun, or the one before not be ended.
+        """
+        self.wait()
+        self._pending = step
+        try:
+            if self._open is None:
+                self._open = self._manager()
+            _save(self._open, step, tree, metadata)
+        except Exception as error:  # Orbax and its drivers raise many kinds
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Waits until what was saved is on disk.
+
+        Raises:
+          SaveError: it could not be written.
+        """
+        if self._open is None or self._pending is None:
+            return
+        try:
+            self._open.wait_until_finished()
+        except Exception as error:  # Orbax and its drivers raise many kinds
+            raise self._failed(error) from error
+        self._pending = None
+
+    def _failed(self, error: Exception) -> SaveError:
+        """The error to raise, once what was half written no longer takes up space."""
+        step, self._pending = self._pending, None
+        try:
+            self._close()
+            self._manager().close()  # removes temporary folders
+        except Exception:  # the first error tells more
+            _LOG.debug("after a failed save", exc_info=True)
+        reason = " ".join(str(error).split())
+        if _DISK_FULL in reason:
+            reason = _DISK_FULL
+        return SaveError(f"checkpoint {self._folder / str(step)} cannot be written: {reason[:300]}")
+
+    def _close(self) -> None:
+        manager, self._open = self._open, None
+        if manager is not None:
+            manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except SaveError:
+            if error is None:
+                raise
+        finally:
+            self._close()
+
+
+def _save(manager: ocp.CheckpointManager, step: int, tree: Any, metadata: dict[str, Any]) -> None:
+    if step in manager.all_steps():
+        manager.delete(step)
+    arguments = ocp.args.Composite(
+        tree=ocp.args.StandardSave(tree), metadata=ocp.args.JsonSave(metadata)
+    )
+    manager.save(step, args=arguments, force=True)

@@ -60,7 +60,7 @@ class GgufSource:
         return _describe(self.path, self._contents)
 
     def check(self) -> None:
-        """Checks names and shapes of all weights; raises ValueError."""
+        """See `weights.Source`."""
         check_weights(
             {name: tensor.shape for name, tensor in self._contents.tensors.items()},
             {key: _name(*key) for key in matrix_shapes(self.description)},
@@ -85,14 +85,17 @@ class GgufSource:
 
 def to_half_split(matrix: Array, heads: int) -> Array:
     """From rotated pairs (2i, 2i + 1), as llama.cpp stores queries and keys, to (i, i + d/2)."""
-    pairs = matrix.reshape(heads, -1, 2, *matrix.shape[1:])
+    pairs = matrix.reshape(heads, -1, 2, matrix.shape[1])
     return pairs.swapaxes(1, 2).reshape(matrix.shape)
 
 
-def to_interleaved(matrix: Array, heads: int) -> Array:
-    """The inverse of `to_half_split`."""
-    halves = matrix.reshape(heads, 2, -1, *matrix.shape[1:])
-    return halves.swapaxes(1, 2).reshape(matrix.shape)
+def to_interleaved(matrix: Array, heads: int, rotary_dim: int) -> Array:
+    """The inverse of `to_half_split` for the first `rotary_dim` dimensions of each head."""
+    by_head = matrix.reshape(heads, -1, matrix.shape[1])
+    rotated, rest = np.split(by_head, [rotary_dim], axis=1)
+    halves = rotated.reshape(heads, 2, -1, matrix.shape[1])
+    pairs = halves.swapaxes(1, 2).reshape(rotated.shape)
+    return np.concatenate([pairs, rest], axis=1).reshape(matrix.shape)
 
 
 def _name(weight: Weight, layer: int) -> str:

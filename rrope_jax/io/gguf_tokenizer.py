@@ -2,8 +2,11 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from rrope_jax.io.tokenizer_files import TokenizerFiles
 
@@ -13,6 +16,7 @@ _PREFIX = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
 # kinds of tokens in llama.cpp
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 # special tokens by their keys there and in tokenizer_config.json
 _SPECIAL = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 
@@ -215,3 +219,123 @@ def _tokenizer_config(
     if _TEMPLATE in metadata:
         config["chat_template"] = metadata[_TEMPLATE]
     return config
+
+
+def metadata_of(files: TokenizerFiles | None, vocab_size: int) -> dict[str, Any]:
+    """The metadata of a GGUF file for a tokenizer: the inverse of `tokenizer_files`.
+
+    Args:
+      files: the tokenizer; without one, llama.cpp takes and gives token ids only.
+      vocab_size: of the model; ids beyond the tokenizer's become tokens that no text has.
+
+    Raises:
+      ValueError: the tokenizer has no tokenizer.json, or is of a kind that llama.cpp has no name
+        for.
+    """
+    if files is None:
+        return {f"{_PREFIX}model": "no_vocab"}
+    if "tokenizer.json" not in files.files:
+        raise ValueError(
+            f"the tokenizer has no tokenizer.json (only {', '.join(files.files)}), from which a "
+            "GGUF file is written; save it once with AutoTokenizer of transformers"
+        )
+    tokenizer = json.loads(files.files["tokenizer.json"])
+    config = json.loads(files.files.get("tokenizer_config.json", b"{}"))
+    model = tokenizer["model"]
+    if model.get("type") != "BPE":
+        raise ValueError(
+            f"tokenizer.json: model.type={model.get('type')!r} has no form in GGUF here; only "
+            "'BPE' has"
+        )
+    added = {entry["content"]: entry for entry in tokenizer.get("added_tokens", [])}
+    vocab = model["vocab"] | {token: entry["id"] for token, entry in added.items()}
+    if (largest := max(vocab.values())) >= vocab_size:
+        raise ValueError(
+            f"the tokenizer has a token of id {largest}, but the model's vocab_size is "
+            f"{vocab_size}; they do not belong together"
+        )
+    tokens = [f"[PAD{index}]" for index in range(vocab_size)]
+    kinds = [_UNUSED] * vocab_size
+    for token, index in vocab.items():
+        tokens[index], kinds[index] = token, _NORMAL
+    for entry in added.values():
+        kinds[entry["id"]] = _CONTROL if entry.get("special") else _USER_DEFINED
+    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+    write = _write_sentencepiece if model.get("byte_fallback") else _write_byte_level
+    metadata = {
+        f"{_PREFIX}tokens": tokens,
+        **write(tokenizer, tokens, kinds, merges),
+        f"{_PREFIX}token_type": kinds,
+    }
+    return metadata | _special_tokens(files, config, vocab)
+
+
+def _write_byte_level(
+    tokenizer: Mapping[str, Any], tokens: Sequence[str], kinds: list[int], merges: list[list[str]]
+) -> dict[str, Any]:
+    wanted = _without_offsets(tokenizer.get("pre_tokenizer"))
+    name = next((n for n, pre in PRE_TOKENIZERS.items() if _without_offsets(pre) == wanted), None)
+    if name is None or tokenizer.get("normalizer") is not None:
+        raise ValueError(
+            "tokenizer.json: its normalizer and pre_tokenizer have no known name in llama.cpp; "
+            f"known are those of {', '.join(PRE_TOKENIZERS)}"
+        )
+    return {
+        f"{_PREFIX}model": "gpt2",
+        f"{_PREFIX}pre": name,
+        f"{_PREFIX}merges": [" ".join(merge) for merge in merges],
+    }
+
+
+def _without_offsets(value: Any) -> Any:
+    """What decides how text is cut: offsets do not."""
+    if isinstance(value, dict):
+        return {k: _without_offsets(v) for k, v in value.items() if k != "trim_offsets"}
+    return [_without_offsets(each) for each in value] if isinstance(value, list) else value
+
+
+def _write_sentencepiece(
+    tokenizer: Mapping[str, Any], tokens: Sequence[str], kinds: list[int], merges: list[list[str]]
+) -> dict[str, Any]:
+    """Scores that put the merges in the order in which tokenizer.json has them."""
+    rank: dict[str, int] = {}
+    for index, pair in enumerate(merges):
+        rank.setdefault("".join(pair), index)
+    for index, token in enumerate(tokens):
+        if _BYTE_TOKEN.fullmatch(token):
+            kinds[index] = _BYTE
+    unknown = tokenizer["model"].get("unk_token")
+    if unknown in tokens:
+        kinds[tokens.index(unknown)] = _UNKNOWN
+    return {
+        f"{_PREFIX}model": "llama",
+        f"{_PREFIX}scores": [-float(rank.get(token, 0)) for token in tokens],
+        f"{_PREFIX}add_space_prefix": _prepends_space(tokenizer),
+    }
+
+
+def _prepends_space(tokenizer: Mapping[str, Any]) -> bool:
+    normalizer = tokenizer.get("normalizer") or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    scheme = (tokenizer.get("pre_tokenizer") or {}).get("prepend_scheme", "never")
+    return scheme != "never" or any(step.get("type") == "Prepend" for step in steps)
+
+
+def _special_tokens(
+    files: TokenizerFiles, config: Mapping[str, Any], vocab: Mapping[str, int]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for theirs, name in _SPECIAL.items():
+        token = config.get(f"{name}_token")
+        if isinstance(token, Mapping):
+            token = token.get("content")
+        if isinstance(token, str) and token in vocab:
+            found[f"{_PREFIX}{theirs}_token_id"] = vocab[token]
+    # what it does counts, not what tokenizer_config.json says: transformers does not read that
+    encoded = Tokenizer.from_buffer(files.files["tokenizer.json"]).encode("a").ids
+    bos = found.get(f"{_PREFIX}bos_token_id")
+    found[f"{_PREFIX}add_bos_token"] = bos is not None and encoded[:1] == [bos]
+    template = files.files.get("chat_template.jinja", b"").decode() or config.get("chat_template")
+    if isinstance(template, str):
+        found[_TEMPLATE] = template
+    return found

@@ -92,7 +92,7 @@ class HuggingFaceSource:
         return {name: file for file in _weight_files(self.path) for name in _entries(file)}
 
     def check(self) -> None:
-        """Checks names, shapes and types of all weights; raises ValueError."""
+        """See `weights.Source`."""
         found: dict[str, tuple[int, ...]] = {}
         for file in _weight_files(self.path):
             for name, (shape, dtype) in _entries(file).items():

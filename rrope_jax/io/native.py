@@ -8,6 +8,7 @@ be read the same way: its checkpoints hold the parameters under `tree`, what mod
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ import orbax.checkpoint as ocp
 
 from rrope_jax.io.description import Description
 from rrope_jax.io.tokenizer_files import TokenizerFiles
-from rrope_jax.io.weights import Array, Weight, parameter_shapes
+from rrope_jax.io.weights import Array, Source, Weight, parameter_shapes
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import SCALINGS, RopeSpec
 from rrope_jax.rope.spec import SCALING_FIELDS
@@ -167,7 +168,7 @@ class NativeSource:
         }
 
     def check(self) -> None:
-        """Checks names and shapes of all parameters; raises ValueError."""
+        """See `weights.Source`."""
         wanted = {w.path: shape for w, shape in parameter_shapes(self.description).items()}
         for name in sorted(wanted.keys() | self._stored.keys()):
             if wanted.get(name) != self._stored.get(name):
@@ -178,7 +179,7 @@ class NativeSource:
 
     def matrix(self, weight: Weight, layer: int) -> Array:
         """One weight; see `weights.Source`. Reads all layers, of which the last are kept."""
-        kernel = self._kernel(weight)
+        kernel: Array = self._kernel(weight)
         return weight.to_matrix(kernel[layer] if weight.stacked else kernel)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  one source lives as long as one conversion
@@ -214,6 +215,30 @@ class NativeSource:
         for key in keys:
             found = found[key]
         return found
+
+
+def write(source: Source, folder: Path) -> None:
+    """Writes a model folder.
+
+    Args:
+      source: the model.
+      folder: exists and is empty.
+    """
+    description = source.description
+    shapes = parameter_shapes(description)
+    tree: dict[str, Any] = {}
+    for weight, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
+        *groups, last = weight.path.split(".")
+        holder = tree
+        for key in groups:
+            holder = holder.setdefault(key, {})
+        holder[last] = source.parameter(weight, shape, None)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(folder / PARAMS, tree)
+    text = json.dumps(description_to_json(description), indent=2)
+    (folder / MODEL_JSON).write_text(text + "\n")
+    if description.tokenizer is not None:
+        description.tokenizer.write(folder / TOKENIZER)
 
 
 def _nest(keys: tuple[str, ...], leaf: Any) -> Any:

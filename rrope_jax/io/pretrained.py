@@ -1,11 +1,12 @@
 """Models from checkpoints of any format, told apart by their content."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -19,16 +20,9 @@ from rrope_jax.model import Decoder
 from rrope_jax.rope import RopeSpec
 
 
-class CheckedSource(Source, Protocol):
-    """A source that can tell whether it is whole."""
-
-    def check(self) -> None:
-        """Checks names and shapes of all weights; raises ValueError."""
-
-
 class _Format(NamedTuple):
     recognises: Callable[[Path], bool]
-    open: Callable[[Path], CheckedSource]
+    open: Callable[[Path], Source]
 
 
 FORMATS: dict[str, _Format] = {
@@ -40,7 +34,25 @@ FORMATS: dict[str, _Format] = {
 OVERRIDABLE = ("compute_dtype", "remat", "attention", "dropout")
 
 
-def open_source(path: str | os.PathLike[str]) -> CheckedSource:
+def format_of(path: str | os.PathLike[str]) -> str:
+    """The format of a checkpoint, a key of `FORMATS`, by what is in it.
+
+    Raises:
+      ValueError: there is nothing there, or nothing known.
+    """
+    found = Path(os.path.abspath(path))
+    for name, row in FORMATS.items():
+        if row.recognises(found):
+            return name
+    if not found.exists():
+        raise ValueError(f"{path} does not exist; give a checkpoint")
+    raise ValueError(
+        f"{path} is no checkpoint: neither a GGUF file, nor a Hugging Face folder with config.json "
+        "and safetensors, nor a model folder or training workdir of rrope"
+    )
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
     """Opens a checkpoint; its weights are not read yet.
 
     Args:
@@ -50,16 +62,7 @@ def open_source(path: str | os.PathLike[str]) -> CheckedSource:
     Raises:
       ValueError: there is nothing there, or nothing known.
     """
-    found = Path(os.path.abspath(path))
-    for row in FORMATS.values():
-        if row.recognises(found):
-            return row.open(found)
-    if not found.exists():
-        raise ValueError(f"{path} does not exist; give a checkpoint")
-    raise ValueError(
-        f"{path} is no checkpoint: neither a GGUF file, nor a Hugging Face folder with config.json "
-        "and safetensors, nor a model folder or training workdir of rrope"
-    )
+    return FORMATS[format_of(path)].open(Path(os.path.abspath(path)))
 
 
 def describe(path: str | os.PathLike[str]) -> Description:
@@ -116,16 +119,9 @@ def load(
     placed = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(places)}
     shapes = parameter_shapes(description)
     filled = {}
-    for weight, shape in sorted(shapes.items(), key=lambda item: -_elements(item[1])):
+    for weight, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
         sharding = placed[weight.path].get_raw_value()
         filled[weight.path] = source.parameter(weight, shape, sharding)
     leaves = {path: filled[".".join(map(str, path))] for path, _ in nnx.to_flat_state(state)}
     nnx.replace_by_pure_dict(state, nnx.traversals.unflatten_mapping(leaves))
     return nnx.merge(graph, state), description
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

@@ -119,6 +119,9 @@ class Source(Protocol):
     def description(self) -> Description:
         """Read without the weights."""
 
+    def check(self) -> None:
+        """Checks names and shapes of all weights; raises ValueError."""
+
     def matrix(self, weight: Weight, layer: int) -> Array:
         """One weight in float32, float16 or bfloat16 and Hugging Face's layout."""
 
@@ -142,7 +145,7 @@ def parameter_shapes(description: Description) -> dict[Weight, tuple[int, ...]]:
 
 def matrix_shapes(description: Description) -> dict[tuple[Weight, int], tuple[int, ...]]:
     """The shape of each (weight, layer) as other formats store it."""
-    shapes = {}
+    shapes: dict[tuple[Weight, int], tuple[int, ...]] = {}
     for weight, shape in parameter_shapes(description).items():
         kernel = shape[1:] if weight.stacked else shape
         if weight.inputs is not None:

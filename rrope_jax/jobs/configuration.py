@@ -39,7 +39,7 @@ def parse(
     argv: Sequence[str],
     define: Callable[[flags.FlagValues], None],
     *,
-    config: bool = True,
+    config: bool | ConfigDict = True,
 ) -> flags.FlagValues:
     """Parses the flags of one command on a FlagValues of its own; nothing global is touched.
 
@@ -48,7 +48,8 @@ def parse(
         summary: One sentence on what it does, for its help.
         argv: The words after the command's name.
         define: Defines the command's flags on the FlagValues that it is given.
-        config: Whether the command takes a required ``--config`` and its overrides.
+        config: Whether the command takes a required ``--config`` and its overrides. A ConfigDict
+            stands for the content of a file: only its overrides are taken.
 
     Returns:
         The parsed flags; ``.config`` is a locked ConfigDict with the overrides applied.
@@ -62,7 +63,9 @@ def parse(
     values.set_gnu_getopt(True)
     try:
         words = values.read_flags_from_files([f"rrope {command}", *argv])
-        if config:
+        if isinstance(config, ConfigDict):
+            _define_overrides(values, config, words)
+        elif config:
             _define_config(values, words)
         define(values)
         if any(word in ("--help", "-help", "-h") for word in words):
@@ -78,8 +81,9 @@ def parse(
         raise UsageError(_bad_value(command, str(error), values)) from None
     if positional:
         raise UsageError(f"unexpected argument {positional[0]!r}; see rrope {command} --help")
-    if config:
+    if config is not False:
         _split_word_lists(values[_CONFIG])
+    if config is True:
         _check_required(values[_CONFIG])
     return values
 
@@ -145,6 +149,21 @@ def _define_config(values: flags.FlagValues, words: list[str]) -> None:
     )
     values[_CONFIG].parser = _ConfigFileParser(words)
     flags.mark_flag_as_required(_CONFIG, flag_values=values)
+
+
+def _define_overrides(values: flags.FlagValues, config: ConfigDict, words: list[str]) -> None:
+    for word in words:
+        if override := _OVERRIDE.match(word):
+            _check_override(config, override["key"], word)
+        elif re.match(rf"--?{_CONFIG}(=|$)", word):
+            raise UsageError(f"{word}: this command takes no config file, only overrides of fields")
+    config_flags.DEFINE_config_dict(
+        _CONFIG,
+        config,
+        help_string=f"sets a field of the group(s) {_list(config)}",
+        flag_values=values,
+        sys_argv=words,
+    )
 
 
 def _split_word_lists(flag: Any) -> None:
@@ -302,6 +321,8 @@ def _help(command: str, summary: str, values: flags.FlagValues) -> str:
         note = " (required)" if required else f" (default {flag.default_as_str})"
         note = "" if flag.default is None and not required else note
         shown = f"--[no]{name}" if flag.boolean else f"--{name}={kind}"
+        if name == _CONFIG and not required:  # `_define_overrides`
+            shown, note = f"--{_CONFIG}.KEY=VALUE", ""
         lines.append(f"  {shown}\n      {flag.help}{note}")
     return "\n".join(lines)
 

@@ -1,9 +1,12 @@
 """RopeSpecs from a config group: of several methods, or over those of a checkpoint."""
 
 import dataclasses
+import types
+import typing
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from rrope_jax.io.description import Description
 from rrope_jax.jobs.configuration import UsageError, from_config
@@ -42,6 +45,15 @@ def spec_of_method(group: ConfigDict, path: str, method: str, **fixed: Any) -> R
         raise UsageError(f"method {method!r}: {error}") from error
 
 
+def unset_group() -> ConfigDict:
+    """A group with every field of RopeSpec, all None, for overrides over a checkpoint's."""
+    group = ConfigDict()
+    for name, hint in typing.get_type_hints(RopeSpec).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        group[name] = placeholder(typing.get_origin(options[0]) or options[0])
+    return group
+
+
 def extend(
     description: Description, group: ConfigDict | None, path: str = "config.rope"
 ) -> Description:
@@ -66,8 +78,8 @@ def extend(
     unread = SCALING_FIELDS - SCALINGS[old.scaling].reads
     if "scaling" not in given and (idle := sorted(given.keys() & unread)):
         raise UsageError(
-            f"{path}.{idle[0]} = {given[idle[0]]!r} has no effect on scaling={old.scaling!r}, which "
-            f"the checkpoint has; set {path}.scaling too"
+            f"{path}.{idle[0]} = {given[idle[0]]!r} has no effect on the checkpoint's scaling, "
+            f"{old.scaling!r}; set {path}.scaling too"
         )
     kept = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
     if given.get("scaling", old.scaling) != old.scaling:

@@ -1,0 +1,156 @@
+"""From one checkpoint to another, of any format."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rrope_jax.io import gguf_export, huggingface_export, native
+from rrope_jax.io.description import Description
+from rrope_jax.io.dtypes import DTYPES
+from rrope_jax.io.portable import FoldedSource
+from rrope_jax.io.pretrained import FORMATS, open_source
+from rrope_jax.io.target import whole_or_nothing
+from rrope_jax.io.weights import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a checkpoint is written.
+
+    Attributes:
+      dtype: a key of `DTYPES`; our own format always has float32.
+      portable: write the embedding in terms that all runtimes have, even where this one has a name
+        for it.
+      shard_bytes: largest size of a file of weights in a Hugging Face folder.
+    """
+
+    dtype: str = "float32"
+    portable: bool = False
+    shard_bytes: int = huggingface_export.DEFAULT_SHARD_BYTES
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        if self.shard_bytes < 1:
+            raise ValueError(f"shard_bytes={self.shard_bytes} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+      format: a key of `WRITERS`.
+      description: with the embedding as the file has it.
+      temperature: what queries and keys were multiplied by; 1 for as they were.
+    """
+
+    format: str
+    description: Description
+    temperature: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    """One format.
+
+    Attributes:
+      express: gives the embedding a form that the format has, with the temperature to fold into
+        the weights; raises ValueError where there is none.
+      write: (source, new path, options).
+    """
+
+    express: Callable[[Description, Options], tuple[Description, float]]
+    write: Callable[[Source, Path, Options], None]
+
+
+def _express_gguf(description: Description, options: Options) -> tuple[Description, float]:
+    huggingface_export.check_exportable(description.model)
+    return gguf_export.express(description, options.portable)
+
+
+def _express_hf(description: Description, options: Options) -> tuple[Description, float]:
+    huggingface_export.check_exportable(description.model)
+    return huggingface_export.express(description, options.portable)
+
+
+def _express_orbax(description: Description, options: Options) -> tuple[Description, float]:
+    for name in ("portable", "dtype"):
+        value = getattr(options, name)
+        if value != getattr(Options(), name):
+            raise ValueError(f"{name}={value!r} has no effect on our own format; leave it out")
+    return description, 1.0
+
+
+def _write_gguf(source: Source, path: Path, options: Options) -> None:
+    gguf_export.write(source, path, DTYPES[options.dtype])
+
+
+def _write_hf(source: Source, path: Path, options: Options) -> None:
+    path.mkdir()
+    huggingface_export.write(source, path, DTYPES[options.dtype], shard_bytes=options.shard_bytes)
+
+
+def _write_orbax(source: Source, path: Path, options: Options) -> None:
+    path.mkdir()
+    native.write(source, path)
+
+
+WRITERS = {
+    "orbax": _Writer(_express_orbax, _write_orbax),
+    "hf": _Writer(_express_hf, _write_hf),
+    "gguf": _Writer(_express_gguf, _write_gguf),
+}
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    target_format: str,
+    *,
+    description: Description | None = None,
+    options: Options | None = None,
+    overwrite: bool = False,
+) -> Conversion:
+    """Writes a checkpoint in another format, one weight at a time.
+
+    Args:
+      source: as for `pretrained.open_source`.
+      target: a new file (`gguf`) or folder; it appears when it is complete.
+      target_format: a key of `WRITERS`.
+      description: the source's own, with another embedding or context; None for no change.
+      options: how to write it.
+      overwrite: replace a checkpoint that is at the target.
+
+    Raises:
+      ValueError: the source is damaged or not a model that we have, the target exists or is in the
+        source, or the embedding cannot be expressed in this format.
+    """
+    options = options or Options()
+    opened = open_source(source)
+    goal = Path(os.path.abspath(target))
+    _check_target(Path(os.path.abspath(source)), goal, overwrite)
+    writer = WRITERS[target_format]
+    expressed, temperature = writer.express(description or opened.description, options)
+    opened.check()
+    with whole_or_nothing(goal, overwrite=overwrite) as new:
+        writer.write(FoldedSource(opened, expressed, temperature), new, options)
+    return Conversion(target_format, expressed, temperature)
+
+
+def _check_target(source: Path, target: Path, overwrite: bool) -> None:
+    real_source, real_target = source.resolve(), target.resolve()
+    if real_source.is_relative_to(real_target) or real_target.is_relative_to(real_source):
+        raise ValueError(f"{target} and {source} contain each other; give another target")
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise ValueError(f"{target} exists; give another path, or --overwrite to replace it")
+    empty = target.is_dir() and not any(target.iterdir())
+    workdir = (target / native.CHECKPOINTS).is_dir()
+    if workdir or not (empty or any(row.recognises(target) for row in FORMATS.values())):
+        raise ValueError(
+            f"{target} is not a converted checkpoint, and only such are overwritten; remove it "
+            "yourself, or give another path"
+        )

@@ -1,0 +1,175 @@
+"""Writes GGUF files of the architecture `llama`, which stock llama.cpp loads."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrope_jax.io import gguf_tokenizer
+from rrope_jax.io.description import Description
+from rrope_jax.io.dtypes import DTYPES, Dtype, cast
+from rrope_jax.io.gguf import ARCHITECTURE, FREQUENCY_FACTORS, RESONANCE, TOKEN_IDS, to_interleaved
+from rrope_jax.io.portable import NEVER_TURNS, factor_lists
+from rrope_jax.io.weights import Source, matrix_shapes
+from rrope_jax.rope import RopeSpec, frequencies
+from rrope_jax.rope.frequencies import stretched_theta
+
+_NAME = "rrope"
+
+
+def _plain(spec: RopeSpec) -> dict[str, Any]:
+    return {"rope.freq_base": float(spec.theta)}
+
+
+def _linear(spec: RopeSpec) -> dict[str, Any]:
+    return _plain(spec) | {"rope.scaling.type": "linear", "rope.scaling.factor": float(spec.factor)}
+
+
+def _ntk(spec: RopeSpec) -> dict[str, Any]:
+    return {"rope.freq_base": stretched_theta(spec, spec.factor)}
+
+
+def _yarn(spec: RopeSpec) -> dict[str, Any]:
+    return _plain(spec) | {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": float(spec.factor),
+        "rope.scaling.original_context_length": spec.context,
+    }
+
+
+# What llama.cpp computes itself, where all other fields have their defaults.
+_NATIVE: dict[str, Callable[[RopeSpec], dict[str, Any]]] = {
+    "none": _plain,
+    "linear": _linear,
+    "ntk": _ntk,
+    "yarn": _yarn,
+}
+_BASIC_FIELDS = ("head_dim", "theta", "scaling", "factor", "original_context")
+
+
+def express(description: Description, portable: bool) -> tuple[Description, float]:
+    """A model's embedding in terms of llama.cpp, and the temperature to fold into the weights.
+
+    Plain RoPE, `linear`, `ntk` and `yarn` stay as they are; everything else, or all of it if
+    `portable`, becomes a list of factors.
+
+    Raises:
+      ValueError: the frequencies depend on the length.
+    """
+    if not portable and _is_native(description.rope):
+        return description, 1.0
+    return factor_lists(description)
+
+
+def _is_native(spec: RopeSpec) -> bool:
+    basic = {name: getattr(spec, name) for name in _BASIC_FIELDS}
+    return spec.scaling in _NATIVE and spec == RopeSpec(**basic)
+
+
+def write(source: Source, path: Path, dtype: Dtype) -> None:
+    """Writes a model, one weight at a time.
+
+    Args:
+      source: the model, with an embedding from `express`.
+      path: of the new file.
+      dtype: of the matrices; norms and frequency factors stay float32, as llama.cpp wants them.
+
+    Raises:
+      ValueError: a number does not fit into the dtype, or the tokenizer into GGUF.
+    """
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    description = source.description
+    spec, model = description.rope, description.model
+    writer = GGUFWriter(path, ARCHITECTURE)
+    try:
+        _add(writer, _metadata(description, dtype))
+        shapes = matrix_shapes(description)
+        types = {
+            (weight, layer): dtype if len(shape) > 1 else DTYPES["float32"]
+            for (weight, layer), shape in shapes.items()
+        }
+        factors = None if _is_native(spec) else _factors(spec)
+        if factors is not None:
+            writer.add_tensor_info(FREQUENCY_FACTORS, factors.shape, factors.dtype, factors.nbytes)
+        for (weight, layer), shape in shapes.items():
+            kind = types[weight, layer]
+            size = math.prod(shape) * kind.numpy.itemsize
+            writer.add_tensor_info(
+                weight.gguf.format(layer=layer),
+                shape,
+                kind.numpy,
+                size,
+                GGMLQuantizationType(kind.gguf),
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        if factors is not None:
+            writer.write_tensor_data(factors)
+        for weight, layer in shapes:
+            matrix = source.matrix(weight, layer)
+            if weight.heads is not None:
+                heads = getattr(model, weight.heads)
+                matrix = to_interleaved(matrix, heads, spec.rotary_dim)
+            name = weight.gguf.format(layer=layer)
+            writer.write_tensor_data(cast(matrix, types[weight, layer], name))
+    finally:
+        writer.close()
+
+
+def _factors(spec: RopeSpec) -> np.ndarray:
+    """By what llama.cpp divides the plain frequencies of the whole head."""
+    plain = frequencies(RopeSpec(head_dim=spec.head_dim, theta=spec.theta)).inv_freq
+    wanted = frequencies(spec).inv_freq
+    factors = np.full(plain.shape, NEVER_TURNS)
+    factors[: wanted.size] = np.minimum(plain[: wanted.size] / wanted, NEVER_TURNS)
+    return factors.astype(np.float32)
+
+
+def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
+    model, spec = description.model, description.rope
+    keys = {
+        "block_count": model.num_layers,
+        "context_length": description.context,
+        "embedding_length": model.d_model,
+        "feed_forward_length": model.d_ff,
+        "attention.head_count": model.num_heads,
+        "attention.head_count_kv": model.kv_heads,
+        "attention.key_length": model.head_size,
+        "attention.value_length": model.head_size,
+        "attention.layer_norm_rms_epsilon": model.rms_norm_eps,
+        "vocab_size": model.vocab_size,
+        "rope.dimension_count": model.head_size,
+        **(_NATIVE[spec.scaling](spec) if _is_native(spec) else _plain(spec)),
+    }
+    metadata = {
+        "general.type": "model",
+        "general.name": _NAME,
+        "general.file_type": dtype.gguf_file_type,
+        **{f"{ARCHITECTURE}.{key}": value for key, value in keys.items()},
+        **gguf_tokenizer.metadata_of(description.tokenizer, model.vocab_size),
+    }
+    if spec.resonance:
+        metadata[RESONANCE] = True
+    for theirs, ours in TOKEN_IDS.items():
+        value = description.extras.get(ours)
+        if isinstance(value, list):  # several tokens that end a text: there is room for one
+            value = value[0]
+        if value is not None:
+            metadata.setdefault(f"tokenizer.ggml.{theirs}", value)
+    return metadata
+
+
+def _add(writer: Any, metadata: Mapping[str, Any]) -> None:
+    add = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }
+    for key, value in metadata.items():
+        add[type(value)](key, value)

@@ -1,0 +1,98 @@
+"""Any rotary embedding in terms that runtimes understand which know nothing of this project.
+
+Frequencies become one list of factors on plain RoPE's, and the temperature goes into the weights:
+scaling queries and keys by t before the rotation is the same as scaling cos and sin by t.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from rrope_jax.io.description import Description
+from rrope_jax.io.weights import Array, Source, Weight, parameter_from_matrices
+from rrope_jax.rope import SCALINGS, RopeSpec, frequencies
+
+# The factor of a feature that never turns: see `rope.huggingface`.
+NEVER_TURNS = 1e30
+
+
+def factor_lists(description: Description) -> tuple[Description, float]:
+    """The same frequencies as a `longrope` spec with two equal lists and no temperature.
+
+    Returns:
+      The description with that spec, and the temperature that is left to fold into the weights.
+
+    Raises:
+      ValueError: the frequencies depend on the length, so that no single list has them.
+    """
+    spec, context = description.rope, description.context
+    if spec.scaling == "dynamic_ntk":
+        raise ValueError(
+            "scaling='dynamic_ntk' has other frequencies at every length, so there is no list of "
+            "them; convert with scaling='ntk' and a fixed factor"
+        )
+    if spec.short_factor != spec.long_factor:
+        raise ValueError(
+            "scaling='longrope' with a short_factor and a long_factor that differ has no single "
+            "list of frequencies; convert with one of them as both"
+        )
+    wanted = frequencies(spec)
+    plain = frequencies(RopeSpec(head_dim=spec.rotary_dim, theta=spec.theta))
+    factors = tuple(
+        float(before / after) if after else NEVER_TURNS
+        for before, after in zip(plain.inv_freq, wanted.inv_freq, strict=True)
+    )
+    rotates_all = SCALINGS[spec.scaling].rotates_all
+    listed = RopeSpec(
+        head_dim=spec.head_dim,
+        theta=spec.theta,
+        scaling="longrope",
+        factor=1.0,
+        original_context=context,
+        resonance=spec.resonance,
+        partial_rotary_factor=1.0 if rotates_all else spec.partial_rotary_factor,
+        attention_factor=1.0,
+        short_factor=factors,
+        long_factor=factors,
+    )
+    return dataclasses.replace(description, rope=listed), wanted.attention_factor
+
+
+class FoldedSource:
+    """A source with another rotary embedding, whose temperature goes into queries and keys."""
+
+    def __init__(self, source: Source, description: Description, temperature: float) -> None:
+        """Wraps a source.
+
+        Args:
+          source: where the weights come from.
+          description: of the model as it is to be written; the same shapes.
+          temperature: multiplied into what the rotation acts on.
+        """
+        self._source = source
+        self._temperature = np.float32(temperature)
+        self.description = description
+
+    def check(self) -> None:
+        """See `weights.Source`."""
+        self._source.check()
+
+    def matrix(self, weight: Weight, layer: int) -> Array:
+        """One weight; see `weights.Source`."""
+        matrix = self._source.matrix(weight, layer)
+        if weight.heads is None or self._temperature == 1:
+            return matrix
+        heads = getattr(self.description.model, weight.heads)
+        folded = np.array(matrix, np.float32).reshape(heads, -1, matrix.shape[1])
+        folded[:, : self.description.rope.rotary_dim] *= self._temperature
+        return folded.reshape(matrix.shape)
+
+    def parameter(
+        self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
+    ) -> Any:
+        """One parameter; see `weights.Source`."""
+        if self._temperature == 1:
+            return self._source.parameter(weight, shape, sharding)
+        return parameter_from_matrices(self, weight, shape, sharding)

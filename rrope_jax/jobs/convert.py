@@ -1,0 +1,105 @@
+"""`rrope convert`: from one checkpoint format to another, with another RoPE on the way."""
+
+import math
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from rrope_jax.io import conversion, pretrained
+from rrope_jax.io.weights import parameter_shapes
+from rrope_jax.jobs.configuration import UsageError, parse
+from rrope_jax.jobs.rope_config import extend, unset_group
+
+SUMMARY = (
+    "Converts a checkpoint between our own format (orbax), Hugging Face folders (hf) and GGUF "
+    "files (gguf). --config.rope.scaling=yarn --config.rope.factor=4 and the like change its "
+    "rotary embedding on the way, without training."
+)
+_GGUF_SUFFIX = ".gguf"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    overrides = ConfigDict({"rope": unset_group()})
+    values = parse("convert", SUMMARY, argv, _define, config=overrides)
+    source, target = str(values["from"].value), str(values.to)
+    try:
+        before = pretrained.describe(source)
+        after = extend(before, values.config.rope)
+        options = conversion.Options(
+            dtype=values.dtype, portable=values.portable, shard_bytes=values.shard_bytes
+        )
+        done = conversion.convert(
+            source,
+            target,
+            values.format or _implied_format(source, target),
+            description=after,
+            options=options,
+            overwrite=values.overwrite,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(f"wrote {target}: {_summary(done)}")
+    return 0
+
+
+def _implied_format(source: str, target: str) -> str:
+    if target.endswith(_GGUF_SUFFIX):
+        return "gguf"
+    return "hf" if pretrained.format_of(source) == "orbax" else "orbax"
+
+
+def _summary(done: conversion.Conversion) -> str:
+    description = done.description
+    spec = description.rope
+    parameters = sum(math.prod(shape) for shape in parameter_shapes(description).values())
+    words = [
+        f"format {done.format}",
+        f"{parameters:,} parameters",
+        f"context {description.context:,}",
+        f"rope {spec.scaling}{' with resonance' if spec.resonance else ''}",
+    ]
+    if done.temperature != 1:
+        words.append(f"temperature {done.temperature:.4f} folded into queries and keys")
+    return ", ".join(words)
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "from",
+        None,
+        "checkpoint: GGUF file, Hugging Face folder, model folder or training workdir",
+        flag_values=values,
+    )
+    flags.DEFINE_string("to", None, "file or folder that is made", flag_values=values)
+    flags.DEFINE_enum(
+        "format",
+        None,
+        list(conversion.WRITERS),
+        "format of the result; by default gguf for a name that ends in .gguf, else orbax for a "
+        "checkpoint of another format and hf for one of ours",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "dtype",
+        "float32",
+        "float32, bfloat16 or float16; orbax is always float32",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "portable",
+        False,
+        "write the rotary embedding as factor lists, with the temperature in the weights, even "
+        "where the format has a name for it",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "shard_bytes",
+        conversion.Options().shard_bytes,
+        "largest file of weights in a Hugging Face folder",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("overwrite", False, "replace a checkpoint that is there", flag_values=values)
+    for name in ("from", "to"):
+        flags.mark_flag_as_required(name, flag_values=values)

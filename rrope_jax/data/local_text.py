@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -27,6 +27,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class _Entry(NamedTuple):
     """Where a document lies."""
 
+    name: str
     path: Path
     line: int | None = None  # from 1; None for a whole file
     offset: int = 0  # of the line, in the uncompressed file
@@ -37,6 +38,8 @@ class LocalText:
 
     A document is named by its file's path below the source's folder, with `:LINE` in JSONL. Text is
     UTF-8 and read as it is, line ends included; only a byte order mark is dropped.
+
+    Reading in order is fast; one document of a gzipped JSONL needs all of the file before it.
     """
 
     def __init__(self, source: str, *, text_key: str):
@@ -50,17 +53,14 @@ class LocalText:
           ValueError: there is no file to read, or a gzip file is damaged.
         """
         self._text_key = text_key
-        self._open: tuple[Path, BinaryIO] | None = None
         self._entries: list[_Entry] = []
-        self.names: list[str] = []
         digest = hashlib.blake2b(text_key.encode(), digest_size=16)
         folder, files = _find(source)
         for file in files:
             name, status = file.relative_to(folder).as_posix(), file.stat()
             digest.update(os.fsencode(f"\n{name}\0{status.st_size}\0{status.st_mtime_ns}"))
-            for entry in _entries(file):
-                self._entries.append(entry)
-                self.names.append(f"{name}:{entry.line}" if entry.line else name)
+            self._entries += _entries(name, file)
+        self.names = [entry.name for entry in self._entries]
         self.fingerprint = digest.hexdigest()
         if not self._entries:
             raise ValueError(f"source={source!r}: its {len(files)} files hold no document")
@@ -69,7 +69,8 @@ class LocalText:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Document]:
-        return map(self.__getitem__, range(len(self)))
+        """Reads all documents; raises as `documents[index]` does."""
+        return self._read(self._entries)
 
     def __getitem__(self, index: int) -> Document:
         """Reads a document.
@@ -77,25 +78,25 @@ class LocalText:
         Raises:
           ValueError: its file is damaged, is not UTF-8, or has no text where JSONL should.
         """
-        entry = self._entries[index]
+        return next(self._read([self._entries[index]]))
+
+    def _read(self, entries: Iterable[_Entry]) -> Iterator[Document]:
+        for path, inside in itertools.groupby(entries, key=lambda entry: entry.path):
+            with _saying(path), _opened(path) as file:
+                for entry in inside:
+                    file.seek(entry.offset)
+                    data = file.read() if entry.line is None else file.readline()
+                    yield Document(entry.name, self._text(data, entry))
+
+    def _text(self, data: bytes, entry: _Entry) -> str:
         try:
-            text = self._read(entry).decode("utf-8-sig")
+            text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{_where(entry)} is not UTF-8 ({error.reason} at byte {error.start}); convert it "
                 "first, with iconv for instance"
             ) from error
-        return Document(self.names[index], text if entry.line is None else self._field(text, entry))
-
-    def _read(self, entry: _Entry) -> bytes:
-        with _saying(entry.path):
-            if self._open is None or self._open[0] != entry.path:
-                if self._open is not None:
-                    self._open[1].close()
-                self._open = entry.path, _opened(entry.path)
-            file = self._open[1]
-            file.seek(entry.offset)
-            return file.read() if entry.line is None else file.readline()
+        return text if entry.line is None else self._field(text, entry)
 
     def _field(self, line: str, entry: _Entry) -> str:
         try:
@@ -142,15 +143,15 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _entries(file: Path) -> Iterator[_Entry]:
+def _entries(name: str, file: Path) -> Iterator[_Entry]:
     if _JSONL not in file.suffixes[-2:]:
-        yield _Entry(file)
+        yield _Entry(name, file)
         return
     offset = 0
     with _saying(file), _opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _Entry(file, number, offset)
+                yield _Entry(f"{name}:{number}", file, number, offset)
             offset += len(line)
 
 

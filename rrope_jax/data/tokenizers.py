@@ -93,13 +93,24 @@ def load_tokenizer(source: str | TokenizerFiles) -> Tokenizer:
         return Tokenizer(_Bytes(), fingerprint=BYTES, bos_id=256, eos_id=257)
     if isinstance(source, TokenizerFiles):
         return _from_files(source.files, "the checkpoint's")
-    return _from_files(_read(Path(source)), source)
+    files = read_files(source)
+    return _from_files(files.files if files else {}, source)
 
 
-def _read(path: Path) -> Mapping[str, bytes]:
+def read_files(source: str) -> TokenizerFiles | None:
+    """The files of a tokenizer that is not "bytes"; None where a checkpoint has none.
+
+    Args:
+      source: a path as for `load_tokenizer`.
+
+    Raises:
+      ValueError: there is nothing at the path.
+    """
+    path = Path(source)
     if path.suffix == ".json" and path.is_file():
         beside = TokenizerFiles.of_folder(path.parent)
-        return {**(beside.files if beside else {}), _TOKENIZER: path.read_bytes()}
+        files = {**(beside.files if beside else {}), _TOKENIZER: path.read_bytes()}
+        return TokenizerFiles(files)
     if not path.exists():
         raise ValueError(
             f"tokenizer={str(path)!r} does not exist; give {BYTES!r}, a {_TOKENIZER}, a folder "
@@ -108,7 +119,7 @@ def _read(path: Path) -> Mapping[str, bytes]:
     found = TokenizerFiles.of_folder(path) if path.is_dir() else None
     if found is None or _TOKENIZER not in found.files:
         found = describe(path).tokenizer
-    return found.files if found else {}
+    return found
 
 
 def _from_files(files: Mapping[str, bytes], source: str) -> Tokenizer:

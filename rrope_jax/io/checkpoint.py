@@ -16,8 +16,8 @@ _LOG = logging.getLogger(__name__)
 # Orbax synchronizes the savers of a process through shared state; threads take turns.
 _ONE_AT_A_TIME = threading.Lock()
 
-# How an error message ends that comes from ENOSPC, whatever library it has gone through.
-_DISK_FULL = os.strerror(errno.ENOSPC)
+# Said by the operating system, and kept in the message of whatever library it goes through.
+_DISK_FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
 
 class SaveError(RuntimeError):
@@ -94,6 +94,13 @@ class Checkpoints:
                     return found["tree"], found["metadata"]
         return None
 
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint, readable or not; None where there is none."""
+        if not self._folder.is_dir():
+            return None
+        return max((int(p.name) for p in self._folder.iterdir() if p.name.isdigit()), default=None)
+
     def _manager(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(self._folder, options=self._options)
 
@@ -148,10 +155,9 @@ class BackgroundCheckpoints(Checkpoints):
             self._manager().close()  # removes temporary folders
         except Exception:  # the first error tells more
             _LOG.debug("after a failed save", exc_info=True)
-        reason = " ".join(str(error).split())
-        if _DISK_FULL in reason:
-            reason = _DISK_FULL
-        return SaveError(f"checkpoint {self._folder / str(step)} cannot be written: {reason[:300]}")
+        said = " ".join(str(error).split())
+        reason = next((text for text in _DISK_FULL if text in said), said[:300])
+        return SaveError(f"checkpoint {self._folder / str(step)} cannot be written: {reason}")
 
     def _close(self) -> None:
         manager, self._open = self._open, None

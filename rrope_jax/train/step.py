@@ -112,7 +112,7 @@ class Program:
         total, gradients = self._gradients(state.params, batch, position_key, dropout_key)
         # over the whole batch, so that a target counts the same in whatever microbatch it is
         loss, gradients = jax.tree.map(lambda x: x / jnp.maximum(targets, 1.0), (total, gradients))
-        gradient_norm = optax.global_norm(gradients)
+        gradient_norm = optax.tree.norm(gradients)
         updates, opt_state = make_optimizer(config).update(gradients, state.opt_state, state.params)
         sound = state.sound & jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
         proposed = State(

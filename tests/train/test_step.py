@@ -50,7 +50,8 @@ def _batch(packing: str = "documents") -> Arrays:
 
 
 def _start(program: Program) -> State:
-    return program.init(jax.random.key(0))
+    state: State = jax.jit(program.init)(jax.random.key(0))
+    return state
 
 
 def _close(ours: Any, theirs: Any, **tolerance: float) -> None:
@@ -60,10 +61,11 @@ def _close(ours: Any, theirs: Any, **tolerance: float) -> None:
 
 
 def _decoder(params: Any) -> Decoder:
-    graph = nnx.split(Decoder(MODEL, ROPE, rngs=nnx.Rngs(0)))[0]
+    graph = nnx.split(nnx.eval_shape(lambda: Decoder(MODEL, ROPE, rngs=nnx.Rngs(0))))[0]
     return nnx.merge(graph, params)
 
 
+@jax.jit
 def _mean_loss(params: Any, batch: Arrays, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
     """As one would write it down: whole logits, one mean."""
     logits_BTV = _decoder(params)(
@@ -77,7 +79,7 @@ def test_one_step_is_adamw_on_the_mean_loss() -> None:
     program, batch = _program(), _batch()
     before = _start(program)
     rotation = cos_sin(ROPE, batch["positions"])
-    loss, gradients = jax.value_and_grad(_mean_loss)(before.params, batch, rotation)
+    loss, gradients = jax.jit(jax.value_and_grad(_mean_loss))(before.params, batch, rotation)
 
     def updated(path: Any, parameter: jax.Array, gradient: jax.Array) -> jax.Array:
         # the first step of Adam, in which both moments are the gradient's own
@@ -88,7 +90,7 @@ def test_one_step_is_adamw_on_the_mean_loss() -> None:
     expected = jax.tree.map_with_path(updated, before.params, gradients)
     after, measures = jax.jit(program.step)(before, batch, KEY)
     assert measures.loss == pytest.approx(float(loss), rel=1e-5)
-    assert measures.gradient_norm == pytest.approx(float(optax.global_norm(gradients)), rel=1e-4)
+    assert measures.gradient_norm == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-4)
     assert measures.learning_rate == pytest.approx(TRAIN.learning_rate)
     assert measures.targets == batch["weights"].sum()
     assert (int(after.step), bool(after.sound)) == (1, True)
@@ -100,38 +102,32 @@ def test_one_step_is_adamw_on_the_mean_loss() -> None:
         np.testing.assert_allclose(found[clear], wanted[clear], atol=2e-5)
 
 
-def test_rows_of_several_documents_train_as_rows_of_one() -> None:
-    """Documents in a row do not see each other, and every target counts the same."""
-    program = _program()
-    state = _start(program)
-    packed, apart = _batch(), _batch("one_document_per_row")
-    rows = [
-        Rows([np.arange(n) for n in (6, 40, 13)], length=16, packing=p).summary.rows
-        for p in ("documents", "one_document_per_row")
+def test_documents_of_a_row_do_not_see_each_other() -> None:
+    program, packed = _program(), _batch()
+    heldout = jax.jit(program.heldout)
+    params = _start(program).params
+    row = {name: packed[name][1:2] for name in packed}
+    first = int((row["segment_ids"] == 1).sum())
+    assert 0 < first < TRAIN.length  # two documents
+    hidden = jnp.arange(TRAIN.length) < first
+    parts = [
+        heldout(params, row | {"weights": row["weights"] * keep}) for keep in (hidden, ~hidden)
     ]
-    whole = {name: packed[name][: rows[0]] for name in packed}
-    single = {name: apart[name][: rows[1]] for name in apart}
-    losses = [
-        float(total) / float(count)
-        for total, count in (program.heldout(state.params, batch) for batch in (whole, single))
+    # whatever the first document is, the loss of the second is the same
+    other = row | {"tokens": row["tokens"].at[0, :first].set(1)}
+    changed = [
+        heldout(params, other | {"weights": row["weights"] * keep}) for keep in (hidden, ~hidden)
     ]
-    assert losses[0] != losses[1]  # they cut the long document at other places
-    one_row = {name: packed[name][1:2] for name in packed}
-    segments = one_row["segment_ids"][0]
-    first = int((segments == 1).sum())
-    alone = {name: one_row[name][:, :first] for name in one_row}
-    rest = {name: one_row[name][:, first:] for name in one_row}
-    together = program.heldout(state.params, one_row)[0]
-    separate = sum(program.heldout(state.params, part)[0] for part in (alone, rest))
-    assert together == pytest.approx(float(separate), rel=1e-5)
+    assert changed[0][0] != parts[0][0]
+    assert changed[1] == parts[1]
+    assert [count for _, count in parts] == [first, TRAIN.length - first]
 
 
-@pytest.mark.parametrize("accumulation", [2, 4])
-def test_accumulation_changes_nothing(accumulation: int) -> None:
+def test_accumulation_changes_nothing() -> None:
     batch = _batch()
     assert len({float(n) for n in batch["weights"].sum(axis=1)}) > 1  # microbatches differ in size
     pose = PositionSampling(sampler="pose", target_length=64)
-    whole, parts = _program(positions=pose), _program(positions=pose, accumulation=accumulation)
+    whole, parts = _program(positions=pose), _program(positions=pose, accumulation=2)
     state = _start(whole)
     after, measures = jax.jit(whole.step)(state, batch, KEY)
     after_parts, measures_parts = jax.jit(parts.step)(state, batch, KEY)
@@ -144,7 +140,6 @@ def test_accumulation_changes_nothing(accumulation: int) -> None:
     "sampling",
     [
         PositionSampling(sampler="pose", target_length=64),
-        PositionSampling(sampler="randomized", target_length=64),
         PositionSampling(sampler="e2_llm", max_scale=4),
     ],
     ids=lambda sampling: sampling.sampler,
@@ -153,7 +148,9 @@ def test_sampled_positions_are_those_of_the_tokens_place(sampling: PositionSampl
     program, batch = _program(positions=sampling), _batch()
     state = _start(program)
     position_key = jax.random.split(jax.random.fold_in(KEY, 0))[0]
-    whole_BT, fraction_BT = sample(sampling, position_key, TRAIN.batch_size, TRAIN.length)
+    whole_BT, fraction_BT = jax.jit(
+        lambda: sample(sampling, position_key, TRAIN.batch_size, TRAIN.length)
+    )()
     places_BT = np.asarray(batch["positions"])
     rows_B1 = np.arange(TRAIN.batch_size)[:, None]
     rotation = cos_sin(
@@ -179,18 +176,10 @@ def test_every_step_draws_its_own_positions() -> None:
 
 
 def test_gradient_is_clipped_and_reported_unclipped() -> None:
-    batch = _batch()
-    state = _start(_program())
-    # moments show the gradient that the optimizer was given
-    after, measures = jax.jit(_program(gradient_clip=1e-3).step)(state, batch, KEY)
-    (moments,) = [
-        part
-        for part in jax.tree.leaves(
-            after.opt_state, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState)
-        )
-        if isinstance(part, optax.ScaleByAdamState)
-    ]
-    assert optax.global_norm(moments.mu) == pytest.approx(1e-3 * (1 - TRAIN.b1), rel=1e-4)
+    program = _program(gradient_clip=1e-3)
+    after, measures = jax.jit(program.step)(_start(program), _batch(), KEY)
+    adam = optax.tree.get(after.opt_state, "mu")  # shows the gradient that the optimizer was given
+    assert optax.tree.norm(adam) == pytest.approx(1e-3 * (1 - TRAIN.b1), rel=1e-4)
     assert measures.gradient_norm > 1e-2
 
 
@@ -223,9 +212,9 @@ def test_unsegmented_rows_need_no_segments() -> None:
     packed = _batch("one_document_per_row")
     masked, plain = _program(), dataclasses.replace(_program(), segmented=False)
     params = _start(masked).params
-    expected = masked.heldout(params, packed)
+    expected = jax.jit(masked.heldout)(params, packed)
     del packed["segment_ids"]
-    _close(plain.heldout(params, packed), expected, rtol=1e-6)
+    _close(jax.jit(plain.heldout)(params, packed), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

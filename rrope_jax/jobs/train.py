@@ -1,0 +1,430 @@
+"""`rrope train`: trains a decoder on text, from scratch or on from a checkpoint."""
+
+import dataclasses
+import errno
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import absl.logging
+import jax
+import numpy as np
+from absl import flags
+from flax import nnx
+from ml_collections import ConfigDict
+
+from rrope_jax.data.packing import Row
+from rrope_jax.data.pipeline import Batches, DataConfig, build_batches, heldout_documents
+from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_files
+from rrope_jax.io import native, pretrained
+from rrope_jax.io.checkpoint import BackgroundCheckpoints, SaveError
+from rrope_jax.jobs import backend
+from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.jobs.rope_config import extend
+from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.model import ModelConfig
+from rrope_jax.rope import RopeSpec
+from rrope_jax.train import loop
+from rrope_jax.train.config import TrainConfig
+from rrope_jax.train.heldout import Heldout, HeldoutConfig
+from rrope_jax.train.metrics import FILE, MetricsLog, Progress
+from rrope_jax.train.step import Program, State
+
+SUMMARY = "Trains a decoder on text, from scratch or continuing any checkpoint that convert reads."
+
+_LOG = logging.getLogger(__name__)
+_GROUPS = ("model", "rope", "data", "train", "checkpoint", "eval")
+# Fields that change no number of a run, so that these may differ on a rerun.
+_FREE = {
+    "checkpoint": ("every_steps", "keep", "keep_every_steps"),
+    "data": ("prefetch", "cache_dir"),
+}
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """The fields of `config.checkpoint`.
+
+    Attributes:
+      init_from: a checkpoint of any format to continue; None trains a new model.
+      every_steps: steps between checkpoints. The last step, and one at which the run is told to
+        stop, have one in any case.
+      keep: how many of the newest stay.
+      keep_every_steps: those at multiples of so many steps stay, too; None for no others.
+
+    Raises:
+      ValueError: a number is not positive.
+    """
+
+    init_from: str | None = None
+    every_steps: int = 100
+    keep: int = 2
+    keep_every_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "keep", "keep_every_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run, with its text opened but without arrays on a device.
+
+    Attributes:
+      program: the training step.
+      description: the model, as its checkpoints will describe it.
+      checkpoint: see there.
+      batches: the text to train on.
+      heldout: the loss on held-out text, where it is wanted.
+      heldout_every: steps between two of those.
+    """
+
+    program: Program
+    description: pretrained.Description
+    checkpoint: CheckpointConfig
+    batches: Batches
+    heldout: Heldout | None
+    heldout_every: int | None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    values = parse("train", SUMMARY, argv, _define)
+    backend.configure_logging()
+    # Orbax logs, with a traceback for each of its threads, what it raises as well
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    program, description, checkpoint = plan_program(values.config)
+    window = _window(values.profile, program.train.steps, values.workdir)
+    plan = _open_text(values.config, program, description, checkpoint)
+    with Workdir.claim(values.workdir, _identity(values.config)) as workdir, plan.batches:
+        store = BackgroundCheckpoints(
+            workdir.path / native.CHECKPOINTS,
+            keep=checkpoint.keep,
+            keep_every=checkpoint.keep_every_steps,
+        )
+        try:
+            with _noting_signals() as noted:
+                _train(plan, workdir, store, window, noted)
+        except (loop.DivergedError, SaveError) as error:
+            return _fail(str(error), store)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            return _fail(f"{error.filename or workdir.path}: {error.strerror}", store)
+        print(f"wrote {workdir.path / FILE}\nwrote {workdir.path / native.CHECKPOINTS}")
+    return 0
+
+
+def plan_program(
+    config: ConfigDict,
+) -> tuple[Program, pretrained.Description, CheckpointConfig]:
+    """Turns a training config into its program; reads no text and no weights.
+
+    Raises:
+      UsageError: the config or the checkpoint is wrong; the message names the key.
+    """
+    for name in config:
+        if name not in _GROUPS:
+            raise UsageError(f"config.{name}: there is no such group; the groups are {_GROUPS}")
+    checkpoint = from_config(CheckpointConfig, _group(config, "checkpoint"), "config.checkpoint")
+    train = from_config(TrainConfig, _group(config, "train"), "config.train")
+    data = from_config(DataConfig, _group(config, "data"), "config.data")
+    if checkpoint.init_from is None:
+        description = _new_model(config, train, data)
+    else:
+        description = _continued_model(config, checkpoint.init_from)
+    segmented = data.packing != "one_document_per_row"
+    try:
+        program = Program(description.model, description.rope, train, segmented)
+    except ValueError as error:
+        raise UsageError(f"config: {error}") from error
+    return program, description, checkpoint
+
+
+def _group(config: ConfigDict, name: str) -> ConfigDict:
+    group = config.get(name, ConfigDict())
+    if not isinstance(group, ConfigDict):
+        raise UsageError(f"config.{name} is {group!r}; it has to be a group of fields")
+    return group
+
+
+def _new_model(config: ConfigDict, train: TrainConfig, data: DataConfig) -> pretrained.Description:
+    if data.tokenizer is None:
+        raise UsageError(
+            "config.data.tokenizer has no value and there is no checkpoint to take one from: name "
+            f"a tokenizer.json, a folder with one, or {BYTES!r}"
+        )
+    try:
+        files = None if data.tokenizer == BYTES else read_files(data.tokenizer)
+        tokenizer = load_tokenizer(files or data.tokenizer)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"config.data.tokenizer: {error}") from error
+    group = _group(config, "model")
+    unset = group.get("vocab_size") is None
+    vocabulary = {"vocab_size": tokenizer.vocab_size} if unset else {}
+    model = from_config(ModelConfig, group, "config.model", **vocabulary)
+    rope = from_config(RopeSpec, _group(config, "rope"), "config.rope", head_dim=model.head_size)
+    context = train.reach
+    if rope.original_context is not None:
+        context = max(context, round(rope.original_context * rope.factor))
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    return pretrained.Description(model, rope, context, files, ids)
+
+
+def _continued_model(config: ConfigDict, path: str) -> pretrained.Description:
+    given = {key: value for key, value in _group(config, "model").items() if value is not None}
+    if fixed := sorted(given.keys() - set(pretrained.OVERRIDABLE)):
+        raise UsageError(
+            f"config.model.{fixed[0]} = {given[fixed[0]]!r}: a checkpoint that is continued has "
+            f"its own; only {', '.join(pretrained.OVERRIDABLE)} can be set"
+        )
+    try:
+        source = pretrained.open_source(path)
+        source.check()
+        description = source.description
+    except (ValueError, OSError) as error:
+        raise UsageError(f"config.checkpoint.init_from: {error}") from error
+    shape = ConfigDict(dataclasses.asdict(description.model) | given)
+    model = from_config(ModelConfig, shape, "config.model")
+    return extend(dataclasses.replace(description, model=model), _group(config, "rope"))
+
+
+def _open_text(
+    config: ConfigDict,
+    program: Program,
+    description: pretrained.Description,
+    checkpoint: CheckpointConfig,
+) -> Plan:
+    data = from_config(DataConfig, _group(config, "data"), "config.data")
+    evaluation = from_config(HeldoutConfig, _group(config, "eval"), "config.eval")
+    tokenizer = _tokenizer(data, description)
+    train = program.train
+    try:
+        heldout = None
+        if evaluation.every_steps is not None:
+            documents = [tokens for _, tokens in heldout_documents(data, tokenizer)]
+            heldout = Heldout(program, evaluation, documents)
+        batches = build_batches(data, tokenizer, batch_size=train.batch_size, length=train.length)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"config.data: {error}") from error
+    return Plan(program, description, checkpoint, batches, heldout, evaluation.every_steps)
+
+
+def _tokenizer(data: DataConfig, description: pretrained.Description) -> Tokenizer:
+    source = data.tokenizer or description.tokenizer
+    if source is None:
+        raise UsageError(
+            "config.checkpoint.init_from comes without a tokenizer: name one in "
+            f"config.data.tokenizer, such as a tokenizer.json or {BYTES!r}"
+        )
+    try:
+        tokenizer = load_tokenizer(source)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"config.data.tokenizer: {error}") from error
+    if tokenizer.vocab_size > description.model.vocab_size:
+        raise UsageError(
+            f"config.data.tokenizer has {tokenizer.vocab_size} tokens, but the model's vocab_size "
+            f"is {description.model.vocab_size}; give the model's own tokenizer"
+        )
+    return tokenizer
+
+
+def _identity(config: ConfigDict) -> dict[str, Any]:
+    identity: dict[str, Any] = config.to_dict()
+    for group, names in _FREE.items():
+        for name in names:
+            identity.get(group, {}).pop(name, None)
+    return identity
+
+
+def _train(
+    plan: Plan,
+    workdir: Workdir,
+    store: BackgroundCheckpoints,
+    window: loop.Window | None,
+    noted: "_Noted",
+) -> None:
+    """Restores or begins, compiles, and runs the loop."""
+    program, description = plan.program, plan.description
+    _LOG.info("%s", backend.describe())
+    init_key, step_key = jax.random.split(jax.random.key(program.train.seed))
+    if description.tokenizer is not None:
+        description.tokenizer.write(workdir.path / native.TOKENIZER)
+    state = _restore(plan, store) or _begin(plan, init_key)
+    first, steps = int(state.step), program.train.steps
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    _LOG.info("%.1f M parameters, %s", parameters / 1e6, _method(description.rope))
+    if first == steps:
+        _LOG.info("all %d steps are done", steps)
+        return
+    step = _compile(program, state, step_key)
+    described = native.description_to_json(description)
+
+    def save(state: State, place: loop.Place) -> None:
+        log.sync()
+        # a run that found a gradient that is not finite goes on from before it
+        tree = {name: leaf for name, leaf in state._asdict().items() if name != "sound"}
+        store.save(int(state.step), tree, {"data": place, native.DESCRIPTION: described})
+
+    with MetricsLog(workdir.path, after=first) as log, store:
+        progress = Progress(first=first, steps=steps)
+
+        def report(record: Mapping[str, Any]) -> None:
+            log.write(record)
+            progress.report(record)
+
+        loop.run(
+            step,
+            state,
+            plan.batches,
+            step_key,
+            steps=steps,
+            hooks=loop.Hooks(
+                log=report,
+                save=save,
+                save_every=plan.checkpoint.every_steps,
+                evaluate=plan.heldout or (lambda params: {}),
+                evaluate_every=plan.heldout_every,
+                stopping=lambda: noted.number is not None,
+                profile=window,
+            ),
+        )
+
+
+def _restore(plan: Plan, store: BackgroundCheckpoints) -> State | None:
+    """The newest state in the workdir, with the text at its place."""
+    if store.newest is None:
+        return None
+    abstract = jax.eval_shape(plan.program.init, jax.random.key(0))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract
+    )
+    found = store.restore({n: leaf for n, leaf in like._asdict().items() if n != "sound"})
+    if found is None:
+        raise UsageError(
+            "--workdir has checkpoints, but none that can be read (see above); restore one, or "
+            "give another --workdir to begin anew"
+        )
+    tree, metadata = found
+    plan.batches.restore(metadata["data"])
+    _LOG.info("going on from step %d", tree["step"])
+    return State(**tree, sound=jax.numpy.ones((), bool))
+
+
+def _begin(plan: Plan, key: jax.Array) -> State:
+    """The state before the first step."""
+    path = plan.checkpoint.init_from
+    if path is None:
+        state: State = jax.jit(plan.program.init)(key)
+        return state
+    given = {name: getattr(plan.description.model, name) for name in pretrained.OVERRIDABLE}
+    try:
+        decoder, _ = pretrained.load(path, rope=plan.description.rope, model=given)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"config.checkpoint.init_from: {error}") from error
+    _LOG.info("continuing %s", path)
+    return plan.program.begin(nnx.to_pure_dict(nnx.state(decoder, nnx.Param)))
+
+
+def _compile(program: Program, state: State, key: jax.Array) -> loop.Step:
+    """The step as a program of the device, before any signal has to wait for it."""
+    shape = (program.train.batch_size, program.train.length)
+    row: Row = {name: np.zeros(shape, np.int32) for name in _INT_ARRAYS}
+    batch = {**row, "weights": np.zeros(shape, np.float32)}
+    began = time.monotonic()
+    compiled = jax.jit(program.step, donate_argnums=0).lower(state, batch, key).compile()
+    _LOG.info("compiled the step in %.0f s%s", time.monotonic() - began, _memory(compiled))
+    step: loop.Step = compiled
+    return step
+
+
+_INT_ARRAYS = ("tokens", "targets", "segment_ids", "positions")
+
+
+def _memory(compiled: Any) -> str:
+    """What a program needs on a device, where the backend tells."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return ""
+    # the state is donated: outputs take its place
+    needed = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    return f"; it needs {needed / 2**30:.1f} GiB"
+
+
+def _method(rope: RopeSpec) -> str:
+    resonance = "resonance_" if rope.resonance else ""
+    factor = f" by {rope.factor:g}" if rope.scaling != "none" else ""
+    return f"RoPE {resonance}{rope.scaling}{factor}"
+
+
+class _Noted:
+    """The signal that asked the run to end, if one did."""
+
+    number: int | None = None
+
+
+@contextmanager
+def _noting_signals() -> Iterator[_Noted]:
+    """Lets a step end and be saved before SIGINT or SIGTERM has its usual effect.
+
+    A second signal of the same kind ends the process at once.
+    """
+    noted = _Noted()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        noted.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if noted.number is not None:
+        signal.raise_signal(noted.number)
+
+
+def _fail(reason: str, store: BackgroundCheckpoints) -> int:
+    newest = store.newest
+    kept = "no checkpoint was made yet" if newest is None else f"step {newest} is kept"
+    print(f"rrope train: {reason}; {kept}", file=sys.stderr)
+    return 1
+
+
+def _window(text: str | None, steps: int, workdir: str) -> loop.Window | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]) <= steps:
+        raise UsageError(
+            f"--profile={text}: give the first and the last step to trace, such as 10:12, from 1 "
+            f"to {steps}"
+        )
+    folder = os.path.join(os.path.abspath(workdir), "profile")
+    return loop.Window(int(found[1]), int(found[2]), folder)
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "workdir", None, "folder of the metrics and checkpoints", flag_values=values
+    )
+    flags.mark_flag_as_required("workdir", flag_values=values)
+    flags.DEFINE_string(
+        "profile",
+        None,
+        "steps to trace into WORKDIR/profile, such as 10:12",
+        flag_values=values,
+    )

@@ -1,0 +1,76 @@
+"""The mean loss on held-out text, as training goes on."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from rrope_jax.data.packing import Rows
+from rrope_jax.train.step import Batch, Params, Program
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldoutConfig:
+    """When and on what the loss is measured during training.
+
+    Attributes:
+      every_steps: steps between two measurements; None for none at all.
+      length: tokens of a row; None for the length of training.
+      batch_size: rows of a forward pass.
+      max_rows: rows that are used, spread evenly over the text; None for all of it.
+
+    Raises:
+      ValueError: a field is not positive.
+    """
+
+    every_steps: int | None = None
+    length: int | None = None
+    batch_size: int = 1
+    max_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "length", "batch_size", "max_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+
+
+class Heldout:
+    """Measures the loss of a model on fixed rows, with contiguous positions and no dropout."""
+
+    def __init__(
+        self, program: Program, config: HeldoutConfig, documents: Sequence[np.ndarray]
+    ) -> None:
+        """Cuts documents into rows; none holds tokens of two.
+
+        Args:
+          program: gives the losses.
+          config: see there.
+          documents: int[N_d] tokens of each.
+
+        Raises:
+          ValueError: there is nothing to predict in them.
+        """
+        rows = Rows(
+            documents, length=config.length or program.train.length, packing="one_document_per_row"
+        )
+        count = min(len(rows), config.max_rows or len(rows))
+        chosen = [rows[i * len(rows) // count] for i in range(count)]
+        # the last batch is filled up with rows that count nothing
+        empty = {name: np.zeros_like(array) for name, array in chosen[0].items()}
+        chosen += [empty] * (-len(chosen) % config.batch_size)
+        self._batches = [
+            {
+                name: np.stack([row[name] for row in chosen[i : i + config.batch_size]])
+                for name in empty
+            }
+            for i in range(0, len(chosen), config.batch_size)
+        ]
+        self._sum: Callable[[Params, Batch], tuple[jax.Array, jax.Array]] = jax.jit(program.heldout)
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """`eval_loss`, nats a target."""
+        parts = [self._sum(params, jax.device_put(batch)) for batch in self._batches]
+        totals = np.asarray(jax.device_get(parts), np.float64)
+        return {"eval_loss": float(totals[:, 0].sum() / totals[:, 1].sum())}

@@ -1,0 +1,238 @@
+"""The loop around the training step: what the host does while the device computes."""
+
+import collections
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+import jax
+import numpy as np
+
+from rrope_jax.train.step import Batch, Measures, Params, State
+
+_LOG = logging.getLogger(__name__)
+
+Step = Callable[[State, Batch, jax.Array], tuple[State, Measures]]
+Place = dict[str, Any]
+"""Where a run is in its data, as JSON-able values."""
+
+
+class Batches(Protocol):
+    """Batches that can be resumed, such as `data.pipeline.Batches`."""
+
+    waiting_seconds: float
+
+    def __next__(self) -> Mapping[str, np.ndarray]: ...
+
+    def state(self) -> Place: ...
+
+
+class DivergedError(FloatingPointError):
+    """A loss or gradient is not finite; the state of the last good step has been saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Steps to profile.
+
+    Attributes:
+      first, last: numbers of steps, both included.
+      folder: where the trace goes, for TensorBoard or xprof.
+    """
+
+    first: int
+    last: int
+    folder: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the loop calls, and when.
+
+    Attributes:
+      log: takes the record of every step, in order.
+      save: takes a state and its place in the data.
+      save_every: steps between checkpoints.
+      evaluate: gives numbers for the record of a step.
+      evaluate_every: steps between evaluations; None for never. The last step has one, too.
+      stopping: whether to save and leave after the current step.
+      profile: steps to trace.
+    """
+
+    log: Callable[[Mapping[str, Any]], None]
+    save: Callable[[State, Place], None]
+    save_every: int
+    evaluate: Callable[[Params], Mapping[str, float]]
+    evaluate_every: int | None
+    stopping: Callable[[], bool]
+    profile: Window | None = None
+
+
+def run(
+    step: Step, state: State, batches: Batches, key: jax.Array, *, steps: int, hooks: Hooks
+) -> bool:
+    """Trains until `steps` steps are taken, or until it is asked to stop, and saves.
+
+    The numbers of a step are read while the device computes the next one, so that it need not wait
+    for the host. A checkpoint is made when all steps up to its own have been logged.
+
+    Args:
+      step: `Program.step`, compiled, with the state donated.
+      state: where to go on from; it is donated.
+      batches: at the place that belongs to the state.
+      key: the run's.
+      steps: of the whole run.
+      hooks: see there.
+
+    Returns:
+      Whether all steps are taken.
+
+    Raises:
+      DivergedError: a loss or gradient is not finite.
+    """
+    running = _Run(step, state, batches, key, hooks)
+    with _Profiler(hooks.profile) as profiler:
+        while running.number < steps:
+            profiler.before(running.number + 1)
+            running.advance()
+            stopping, last = hooks.stopping(), running.number == steps
+            every = hooks.evaluate_every
+            evaluating = every is not None and (last or running.number % every == 0)
+            saving = stopping or last or running.number % hooks.save_every == 0
+            if evaluating or saving:
+                running.settle(evaluating=evaluating)
+            if saving:
+                running.save()
+            profiler.after(running.number, running.state)
+            if stopping:
+                break
+    return running.number == steps
+
+
+class _Taken(NamedTuple):
+    """A step that the device may still be computing."""
+
+    number: int
+    measures: Measures
+    place: Place
+
+
+class _Run:
+    """Attributes are those of `run`, and `number`: steps taken or under way."""
+
+    def __init__(
+        self, step: Step, state: State, batches: Batches, key: jax.Array, hooks: Hooks
+    ) -> None:
+        self.state = state
+        self.number = self._saved = int(state.step)
+        self._step, self._batches, self._key, self._hooks = step, batches, key, hooks
+        self._place = batches.state()  # of the last step that was logged
+        self._pending: _Taken | None = None
+        self._meter = _Meter(batches)
+
+    def advance(self) -> None:
+        """Starts a step, then logs the one before."""
+        batch = jax.device_put(dict(next(self._batches)))
+        self.state, measures = self._step(self.state, batch, self._key)
+        self.number += 1
+        before = self._pending
+        self._pending = _Taken(self.number, measures, self._batches.state())
+        if before is not None:
+            self._log(before, evaluating=False)
+
+    def settle(self, *, evaluating: bool) -> None:
+        """Waits for the step under way and logs it."""
+        taken, self._pending = self._pending, None
+        if taken is not None:
+            self._log(taken, evaluating=evaluating)
+
+    def save(self) -> None:
+        """Saves the state, whose step has been logged."""
+        self._hooks.save(self.state, self._place)
+        self._saved = self.number
+        self._meter.restart()
+
+    def _log(self, taken: _Taken, *, evaluating: bool) -> None:
+        measures: Measures = jax.device_get(taken.measures)
+        speed, waiting = self._meter.lap(int(measures.targets))
+        if not measures.sound:
+            if self._saved < taken.number - 1:  # the state has been kept as it was then
+                self._hooks.save(self.state, self._place)
+            raise DivergedError(
+                f"step {taken.number} has loss {measures.loss} and gradient norm "
+                f"{measures.gradient_norm}; the model of step {taken.number - 1} is kept. A lower "
+                "learning_rate, a longer warm-up or a gradient_clip may help"
+            )
+        self._place = taken.place
+        record = {
+            "step": taken.number,
+            "loss": float(measures.loss),
+            "learning_rate": float(measures.learning_rate),
+            "gradient_norm": float(measures.gradient_norm),
+            "targets": int(measures.targets),
+            "tokens_per_second": speed,
+            "waiting": waiting,
+            "time": time.time(),
+        }
+        if evaluating:
+            record |= self._hooks.evaluate(self.state.params)
+            self._meter.restart()
+        self._hooks.log(record)
+
+
+class _Meter:
+    """Speed over the last steps: a single one says little, as the host runs ahead of the device."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._laps: collections.deque[tuple[float, float, float]] = collections.deque(maxlen=20)
+        self.restart()
+
+    def restart(self) -> None:
+        """Leaves out what happened since the last lap."""
+        self._began, self._waited = time.perf_counter(), self._batches.waiting_seconds
+
+    def lap(self, tokens: int) -> tuple[float, float]:
+        """Ends a step; returns tokens per second, and the share of time without a batch."""
+        began, waited = self._began, self._waited
+        self.restart()
+        self._laps.append((tokens, self._began - began, self._waited - waited))
+        tokens_sum, seconds, waiting = map(sum, zip(*self._laps, strict=True))
+        return tokens_sum / seconds, waiting / seconds
+
+
+class _Profiler:
+    """Traces the steps of a window."""
+
+    def __init__(self, window: Window | None) -> None:
+        self._window, self._tracing = window, False
+
+    def before(self, step: int) -> None:
+        if self._window is not None and step == self._window.first:
+            jax.profiler.start_trace(self._window.folder)
+            self._tracing = True
+
+    def after(self, step: int, state: State) -> None:
+        if self._tracing and self._window is not None and step == self._window.last:
+            jax.block_until_ready(state)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._tracing and self._window is not None:
+            jax.profiler.stop_trace()
+            self._tracing = False
+            _LOG.info("the profile is in %s", self._window.folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()

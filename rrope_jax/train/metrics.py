@@ -1,0 +1,149 @@
+"""What a run reports: metrics.jsonl, TensorBoard event files, a line of progress."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+
+_LOG = logging.getLogger(__name__)
+
+FILE = "metrics.jsonl"
+_EVENTS = "tensorboard"
+_PROGRESS_SECONDS = 10.0
+
+
+class MetricsLog:
+    """metrics.jsonl, one object a step, and the same numbers for TensorBoard.
+
+    A run that goes on from a checkpoint first drops what came after it, so every step is there
+    once. The event files are written anew from metrics.jsonl then: they have no way to take a
+    record back.
+    """
+
+    def __init__(self, folder: Path, *, after: int):
+        """Opens the files of a run.
+
+        Args:
+          folder: the run's.
+          after: the step to go on from; 0 for a new run.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        records = [r for r in read(folder / FILE) if r["step"] <= after]
+        _replace(folder / FILE, "".join(map(_line, records)))
+        self._file = (folder / FILE).open("a")
+        events = folder / _EVENTS
+        shutil.rmtree(events, ignore_errors=True)
+        events.mkdir()
+        self._events = EventsWriter(str(events / "events"))
+        for record in records:
+            self._write_events(record)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds the record of one step: `step`, `time` (seconds since 1970) and numbers.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        self._file.write(_line(record))
+        self._file.flush()
+        self._write_events(record)
+
+    def sync(self) -> None:
+        """Puts everything on disk; a checkpoint must not be there before what led to it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._events.flush()
+
+    def _write_events(self, record: Mapping[str, Any]) -> None:
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in record.items()
+            if name not in ("step", "time")
+        ]
+        event = Event(step=record["step"], wall_time=record["time"], summary=Summary(value=values))
+        self._events.write_event(event)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for close in (self._file.close, self._events.close):
+            try:
+                close()
+            except OSError:
+                if error is None:
+                    raise
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, without a last one that a killed run left half-written."""
+    if not file.exists():
+        return []
+    *lines, _ = file.read_text().split("\n")  # what follows the last newline is no line
+    return [json.loads(line) for line in lines]
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _replace(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(file)
+
+
+class Progress:
+    """Prints a line now and then: step, loss, rate, speed, waiting, time left."""
+
+    def __init__(self, *, first: int, steps: int):
+        """Starts the clock of a run that has taken `first` of its `steps` steps."""
+        self._first, self._steps = first, steps
+        self._began = self._printed = time.monotonic()
+
+    def report(self, record: Mapping[str, Any]) -> None:
+        """Prints the record of a step if the last line is old, or it has something special."""
+        now = time.monotonic()
+        step = record["step"]
+        if (
+            now - self._printed < _PROGRESS_SECONDS
+            and "eval_loss" not in record
+            and step not in (self._first + 1, self._steps)
+        ):
+            return
+        self._printed = now
+        left = (now - self._began) / (step - self._first) * (self._steps - step)
+        evaluated = f"  held out {record['eval_loss']:.4f}" if "eval_loss" in record else ""
+        _LOG.info(
+            "step %d/%d  loss %.4f%s  rate %.2e  %.0f tokens/s  waiting %.1f %%  %s left",
+            step,
+            self._steps,
+            record["loss"],
+            evaluated,
+            record["learning_rate"],
+            record["tokens_per_second"],
+            100 * record["waiting"],
+            _duration(left),
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# finite, so that a row with no visible key gives finite numbers and gradients
-_MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
+from rrope_jax.model.chunked import MASKED, Chunks, chunked_attention
 
 
 class CausalMask(NamedTuple):
@@ -62,12 +61,12 @@ class _Implementation:
     Attributes:
       run: computes it.
       obstacle: why `run` cannot compute a call, as the end of a sentence, or None.
-      auto_length: the number of keys from which `auto` prefers it to the rows below.
+      auto_pairs: the number of queries times keys from which `auto` prefers it to the rows below.
     """
 
     run: Callable[[_Call], jax.Array]
     obstacle: Callable[[_Call], str | None]
-    auto_length: int = 0
+    auto_pairs: int = 0
 
 
 def _xla(call: _Call) -> jax.Array:
@@ -81,12 +80,28 @@ def _xla(call: _Call) -> jax.Array:
     )
     visible_BTS = call.mask.dense(T, S)
     weights_BKGTS = jax.nn.softmax(
-        jnp.where(visible_BTS[:, None, None], logits_BKGTS, _MASKED), axis=-1
+        jnp.where(visible_BTS[:, None, None], logits_BKGTS, MASKED), axis=-1
     )
     if call.dropout is not None:
         weights_BKGTS = call.dropout(weights_BKGTS)
     mixed_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS.astype(v_BSKH.dtype), v_BSKH)
     return mixed_BTKGH.reshape(B, T, N, H)
+
+
+def _chunked(call: _Call) -> jax.Array:
+    """Works everywhere; never holds the logits of all pairs, nor computes those it can skip."""
+    return chunked_attention(
+        call.q_BTNH * call.scale,
+        call.k_BSKH,
+        call.v_BSKH,
+        call.mask.start_B,
+        call.mask.segment_ids_BT,
+        _CHUNKS_ON_ONE_CPU if on_one_cpu() else _CHUNKS,
+    )
+
+
+_CHUNKS_ON_ONE_CPU = Chunks(query_block=256, key_block=256, one_by_one=True)
+_CHUNKS = Chunks(query_block=512, key_block=1024, one_by_one=False)
 
 
 def _cudnn(call: _Call) -> jax.Array:
@@ -165,6 +180,10 @@ def _cudnn_obstacle(call: _Call) -> str | None:
     )
 
 
+def _chunked_obstacle(call: _Call) -> str | None:
+    return _first((call.dropout is not None, "it has no dropout on the attention weights"))
+
+
 def _splash_obstacle(call: _Call) -> str | None:
     T = call.q_BTNH.shape[1]
     devices = jax.sharding.get_abstract_mesh().size
@@ -177,8 +196,9 @@ def _splash_obstacle(call: _Call) -> str | None:
 # `auto` takes the first row that nothing speaks against.
 IMPLEMENTATIONS: dict[str, _Implementation] = {
     # below this length the logits of all pairs fit, and XLA needs no time for preparing a mask
-    "splash": _Implementation(_splash, _splash_obstacle, auto_length=4096),
+    "splash": _Implementation(_splash, _splash_obstacle, auto_pairs=4096**2),
     "cudnn": _Implementation(_cudnn, _cudnn_obstacle),
+    "chunked": _Implementation(_chunked, _chunked_obstacle, auto_pairs=512**2),
     "xla": _Implementation(_xla, lambda call: None),
 }
 
@@ -187,6 +207,11 @@ def backend_platform() -> str:
     """`cpu`, `gpu` or `tpu`: that of the mesh, which may describe other machines, else our own."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
+
+
+def on_one_cpu() -> bool:
+    """Whether a program is for a CPU that is not a part of a mesh."""
+    return backend_platform() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
 
 
 def attention(
@@ -206,7 +231,8 @@ def attention(
       mask: who sees whom.
       scale: factor on q.k.
       implementation: a key of `IMPLEMENTATIONS`, or `auto` for the first of them that can compute
-        this call: `splash` on TPUs for long sequences, `cudnn` on GPUs in bfloat16, else `xla`.
+        this call: `splash` on TPUs for long sequences, `cudnn` on GPUs in bfloat16, else `xla` for
+        short and `chunked` for long sequences.
       dropout: applied to the softmax weights, float32[B, K, G, T, S]; None for none.
 
     Returns:
@@ -217,10 +243,11 @@ def attention(
     """
     call = _Call(q_BTNH, k_BSKH, v_BSKH, mask, scale, dropout)
     if implementation == "auto":
+        pairs = q_BTNH.shape[1] * k_BSKH.shape[1]
         chosen = next(
             row
             for row in IMPLEMENTATIONS.values()
-            if k_BSKH.shape[1] >= row.auto_length and row.obstacle(call) is None
+            if pairs >= row.auto_pairs and row.obstacle(call) is None
         )
         return chosen.run(call)
     row = IMPLEMENTATIONS[implementation]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rrope_jax.model.attention import CausalMask, attention, backend_platform
+from rrope_jax.model.attention import CausalMask, attention, on_one_cpu
 from rrope_jax.model.config import ACTIVATIONS, ModelConfig
 from rrope_jax.model.dropout import drop
 from rrope_jax.rope import rotate
@@ -21,10 +21,6 @@ def _kernel(
 ) -> nnx.Param[jax.Array]:
     std = t5_variance**0.5 if config.initialization == "t5" else config.initializer_range
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
-
-
-def _on_one_cpu() -> bool:
-    return backend_platform() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
 
 
 def project(
@@ -43,7 +39,7 @@ def project(
     shape = (*x_BTI.shape[:2], *kernel_IO.shape[axes:])
     inputs = math.prod(kernel_IO.shape[:axes])
     x_MI, kernel_IO = x_BTI.reshape(-1, inputs), kernel_IO.reshape(inputs, -1)
-    if _on_one_cpu() and preferred_element_type in (None, x_MI.dtype):
+    if on_one_cpu() and preferred_element_type in (None, x_MI.dtype):
         return _matmul_wide_gradient(x_MI, kernel_IO).reshape(shape)
     return jnp.matmul(x_MI, kernel_IO, preferred_element_type=preferred_element_type).reshape(shape)
 
@@ -109,7 +105,7 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated q_BTNH and k_BTKH, and v_BTKH."""
         kernels = (self.query[...], self.key[...], self.value[...])
-        if _on_one_cpu() and x_BTD.shape[1] > 1:
+        if on_one_cpu() and x_BTD.shape[1] > 1:
             # One wide product is faster than three there; for a single token, joining the kernels
             # would cost more than the product.
             N, K = self.config.num_heads, self.config.kv_heads

@@ -172,9 +172,10 @@ DECODING = CausalMask(start_B=jnp.zeros((1,), jnp.int32))
     [
         ("tpu", LONG, "bfloat16", CausalMask(), False, "splash"),
         ("tpu", LONG, "float32", SEGMENTED, False, "splash"),
-        ("tpu", LONG // 2, "bfloat16", CausalMask(), False, "xla"),
-        ("tpu", LONG + 1, "bfloat16", CausalMask(), False, "xla"),
-        ("tpu", LONG, "bfloat16", DECODING, False, "xla"),
+        ("tpu", LONG // 2, "bfloat16", CausalMask(), False, "chunked"),
+        ("tpu", LONG + 1, "bfloat16", CausalMask(), False, "chunked"),
+        ("tpu", LONG, "bfloat16", DECODING, False, "chunked"),
+        ("tpu", 256, "bfloat16", CausalMask(), False, "xla"),
         ("tpu", LONG, "bfloat16", CausalMask(), True, "xla"),
         ("gpu", 64, "bfloat16", CausalMask(), False, "cudnn"),
         ("gpu", LONG, "float16", SEGMENTED, False, "cudnn"),
@@ -182,7 +183,9 @@ DECODING = CausalMask(start_B=jnp.zeros((1,), jnp.int32))
         ("gpu", 64, "float32", CausalMask(), False, "xla"),
         ("gpu", 64, "bfloat16", DECODING, False, "xla"),
         ("gpu", 64, "bfloat16", CausalMask(), True, "xla"),
-        ("cpu", LONG, "bfloat16", CausalMask(), False, "xla"),
+        ("cpu", LONG, "float32", SEGMENTED, False, "chunked"),
+        ("cpu", LONG, "float32", CausalMask(), True, "xla"),
+        ("cpu", 256, "float32", CausalMask(), False, "xla"),
     ],
 )
 def test_auto(
@@ -221,6 +224,7 @@ def test_auto(
         ("splash", "tpu", (1, 100, 1, 64), "float32", CausalMask(), False, "128 divides, not 100"),
         ("splash", "tpu", (1, 128, 1, 64), "float32", DECODING, False, "decoding with a cache"),
         ("splash", "tpu", (1, 128, 1, 64), "float32", CausalMask(), True, "no dropout"),
+        ("chunked", "cpu", (1, 128, 1, 64), "float32", CausalMask(), True, "no dropout"),
         ("cudnn", "tpu", (1, 128, 1, 64), "bfloat16", CausalMask(), False, "a GPU, not a TPU"),
         ("cudnn", "gpu", (1, 128, 1, 64), "float32", CausalMask(), False, "bfloat16 or float16"),
         ("cudnn", "gpu", (1, 128, 1, 60), "bfloat16", CausalMask(), False, "not 60"),

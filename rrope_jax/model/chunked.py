@@ -1,0 +1,327 @@
+"""Causal attention in blocks of pairs: memory linear in the length, in plain JAX.
+
+Follows FlashAttention (arXiv 2205.14135, 2307.08691): a block of queries goes over the blocks of
+keys that it may see with a running maximum and sum, and the backward pass computes the weights
+again from the logarithm of that sum. Blocks of pairs of which none is visible, above the diagonal
+or between segments, are never computed.
+
+Letters of attention.py, and: I blocks of queries, J blocks of keys, C keys per block, R rows per
+query block. Rows are tokens times the G heads that share their keys, so that a key/value head is
+one matrix product.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# finite, so that the difference of two masked logits is a number
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
+
+
+class Chunks(NamedTuple):
+    """How to go over the blocks.
+
+    Attributes:
+      query_block, key_block: tokens per block.
+      one_by_one: one key/value head after another, whose blocks then stay in a CPU's cache; else
+        all heads at once, for accelerators.
+    """
+
+    query_block: int
+    key_block: int
+    one_by_one: bool
+
+
+class _Blocks(NamedTuple):
+    """What the query blocks of a row of the batch see.
+
+    Attributes:
+      start: int32[], the place of the row's first query among its keys.
+      segments_IQ, segments_JC: int32, of the queries and keys; None for one segment.
+      lower_I: int32[I], the first key block with a visible pair.
+      full_I: int32[I], the first key block from there on with an invisible pair.
+      upper_I: int32[I], the first key block above the diagonal.
+    """
+
+    start: jax.Array
+    segments_IQ: jax.Array | None
+    segments_JC: jax.Array | None
+    lower_I: jax.Array
+    full_I: jax.Array
+    upper_I: jax.Array
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def chunked_attention(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    start_B: jax.Array | None,
+    segment_ids_BT: jax.Array | None,
+    chunks: Chunks,
+) -> jax.Array:
+    """Causal softmax attention with float32 logits and softmax.
+
+    Args:
+      q_BTNH, k_BSKH, v_BSKH: scaled, rotated queries, rotated keys and values, of one float dtype.
+      start_B: int32[B], the place of each row's first query among its keys; None for 0.
+      segment_ids_BT: int32[B, T], for queries and keys that are the same tokens; None for one
+        segment.
+      chunks: how to go over the pairs. No block is larger than the sequence.
+
+    Returns:
+      Like q_BTNH.
+    """
+    return _forward(q_BTNH, k_BSKH, v_BSKH, start_B, segment_ids_BT, chunks)[0]
+
+
+def _forward(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    start_B: jax.Array | None,
+    segment_ids_BT: jax.Array | None,
+    chunks: Chunks,
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    layout = _Layout(q_BTNH.shape, k_BSKH.shape, chunks)
+    out_BKIRH, lse_BKIR = layout.map_heads(
+        functools.partial(_head_forward, group=layout.G),
+        (layout.rows(q_BTNH), layout.keys(k_BSKH), layout.keys(v_BSKH)),
+        layout.blocks(start_B, segment_ids_BT),
+    )
+    out_BTNH = layout.from_rows(out_BKIRH).astype(q_BTNH.dtype)
+    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, start_B, segment_ids_BT, out_BTNH, lse_BKIR)
+
+
+def _backward(
+    chunks: Chunks, saved: tuple[Any, ...], gradient_BTNH: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    q_BTNH, k_BSKH, v_BSKH, start_B, segment_ids_BT, out_BTNH, lse_BKIR = saved
+    layout = _Layout(q_BTNH.shape, k_BSKH.shape, chunks)
+    dot_BTN1 = jnp.sum(
+        out_BTNH.astype(jnp.float32) * gradient_BTNH.astype(jnp.float32), axis=-1, keepdims=True
+    )
+    q_BKIRH, k_BKJHC, v_BKJHC = layout.map_heads(
+        functools.partial(_head_backward, group=layout.G),
+        (
+            layout.rows(q_BTNH),
+            layout.keys(k_BSKH),
+            layout.keys(v_BSKH),
+            lse_BKIR,
+            layout.rows(gradient_BTNH),
+            layout.rows(dot_BTN1)[..., 0],
+        ),
+        layout.blocks(start_B, segment_ids_BT),
+    )
+    return (
+        layout.from_rows(q_BKIRH).astype(q_BTNH.dtype),
+        layout.from_keys(k_BKJHC).astype(k_BSKH.dtype),
+        layout.from_keys(v_BKJHC).astype(v_BSKH.dtype),
+        None,
+        None,
+    )
+
+
+chunked_attention.defvjp(_forward, _backward)
+
+
+class _Layout:
+    """Between whole sequences and blocks per key/value head."""
+
+    def __init__(self, queries: tuple[int, ...], keys: tuple[int, ...], chunks: Chunks) -> None:
+        self.B, self.T, self.N, self.H = queries
+        self.S, self.K = keys[1:3]
+        self.G = self.N // self.K
+        self.query_block = min(chunks.query_block, self.T)
+        self.key_block = min(chunks.key_block, self.S)
+        self.I, self.J = -(-self.T // self.query_block), -(-self.S // self.key_block)
+        self.one_by_one = chunks.one_by_one
+
+    def rows(self, x_BTNH: jax.Array) -> jax.Array:
+        """[B, K, I, R, H]."""
+        x_BTNH = _pad(x_BTNH, self.query_block)
+        H = x_BTNH.shape[-1]
+        x_BIQKGH = x_BTNH.reshape(self.B, self.I, self.query_block, self.K, self.G, H)
+        return x_BIQKGH.transpose(0, 3, 1, 2, 4, 5).reshape(self.B, self.K, self.I, -1, H)
+
+    def from_rows(self, x_BKIRH: jax.Array) -> jax.Array:
+        """[B, T, N, H]."""
+        x_BKIQGH = x_BKIRH.reshape(self.B, self.K, self.I, self.query_block, self.G, self.H)
+        x_BTNH = x_BKIQGH.transpose(0, 2, 3, 1, 4, 5).reshape(self.B, -1, self.N, self.H)
+        return x_BTNH[:, : self.T]
+
+    def keys(self, x_BSKH: jax.Array) -> jax.Array:
+        """[B, K, J, C, H]."""
+        x_BKSH = _pad(x_BSKH, self.key_block).swapaxes(1, 2)
+        return x_BKSH.reshape(self.B, self.K, self.J, self.key_block, self.H)
+
+    def from_keys(self, x_BKJHC: jax.Array) -> jax.Array:
+        """[B, S, K, H]."""
+        x_BSKH = x_BKJHC.transpose(0, 2, 4, 1, 3).reshape(self.B, -1, self.K, self.H)
+        return x_BSKH[:, : self.S]
+
+    def blocks(self, start_B: jax.Array | None, segment_ids_BT: jax.Array | None) -> _Blocks:
+        """Of all rows of the batch."""
+        start_B = jnp.zeros((self.B,), jnp.int32) if start_B is None else start_B
+        first_BI = start_B[:, None] + self.query_block * jnp.arange(self.I, dtype=jnp.int32)
+        upper_BI = jnp.minimum((first_BI + self.query_block - 1) // self.key_block + 1, self.J)
+        if segment_ids_BT is None:
+            full_BI = (first_BI + 1) // self.key_block
+            return _Blocks(start_B, None, None, jnp.zeros_like(full_BI), full_BI, upper_BI)
+        by_query = _pad(segment_ids_BT, self.query_block, mode="edge")
+        by_key = _pad(segment_ids_BT, self.key_block, mode="edge")
+        segments_BIQ = by_query.reshape(self.B, self.I, self.query_block)
+        first_BI = jax.vmap(_first_of_segment)(by_query).reshape(segments_BIQ.shape).min(-1)
+        lower_BI = first_BI // self.key_block
+        segments_BJC = by_key.reshape(self.B, self.J, self.key_block)
+        return _Blocks(start_B, segments_BIQ, segments_BJC, lower_BI, lower_BI, upper_BI)
+
+    def map_heads(
+        self, head: Callable[..., Any], arrays_BK: tuple[jax.Array, ...], blocks_B: _Blocks
+    ) -> Any:
+        """`head(*arrays, blocks)` for every row of the batch and key/value head."""
+        if self.one_by_one:
+            return jax.lax.map(
+                lambda row: jax.lax.map(lambda arrays: head(*arrays, row[1]), row[0]),
+                (arrays_BK, blocks_B),
+            )
+        # the same bounds for all rows: with others, a loop runs all rows to the end and selects
+        blocks = blocks_B._replace(
+            lower_I=blocks_B.lower_I.min(0),
+            full_I=blocks_B.full_I.min(0),
+            upper_I=blocks_B.upper_I.max(0),
+        )
+        axes = _Blocks(0, 0, 0, None, None, None)  # type: ignore[arg-type]
+        over_heads = jax.vmap(lambda arrays, blocks: head(*arrays, blocks), (0, None))
+        return jax.vmap(over_heads, (0, axes))(arrays_BK, blocks)
+
+
+def _pad(x_BT: jax.Array, block: int, mode: str = "constant") -> jax.Array:
+    """Up to whole blocks. Keys at the end are seen by queries at the end alone."""
+    missing = -x_BT.shape[1] % block
+    if not missing:
+        return x_BT
+    return jnp.pad(x_BT, [(0, 0), (0, missing)] + [(0, 0)] * (x_BT.ndim - 2), mode=mode)
+
+
+def _first_of_segment(ids_T: jax.Array) -> jax.Array:
+    """The index of the first token that has the same id, for every token."""
+    order_T = jnp.argsort(ids_T, stable=True)
+    sorted_T = ids_T[order_T]
+    starts_T = jnp.concatenate([jnp.ones((1,), bool), sorted_T[1:] != sorted_T[:-1]])
+    run_T = jax.lax.cummax(jnp.where(starts_T, jnp.arange(len(ids_T), dtype=jnp.int32), 0))
+    return jnp.zeros_like(order_T).at[order_T].set(order_T[run_T])
+
+
+def _over_key_blocks(
+    blocks: _Blocks,
+    i: jax.Array,
+    group: int,
+    shape: tuple[int, int],
+    step: Callable[[jax.Array, Callable[[jax.Array], jax.Array], Any], Any],
+    carry: Any,
+) -> Any:
+    """Runs `step(j, mask, carry)` over the key blocks j that query block i sees.
+
+    `mask` hides the invisible pairs of logits [R, C].
+    """
+    R, C = shape
+    query_R = jnp.arange(R, dtype=jnp.int32) // group
+    place_R = blocks.start + i * (R // group) + query_R
+    key_C = jnp.arange(C, dtype=jnp.int32)
+
+    def hide(j: jax.Array, logits_RC: jax.Array) -> jax.Array:
+        visible_RC = j * C + key_C <= place_R[:, None]
+        if blocks.segments_IQ is not None and blocks.segments_JC is not None:
+            visible_RC &= blocks.segments_IQ[i][query_R][:, None] == blocks.segments_JC[j]
+        return jnp.where(visible_RC, logits_RC, MASKED)
+
+    lower, full, upper = blocks.lower_I[i], blocks.full_I[i], blocks.upper_I[i]
+    if blocks.segments_IQ is None:
+        carry = jax.lax.fori_loop(lower, full, lambda j, c: step(j, lambda x: x, c), carry)
+    return jax.lax.fori_loop(full, upper, lambda j, c: step(j, lambda x: hide(j, x), c), carry)
+
+
+def _head_forward(
+    q_IRH: jax.Array, k_JCH: jax.Array, v_JCH: jax.Array, blocks: _Blocks, *, group: int
+) -> tuple[jax.Array, jax.Array]:
+    """The output, float32[I, R, H], and the logarithms of the sums of exponentials [I, R]."""
+    R, H = q_IRH.shape[1:]
+    C = k_JCH.shape[1]
+
+    def query_block(_: None, block: tuple[jax.Array, jax.Array]) -> tuple[None, Any]:
+        i, q_RH = block
+
+        def step(j: jax.Array, mask: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            maximum_R, sum_R, mixed_RH = carry
+            logits_RC = mask(_product("RH,CH->RC", q_RH, k_JCH[j]))
+            larger_R = jnp.maximum(maximum_R, logits_RC.max(axis=1))
+            weights_RC = jnp.exp(logits_RC - larger_R[:, None])
+            shrink_R = jnp.exp(maximum_R - larger_R)
+            mixed = _product("RC,CH->RH", weights_RC.astype(v_JCH.dtype), v_JCH[j])
+            return (
+                larger_R,
+                sum_R * shrink_R + weights_RC.sum(axis=1),
+                mixed_RH * shrink_R[:, None] + mixed,
+            )
+
+        empty = (jnp.full((R,), MASKED), jnp.zeros((R,)), jnp.zeros((R, H)))
+        maximum_R, sum_R, mixed_RH = _over_key_blocks(blocks, i, group, (R, C), step, empty)
+        return None, (mixed_RH / sum_R[:, None], maximum_R + jnp.log(sum_R))
+
+    _, (out_IRH, lse_IR) = jax.lax.scan(query_block, None, (jnp.arange(len(q_IRH)), q_IRH))
+    return out_IRH, lse_IR
+
+
+def _head_backward(
+    q_IRH: jax.Array,
+    k_JCH: jax.Array,
+    v_JCH: jax.Array,
+    lse_IR: jax.Array,
+    gradient_IRH: jax.Array,
+    dot_IR: jax.Array,
+    blocks: _Blocks,
+    *,
+    group: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of q [I, R, H], and of k and v [J, H, C], all float32.
+
+    dot_IR is the product of the output and its gradient, summed over H.
+    """
+    R = q_IRH.shape[1]
+    J, C, H = k_JCH.shape
+    dtype = q_IRH.dtype
+
+    def query_block(carry: tuple[jax.Array, ...], block: tuple[jax.Array, ...]) -> Any:
+        i, q_RH, lse_R, gradient_RH, dot_R = block
+
+        def step(j: jax.Array, mask: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            dq_RH, dk_JHC, dv_JHC = carry
+            logits_RC = mask(_product("RH,CH->RC", q_RH, k_JCH[j]))
+            weights_RC = jnp.exp(logits_RC - lse_R[:, None])
+            dv_HC = _product("RH,RC->HC", gradient_RH, weights_RC.astype(dtype))
+            dweights_RC = _product("RH,CH->RC", gradient_RH, v_JCH[j])
+            dlogits_RC = (weights_RC * (dweights_RC - dot_R[:, None])).astype(dtype)
+            dk_HC = _product("RH,RC->HC", q_RH, dlogits_RC)
+            dq = _product("RC,CH->RH", dlogits_RC, k_JCH[j])
+            return dq_RH + dq, dk_JHC.at[j].add(dk_HC), dv_JHC.at[j].add(dv_HC)
+
+        dq_RH, *carry = _over_key_blocks(
+            blocks, i, group, (R, C), step, (jnp.zeros((R, H)), *carry)
+        )
+        return tuple(carry), dq_RH
+
+    zeros_JHC = jnp.zeros((J, H, C))
+    (dk_JHC, dv_JHC), dq_IRH = jax.lax.scan(
+        query_block,
+        (zeros_JHC, zeros_JHC),
+        (jnp.arange(len(q_IRH)), q_IRH, lse_IR, gradient_IRH, dot_IR),
+    )
+    return dq_IRH, dk_JHC, dv_JHC
+
+
+def _product(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)

@@ -1,0 +1,155 @@
+"""Attention in blocks against attention over all pairs, and what it saves."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rrope_jax.model.attention import CausalMask, attention
+from rrope_jax.model.chunked import Chunks, chunked_attention
+
+SCALE = 0.6
+
+
+def _random(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def _outputs_and_gradients(run: Any, *qkv: jax.Array) -> list[jax.Array]:
+    def differentiated(*qkv: jax.Array) -> list[jax.Array]:
+        out, pull = jax.vjp(run, *qkv)
+        gradient = jnp.sin(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+        return [out, *pull(gradient.astype(out.dtype))]
+
+    outputs: list[jax.Array] = jax.jit(differentiated)(*qkv)
+    return outputs
+
+
+def _both(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: CausalMask, chunks: Chunks
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    def chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return chunked_attention(q * SCALE, k, v, mask.start_B, mask.segment_ids_BT, chunks)
+
+    def over_all_pairs(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return attention(q, k, v, mask, scale=SCALE, implementation="xla")
+
+    return _outputs_and_gradients(chunked, q, k, v), _outputs_and_gradients(over_all_pairs, q, k, v)
+
+
+def _check(q: jax.Array, k: jax.Array, v: jax.Array, mask: CausalMask, chunks: Chunks) -> None:
+    for result, expected in zip(*_both(q, k, v, mask, chunks), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize(("query_block", "key_block"), [(4, 6), (32, 32)])
+def test_causal(query_block: int, key_block: int, one_by_one: bool) -> None:
+    """Length 13 fills no block; two queries per key head; the largest blocks exceed it."""
+    q, k, v = _random(0, 2, 13, 4, 6), _random(1, 2, 13, 2, 6), _random(2, 2, 13, 2, 6)
+    _check(q, k, v, CausalMask(), Chunks(query_block, key_block, one_by_one))
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_segments(one_by_one: bool) -> None:
+    """Also such that come back, and different ones in the rows of a batch."""
+    q, k, v = _random(0, 3, 13, 3, 4), _random(1, 3, 13, 1, 4), _random(2, 3, 13, 1, 4)
+    segments = jnp.array(
+        [
+            [0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 3, 3, 3],
+            [5, 5, 2, 2, 2, 5, 5, -1, -1, -1, 2, 2, 5],
+            [7] * 13,
+        ]
+    )
+    _check(q, k, v, CausalMask(segment_ids_BT=segments), Chunks(4, 2, one_by_one))
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_continued_sequences(one_by_one: bool) -> None:
+    """A prompt of 5 tokens after 0, 4 and 9 cached ones, with room left in the cache."""
+    q, k, v = _random(0, 3, 5, 2, 4), _random(1, 3, 17, 2, 4), _random(2, 3, 17, 2, 4)
+    _check(q, k, v, CausalMask(start_B=jnp.array([0, 4, 9])), Chunks(2, 3, one_by_one))
+
+
+@given(data=st.data())
+@settings(max_examples=5, deadline=None)
+@pytest.mark.slow
+def test_any_shape(data: st.DataObject) -> None:
+    def draw(low: int, high: int) -> int:
+        return data.draw(st.integers(low, high))
+
+    B, T, K, G, H = draw(1, 2), draw(1, 20), draw(1, 2), draw(1, 3), 4
+    mask, S = CausalMask(), T
+    match draw(0, 2):
+        case 1:
+            ids = data.draw(st.lists(st.integers(0, 3), min_size=B * T, max_size=B * T))
+            mask = CausalMask(segment_ids_BT=jnp.array(ids, jnp.int32).reshape(B, T))
+        case 2:
+            S = T + draw(0, 9)
+            mask = CausalMask(start_B=jnp.array([draw(0, S - T) for _ in range(B)], jnp.int32))
+    q, k, v = _random(0, B, T, K * G, H), _random(1, B, S, K, H), _random(2, B, S, K, H)
+    _check(q, k, v, mask, Chunks(draw(1, 8), draw(1, 8), data.draw(st.booleans())))
+
+
+def test_bfloat16_keeps_float32_logits_and_sums() -> None:
+    q, k, v = (
+        _random(seed, 1, 64, heads, 8).astype(jnp.bfloat16) for seed, heads in enumerate((2, 1, 1))
+    )
+    chunks = Chunks(16, 16, one_by_one=False)
+    results, _ = _both(q, k, v, CausalMask(), chunks)
+    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    _, expected = _both(q, k, v, CausalMask(), chunks)
+    for result, reference in zip(results, expected, strict=True):
+        assert result.dtype == jnp.bfloat16
+        error = np.abs(result.astype(jnp.float32) - reference).max()
+        assert error < 2e-2 * np.abs(reference).max()
+
+
+def test_logits_of_any_size() -> None:
+    """The running maximum keeps exponentials finite, whichever block has the largest logit."""
+    k = jnp.array([-200.0, 300.0, 0.0, 299.0, -300.0, 298.0])[None, :, None, None]
+    q, v = jnp.ones((1, 6, 1, 1)), _random(0, 1, 6, 1, 1)
+    for result, expected in zip(*_both(q, k, v, CausalMask(), Chunks(2, 2, True)), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_invisible_blocks_are_never_touched(segmented: bool, one_by_one: bool) -> None:
+    """What is not a number would show in every block that is computed, masked or not."""
+    q, k, v = _random(0, 1, 8, 1, 4), _random(1, 1, 8, 1, 4), _random(2, 1, 8, 1, 4)
+    hidden = slice(0, 4) if segmented else slice(4, 8)
+    seen = slice(4, 8) if segmented else slice(0, 4)
+    k, v = (x.at[:, hidden].set(jnp.nan) for x in (k, v))
+    segments = jnp.array([[0, 0, 0, 0, 1, 1, 1, 1]]) if segmented else None
+    chunks = Chunks(2, 2, one_by_one)
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return chunked_attention(q, k, v, None, segments, chunks)[:, seen]
+
+    out, q_gradient, _, _ = _outputs_and_gradients(run, q, k, v)
+    assert np.isfinite(out).all()
+    assert np.isfinite(q_gradient[:, seen]).all()
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_memory_is_linear_in_the_length(one_by_one: bool) -> None:
+    """Of the forward and the backward pass, by what the compiler plans for."""
+    chunks = Chunks(64, 64, one_by_one)
+
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.sum(chunked_attention(q, k, v, None, None, chunks) ** 2)
+
+    def temporaries(T: int) -> int:
+        q, k = (jax.ShapeDtypeStruct((1, T, N, 16), jnp.float32) for N in (4, 2))
+        analysis = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, k).compile().memory_analysis()
+        assert analysis is not None
+        return int(analysis.temp_size_in_bytes)
+
+    assert temporaries(4096) < 2.2 * temporaries(2048)
+    assert temporaries(4096) < 4 * 4 * 4096**2 / 16  # a sixteenth of the logits of all pairs

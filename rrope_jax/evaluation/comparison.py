@@ -17,6 +17,7 @@ from rrope_jax.evaluation.plots import (
     draw_passkey,
     mark_trained_context,
     perplexity_axis,
+    position_axis,
     position_curve,
 )
 from rrope_jax.evaluation.report import method_label, number, table
@@ -263,6 +264,7 @@ def _draw_position(results: Mapping[str, Any]) -> Figure:
     for label, run in runs.items():
         axes.plot(*position_curve(run), color=colours[label], lw=1.5, label=label)
     axes.set(xlabel="position, tokens", ylabel="loss, nats")
+    position_axis(axes)
     axes.legend()
     _mark_trained(axes, runs)
     return figure

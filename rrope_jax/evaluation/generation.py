@@ -113,13 +113,13 @@ class Generator:
             key: jax.Array,
             max_tokens: int,
             sampling: Sampling,
-        ) -> tuple[jax.Array, jax.Array]:
+        ) -> jax.Array:
             decoder = nnx.merge(graph, state)
             B = last_B.shape[0]
 
-            def goes_on(carry: tuple[Any, ...]) -> jax.Array:
-                step, _, _, _, stopped_B = carry
-                return (step < max_tokens) & ~jnp.all(stopped_B)
+            def goes_on(carry: tuple[Any, ...]) -> Any:
+                index, _, _, _, stopped_B = carry
+                return (index < max_tokens) & ~jnp.all(stopped_B)
 
             def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
                 index, cache, last_B, written_BM, stopped_B = carry
@@ -136,8 +136,8 @@ class Generator:
                 jnp.full((B, max_tokens), -1, jnp.int32),
                 jnp.zeros((B,), bool),
             )
-            _, _, _, written_BM, stopped_B = jax.lax.while_loop(goes_on, step, carry)
-            return written_BM, stopped_B
+            written_BM: jax.Array = jax.lax.while_loop(goes_on, step, carry)[3]
+            return written_BM
 
         self._read = jax.jit(read, donate_argnames="cache")
         self._score = jax.jit(score)
@@ -230,7 +230,7 @@ class Generator:
                 f"max_tokens={max_tokens}: {longest} tokens do not fit a cache of "
                 f"{cache.capacity}; raise the capacity"
             )
-        written_BM, _ = self._extend(
+        written_BM = self._extend(
             self._state,
             jnp.asarray(last_tokens, jnp.int32),
             cache,

@@ -295,7 +295,7 @@ class Perplexity:
         }
 
 
-_BINS = 64
+_BINS = 32
 
 
 def _binned(losses_N: np.ndarray) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Figures of an evaluation, as PNG bytes."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -23,13 +24,24 @@ def context_axis(axes: Axes, contexts: Sequence[int]) -> None:
     axes.set_xlabel("context, tokens")
 
 
+def position_axis(axes: Axes) -> None:
+    """A linear axis of positions with ticks at multiples of a power of two."""
+    longest = axes.get_xlim()[1]
+    step = 2 ** max(0, round(math.log2(longest / 8)))
+    ticks = np.arange(0, longest, step)
+    axes.set_xticks(ticks, [length_text(tick) for tick in ticks])
+    axes.set_xlim(0, longest)
+
+
 def length_text(tokens: float) -> str:
     """A length as people say it: 32768 is `32K`."""
     return f"{tokens / 1024:g}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:g}"
 
 
 def mark_trained_context(axes: Axes, tokens: int) -> None:
-    """A vertical line at the context that the model was trained at, with its name."""
+    """A vertical line at the context that the model was trained at; to be drawn last."""
+    if tokens > 1.1 * axes.get_xlim()[1]:
+        return  # far to the right of all that is drawn
     axes.axvline(tokens, color=INK, lw=1, ls=":")
     axes.annotate(
         f"trained at {length_text(tokens)}",
@@ -106,6 +118,7 @@ def _draw_position(results: Mapping[str, Any]) -> Figure:
         axes.plot(curve["end"], curve["loss"], color=colour, alpha=_DOCUMENT_ALPHA, lw=0.8)
     axes.plot(*position_curve(results), color=colour, lw=2)
     axes.set(xlabel="position, tokens", ylabel="loss, nats")
+    position_axis(axes)
     mark_trained_context(axes, results["trained_context"])
     return figure
 

@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from rrope_jax.evaluation.perplexity import (
     Losses,
@@ -16,7 +17,7 @@ from rrope_jax.evaluation.perplexity import (
 from rrope_jax.evaluation.units import run_units
 from rrope_jax.model import Decoder
 from rrope_jax.rope import RopeSpec
-from tests.evaluation.tiny import Memory, random_tokens, tiny_decoder
+from tests.evaluation.tiny import Memory, log_probabilities, random_tokens, tiny_decoder
 
 DYNAMIC = RopeSpec(head_dim=8, scaling="dynamic_ntk", factor=2.0, original_context=16)
 
@@ -28,9 +29,7 @@ def decoder() -> Decoder:
 
 def reference_losses(decoder: Decoder, tokens_T: np.ndarray) -> np.ndarray:
     """Negative log likelihoods straight from the definition."""
-    logits_TV = np.asarray(decoder(tokens_T[None])[0], np.float64)
-    log_probability_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
-    return -log_probability_TV[np.arange(tokens_T.size - 1), tokens_T[1:]]
+    return -log_probabilities(decoder, tokens_T)[np.arange(tokens_T.size - 1), tokens_T[1:]]
 
 
 def counting_losses(tokens_BT: np.ndarray) -> np.ndarray:
@@ -175,9 +174,7 @@ def test_documents_that_are_too_short_are_named(decoder: Decoder) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops(decoder: Decoder) -> None:
-    from flax import nnx
-
-    broken = tiny_decoder()
+    broken = nnx.clone(tiny_decoder())
     nnx.update(broken, jax.tree.map(lambda x: x * np.nan, nnx.state(broken, nnx.Param)))
     task = Perplexity(PerplexitySetting(contexts=(8,)), broken, [("a", random_tokens(0, 8))])
     with pytest.raises(FloatingPointError, match="the loss of token 1 is nan"):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
 from rrope_jax.data.document import Document, Documents
@@ -87,17 +88,13 @@ class TfdsText:
         self._features = builder.info.features
         self._text_key = text_key or _text_key(name, self._features)
         if self._text_key not in self._features:
-            raise ValueError(
-                f"text_key={text_key!r}: source='tfds:{name}' has only {', '.join(self._features)}"
-            )
+            has = ", ".join(sorted(self._features))
+            raise ValueError(f"text_key={text_key!r}: source='tfds:{name}' has only {has}")
         try:
             self._examples = builder.as_data_source(split=split)
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                f"split={split!r} of source='tfds:{name}' cannot be read: "
-                f"{' '.join(str(error).split())} (splits: {', '.join(builder.info.splits)})"
-            ) from error
-        self._prefix = f"{builder.info.name}/{split}"
+        except ValueError as error:
+            raise ValueError(f"split={split!r} of source='tfds:{name}': {_line(error)}") from error
+        self._folder, self._prefix = folder, f"{builder.info.name}/{split}"
         content = f"{builder.info.as_json}\0{split}\0{self._text_key}"
         self.fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
@@ -105,43 +102,50 @@ class TfdsText:
     def names(self) -> Sequence[str]:
         """Names of the documents; those that examples carry are read from them, once."""
         if "name" in self._features:
-            return [_decoded(example["name"]) for example in self._examples]
+            return [self._read(index, "name") for index in range(len(self))]
         return [f"{self._prefix}/{index}" for index in range(len(self))]
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __iter__(self) -> Iterator[Document]:
+        """Reads all documents; raises as `documents[index]` does."""
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int) -> Document:
         """Reads a document.
 
         Raises:
-          ValueError: its text is not UTF-8.
+          ValueError: its file is missing or damaged, or its text is not UTF-8.
         """
-        name = self.names[index]
+        return Document(self.names[index], self._read(index, self._text_key))
+
+    def _read(self, index: int, key: str) -> str:
         try:
-            return Document(name, _decoded(self._examples[index][self._text_key]))
+            text: str = self._examples[index][key].decode()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self._text_key} of {name} is not UTF-8: {error}") from error
+            raise ValueError(f"{key} of {self._prefix}/{index} is not UTF-8: {error}") from error
+        except RuntimeError as error:  # of the C++ reader
+            raise ValueError(
+                f"{self._folder} is damaged: {_line(error)}; prepare or copy it again"
+            ) from error
+        return text
 
 
-def _decoded(value: Any) -> str:
-    text: str = value.decode()
-    return text
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _text_key(name: str, features: Any) -> str:
     """`text`, else the only feature named like it, else the only string."""
-    strings = [k for k, f in features.items() if f.np_dtype is object and f.shape == ()]
+    strings = [k for k, f in features.items() if f.np_dtype == np.dtype(object) and f.shape == ()]
     alike = [key for key in strings if key.endswith("text")]
     for candidates in (["text"] if "text" in strings else [], alike, strings):
         if len(candidates) == 1:
             return candidates[0]
     raise ValueError(
         f"source='tfds:{name}' has no feature that must be the text; set text_key to one of "
-        f"{', '.join(strings or features)}"
+        f"{', '.join(sorted(strings or features))}"
     )
 
 
@@ -150,25 +154,27 @@ def _folder(name: str, data_dir: Path) -> Path:
     parsed = _NAME.fullmatch(name)
     if parsed is None:
         raise ValueError(f"source='tfds:{name}' has to be tfds:NAME[/CONFIG][:VERSION]")
-    folder = data_dir / parsed["name"] / (parsed["config"] or "")
-    versions = [p.parent for p in folder.glob(f"*/{_INFO}") if _VERSION.fullmatch(p.parent.name)]
-    wanted = [p for p in versions if parsed["version"] in (None, p.name)]
-    if wanted:
-        return max(wanted, key=lambda p: tuple(map(int, p.name.split("."))))
-    there = sorted({p.parent.relative_to(data_dir).as_posix() for p in folder.rglob(_INFO)})
-    if there:
-        raise ValueError(
-            f"source='tfds:{name}' is not in data_dir={str(data_dir)!r}, but these are: "
-            f"{', '.join(there)} (the last part is the version)"
-        )
-    ours = {builder.name for builder in LocalBuilder.__subclasses__()}
-    own = set(tfds.list_builders(with_community_datasets=False)) - ours
+    root = data_dir / parsed["name"]
+    infos = [*root.glob(f"*/{_INFO}"), *root.glob(f"*/*/{_INFO}")]
+    there = sorted(info.parent for info in infos if _VERSION.fullmatch(info.parent.name))
+    wanted = [
+        folder
+        for folder in there
+        if parsed["config"] in (None, folder.parent.relative_to(root).as_posix())
+        and parsed["version"] in (None, folder.name)
+    ]
+    if len({folder.parent for folder in wanted}) == 1:
+        return max(wanted, key=lambda folder: tuple(map(int, folder.name.split("."))))
     missing = f"source='tfds:{name}' is not in data_dir={str(data_dir)!r}"
-    if parsed["name"] in own:
-        raise ValueError(f"{missing}; {_how_to_prepare(name)}")
-    close = difflib.get_close_matches(parsed["name"], own, n=1)
-    meant = f"did you mean {close[0]!r}?" if close else "give the folder that has it as data_dir"
-    raise ValueError(f"{missing} and TFDS itself has no such data set; {meant}")
+    if there:
+        shown = ", ".join(folder.relative_to(data_dir).as_posix() for folder in there)
+        raise ValueError(
+            f"{missing} or could be several; there are {shown} (the last part is the version)"
+        )
+    known = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(parsed["name"], known, n=1)
+    meant = f" (did you mean {close[0]!r}?)" if close and parsed["name"] not in known else ""
+    raise ValueError(f"{missing}{meant}; {_how_to_prepare(name)}")
 
 
 def _how_to_prepare(name: str) -> str:

@@ -1,0 +1,56 @@
+"""Text and data sets are made and read without TensorFlow, also where it is installed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import tensorflow_datasets as tfds
+from rrope_jax.data.pipeline import DataConfig, build_batches, heldout_documents
+from rrope_jax.data.posgen_tfds import Posgen, PosgenConfig
+from rrope_jax.data.text import documents
+from rrope_jax.data.tfds_builder import prepare
+from rrope_jax.data.tokenizers import load_tokenizer
+
+folder, data_dir = sys.argv[1:]
+tokenizer = load_tokenizer("bytes")
+config = DataConfig(source=folder, data_dir=data_dir, heldout=("b*",))
+with build_batches(config, tokenizer, batch_size=2, length=8) as batches:
+    print(next(batches)["tokens"].shape)
+print(heldout_documents(config, tokenizer)[0][0])
+sizes = {"train_sequences": 9, "validation_sequences": 1, "test_sequences": 1}
+small = PosgenConfig(name="x", task="cot", **sizes)
+made = prepare(Posgen, config=small, data_dir=data_dir)
+print(len(tfds.builder_from_directory(made).as_data_source(split="train")))
+try:
+    documents(DataConfig(source="tfds:pg19", data_dir=data_dir))
+except ValueError as error:
+    print("tfds build pg19" in str(error))
+print([name for name in sys.modules if name.partition(".")[0] in ("tensorflow", "torch")])
+"""
+
+
+def test_nothing_tries_to_import_it(folder: Path, tmp_path: Path) -> None:
+    # a TensorFlow that tells whenever somebody imports it
+    for name in ("tensorflow", "torch"):
+        fake = tmp_path / "fake" / name
+        fake.mkdir(parents=True)
+        (fake / "__init__.py").write_text(f"print('{name} was imported')\n")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={
+            "PYTHONPATH": f"{tmp_path / 'fake'}:{ROOT}",
+            "JAX_PLATFORMS": "cpu",
+            "HOME": str(tmp_path),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["(2, 8)", "b.txt", "9", "True", "[]"]
+    assert done.stderr == ""

@@ -27,7 +27,12 @@ class _Command(NamedTuple):
 COMMANDS = {
     "posgen": _Command("rrope_jax.jobs.posgen", "train, test and report the PosGen ablation"),
     "train": _Command("rrope_jax.jobs.train", "train a decoder on text, or continue one"),
-    "evaluate": _Command("rrope_jax.jobs.evaluate", "perplexity over the context, passkey, tasks"),
+    "evaluate": _Command(
+        "rrope_jax.jobs.evaluate",
+        "perplexity over the context, passkey, closed-ended tasks",
+        ("config", "checkpoint", "workdir"),
+    ),
+    "generate": _Command("rrope_jax.jobs.generate", "continue a prompt", ("checkpoint", "prompt")),
     "convert": _Command(
         "rrope_jax.jobs.convert", "between Orbax, Hugging Face folders and GGUF", ("from", "to")
     ),

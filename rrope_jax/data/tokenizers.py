@@ -40,15 +40,24 @@ class Tokenizer:
       vocab_size: one more than the largest id.
       bos_id, eos_id: ids of the tokens that begin and end a text; None where it has none.
         `encode` adds neither.
+      adds_bos: whether the files ask for `bos_id` before a text, as transformers then does.
       fingerprint: the same for tokenizers that were loaded from the same content.
     """
 
-    def __init__(self, codec: _Codec, *, fingerprint: str, bos_id: int | None, eos_id: int | None):
+    def __init__(
+        self,
+        codec: _Codec,
+        *,
+        fingerprint: str,
+        bos_id: int | None,
+        eos_id: int | None,
+        adds_bos: bool = False,
+    ):
         """Use `load_tokenizer`: this only holds what it made."""
         self._codec = codec
         self.vocab_size = codec.vocab_size
         self.fingerprint = fingerprint
-        self.bos_id, self.eos_id = bos_id, eos_id
+        self.bos_id, self.eos_id, self.adds_bos = bos_id, eos_id, adds_bos
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens around it.
@@ -140,7 +149,13 @@ def _from_files(files: Mapping[str, bytes], source: str) -> Tokenizer:
     inner.no_padding()
     digest = hashlib.blake2b(files[_TOKENIZER], digest_size=16).hexdigest()
     bos_id, eos_id = (inner.token_to_id(special.get(key, "")) for key in ("bos_token", "eos_token"))
-    return Tokenizer(_HuggingFace(inner), fingerprint=digest, bos_id=bos_id, eos_id=eos_id)
+    return Tokenizer(
+        _HuggingFace(inner),
+        fingerprint=digest,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        adds_bos=bos_id in inner.encode("").ids[:1],
+    )
 
 
 def _special_tokens(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -4,7 +4,7 @@ B rows, T tokens of a prompt, M generated tokens, V vocabulary.
 """
 
 import dataclasses
-import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -192,13 +192,16 @@ class Generator:
         """Appends tokens to every row; the cache that is given is used up."""
         T = tokens_BT.shape[1]
         start_B = cache.length_B
-        for offset, size in _pieces(T, self._chunk):
+        pieces = _pieces(T, self._chunk, cache.capacity - int(jnp.max(start_B)))
+        end = max((offset + size for offset, size in pieces), default=T)
+        tokens_BT = np.pad(tokens_BT, [(0, 0), (0, end - T)])
+        for offset, size in pieces:
             piece_BT = jnp.asarray(tokens_BT[:, offset : offset + size])
             cache = cache._replace(length_B=start_B + offset)
             cache = self._read(self._state, piece_BT, cache)
             wait(cache)
             if progress is not None:
-                progress(offset + size)
+                progress(min(offset + size, T))
         return cache._replace(length_B=start_B + T)
 
     def generate(
@@ -264,19 +267,17 @@ class Generator:
         return log_probability_BT[0], best_BT[0]
 
 
-@functools.cache
-def _pieces(tokens: int, chunk: int) -> tuple[tuple[int, int], ...]:
+def _pieces(tokens: int, chunk: int, room: int) -> list[tuple[int, int]]:
     """Offsets and sizes that cover a number of tokens, of few different sizes.
 
-    Each size is a program to compile: whole chunks, of which the last reaches back and computes
-    some tokens again; fewer tokens than a chunk go in powers of two.
+    Each size is a program to compile. Whole chunks, of which the last reaches back and computes
+    some tokens again; fewer tokens than a chunk are padded to a power of two where there is room,
+    and else split into such.
     """
     if tokens >= chunk:
-        last = tokens - chunk
-        return tuple((min(offset, last), chunk) for offset in range(0, tokens, chunk))
-    pieces, offset = [], 0
-    for power in reversed(range(tokens.bit_length())):
-        if tokens & (1 << power):
-            pieces.append((offset, 1 << power))
-            offset += 1 << power
-    return tuple(pieces)
+        return [(min(offset, tokens - chunk), chunk) for offset in range(0, tokens, chunk)]
+    padded = 1 << (tokens - 1).bit_length() if tokens else 0
+    if padded <= room:
+        return [(0, padded)] if tokens else []
+    sizes = [1 << bit for bit in reversed(range(tokens.bit_length())) if tokens >> bit & 1]
+    return list(zip(itertools.accumulate(sizes, initial=0), sizes, strict=False))

@@ -28,6 +28,29 @@ class PretrainedModel:
     trained_context: int
     tokenizer: Tokenizer
 
+    def prompt(self, text: str, *, bos: bool | None = None) -> list[int]:
+        """Ids of a text to continue.
+
+        Args:
+          text: not empty.
+          bos: whether the tokenizer's first token goes before it; None for what its files say.
+
+        Raises:
+          UsageError: the tokenizer has no first token.
+        """
+        if not (self.tokenizer.adds_bos if bos is None else bos):
+            return self.tokenizer.encode(text)
+        if self.tokenizer.bos_id is None:
+            raise UsageError("--bos: the tokenizer has no token that begins a text")
+        return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a text: the tokenizer's, and those of the checkpoint."""
+        own = self.description.extras.get("eos_token_id")
+        listed = own if isinstance(own, list | tuple) else [own]
+        return tuple(sorted({*listed, self.tokenizer.eos_id} - {None}))
+
 
 def load_model(
     checkpoint: str | os.PathLike[str],

@@ -1,0 +1,122 @@
+"""`rrope generate`: continues a prompt with any checkpoint."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from rrope_jax.evaluation.generation import Generator, Sampling
+from rrope_jax.jobs import backend
+from rrope_jax.jobs.configuration import UsageError, parse
+from rrope_jax.jobs.pretrained_model import PretrainedModel, load_model
+from rrope_jax.jobs.rope_config import unset_group
+
+SUMMARY = (
+    "Prints how a checkpoint continues a prompt, greedily or sampled. --config.rope.scaling=yarn "
+    "--config.rope.factor=4 and the like change its rotary embedding, without training; "
+    "--config.model.compute_dtype=bfloat16 its arithmetic."
+)
+
+_LOG = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    model_group = ConfigDict({"compute_dtype": "float32", "attention": "auto"})
+    overrides = ConfigDict({"rope": unset_group(), "model": model_group})
+    values = parse("generate", SUMMARY, argv, _define, config=overrides)
+    if values.max_tokens < 1:
+        raise UsageError(f"--max_tokens={values.max_tokens}: it has to be at least 1")
+    if not values.prompt:
+        raise UsageError("--prompt is empty; give the text to continue")
+    try:
+        sampling = Sampling(temperature=values.temperature, top_k=values.top_k, top_p=values.top_p)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+    model = load_model(
+        values.checkpoint,
+        rope=values.config.rope,
+        model=values.config.model,
+        tokenizer=values.tokenizer,
+    )
+    backend.configure_logging()
+    print(_continue(model, values.prompt, values.max_tokens, sampling, values.seed, values.bos))
+    return 0
+
+
+def _continue(
+    model: PretrainedModel,
+    text: str,
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    bos: bool | None,
+) -> str:
+    prompt = model.prompt(text, bos=bos)
+    capacity = len(prompt) + max_tokens
+    if capacity > model.description.context:
+        _LOG.warning(
+            "prompt and continuation take %d tokens, the model is meant for %d",
+            capacity,
+            model.description.context,
+        )
+    generator = Generator(model.decoder)
+    began = time.perf_counter()
+    cache = generator.read([prompt], capacity=capacity)
+    read = time.perf_counter()
+    (written,) = generator.generate(
+        prompt[-1:],
+        cache,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        stop_ids=model.stop_ids,
+        seed=seed,
+    )
+    done = time.perf_counter()
+    _LOG.info(
+        "read %d tokens in %.1f s, wrote %d in %.1f s, compilation included",
+        len(prompt),
+        read - began,
+        len(written),
+        done - read,
+    )
+    # decoded together, since some tokenizers drop the space before the first word of a text
+    before = model.tokenizer.decode(prompt)
+    return model.tokenizer.decode([*prompt, *written]).removeprefix(before)
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "the model: a GGUF file, a Hugging Face folder, a model folder or a training workdir",
+        flag_values=values,
+    )
+    flags.DEFINE_string("prompt", None, "the text to continue", flag_values=values)
+    flags.DEFINE_integer("max_tokens", 64, "how many tokens to write at most", flag_values=values)
+    flags.DEFINE_float(
+        "temperature", 0.0, "divides the logits; 0 takes the likeliest token", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "top_k", 0, "draw among so many of the likeliest tokens, 0 for all", flag_values=values
+    )
+    flags.DEFINE_float(
+        "top_p", 1.0, "draw among the likeliest tokens of this probability", flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "of the draws", flag_values=values)
+    flags.DEFINE_bool(
+        "bos",
+        None,
+        "begin with the tokenizer's first token; by default where its files say so",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "tokenizer",
+        None,
+        "tokenizer.json, a folder with one, or bytes, for a checkpoint that comes without",
+        flag_values=values,
+    )
+    for name in ("checkpoint", "prompt"):
+        flags.mark_flag_as_required(name, flag_values=values)

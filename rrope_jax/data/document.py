@@ -1,7 +1,8 @@
 """Named texts, wherever they come from."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+import abc
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 
 class Document(NamedTuple):
@@ -11,19 +12,32 @@ class Document(NamedTuple):
     text: str
 
 
-class Documents(Protocol):
-    """The documents of a source, any of which can be read at any time (by one thread)."""
+class Documents(abc.ABC):
+    """The documents of a source: a sequence of which any part can be read.
 
-    @property
-    def names(self) -> Sequence[str]:
-        """All different, in the source's order; known without reading the texts."""
+    Attributes:
+      names: all different, in the source's order; known without reading the texts.
+      fingerprint: another one whenever the texts may be others.
+    """
 
-    @property
-    def fingerprint(self) -> str:
-        """Another one whenever the texts may be others."""
+    names: Sequence[str]
+    fingerprint: str
 
-    def __len__(self) -> int: ...
+    @abc.abstractmethod
+    def read(self, indices: Iterable[int]) -> Iterator[Document]:
+        """Reads documents; ascending indices are fastest.
 
-    def __getitem__(self, index: int) -> Document: ...
+        Raises:
+          ValueError: a text is damaged; the message names the file and what is wrong.
+        """
 
-    def __iter__(self) -> Iterator[Document]: ...
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Document:
+        """Reads one document; raises as `read`."""
+        return next(self.read([range(len(self))[index]]))
+
+    def __iter__(self) -> Iterator[Document]:
+        """Reads all documents; raises as `read`."""
+        return self.read(range(len(self)))

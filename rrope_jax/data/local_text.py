@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from rrope_jax.data.document import Document
+from rrope_jax.data.document import Document, Documents
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,13 +33,13 @@ class _Entry(NamedTuple):
     offset: int = 0  # of the line, in the uncompressed file
 
 
-class LocalText:
+class LocalText(Documents):
     """The documents of a file, of a folder and all below it, or of a glob.
 
     A document is named by its file's path below the source's folder, with `:LINE` in JSONL. Text is
     UTF-8 and read as it is, line ends included; only a byte order mark is dropped.
 
-    Reading in order is fast; one document of a gzipped JSONL needs all of the file before it.
+    To read one line of a gzipped JSONL, all of the file before it is read too.
     """
 
     def __init__(self, source: str, *, text_key: str):
@@ -65,22 +65,9 @@ class LocalText:
         if not self._entries:
             raise ValueError(f"source={source!r}: its {len(files)} files hold no document")
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Document]:
-        """Reads all documents; raises as `documents[index]` does."""
-        return self._read(self._entries)
-
-    def __getitem__(self, index: int) -> Document:
-        """Reads a document.
-
-        Raises:
-          ValueError: its file is damaged, is not UTF-8, or has no text where JSONL should.
-        """
-        return next(self._read([self._entries[index]]))
-
-    def _read(self, entries: Iterable[_Entry]) -> Iterator[Document]:
+    def read(self, indices: Iterable[int]) -> Iterator[Document]:
+        """Reads documents; see `Documents`."""
+        entries = (self._entries[index] for index in indices)
         for path, inside in itertools.groupby(entries, key=lambda entry: entry.path):
             with _saying(path), _opened(path) as file:
                 for entry in inside:

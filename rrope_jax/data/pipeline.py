@@ -11,9 +11,10 @@ import grain
 import numpy as np
 from grain import experimental as grain_experimental
 
+from rrope_jax.data.document import Documents
 from rrope_jax.data.packing import PACKINGS, Row, Rows, Summary
 from rrope_jax.data.text import TextConfig, documents, split
-from rrope_jax.data.token_store import TokenStore, tokenize
+from rrope_jax.data.token_store import Tokens, tokenize
 from rrope_jax.data.tokenizers import Tokenizer
 
 _LOG = logging.getLogger(__name__)
@@ -178,15 +179,16 @@ def build_batches(
         raise ValueError(
             f"batch_size={batch_size} must be a positive multiple of the {process_count} hosts"
         )
-    store, (train, _) = _tokens(config, tokenizer)
+    text = documents(config)
+    train = split(config, text.names).train
     order = np.random.default_rng(config.seed).permutation(len(train))
-    chosen = [train[i] for i in order]
-    rows = Rows(store.select(chosen), length=length, packing=config.packing)
+    tokens = _tokens(config, tokenizer, text, [train[i] for i in order])
+    rows = Rows(tokens.arrays, length=length, packing=config.packing)
     _LOG.info("text to train on: %s", rows.summary)
-    layout = (store.fingerprint, chosen, config.packing, length, config.seed)
+    layout = f"{tokens.fingerprint} {config.packing} {length} {config.seed}"
     return Batches(
         rows,
-        fingerprint=hashlib.blake2b(repr(layout).encode(), digest_size=16).hexdigest(),
+        fingerprint=hashlib.blake2b(layout.encode(), digest_size=16).hexdigest(),
         seed=config.seed,
         batch_size=batch_size,
         process_index=process_index,
@@ -203,21 +205,22 @@ def heldout_documents(config: DataConfig, tokenizer: Tokenizer) -> list[tuple[st
     Raises:
       ValueError: the text cannot be read or nothing of it is held out.
     """
-    store, (_, heldout) = _tokens(dataclasses.replace(config, eos=False), tokenizer)
+    text = documents(config)
+    heldout = split(config, text.names).heldout
     if not heldout:
         raise ValueError(
             f"no document of source={config.source!r} is held out; name some in heldout, or "
             "set heldout_share"
         )
-    arrays = store.select(heldout)
-    return [
-        (store.names[i], np.asarray(tokens, np.int32))
-        for i, tokens in zip(heldout, arrays, strict=True)
-    ]
+    tokens = _tokens(config, tokenizer, text, heldout)
+    end = -1 if config.eos else None
+    arrays = [np.asarray(array[:end], np.int32) for array in tokens.arrays]
+    return list(zip(tokens.names, arrays, strict=True))
 
 
-def _tokens(config: DataConfig, tokenizer: Tokenizer) -> tuple[TokenStore, Any]:
-    text = documents(config)
-    parts = split(config, text.names)
-    store = tokenize(text, tokenizer, bos=config.bos, eos=config.eos, cache_dir=config.cache_dir)
-    return store, parts
+def _tokens(
+    config: DataConfig, tokenizer: Tokenizer, text: Documents, indices: list[int]
+) -> Tokens:
+    return tokenize(
+        text, indices, tokenizer, bos=config.bos, eos=config.eos, cache_dir=config.cache_dir
+    )

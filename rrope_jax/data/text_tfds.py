@@ -1,10 +1,9 @@
 """Text in TFDS data sets of the array_record format, made and read without TensorFlow."""
 
 import difflib
-import functools
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def prepared(documents: Documents, data_dir: str) -> "TfdsText":
     return TfdsText(f"rrope_text/{config.name}", data_dir=data_dir, split="train", text_key="text")
 
 
-class TfdsText:
+class TfdsText(Documents):
     """The documents of a prepared data set.
 
     A document's name is that of the example where it has one (those of `rrope_text` do), else
@@ -97,28 +96,14 @@ class TfdsText:
         self._folder, self._prefix = folder, f"{builder.info.name}/{split}"
         content = f"{builder.info.as_json}\0{split}\0{self._text_key}"
         self.fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        every = range(len(self._examples))
+        named = "name" in self._features
+        self.names = [self._read(i, "name") if named else f"{self._prefix}/{i}" for i in every]
 
-    @functools.cached_property
-    def names(self) -> Sequence[str]:
-        """Names of the documents; those that examples carry are read from them, once."""
-        if "name" in self._features:
-            return [self._read(index, "name") for index in range(len(self))]
-        return [f"{self._prefix}/{index}" for index in range(len(self))]
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __iter__(self) -> Iterator[Document]:
-        """Reads all documents; raises as `documents[index]` does."""
-        return map(self.__getitem__, range(len(self)))
-
-    def __getitem__(self, index: int) -> Document:
-        """Reads a document.
-
-        Raises:
-          ValueError: its file is missing or damaged, or its text is not UTF-8.
-        """
-        return Document(self.names[index], self._read(index, self._text_key))
+    def read(self, indices: Iterable[int]) -> Iterator[Document]:
+        """Reads documents; see `Documents`."""
+        for index in indices:
+            yield Document(self.names[index], self._read(index, self._text_key))
 
     def _read(self, index: int, key: str) -> str:
         try:

@@ -1,4 +1,4 @@
-"""The token ids of all documents of a source, made once."""
+"""Token ids of documents, in memory or in a folder where they are found again."""
 
 import hashlib
 import io
@@ -7,88 +7,101 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from rrope_jax.data.document import Documents
+from rrope_jax.data.document import Document, Documents
 from rrope_jax.data.tokenizers import Tokenizer
 
 _LOG = logging.getLogger(__name__)
 
-_TOKENS, _SIZES, _META = "tokens.bin", "sizes.npy", "store.json"
+_TOKENS, _TABLE, _META = "tokens.bin", "documents.npy", "store.json"
 _FORMAT = 1  # part of the key, so that another layout goes to another folder
+# What is kept of every document beside its tokens: their number, and a digest of them.
+_ROW = np.dtype([("size", np.int64), ("digest", np.uint8, 16)])
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class TokenStore:
-    """Token ids of documents, in memory or in a file that is read as needed.
+class Tokens(NamedTuple):
+    """Token ids of some documents.
 
     Attributes:
-      names: of the N documents.
-      fingerprint: another one whenever a name or a token is another.
+      names: of the documents.
+      arrays: unsigned integers [N] of each: views of memory, or of a file that is read as needed.
+      fingerprint: another one whenever a name, a token or the order is another.
     """
 
-    def __init__(self, names: Sequence[str], sizes_N: np.ndarray, tokens: np.ndarray, content: str):
-        """Use `tokenize`.
-
-        Args:
-          names: of the documents.
-          sizes_N: int64[N], tokens of each.
-          tokens: unsigned integers, the documents one after another.
-          content: digest of `tokens`.
-        """
-        self.names = names
-        self.fingerprint = _digest(*names, sizes_N.tobytes(), content)
-        self._tokens = tokens
-        self._bounds = np.concatenate([[0], np.cumsum(sizes_N)]).tolist()
-
-    def select(self, indices: Sequence[int]) -> list[np.ndarray]:
-        """Tokens of some documents, views of what the store holds."""
-        return [self._tokens[self._bounds[i] : self._bounds[i + 1]] for i in indices]
+    names: Sequence[str]
+    arrays: Sequence[np.ndarray]
+    fingerprint: str
 
 
 def tokenize(
     documents: Documents,
+    indices: Sequence[int],
     tokenizer: Tokenizer,
     *,
     bos: bool = False,
     eos: bool = False,
     cache_dir: str | None = None,
-) -> TokenStore:
-    """Tokenizes every document, or finds what was made earlier.
+) -> Tokens:
+    """Tokenizes documents, or finds what was made earlier.
 
     Args:
       documents: the text.
+      indices: which documents of it, each once, in the order wanted.
       tokenizer: of the model.
       bos, eos: whether the tokenizer's special token begins and ends every document.
-      cache_dir: keeps the ids in a subfolder of its own for every text and tokenizer; several hosts
-        may share it. None keeps them in memory.
+      cache_dir: keeps the ids of all documents, in a subfolder of its own for every text and
+        tokenizer; several hosts may share it. None makes those of `indices` only, in memory.
 
     Raises:
       ValueError: the tokenizer lacks a special token that is asked for, a document cannot be read,
         or cache_dir cannot be written.
     """
-    around = _special(tokenizer, "bos", bos), _special(tokenizer, "eos", eos)
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    writer = _Writer(tokenizer, _special(tokenizer, "bos", bos), _special(tokenizer, "eos", eos))
     if cache_dir is None:
         buffer = io.BytesIO()
-        sizes_N, content = _write(buffer, documents, tokenizer, around, dtype)
-        tokens = np.frombuffer(buffer.getbuffer(), dtype)
-        return TokenStore(documents.names, sizes_N, tokens, content)
-    key = _digest(str(_FORMAT), documents.fingerprint, tokenizer.fingerprint, repr(around))
-    folder = Path(cache_dir) / f"tokens-{key}"
-    try:
-        if not _is_whole(folder):
-            _make(folder, documents, tokenizer, around, dtype)
-        return _load(folder, documents.names)
-    except OSError as error:
-        raise ValueError(
-            f"cache_dir={cache_dir!r} cannot be used: {error.strerror or error}; give a folder "
-            "with room that can be written, or None to keep the token ids in memory"
-        ) from error
+        made: Sequence[int] = sorted(indices)  # the order in which files are read fastest
+        table = writer.write(buffer, documents.read(made), len(made))
+        tokens = np.frombuffer(buffer.getbuffer(), writer.dtype)
+    else:
+        made = range(len(documents))
+        folder = Path(cache_dir) / f"tokens-{writer.key(documents)}"
+        try:
+            if not _is_whole(folder):
+                _make(folder, documents, writer)
+            tokens, table = _load(folder)
+        except OSError as error:
+            raise ValueError(
+                f"cache_dir={cache_dir!r} cannot be used: {error.strerror or error}; give a folder "
+                "with room that can be written, or None to keep the token ids in memory"
+            ) from error
+    stops = np.cumsum(table["size"])
+    place_of = {index: place for place, index in enumerate(made)}
+    places = [place_of[index] for index in indices]
+    names = [documents.names[index] for index in indices]
+    return Tokens(
+        names,
+        _Slices(tokens, (stops - table["size"])[places], stops[places]),
+        _digest(writer.dtype.name, *names, table[places].tobytes()),
+    )
+
+
+class _Slices(Sequence[np.ndarray]):
+    """Parts of one array, cut when they are asked for: there may be millions."""
+
+    def __init__(self, array: np.ndarray, starts_N: np.ndarray, stops_N: np.ndarray):
+        self._array, self._starts_N, self._stops_N = array, starts_N, stops_N
+
+    def __len__(self) -> int:
+        return len(self._starts_N)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._array[self._starts_N[index] : self._stops_N[index]]
 
 
 def _special(tokenizer: Tokenizer, name: str, wanted: bool) -> list[int]:
@@ -100,44 +113,43 @@ def _special(tokenizer: Tokenizer, name: str, wanted: bool) -> list[int]:
     return [token]
 
 
-def _write(
-    file: IO[bytes],
-    documents: Documents,
-    tokenizer: Tokenizer,
-    around: tuple[list[int], list[int]],
-    dtype: np.dtype,
-) -> tuple[np.ndarray, str]:
-    """Writes the ids of all documents; returns int64[N] sizes and the digest of all ids."""
-    before, after = (np.array(special, np.int32) for special in around)
-    sizes: list[int] = []
-    digest = hashlib.blake2b(dtype.name.encode(), digest_size=16)
-    said = time.monotonic()
-    for ids in tokenizer.encode_all(document.text for document in documents):
-        data = np.concatenate([before, ids, after]).astype(dtype).tobytes()
-        file.write(data)
-        digest.update(data)
-        sizes.append(len(data) // dtype.itemsize)
-        if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            _LOG.info("tokenized %d of %d documents", len(sizes), len(documents))
-    return np.array(sizes, np.int64), digest.hexdigest()
+class _Writer:
+    """Makes the token ids of texts."""
+
+    def __init__(self, tokenizer: Tokenizer, before: list[int], after: list[int]):
+        self._tokenizer = tokenizer
+        self._before, self._after = np.array(before, np.int32), np.array(after, np.int32)
+        self.dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+
+    def key(self, documents: Documents) -> str:
+        """Names what the ids of these documents depend on."""
+        around = f"{self._before.tolist()} {self._after.tolist()}"
+        return _digest(str(_FORMAT), documents.fingerprint, self._tokenizer.fingerprint, around)
+
+    def write(self, file: IO[bytes], documents: Iterable[Document], count: int) -> np.ndarray:
+        """Writes the ids of `count` documents one after another; returns the rows [count]."""
+        table = np.zeros(count, _ROW)
+        said = time.monotonic()
+        arrays = self._tokenizer.encode_all(document.text for document in documents)
+        for place, ids in enumerate(arrays):
+            data = np.concatenate([self._before, ids, self._after]).astype(self.dtype).tobytes()
+            file.write(data)
+            digest = hashlib.blake2b(data, digest_size=_ROW["digest"].itemsize).digest()
+            table[place] = len(data) // self.dtype.itemsize, np.frombuffer(digest, np.uint8)
+            if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                _LOG.info("tokenized %d of %d documents", place + 1, count)
+        return table
 
 
-def _make(
-    folder: Path,
-    documents: Documents,
-    tokenizer: Tokenizer,
-    around: tuple[list[int], list[int]],
-    dtype: np.dtype,
-) -> None:
+def _make(folder: Path, documents: Documents, writer: _Writer) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with (temporary / _TOKENS).open("wb") as file:
-            sizes_N, content = _write(file, documents, tokenizer, around, dtype)
-        np.save(temporary / _SIZES, sizes_N)
-        meta = {"dtype": dtype.name, "content": content}
-        (temporary / _META).write_text(json.dumps(meta))
+            table = writer.write(file, documents, len(documents))
+        np.save(temporary / _TABLE, table)
+        (temporary / _META).write_text(json.dumps({"dtype": writer.dtype.name}))
         temporary.chmod(0o755)  # other hosts may read as other users
         try:
             temporary.rename(folder)
@@ -149,13 +161,12 @@ def _make(
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether there is a store; one that was cut short is removed."""
+    """Whether the ids are there; what was cut short is removed."""
     if not folder.exists():
         return False
     try:
-        meta = json.loads((folder / _META).read_text())
-        expected = int(np.load(folder / _SIZES).sum()) * np.dtype(meta["dtype"]).itemsize
-        if (folder / _TOKENS).stat().st_size == expected:
+        tokens, table = _load(folder)
+        if len(tokens) == table["size"].sum():
             return True
     except (OSError, ValueError, KeyError):
         pass
@@ -164,13 +175,13 @@ def _is_whole(folder: Path) -> bool:
     return False
 
 
-def _load(folder: Path, names: Sequence[str]) -> TokenStore:
-    meta = json.loads((folder / _META).read_text())
-    sizes_N = np.load(folder / _SIZES)
-    tokens = np.zeros(0, meta["dtype"])  # an empty file cannot be mapped
-    if sizes_N.sum():
-        tokens = np.memmap(folder / _TOKENS, meta["dtype"], mode="r")
-    return TokenStore(names, sizes_N, tokens, meta["content"])
+def _load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of all documents, and their rows."""
+    dtype = json.loads((folder / _META).read_text())["dtype"]
+    table = np.load(folder / _TABLE)
+    if (folder / _TOKENS).stat().st_size == 0:  # which cannot be mapped
+        return np.zeros(0, dtype), table
+    return np.memmap(folder / _TOKENS, dtype, mode="r"), table
 
 
 def _digest(*parts: str | bytes) -> str:

@@ -60,4 +60,13 @@ def get_config() -> ConfigDict:
     config.eval.passkey.trials = 1
     config.eval.passkey.digits = 5
     config.eval.passkey.seed = 0
+
+    # lines of {"input": document, "instructions": [...], "outputs": [...]}, as of L-Eval
+    config.eval.closed_ended = ConfigDict()
+    config.eval.closed_ended.enabled = False
+    config.eval.closed_ended.files = ("coursera.jsonl",)
+    config.eval.closed_ended.metric = "auto"
+    config.eval.closed_ended.context = 8192
+    config.eval.closed_ended.max_tokens = 32
+    config.eval.closed_ended.documents = placeholder(int)
     return config

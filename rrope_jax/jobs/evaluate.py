@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 import rrope_jax
 from rrope_jax.data.pipeline import DataConfig, heldout_documents
 from rrope_jax.evaluation import comparison, plots, report
+from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
 from rrope_jax.evaluation.units import Store, Unit, run_units
@@ -66,13 +67,23 @@ def _perplexity(
 
 
 def _passkey(setting: PasskeySetting, model: PretrainedModel, config: ConfigDict) -> Passkey:
-    bos = bool(config.get("data", ConfigDict()).get("bos"))
-    return Passkey(setting, model.decoder, model.tokenizer, bos=bos)
+    return Passkey(setting, model.decoder, model.tokenizer, bos=_begins_with_bos(config))
+
+
+def _closed_ended(
+    setting: ClosedEndedSetting, model: PretrainedModel, config: ConfigDict
+) -> ClosedEnded:
+    return ClosedEnded(setting, model.decoder, model.tokenizer, bos=_begins_with_bos(config))
+
+
+def _begins_with_bos(config: ConfigDict) -> bool:
+    return bool(config.get("data", ConfigDict()).get("bos"))
 
 
 _SECTIONS: Mapping[str, _Kind] = {
     "perplexity": _Kind(PerplexitySetting, _perplexity),
     "passkey": _Kind(PasskeySetting, _passkey),
+    "closed_ended": _Kind(ClosedEndedSetting, _closed_ended),
 }
 
 

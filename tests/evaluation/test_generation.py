@@ -151,3 +151,11 @@ def test_prompts_that_do_not_fit(generator: Generator) -> None:
     cache = generator.read([[1] * 8], capacity=8)
     with pytest.raises(ValueError, match="max_tokens=2: 9 tokens do not fit a cache of 8"):
         generator.generate([1], cache, max_tokens=2)
+
+
+def test_a_prompt_that_fills_the_cache(decoder: Decoder, generator: Generator) -> None:
+    """Its pieces cannot be padded, and the last one may not run over the end."""
+    for size in (7, 8, 12):
+        prompt = random_tokens(size, size).tolist()
+        cache = generator.read([prompt], capacity=size)
+        assert generator.generate(prompt[-1:], cache, max_tokens=1) == [greedy(decoder, prompt, 1)]

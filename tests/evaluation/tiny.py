@@ -1,5 +1,6 @@
 """A tiny model, tokens for it, and a store that remembers what was put into it."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -28,30 +29,32 @@ class Memory:
 
 
 @functools.cache
-def tiny_decoder(rope: RopeSpec | None = None) -> Decoder:
+def tiny_decoder(rope: RopeSpec | None = None, vocab_size: int = 64) -> Decoder:
     """The tiny preset with weights large enough for clear preferences. Not to be changed."""
     preset = PRESETS["tiny"]
-    decoder = Decoder(preset.model, rope or preset.rope, rngs=nnx.Rngs(0))
+    config = dataclasses.replace(preset.model, vocab_size=vocab_size)
+    decoder = Decoder(config, rope or preset.rope, rngs=nnx.Rngs(0))
     nnx.update(decoder, jax.tree.map(lambda x: 8 * x, nnx.state(decoder, nnx.Param)))
     return decoder
+
+
+def byte_decoder() -> Decoder:
+    """One that reads the byte tokenizer's ids."""
+    return tiny_decoder(vocab_size=258)
 
 
 def random_tokens(seed: int, size: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 64, size).astype(np.int32)
 
 
-_graph_of = functools.cache(lambda rope: nnx.split(tiny_decoder(rope))[0])
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(rope: RopeSpec, state: nnx.State, tokens_BT: jax.Array) -> jax.Array:
-    return nnx.merge(_graph_of(rope), state)(tokens_BT)
+def _logits(graph: nnx.GraphDef[Decoder], state: nnx.State, tokens_BT: jax.Array) -> jax.Array:
+    return nnx.merge(graph, state)(tokens_BT)
 
 
 def logits(decoder: Decoder, tokens_T: np.ndarray) -> np.ndarray:
     """float64[T, V] of one row, by the decoder's plain call on all of it."""
-    state = nnx.split(decoder)[1]
-    return np.asarray(_logits(decoder.rope, state, tokens_T[None])[0], np.float64)
+    return np.asarray(_logits(*nnx.split(decoder), tokens_T[None])[0], np.float64)
 
 
 def log_probabilities(decoder: Decoder, tokens_T: np.ndarray) -> np.ndarray:

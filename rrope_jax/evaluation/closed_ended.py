@@ -1,0 +1,284 @@
+"""Questions on long documents with one right answer, from JSONL files with the fields of L-Eval.
+
+A line (arXiv 2307.11088; github OpenLMLab/LEval) has `input`, the document, `instructions`, the
+questions, and `outputs`, the answers in their order.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rrope_jax.data.tokenizers import Tokenizer
+from rrope_jax.evaluation.generation import Generator
+from rrope_jax.evaluation.units import Store, Unit, forward_flops, unit_name
+from rrope_jax.model import Decoder
+
+_DOCUMENT, _INSTRUCTION = "{document}", "{instruction}"
+
+
+# letters of options one after another, as far as a bracket, a stop or the end: `A, C and D.`
+_LEADING_LETTERS = re.compile(
+    r"\W*([A-H](?:(?:\s*[,;/&]\s*|\s+and\s+|\s+or\s+|)[A-H])*)\s*(?:[).,:;]|$)"
+)
+# A is also an article, which nothing of this follows
+_SINGLE_LETTER = re.compile(r"(?<![A-Za-z0-9'])([A-H])(?=\s*(?:[).,:;&/]|and\b|or\b|$))")
+
+
+def choice(text: str) -> str:
+    """The letters of the options that an answer names, sorted.
+
+    Those that its first line begins with (`B) because A is wrong` is `B`, `C, A` is `AC`), else
+    all that stand alone in it (`the answers are A and C` is `AC`).
+    """
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    leading = _LEADING_LETTERS.match(line)
+    letters = re.findall("[A-H]", leading[1]) if leading else _SINGLE_LETTER.findall(line)
+    return "".join(sorted(set(letters)))
+
+
+def number(text: str) -> str:
+    """The last number of an answer's first paragraph, without separators of thousands."""
+    paragraph = text.strip().split("\n\n")[0]
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", paragraph)
+    return f"{float(found[-1].replace(',', '')):g}" if found else ""
+
+
+def exact(text: str) -> str:
+    """The first line in small letters, without punctuation and articles (as SQuAD compares)."""
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    plain = line.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(word for word in plain.split() if word not in ("a", "an", "the"))
+
+
+METRICS: Mapping[str, Callable[[str], str]] = {"choice": choice, "number": number, "exact": exact}
+"""What is compared of the model's text and of the right answer; equal and not empty is right."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClosedEndedSetting:
+    """What `config.eval.closed_ended` says.
+
+    Attributes:
+      enabled: whether the questions are asked.
+      files: JSONL files, a task each.
+      metric: a key of `METRICS`; `auto` takes `choice` where all answers of a file are letters of
+        options, `number` where all end in a number, else `exact`.
+      context: tokens that document, question and answer may take together.
+      max_tokens: of an answer.
+      documents: how many lines of each file are used, from the first; None for all.
+      template: how document and question are put; `{document}` comes first, once.
+      chunk: tokens of a prompt that go through the model at a time.
+    """
+
+    enabled: bool = True
+    files: tuple[str, ...] = ()
+    metric: Literal["auto", "choice", "number", "exact"] = "auto"
+    context: int = 8192
+    max_tokens: int = 32
+    documents: int | None = None
+    template: str = "{document}\n\nQuestion: {instruction}\nAnswer:"
+    chunk: int = 512
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ValueError("files=() must name at least one JSONL file")
+        for name in ("context", "max_tokens", "documents", "chunk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        before, _, after = self.template.partition(_DOCUMENT)
+        if _INSTRUCTION in before or after.count(_INSTRUCTION) != 1 or _DOCUMENT in after:
+            raise ValueError(
+                f"template={self.template!r} must contain {_DOCUMENT} and, after it, "
+                f"{_INSTRUCTION}, once each"
+            )
+
+
+class Line(NamedTuple):
+    """A document with its questions and their answers."""
+
+    document: str
+    instructions: list[str]
+    outputs: list[str]
+
+
+def read_lines(path: str) -> list[Line]:
+    """The lines of a JSONL file.
+
+    Raises:
+      ValueError: a line is not an object with the fields of L-Eval, or there is none; the message
+        names the file and the line.
+    """
+    lines = []
+    for index, text in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            raw = json.loads(text)
+            line = Line(raw["input"], raw["instructions"], raw["outputs"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path}, line {index}: not an object with input, instructions and outputs "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        texts = [line.document, *line.instructions, *line.outputs]
+        if len(line.instructions) != len(line.outputs) or not all(
+            isinstance(each, str) for each in texts
+        ):
+            raise ValueError(
+                f"{path}, line {index}: instructions and outputs must be lists of as many texts"
+            )
+        lines.append(line)
+    if not lines:
+        raise ValueError(f"{path} has no lines; a task needs at least one")
+    return lines
+
+
+def metric_of(lines: Sequence[Line]) -> str:
+    """The metric that all answers of a task suit: see `ClosedEndedSetting.metric`."""
+    outputs = [output for line in lines for output in line.outputs]
+    if all(re.fullmatch(r"[A-H]+", output.strip().rstrip(".")) for output in outputs):
+        return "choice"
+    if all(re.search(r"\d[.\s]*$", output) for output in outputs):
+        return "number"
+    return "exact"
+
+
+class _Piece(NamedTuple):
+    task: str
+    metric: str
+    expected: list[str]
+    cut_tokens: int
+    unit: Unit
+
+
+class ClosedEnded:
+    """Plans a unit for each document and sums up the answers by task."""
+
+    section = "closed_ended"
+
+    def __init__(
+        self, setting: ClosedEndedSetting, decoder: Decoder, tokenizer: Tokenizer, *, bos: bool
+    ):
+        """Reads the files; computes nothing.
+
+        Args:
+          setting: what to ask.
+          decoder: the model.
+          tokenizer: its tokenizer.
+          bos: whether prompts begin with the tokenizer's first token.
+
+        Raises:
+          ValueError: a file cannot be used, two have one name, or a question alone does not fit
+            the context.
+        """
+        tasks = [Path(file).stem for file in setting.files]
+        if len(set(tasks)) < len(tasks):
+            raise ValueError(f"files={setting.files!r}: two of them have one name; rename one")
+        if bos and tokenizer.bos_id is None:
+            raise ValueError("bos=True: the tokenizer has no token that begins a text; use False")
+        self._first = [tokenizer.bos_id] if bos and tokenizer.bos_id is not None else []
+        self._setting, self._tokenizer = setting, tokenizer
+        self._model = decoder.config
+        self._generator = Generator(decoder, chunk=setting.chunk)
+        self._pieces: list[_Piece] = []
+        for task, file in zip(tasks, setting.files, strict=True):
+            lines = read_lines(file)[: setting.documents]
+            metric = metric_of(lines) if setting.metric == "auto" else setting.metric
+            self._pieces += [
+                self._piece(task, metric, index, line) for index, line in enumerate(lines)
+            ]
+
+    @property
+    def units(self) -> list[Unit]:
+        """The units in the order in which they should run."""
+        return [piece.unit for piece in self._pieces]
+
+    def _questions(self, line: Line) -> list[list[int]]:
+        """Ids of what follows the document, for each question."""
+        after = self._setting.template.partition(_DOCUMENT)[2]
+        return [
+            self._tokenizer.encode(after.replace(_INSTRUCTION, instruction))
+            for instruction in line.instructions
+        ]
+
+    def _piece(self, task: str, metric: str, index: int, line: Line) -> _Piece:
+        setting = self._setting
+        before = self._tokenizer.encode(setting.template.partition(_DOCUMENT)[0])
+        questions = self._questions(line)
+        longest = max(map(len, questions), default=0)
+        room = setting.context - len(self._first) - len(before) - longest - setting.max_tokens
+        if room < 1:
+            raise ValueError(
+                f"context={setting.context} is too short for a question of {longest} tokens in "
+                f"{task} and an answer of {setting.max_tokens}"
+            )
+        document = self._tokenizer.encode(line.document)
+        tokens = [*self._first, *before, *document[:room]]
+        cut = max(0, len(document) - room)
+        flops = forward_flops(self._model, 0, len(tokens), logits=False) + sum(
+            forward_flops(self._model, len(tokens), len(tokens) + len(q), logits=False)
+            for q in questions
+        )
+        depends_on = [tokens, questions, setting.context, setting.max_tokens, setting.chunk]
+        unit = Unit(
+            unit_name(self.section, [task, index], depends_on),
+            flops,
+            functools.partial(self._run, tokens, questions),
+        )
+        return _Piece(task, metric, line.outputs, cut, unit)
+
+    def _run(self, document: list[int], questions: Sequence[list[int]]) -> dict[str, Any]:
+        """Reads the document once and asks every question from there."""
+        setting = self._setting
+        shared = self._generator.read([document], capacity=setting.context)
+        stop_ids = [] if self._tokenizer.eos_id is None else [self._tokenizer.eos_id]
+        answers = []
+        for question in questions:
+            cache = self._generator.read_on(shared, document[-1], question)
+            (written,) = self._generator.generate(
+                question[-1:], cache, max_tokens=setting.max_tokens, stop_ids=stop_ids
+            )
+            answers.append(self._tokenizer.decode(written))
+        return {"answers": answers}
+
+    def results(self, store: Store) -> dict[str, Any]:
+        """The entries of results.json, of what the store has.
+
+        `closed_ended` has one entry a task: `accuracy` is the share of its questions answered
+        rightly, `cut_documents` counts the documents that did not fit the context.
+        """
+        tasks: dict[str, list[tuple[_Piece, list[str]]]] = {}
+        for piece in self._pieces:
+            if (found := store.get(piece.unit.name)) is not None:
+                tasks.setdefault(piece.task, []).append((piece, found["answers"]))
+        return {"closed_ended": [_task_entry(task, found) for task, found in tasks.items()]}
+
+
+def _task_entry(task: str, found: Sequence[tuple[_Piece, list[str]]]) -> dict[str, Any]:
+    metric = found[0][0].metric
+    reduce = METRICS[metric]
+    answers: list[dict[str, Any]] = [
+        {
+            "answer": answer,
+            "expected": output,
+            "correct": bool(reduce(output)) and reduce(answer) == reduce(output),
+        }
+        for piece, given in found
+        for answer, output in zip(given, piece.expected, strict=True)
+    ]
+    return {
+        "task": task,
+        "metric": metric,
+        "accuracy": sum(answer["correct"] for answer in answers) / max(1, len(answers)),
+        "questions": len(answers),
+        "documents": len(found),
+        "cut_documents": sum(piece.cut_tokens > 0 for piece, _ in found),
+        "cut_tokens": sum(piece.cut_tokens for piece, _ in found),
+        "answers": answers,
+    }

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 
 from rrope_jax.io.description import Description
 from rrope_jax.io.tokenizer_files import TokenizerFiles
-from rrope_jax.io.weights import Array, Source, Weight, parameter_shapes
+from rrope_jax.io.weights import Array, Source, Weight, host_parameter, parameter_shapes
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import SCALINGS, RopeSpec
 from rrope_jax.rope.spec import SCALING_FIELDS
@@ -232,9 +232,17 @@ def write(source: Source, folder: Path) -> None:
         holder = tree
         for key in groups:
             holder = holder.setdefault(key, {})
-        holder[last] = source.parameter(weight, shape, None)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(folder / PARAMS, tree)
+        holder[last] = host_parameter(source, weight, shape)
+    # By default Orbax copies all arrays, and keeps all of what it has compressed until the end.
+    handler = ocp.PyTreeCheckpointHandler(
+        use_compression=False,
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+            (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+            (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns where it is left out
+        ),
+    )
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(folder / PARAMS, args=ocp.args.PyTreeSave(tree))
     text = json.dumps(description_to_json(description), indent=2)
     (folder / MODEL_JSON).write_text(text + "\n")
     if description.tokenizer is not None:

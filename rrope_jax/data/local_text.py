@@ -63,7 +63,7 @@ class LocalText(Documents):
         self.names = [entry.name for entry in self._entries]
         self.fingerprint = digest.hexdigest()
         if not self._entries:
-            raise ValueError(f"source={source!r}: its {len(files)} files hold no document")
+            raise ValueError(f"source={source!r}: there is no line in it, so no document")
 
     def read(self, indices: Iterable[int]) -> Iterator[Document]:
         """Reads documents; see `Documents`."""

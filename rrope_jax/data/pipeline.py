@@ -177,7 +177,8 @@ def build_batches(
     """
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
-            f"batch_size={batch_size} must be a positive multiple of the {process_count} hosts"
+            f"batch_size={batch_size} must be a positive multiple of the number of hosts "
+            f"({process_count})"
         )
     text = documents(config)
     train = split(config, text.names).train

@@ -60,8 +60,7 @@ def prepared(documents: Documents, data_dir: str) -> "TfdsText":
 class TfdsText(Documents):
     """The documents of a prepared data set.
 
-    A document's name is that of the example where it has one (those of `rrope_text` do), else
-    `NAME/SPLIT/INDEX`.
+    Those of `rrope_text` keep the names of their files; others are called `NAME/SPLIT/INDEX`.
     """
 
     def __init__(self, name: str, *, data_dir: str | None, split: str, text_key: str | None):
@@ -84,11 +83,7 @@ class TfdsText(Documents):
                 f"source='tfds:{name}': {folder} is in another format ({found and found.value}), "
                 f"which needs TensorFlow to read; {_how_to_prepare(name)}"
             )
-        self._features = builder.info.features
-        self._text_key = text_key or _text_key(name, self._features)
-        if self._text_key not in self._features:
-            has = ", ".join(sorted(self._features))
-            raise ValueError(f"text_key={text_key!r}: source='tfds:{name}' has only {has}")
+        self._text_key = _text_key(name, builder.info.features, text_key)
         try:
             self._examples = builder.as_data_source(split=split)
         except ValueError as error:
@@ -97,8 +92,8 @@ class TfdsText(Documents):
         content = f"{builder.info.as_json}\0{split}\0{self._text_key}"
         self.fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
         every = range(len(self._examples))
-        named = "name" in self._features
-        self.names = [self._read(i, "name") if named else f"{self._prefix}/{i}" for i in every]
+        ours = builder.info.name == RropeText.name
+        self.names = [self._read(i, "name") if ours else f"{self._prefix}/{i}" for i in every]
 
     def read(self, indices: Iterable[int]) -> Iterator[Document]:
         """Reads documents; see `Documents`."""
@@ -121,16 +116,17 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _text_key(name: str, features: Any) -> str:
-    """`text`, else the only feature named like it, else the only string."""
-    strings = [k for k, f in features.items() if f.np_dtype == np.dtype(object) and f.shape == ()]
+def _text_key(name: str, features: Any, wanted: str | None) -> str:
+    """The one that is wanted; else `text`, the only string named like it, or the only string."""
+    string = np.dtype(object)  # as TFDS has it
+    strings = sorted(k for k, f in features.items() if f.np_dtype == string and f.shape == ())
     alike = [key for key in strings if key.endswith("text")]
-    for candidates in (["text"] if "text" in strings else [], alike, strings):
-        if len(candidates) == 1:
+    for candidates in ([wanted],) if wanted else (["text"], alike, strings):
+        if len(candidates) == 1 and candidates[0] in strings:
             return candidates[0]
     raise ValueError(
-        f"source='tfds:{name}' has no feature that must be the text; set text_key to one of "
-        f"{', '.join(sorted(strings or features))}"
+        f"text_key={wanted!r}: it cannot be told which field of source='tfds:{name}' is the text; "
+        f"its strings are {', '.join(strings) or 'none'}"
     )
 
 

@@ -171,7 +171,8 @@ class TestRefusals:
                 {"split": "dev"},
                 r"split='dev' of source='tfds:books': Unknown split .*'train', 'test'",
             ),
-            ({"text_key": "body"}, "text_key='body': .* has only book_id, book_text, book_title"),
+            ({"text_key": "body"}, "text_key='body': .* strings are book_text, book_title"),
+            ({"text_key": "book_id"}, "text_key='book_id': .* strings are book_text, book_title"),
         ],
     )
     def test_fields(self, books: str, fields: dict[str, Any], message: str) -> None:
@@ -208,5 +209,5 @@ class TestRefusals:
                 raise NotImplementedError
 
         prepare(Pairs, data_dir=data_dir)
-        with pytest.raises(ValueError, match="set text_key to one of answer, question"):
+        with pytest.raises(ValueError, match=r"text_key=None: .* strings are answer, question"):
             documents(TextConfig(source="tfds:pairs", data_dir=data_dir))

@@ -115,8 +115,8 @@ def _find(source: str) -> tuple[Path, Sequence[Path]]:
                 f"source={source!r}: no file in this folder ends in {', '.join(_IN_FOLDERS)}; "
                 "give a glob for files of other endings"
             )
-        if len(files) < len(every):
-            _LOG.info("%s: %d hidden files or of other kinds", path, len(every) - len(files))
+        if others := len(every) - len(files):
+            _LOG.info("%s: %d files not read, hidden or of other kinds", path, others)
         return path, files
     files = sorted(p for name in glob.iglob(source, recursive=True) if (p := Path(name)).is_file())
     if not files:

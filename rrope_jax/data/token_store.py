@@ -168,7 +168,7 @@ def _is_whole(folder: Path) -> bool:
         tokens, table = _load(folder)
         if len(tokens) == table["size"].sum():
             return True
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError):
         pass
     _LOG.warning("%s is damaged and made again", folder)
     shutil.rmtree(folder)

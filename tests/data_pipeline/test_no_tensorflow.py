@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
@@ -34,6 +36,7 @@ print([name for name in sys.modules if name.partition(".")[0] in ("tensorflow", 
 """
 
 
+@pytest.mark.slow
 def test_nothing_tries_to_import_it(folder: Path, tmp_path: Path) -> None:
     # a TensorFlow that tells whenever somebody imports it
     for name in ("tensorflow", "torch"):

@@ -263,6 +263,7 @@ class TestRefusals:
             build(**fields)
 
 
+@pytest.mark.slow
 def test_process_ends_though_nothing_was_closed(source: str) -> None:
     code = (
         "from rrope_jax.data.pipeline import *; from rrope_jax.data.tokenizers import *\n"

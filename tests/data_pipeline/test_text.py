@@ -58,7 +58,7 @@ class TestSources:
         monkeypatch.setattr(logging.getLogger("rrope_jax"), "propagate", True)
         with caplog.at_level(logging.INFO, "rrope_jax"):
             documents(TextConfig(source=str(folder)))
-        assert "2 hidden files or of other kinds" in caplog.text
+        assert "2 files not read, hidden or of other kinds" in caplog.text
 
     def test_text_is_kept_to_the_letter(self, tmp_path: Path) -> None:
         text = "\r\n one\ttwo \n\n\u2028é\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from rrope_jax.data.tokenizers import load_tokenizer
+from rrope_jax.data.tokenizers import load_tokenizer, read_files
 from rrope_jax.io.tokenizer_files import TokenizerFiles
 
 FIVE_ONE = [7, 3]  # "five one" in the word tokenizer
@@ -84,6 +84,25 @@ class TestHuggingFace:
         file = folder / "tokenizer.json"
         file.write_text(file.read_text().replace('"seven"', '"eight"'))
         assert load_tokenizer(str(folder)).fingerprint != before
+
+    def test_whether_the_file_asks_for_a_first_token(
+        self, tokenizer_folder: Path, tmp_path: Path
+    ) -> None:
+        assert load_tokenizer(str(tokenizer_folder)).adds_bos
+        folder = shutil.copytree(tokenizer_folder, tmp_path / "copy")
+        content = json.loads((folder / "tokenizer.json").read_text())
+        (folder / "tokenizer.json").write_text(json.dumps({**content, "post_processor": None}))
+        assert not load_tokenizer(str(folder)).adds_bos
+        assert not load_tokenizer("bytes").adds_bos
+
+    @pytest.mark.parametrize("name", ["", "tokenizer.json"])
+    def test_files_to_take_along(self, tokenizer_folder: Path, name: str) -> None:
+        files = read_files(str(tokenizer_folder / name))
+        assert files is not None
+        assert dict(files.files) == {
+            each: (tokenizer_folder / each).read_bytes()
+            for each in ("tokenizer.json", "tokenizer_config.json")
+        }
 
 
 class TestRefusals:

@@ -66,8 +66,8 @@ class ClosedEndedSetting:
     Attributes:
       enabled: whether the questions are asked.
       files: JSONL files, a task each.
-      metric: a key of `METRICS`; `auto` takes `choice` where all answers of a file are letters of
-        options, `number` where all end in a number, else `exact`.
+      metric: a key of `METRICS`; `auto` takes `choice` where all answers of a file begin with
+        letters of options, `number` where all end in a number, else `exact`.
       context: tokens that document, question and answer may take together.
       max_tokens: of an answer.
       documents: how many lines of each file are used, from the first; None for all.
@@ -142,7 +142,7 @@ def read_lines(path: str) -> list[Line]:
 def metric_of(lines: Sequence[Line]) -> str:
     """The metric that all answers of a task suit: see `ClosedEndedSetting.metric`."""
     outputs = [output for line in lines for output in line.outputs]
-    if all(re.fullmatch(r"[A-H]+", output.strip().rstrip(".")) for output in outputs):
+    if all(_LEADING_LETTERS.match(output) for output in outputs):
         return "choice"
     if all(re.search(r"\d[.\s]*$", output) for output in outputs):
         return "number"

@@ -46,7 +46,9 @@ class Store(Protocol):
 def run_units(units: Sequence[Unit], store: Store) -> None:
     """Runs the units that the store does not have, in order, and keeps each as it finishes."""
     left = [unit for unit in units if store.get(unit.name) is None]
-    if len(left) < len(units):
+    if not left:
+        _LOG.info("all units are there already")
+    elif len(left) < len(units):
         _LOG.info("%d of %d units are there already", len(units) - len(left), len(units))
     flops_left = sum(unit.flops for unit in left)
     flops_done = 0.0

@@ -51,6 +51,7 @@ def test_what_is_compared(metric: str, text: str, expected: str) -> None:
     ("outputs", "metric"),
     [
         (["A", "BC", "D."], "choice"),
+        (["(B) Their ship was lost.", "A. 256"], "choice"),  # as in L-Eval's quality
         (["It is 3 + 4. The answer is 7", "12"], "number"),
         (["A", "7"], "exact"),
         (["True", "a house"], "exact"),

@@ -1,0 +1,106 @@
+"""`rrope generate` as a user runs it, on a tiny model of bytes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rrope_jax.__main__ import main
+from tests.evaluation.tiny import byte_decoder, logits
+from tests.jobs.tiny_checkpoint import write_checkpoint
+from tests.posgen.conftest import quick_compilation as quick_compilation
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick(quick_compilation: None) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def generate(checkpoint: Path, *words: str) -> int:
+    return main(["generate", f"--checkpoint={checkpoint}", "--tokenizer=bytes", *words])
+
+
+def greedy(prompt: str, count: int) -> str:
+    tokens = list(prompt.encode())
+    for _ in range(count):
+        tokens.append(int(logits(byte_decoder(), np.array(tokens, np.int32))[-1].argmax()))
+    written = [token for token in tokens[len(prompt) :] if token < 256]
+    text = bytes([*prompt.encode(), *written]).decode(errors="replace")
+    return text.removeprefix(prompt)
+
+
+def test_prints_the_greedy_continuation(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(checkpoint, "--prompt=Once upon", "--max_tokens=4") == 0
+    captured = capfd.readouterr()
+    assert captured.out == greedy("Once upon", 4) + "\n"
+    assert "read 9 tokens" in captured.err
+
+
+def test_draws_by_seed(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def text(seed: int) -> str:
+        words = ["--prompt=a", "--max_tokens=12", "--temperature=3", f"--seed={seed}"]
+        assert generate(checkpoint, *words) == 0
+        return capfd.readouterr().out
+
+    assert text(1) == text(1) != text(2)
+
+
+def test_rope_overrides_change_the_text(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prompt = ["--prompt=" + "It was a dark and stormy night. " * 3, "--max_tokens=8"]
+    assert generate(checkpoint, *prompt) == 0
+    plain = capfd.readouterr()
+    assert "the model is meant for 64" in plain.err
+    assert (
+        generate(checkpoint, *prompt, "--config.rope.scaling=linear", "--config.rope.factor=4") == 0
+    )
+    scaled = capfd.readouterr()
+    assert "meant for" not in scaled.err
+    assert scaled.out != plain.out
+
+
+def test_as_a_process(checkpoint: Path) -> None:
+    words = [f"--checkpoint={checkpoint}", "--prompt=Once upon", "--max_tokens=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "rrope_jax", "generate", *words, "--tokenizer=bytes"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stdout == greedy("Once upon", 2) + "\n"
+    assert "read 9 tokens" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--prompt="], "--prompt is empty"),
+        (["--prompt=a", "--max_tokens=0"], "--max_tokens=0: it has to be at least 1"),
+        (["--prompt=a", "--top_p=2"], "--top_p=2.0 must be above 0"),
+        (["--prompt=a", "--config.rope.scaling=yern"], "scaling='yern' is unknown"),
+        (["--prompt=a", "--config.rope.sclaing=yarn"], "did you mean 'scaling'?"),
+        (["--prompt=a", "--tokenizer=absent"], "tokenizer='absent' does not exist"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    words: list[str], said: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(checkpoint, *words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("rrope generate: ")
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""

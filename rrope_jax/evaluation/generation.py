@@ -115,6 +115,7 @@ class Generator:
             sampling: Sampling,
         ) -> jax.Array:
             decoder = nnx.merge(graph, state)
+            layers = decoder.layers_for_loop()
             B = last_B.shape[0]
 
             def goes_on(carry: tuple[Any, ...]) -> Any:
@@ -123,7 +124,7 @@ class Generator:
 
             def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
                 index, cache, last_B, written_BM, stopped_B = carry
-                logits_BTV, cache = decoder.decode(last_B[:, None], cache)
+                logits_BTV, cache = decoder.decode(last_B[:, None], cache, layers=layers)
                 next_B = choose(logits_BTV[:, 0], sampling, jax.random.fold_in(key, index))
                 stopped_B |= jnp.isin(next_B, stop_S)
                 written_BM = written_BM.at[:, index].set(jnp.where(stopped_B, -1, next_B))

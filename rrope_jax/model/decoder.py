@@ -1,16 +1,17 @@
 """The decoder: embedding, scanned blocks, output. Letters: see layers.py and attention.py."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rrope_jax.model.attention import CausalMask
-from rrope_jax.model.cache import KVCache, write_rows
+from rrope_jax.model.attention import CausalMask, on_one_cpu
+from rrope_jax.model.cache import KVCache, LayerCache
 from rrope_jax.model.config import REMAT_POLICIES, ModelConfig
 from rrope_jax.model.dropout import drop
-from rrope_jax.model.layers import Attention, FeedForward, RMSNorm, project
+from rrope_jax.model.layers import Attention, FeedForward, RMSNorm, project, project_to_rows
 from rrope_jax.rope import RopeSpec, cos_sin
 
 # So few layers are written out instead of looped over: compiling them takes little time, and what
@@ -34,17 +35,14 @@ class Block(nnx.Module):
         rotation: tuple[jax.Array, jax.Array],
         mask: CausalMask,
         dropout_key: jax.Array | None = None,
-        cache: tuple[jax.Array, jax.Array, jax.Array] | None = None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """Returns x_BTD and, with a cache (key_BSKH, value_BSKH, length_B), the grown one."""
+        cache: LayerCache | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Returns x_BTD and, with a cache, the grown one."""
         keys = [None] * 4 if dropout_key is None else list(jax.random.split(dropout_key, 4))
         q_BTNH, k_BSKH, v_BSKH = self.attention.project(self.attention_norm(x_BTD), rotation)
         grown = None
         if cache is not None:
-            key_BSKH, value_BSKH, length_B = cache
-            k_BSKH = write_rows(key_BSKH, k_BSKH, length_B)
-            v_BSKH = write_rows(value_BSKH, v_BSKH, length_B)
-            grown = (k_BSKH, v_BSKH)
+            grown, k_BSKH, v_BSKH = cache.grow(k_BSKH, v_BSKH)
         mixed_BTD = self.attention.attend(q_BTNH, k_BSKH, v_BSKH, mask, keys[0])
         x_BTD = x_BTD + drop(mixed_BTD, self.dropout, keys[1])
         hidden_BTD = self.feed_forward(self.feed_forward_norm(x_BTD), keys[2])
@@ -141,7 +139,12 @@ class Decoder(nnx.Module):
         return self._finish(x_BTD, key)
 
     def decode(
-        self, tokens_BT: jax.Array, cache: KVCache, positions_BT: jax.Array | None = None
+        self,
+        tokens_BT: jax.Array,
+        cache: KVCache,
+        positions_BT: jax.Array | None = None,
+        *,
+        layers: Sequence[Any] | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Continues cached sequences by T tokens (a prompt, or one token each).
 
@@ -149,6 +152,7 @@ class Decoder(nnx.Module):
           tokens_BT: int32[B, T], appended to every row.
           cache: from `init_cache` or an earlier call; `length_B + T` must not pass its capacity.
           positions_BT: rotary positions; None continues from the row's length.
+          layers: `layers_for_loop()`, where tokens are decoded in a loop.
 
         Returns:
           Logits float32[B, T, V] and the grown cache.
@@ -163,22 +167,39 @@ class Decoder(nnx.Module):
         x_BTD, _ = self._embed(tokens_BT, None)
         graph, stacked = nnx.split(self.blocks)
 
-        def block(x_BTD: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
-            params, key_BSKH, value_BSKH = layer
-            layer_cache = (key_BSKH, value_BSKH, cache.length_B)
-            return nnx.merge(graph, params)(x_BTD, rotation, mask, cache=layer_cache)
+        def block(carry: tuple[jax.Array, KVCache], layer: tuple[Any, Any]) -> tuple[Any, None]:
+            (x_BTD, cache), (params, index) = carry, layer
+            layer_cache = LayerCache(cache, index)
+            return nnx.merge(graph, params)(x_BTD, rotation, mask, cache=layer_cache), None
 
-        x_BTD, (key_LBSKH, value_LBSKH) = self._scan(
-            block, x_BTD, (stacked, cache.key_LBSKH, cache.value_LBSKH)
-        )
+        if layers is None:
+            indices = jnp.arange(self.config.num_layers, dtype=jnp.int32)
+            (x_BTD, cache), _ = self._scan(block, (x_BTD, cache), (stacked, indices))
+        else:
+            for index, params in enumerate(layers):
+                (x_BTD, cache), _ = block((x_BTD, cache), (params, index))
         logits_BTV = self.logits(self._finish(x_BTD, None))
-        return logits_BTV, KVCache(key_LBSKH, value_LBSKH, cache.length_B + T)
+        return logits_BTV, cache._replace(length_B=cache.length_B + T)
+
+    def layers_for_loop(self) -> Sequence[Any] | None:
+        """What `decode` takes as `layers`, to be called before a loop over tokens, not inside.
+
+        On a CPU these are the parameters of every layer for itself: a layer that is cut out of the
+        stacked parameters is copied, which takes as long as computing a token. So it happens once.
+        Elsewhere it is None.
+        """
+        if not on_one_cpu():
+            return None
+        _, stacked = nnx.split(self.blocks)
+        leaves, tree = jax.tree.flatten(stacked)
+        return [jax.tree.unflatten(tree, layer) for layer in zip(*leaves, strict=True)]
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """float32[B, T, V] from the final hidden state."""
         scaled_BTD = hidden_BTD * jnp.asarray(self.config.logit_scale, hidden_BTD.dtype)
-        kernel_DV = self.embedding[...].T if self.output is None else self.output[...]
-        return project(scaled_BTD, kernel_DV, preferred_element_type=jnp.float32)
+        if self.output is None:
+            return project_to_rows(scaled_BTD, self.embedding[...])
+        return project(scaled_BTD, self.output[...], preferred_element_type=jnp.float32)
 
     def _embed(
         self, tokens_BT: jax.Array, dropout_key: jax.Array | None
@@ -194,12 +215,12 @@ class Decoder(nnx.Module):
         last_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
         return drop(self.final_norm(x_BTD), self.config.dropout, last_key)
 
-    def _scan(self, block: Any, x_BTD: jax.Array, layers: Any) -> tuple[jax.Array, Any]:
+    def _scan(self, block: Any, carry: Any, layers: Any) -> tuple[Any, Any]:
         """Runs a block function over the stacked layers."""
         policy = REMAT_POLICIES[self.config.remat]
         if policy is None:
             unroll = self.config.num_layers <= _UNROLLED_LAYERS
-            return jax.lax.scan(block, x_BTD, layers, unroll=unroll)
+            return jax.lax.scan(block, carry, layers, unroll=unroll)
         # always as a loop: XLA finds what straight-line code computes twice, and keeps the first
         block = jax.checkpoint(block, policy=policy, prevent_cse=False)
-        return jax.lax.scan(block, x_BTD, layers)
+        return jax.lax.scan(block, carry, layers)

@@ -40,8 +40,36 @@ def project(
     inputs = math.prod(kernel_IO.shape[:axes])
     x_MI, kernel_IO = x_BTI.reshape(-1, inputs), kernel_IO.reshape(inputs, -1)
     if on_one_cpu() and preferred_element_type in (None, x_MI.dtype):
+        if len(x_MI) == 1:
+            return _matvec(x_MI[0], kernel_IO).reshape(shape)
         return _matmul_wide_gradient(x_MI, kernel_IO).reshape(shape)
     return jnp.matmul(x_MI, kernel_IO, preferred_element_type=preferred_element_type).reshape(shape)
+
+
+_PARTS = 2
+
+
+def _matvec(x_I: jax.Array, kernel_IO: jax.Array) -> jax.Array:
+    """The product of both in parts, since XLA computes one of a vector on one core.
+
+    Without the barrier, XLA would compute what makes x again for every output.
+    """
+    parts = math.gcd(len(x_I), _PARTS)
+    x_PI = jax.lax.optimization_barrier(x_I).reshape(parts, -1)
+    kernel_PIO = kernel_IO.reshape(*x_PI.shape, -1)
+    return jnp.einsum("PI,PIO->PO", x_PI, kernel_PIO).sum(axis=0)
+
+
+def project_to_rows(x_BTI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
+    """Contracts the last axes of both: float32[B, T, O]."""
+    kernel_OI = kernel_OI.astype(x_BTI.dtype)
+    if not on_one_cpu() or x_BTI.shape[:2] != (1, 1):
+        return project(x_BTI, kernel_OI.T, preferred_element_type=jnp.float32)
+    # one token: in parts as above, without a transposed kernel
+    x_I = jax.lax.optimization_barrier(x_BTI.reshape(-1))
+    kernel_POI = kernel_OI.reshape(math.gcd(len(kernel_OI), _PARTS), -1, len(x_I))
+    y_PO = jnp.einsum("POI,I->PO", kernel_POI, x_I, preferred_element_type=jnp.float32)
+    return y_PO.reshape(1, 1, -1)
 
 
 @jax.custom_vjp

@@ -93,14 +93,14 @@ def test_in_bfloat16() -> None:
     decoder = _decoder(compute_dtype="bfloat16", num_kv_heads=2, initializer_range=0.2)
     expected = jax.jit(lambda: decoder(TOKENS))()
     logits, cache = _in_pieces(decoder, (7, 1, 1), capacity=9)
-    assert cache.key_LBSKH.dtype == cache.value_LBSKH.dtype == jnp.bfloat16
+    assert cache.key_LBKSH.dtype == cache.value_LBKSH.dtype == jnp.bfloat16
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, expected, rtol=0, atol=0.02 * np.abs(expected).max())
 
 
 def test_a_cache_holds_key_heads_only() -> None:
     cache = init_cache(_decoder(num_kv_heads=1).config, batch_size=3, capacity=7)
-    assert cache.key_LBSKH.shape == cache.value_LBSKH.shape == (2, 3, 7, 1, 4)
+    assert cache.key_LBKSH.shape == cache.value_LBKSH.shape == (2, 3, 1, 7, 4)
     np.testing.assert_array_equal(cache.length_B, [0, 0, 0])
 
 
@@ -120,3 +120,23 @@ def test_decoding_needs_an_attention_that_can() -> None:
     cache = init_cache(decoder.config, 2, 9)
     with pytest.raises(ValueError, match="attention='cudnn' cannot be used here"):
         jax.eval_shape(lambda: decoder.decode(TOKENS, cache))
+
+
+def test_decoding_with_the_layers_cut_out_before() -> None:
+    """In a loop over tokens, one row, which takes other products than many rows."""
+    decoder = _decoder(num_kv_heads=2, tie_embeddings=True)
+    expected_BTV = jax.jit(lambda: decoder(TOKENS[:1]))()
+
+    @jax.jit
+    def loop() -> tuple[KVCache, jax.Array]:
+        layers = decoder.layers_for_loop()
+
+        def step(cache: KVCache, token: jax.Array) -> tuple[KVCache, jax.Array]:
+            logits_BTV, cache = decoder.decode(token[None, None], cache, layers=layers)
+            return cache, logits_BTV[0, 0]
+
+        return jax.lax.scan(step, init_cache(decoder.config, 1, 9), TOKENS[0])
+
+    cache, logits_TV = loop()
+    np.testing.assert_allclose(logits_TV, expected_BTV[0], rtol=0, atol=TOLERANCE)
+    np.testing.assert_array_equal(cache.length_B, [9])

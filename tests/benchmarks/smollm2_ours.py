@@ -1,0 +1,77 @@
+"""What `tests.benchmarks.smollm2` measures, as this package does it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from rrope_jax.evaluation.generation import Generator
+from rrope_jax.model import Decoder
+from rrope_jax.model.presets import PRESETS
+from rrope_jax.train.config import TrainConfig
+from rrope_jax.train.loss import next_token_losses
+from rrope_jax.train.step import Program
+
+PRESET = PRESETS["smollm2_135m"]
+LOSS_CHUNK = 512
+"""Tokens whose logits exist at a time, in `score` and `train`."""
+
+Run = Callable[[], object]
+
+
+class Ours:
+    """SmolLM2-135M in float32 with random parameters."""
+
+    def __init__(self) -> None:
+        decoder = jax.jit(lambda: nnx.split(Decoder(PRESET.model, PRESET.rope, rngs=nnx.Rngs(0))))
+        self._decoder: Decoder = nnx.merge(*decoder())
+
+    def prefill(self, tokens: np.ndarray[Any, Any]) -> Run:
+        """Reads a prompt into a cache."""
+        generator = Generator(self._decoder)
+        prompt = [*tokens.tolist(), 0]  # the last token is left out
+        return lambda: generator.read([prompt], capacity=len(prompt))
+
+    def decode(self, tokens: np.ndarray[Any, Any], new_tokens: int) -> Run:
+        """Continues a prompt greedily."""
+        generator = Generator(self._decoder)
+        prompt = tokens.tolist()
+        cache = generator.read([prompt], capacity=len(prompt) + new_tokens)
+        return lambda: generator.generate(prompt[-1:], cache, max_tokens=new_tokens)
+
+    def score(self, tokens: np.ndarray[Any, Any]) -> Run:
+        """The loss of every token but the first."""
+        graph, state = nnx.split(self._decoder)
+
+        @jax.jit
+        def losses(state: Any, tokens_BT: jax.Array) -> jax.Array:
+            decoder = nnx.merge(graph, state)
+            hidden_BTD = decoder.hidden(tokens_BT[:, :-1])
+            return next_token_losses(decoder, hidden_BTD, tokens_BT[:, 1:], chunk=LOSS_CHUNK)
+
+        return lambda: float(losses(state, tokens[None]).mean())
+
+    def train(self, tokens: np.ndarray[Any, Any]) -> Run:
+        """AdamW steps on one row."""
+        length = len(tokens) - 1
+        config = TrainConfig(steps=1000, batch_size=1, length=length, loss_chunk=LOSS_CHUNK)
+        program = Program(PRESET.model, PRESET.rope, config, segmented=False)
+        state = program.begin(nnx.to_pure_dict(nnx.state(self._decoder, nnx.Param)))
+        del self._decoder  # the step uses the parameters up
+        step = jax.jit(program.step, donate_argnums=0)
+        batch = {
+            "tokens": tokens[None, :-1],
+            "targets": tokens[None, 1:],
+            "segment_ids": np.zeros((1, length), np.int32),
+            "positions": np.arange(length, dtype=np.int32)[None],
+            "weights": np.ones((1, length), np.float32),
+        }
+
+        def run() -> float:
+            nonlocal state
+            state, measures = step(state, batch, jax.random.key(0))
+            return float(measures.loss)
+
+        return run

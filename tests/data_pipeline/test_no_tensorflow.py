@@ -1,5 +1,6 @@
 """Text and data sets are made and read without TensorFlow, also where it is installed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,16 +44,13 @@ def test_nothing_tries_to_import_it(folder: Path, tmp_path: Path) -> None:
         fake = tmp_path / "fake" / name
         fake.mkdir(parents=True)
         (fake / "__init__.py").write_text(f"print('{name} was imported')\n")
+    path = [str(tmp_path / "fake"), str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / "data")],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={
-            "PYTHONPATH": f"{tmp_path / 'fake'}:{ROOT}",
-            "JAX_PLATFORMS": "cpu",
-            "HOME": str(tmp_path),
-        },
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "TFDS_DATA_DIR": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["(2, 8)", "b.txt", "9", "True", "[]"]

@@ -101,8 +101,10 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     values = parse("train", SUMMARY, argv, _define)
     backend.configure_logging()
-    # Orbax logs, with a traceback for each of its threads, what it raises as well
+    # Orbax raises what it and its threads also log, with a traceback for each of them
     absl.logging.set_verbosity(absl.logging.FATAL)
+    for name in ("asyncio", "concurrent.futures"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     program, description, checkpoint = plan_program(values.config)
     window = _window(values.profile, program.train.steps, values.workdir)
     plan = _open_text(values.config, program, description, checkpoint)
@@ -182,18 +184,18 @@ def _new_model(config: ConfigDict, train: TrainConfig, data: DataConfig) -> pret
 
 
 def _continued_model(config: ConfigDict, path: str) -> pretrained.Description:
-    given = {key: value for key, value in _group(config, "model").items() if value is not None}
-    if fixed := sorted(given.keys() - set(pretrained.OVERRIDABLE)):
-        raise UsageError(
-            f"config.model.{fixed[0]} = {given[fixed[0]]!r}: a checkpoint that is continued has "
-            f"its own; only {', '.join(pretrained.OVERRIDABLE)} can be set"
-        )
     try:
         source = pretrained.open_source(path)
         source.check()
         description = source.description
     except (ValueError, OSError) as error:
         raise UsageError(f"config.checkpoint.init_from: {error}") from error
+    given = {key: value for key, value in _group(config, "model").items() if value is not None}
+    if fixed := sorted(given.keys() - set(pretrained.OVERRIDABLE)):
+        raise UsageError(
+            f"config.model.{fixed[0]} = {given[fixed[0]]!r}: a checkpoint that is continued has "
+            f"its own; only {', '.join(pretrained.OVERRIDABLE)} can be set"
+        )
     shape = ConfigDict(dataclasses.asdict(description.model) | given)
     model = from_config(ModelConfig, shape, "config.model")
     return extend(dataclasses.replace(description, model=model), _group(config, "rope"))

@@ -105,7 +105,7 @@ WRITERS = {
 
 
 def convert(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     target: str | os.PathLike[str],
     target_format: str,
     *,
@@ -116,7 +116,7 @@ def convert(
     """Writes a checkpoint in another format, one weight at a time.
 
     Args:
-      source: as for `pretrained.open_source`.
+      source: a path as for `pretrained.open_source`, or what one can be opened to.
       target: a new file (`gguf`) or folder; it appears when it is complete.
       target_format: a key of `WRITERS`.
       description: the source's own, with another embedding or context; None for no change.
@@ -128,9 +128,13 @@ def convert(
         source, or the embedding cannot be expressed in this format.
     """
     options = options or Options()
-    opened = open_source(source)
     goal = Path(os.path.abspath(target))
-    _check_target(Path(os.path.abspath(source)), goal, overwrite)
+    if isinstance(source, str | os.PathLike):
+        _check_apart(Path(os.path.abspath(source)), goal)
+        opened = open_source(source)
+    else:
+        opened = source
+    _check_target(goal, overwrite)
     writer = WRITERS[target_format]
     expressed, temperature = writer.express(description or opened.description, options)
     opened.check()
@@ -139,10 +143,13 @@ def convert(
     return Conversion(target_format, expressed, temperature)
 
 
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
+def _check_apart(source: Path, target: Path) -> None:
     real_source, real_target = source.resolve(), target.resolve()
     if real_source.is_relative_to(real_target) or real_target.is_relative_to(real_source):
         raise ValueError(f"{target} and {source} contain each other; give another target")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:

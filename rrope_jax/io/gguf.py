@@ -63,8 +63,8 @@ class GgufSource:
         """See `weights.Source`."""
         check_weights(
             {name: tensor.shape for name, tensor in self._contents.tensors.items()},
-            {key: _name(*key) for key in matrix_shapes(self.description)},
-            self.description,
+            {key: _name(*key) for key in matrix_shapes(self.description.model)},
+            self.description.model,
             where=str(self.path),
             ignored={FREQUENCY_FACTORS},
         )

@@ -86,7 +86,7 @@ def write(source: Source, path: Path, dtype: Dtype) -> None:
     writer = GGUFWriter(path, ARCHITECTURE)
     try:
         _add(writer, _metadata(description, dtype))
-        shapes = matrix_shapes(description)
+        shapes = matrix_shapes(description.model)
         types = {
             (weight, layer): dtype if len(shape) > 1 else DTYPES["float32"]
             for (weight, layer), shape in shapes.items()

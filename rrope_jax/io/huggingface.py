@@ -2,18 +2,20 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rrope_jax import rope
 from rrope_jax.io.description import Description
 from rrope_jax.io.tokenizer_files import TokenizerFiles
 from rrope_jax.io.weights import (
+    WEIGHTS,
     Array,
     Weight,
     check_weights,
@@ -103,13 +105,28 @@ class HuggingFaceSource:
                 if name in found:
                     raise ValueError(f"{self.path} has {name} in two files; remove one of them")
                 found[name] = shape
-        names = {key: _name(*key) for key in matrix_shapes(self.description)}
+        names = {key: _name(*key) for key in matrix_shapes(self.description.model)}
         ignored = {name for name in found if name.endswith(_BUFFER)}
-        check_weights(found, names, self.description, where=str(self.path), ignored=ignored)
+        ignored |= self._tied_copies(found)
+        check_weights(found, names, self.description.model, where=str(self.path), ignored=ignored)
+
+    def _tied_copies(self, found: Collection[str]) -> set[str]:
+        """The output matrix, where it is stored although it is the embedding."""
+        embedding, output = _name(WEIGHTS[0], 0), _name(WEIGHTS[-1], 0)
+        if not (self.description.model.tie_embeddings and {embedding, output} <= set(found)):
+            return set()
+        if not np.array_equal(self._read(embedding), self._read(output)):
+            raise ValueError(
+                f"{self.path}: tie_word_embeddings is true, but {output} is not {embedding}; set "
+                f"it to false in {CONFIG}, or remove {output}"
+            )
+        return {output}
 
     def matrix(self, weight: Weight, layer: int) -> Array:
         """One weight; see `weights.Source`."""
-        name = _name(weight, layer)
+        return self._read(_name(weight, layer))
+
+    def _read(self, name: str) -> Array:
         with safe_open(self._file_of[name], framework="numpy") as file:
             matrix: Array = file.get_tensor(name)
         return matrix

@@ -67,7 +67,7 @@ def write(source: Source, folder: Path, dtype: Dtype, *, shard_bytes: int) -> No
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     if description.tokenizer is not None:
         description.tokenizer.write(folder)
-    shards = list(_shards(matrix_shapes(description), dtype, shard_bytes))
+    shards = list(_shards(matrix_shapes(description.model), dtype, shard_bytes))
     if len(shards) == 1:
         _write_safetensors(source, folder / WEIGHTS_FILE, shards[0], dtype)
         return

@@ -169,7 +169,7 @@ class NativeSource:
 
     def check(self) -> None:
         """See `weights.Source`."""
-        wanted = {w.path: shape for w, shape in parameter_shapes(self.description).items()}
+        wanted = {w.path: shape for w, shape in parameter_shapes(self.description.model).items()}
         for name in sorted(wanted.keys() | self._stored.keys()):
             if wanted.get(name) != self._stored.get(name):
                 raise ValueError(
@@ -184,7 +184,8 @@ class NativeSource:
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  one source lives as long as one conversion
     def _kernel(self, weight: Weight) -> Array:
-        return np.asarray(self._restore(weight, ocp.RestoreArgs(restore_type=np.ndarray)))
+        kernel: Array = self._restore(weight, ocp.RestoreArgs(restore_type=np.ndarray))
+        return kernel
 
     def parameter(
         self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
@@ -194,7 +195,8 @@ class NativeSource:
         arguments = ocp.ArrayRestoreArgs(
             sharding=placed, global_shape=shape, dtype=np.dtype(np.float32)
         )
-        return self._restore(weight, arguments)
+        restored: jax.Array = self._restore(weight, arguments)
+        return restored
 
     def _restore(self, weight: Weight, arguments: ocp.RestoreArgs) -> Any:
         keys = (*self._place.inside, *weight.path.split("."))
@@ -225,7 +227,7 @@ def write(source: Source, folder: Path) -> None:
       folder: exists and is empty.
     """
     description = source.description
-    shapes = parameter_shapes(description)
+    shapes = parameter_shapes(description.model)
     tree: dict[str, Any] = {}
     for weight, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
         *groups, last = weight.path.split(".")

@@ -48,7 +48,8 @@ def format_of(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"{path} does not exist; give a checkpoint")
     raise ValueError(
         f"{path} is no checkpoint: neither a GGUF file, nor a Hugging Face folder with config.json "
-        "and safetensors, nor a model folder or training workdir of rrope"
+        "and safetensors, nor a model folder or training workdir of rrope (pickled weights, such "
+        "as .bin and .pth, are never read)"
     )
 
 
@@ -117,7 +118,7 @@ def load(
         [None] * len(jax.tree.leaves(state)) if shardings is None else jax.tree.leaves(shardings),
     )
     placed = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(places)}
-    shapes = parameter_shapes(description)
+    shapes = parameter_shapes(description.model)
     filled = {}
     for weight, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
         sharding = placed[weight.path].get_raw_value()

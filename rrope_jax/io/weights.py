@@ -6,6 +6,7 @@ whatever is not in it is refused.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
@@ -136,28 +137,30 @@ def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> Decoder:
     return nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(0)))
 
 
-def parameter_shapes(description: Description) -> dict[Weight, tuple[int, ...]]:
+@functools.lru_cache(maxsize=16)
+def parameter_shapes(config: ModelConfig) -> Mapping[Weight, tuple[int, ...]]:
     """The shape of each parameter that a decoder has."""
-    state = nnx.to_flat_state(nnx.state(abstract_decoder(description.model, description.rope)))
+    decoder = abstract_decoder(config, RopeSpec(head_dim=config.head_size))
+    state = nnx.to_flat_state(nnx.state(decoder))
     shapes = {".".join(map(str, path)): leaf.shape for path, leaf in state}
     return {weight: shapes[weight.path] for weight in WEIGHTS if weight.path in shapes}
 
 
-def matrix_shapes(description: Description) -> dict[tuple[Weight, int], tuple[int, ...]]:
+def matrix_shapes(config: ModelConfig) -> dict[tuple[Weight, int], tuple[int, ...]]:
     """The shape of each (weight, layer) as other formats store it."""
     shapes: dict[tuple[Weight, int], tuple[int, ...]] = {}
-    for weight, shape in parameter_shapes(description).items():
+    for weight, shape in parameter_shapes(config).items():
         kernel = shape[1:] if weight.stacked else shape
         if weight.inputs is not None:
             kernel = (math.prod(kernel[weight.inputs :]), math.prod(kernel[: weight.inputs]))
-        shapes |= {(weight, layer): kernel for layer in weight.layers(description.model)}
+        shapes |= {(weight, layer): kernel for layer in weight.layers(config)}
     return shapes
 
 
 def check_weights(
     found: Mapping[str, tuple[int, ...]],
     names: Mapping[tuple[Weight, int], str],
-    description: Description,
+    config: ModelConfig,
     *,
     where: str,
     ignored: Collection[str] = (),
@@ -167,14 +170,14 @@ def check_weights(
     Args:
       found: the shapes in the checkpoint by name.
       names: what the format calls each weight.
-      description: the model.
+      config: the model's.
       where: the checkpoint in messages.
       ignored: names that are in the checkpoint and not read.
 
     Raises:
       ValueError: naming the weights.
     """
-    wanted = {names[key]: shape for key, shape in matrix_shapes(description).items()}
+    wanted = {names[key]: shape for key, shape in matrix_shapes(config).items()}
     if missing := sorted(wanted.keys() - found.keys()):
         raise ValueError(f"{where} has no weight {_some(missing)}; the model's config needs it")
     if unknown := sorted(found.keys() - wanted.keys() - set(ignored)):
@@ -217,7 +220,8 @@ def parameter_from_matrices(
     """
     buffer = host_parameter(source, weight, shape)
     if sharding is None:
-        return jax.device_put(buffer)
+        array: jax.Array = jax.device_put(buffer)
+        return array
     return jax.make_array_from_callback(shape, sharding, lambda index: buffer[index])
 
 
@@ -226,7 +230,8 @@ def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
     size = math.prod(shape) * np.dtype(np.float32).itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size].view(np.float32).reshape(shape)
+    buffer: NDArray[np.float32] = memory[start : start + size].view(np.float32).reshape(shape)
+    return buffer
 
 
 _ALIGNMENT = 64

@@ -159,3 +159,12 @@ def test_a_prompt_that_fills_the_cache(decoder: Decoder, generator: Generator) -
         prompt = random_tokens(size, size).tolist()
         cache = generator.read([prompt], capacity=size)
         assert generator.generate(prompt[-1:], cache, max_tokens=1) == [greedy(decoder, prompt, 1)]
+
+
+def test_many_tokens(decoder: Decoder) -> None:
+    """So many that the loop over them has every layer for itself."""
+    prompt = random_tokens(0, 4).tolist()
+    cache = Generator(decoder).read([prompt], capacity=600)
+    (found,) = Generator(decoder).generate(prompt[-1:], cache, max_tokens=512)
+    assert len(found) == 512
+    assert found[:30] == greedy(decoder, prompt, 30)

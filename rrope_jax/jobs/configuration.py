@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _CONFIG = "config"
 _OVERRIDE = re.compile(rf"--?(?:no)?{_CONFIG}\.(?P<key>[^=]*)")
-_WORD_LIST = re.compile(r"[\w.*?:/\[\]-]+(,[\w.*?:/\[\]-]+)+")  # names, and patterns of file names
+_WORD_LIST = re.compile(r"[\w.-]+(,[\w.-]+)+")
 # Types that config_flags can read from a command line.
 _OVERRIDABLE = (bool, int, float, str, tuple)
 

@@ -8,7 +8,7 @@ Plain YaRN for comparison: `--config.rope.resonance=False` and a workdir of its 
 checkpoint, format and method: `--config.checkpoint.init_from=PATH`, `--config.rope.scaling=ntk`.
 
 PoSE shows the model distances of up to 32,768 tokens in rows of 4,096, an eighth of the memory and
-a quarter of the time that full rows would take. The novels and books that configs/evaluate_smollm2.py
+a quarter of the time that full rows would take. The documents that configs/evaluate_smollm2.py
 is meant for are held out.
 """
 

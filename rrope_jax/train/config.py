@@ -54,7 +54,7 @@ class TrainConfig:
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
-    gradient_clip: float | None = 1.0
+    gradient_clip: float | None = None
     loss_chunk: int = 2048
     positions: PositionSampling = PositionSampling()
     seed: int = 0

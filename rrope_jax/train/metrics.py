@@ -55,9 +55,13 @@ class MetricsLog:
         Raises:
           OSError: the disk is full.
         """
-        self._file.write(_line(record))
-        self._file.flush()
-        self._write_events(record)
+        try:
+            self._file.write(_line(record))
+            self._file.flush()
+            self._write_events(record)
+        except OSError as error:
+            error.filename = self._file.name  # which the system leaves out when it writes
+            raise
 
     def sync(self) -> None:
         """Puts everything on disk; a checkpoint must not be there before what led to it."""

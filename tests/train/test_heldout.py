@@ -1,0 +1,52 @@
+"""The held-out loss counts every target of the chosen rows once."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrope_jax.model.presets import PRESETS
+from rrope_jax.train.config import TrainConfig
+from rrope_jax.train.heldout import Heldout, HeldoutConfig
+from rrope_jax.train.step import Program
+
+TINY = PRESETS["tiny"]
+PROGRAM = Program(TINY.model, TINY.rope, TrainConfig(steps=1, batch_size=1, length=8))
+DOCUMENTS = [np.arange(n) for n in (21, 4, 9)]  # 20, 3 and 8 pairs: rows of 8, 8, 4, 3 and 8
+
+
+class _Counting:
+    """A model whose loss on every target is the token before it."""
+
+    train = PROGRAM.train
+
+    def heldout(self, params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        return jnp.sum(batch["tokens"] * batch["weights"]), jnp.sum(batch["weights"])
+
+
+def _mean(config: HeldoutConfig) -> float:
+    return Heldout(_Counting(), config, DOCUMENTS)({})["eval_loss"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 7])
+def test_all_rows_count_once(batch_size: int) -> None:
+    expected = (sum(range(20)) + sum(range(3)) + sum(range(8))) / 31
+    assert _mean(HeldoutConfig(batch_size=batch_size)) == pytest.approx(expected)
+
+
+def test_few_rows_are_spread_over_the_text() -> None:
+    # the first and the third of five rows
+    assert _mean(HeldoutConfig(max_rows=2)) == pytest.approx((28 + 16 + 17 + 18 + 19) / 12)
+
+
+def test_it_is_the_loss_of_the_model() -> None:
+    params = jax.jit(PROGRAM.init)(jax.random.key(0)).params
+    found = Heldout(PROGRAM, HeldoutConfig(batch_size=2), DOCUMENTS)(params)
+    assert found["eval_loss"] == pytest.approx(np.log(TINY.model.vocab_size), rel=0.02)
+
+
+def test_bad_field_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        HeldoutConfig(batch_size=0)

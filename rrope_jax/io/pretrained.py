@@ -122,7 +122,8 @@ def load(
     filled = {}
     for weight, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
         sharding = placed[weight.path].get_raw_value()
-        filled[weight.path] = source.parameter(weight, shape, sharding)
+        # waits, since this one may still be copied from the memory that it was read into
+        filled[weight.path] = jax.block_until_ready(source.parameter(weight, shape, sharding))
     leaves = {path: filled[".".join(map(str, path))] for path, _ in nnx.to_flat_state(state)}
     nnx.replace_by_pure_dict(state, nnx.traversals.unflatten_mapping(leaves))
     return nnx.merge(graph, state), description

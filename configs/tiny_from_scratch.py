@@ -1,4 +1,4 @@
-"""A decoder of 0.9 million parameters learns this project's documentation, byte by byte.
+"""A decoder of 0.8 million parameters learns this project's documentation, byte by byte.
 
     rrope train --config=configs/tiny_from_scratch.py --workdir=runs/tiny
 

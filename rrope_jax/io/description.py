@@ -7,6 +7,7 @@ from typing import Any
 from rrope_jax.io.tokenizer_files import TokenizerFiles
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec
+from rrope_jax.rope.fields import is_int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Description:
       context: the length, in tokens, that the model is meant for (`max_position_embeddings`).
       tokenizer: what travels along to turn text into tokens; None where there is none.
       extras: JSON-able keys of a config.json that travel along untouched (ids of special tokens).
+
+    Raises:
+      ValueError: context is not a positive integer.
     """
 
     model: ModelConfig
@@ -26,3 +30,10 @@ class Description:
     context: int
     tokenizer: TokenizerFiles | None = None
     extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (is_int(self.context) and self.context >= 1):
+            raise ValueError(
+                f"context={self.context!r} must be a positive integer: the length, in tokens, that "
+                "the model is meant for (max_position_embeddings)"
+            )

@@ -124,43 +124,43 @@ def _describe(path: Path, contents: gguf_file.Contents) -> Description:
 
     def required(key: str) -> Any:
         if key not in keys:
-            raise ValueError(f"{path} has no {ARCHITECTURE}.{key}, which a model needs")
+            raise ValueError(f"it has no {ARCHITECTURE}.{key}, which a model needs")
         return keys[key]
 
     embedding = contents.tensors.get(WEIGHTS[0].gguf)
     if embedding is None:
         raise ValueError(f"{path} has no weight {WEIGHTS[0].gguf!r}; it is not a whole model")
-    num_heads, d_model = required("attention.head_count"), required("embedding_length")
-    head_dim = keys.get("attention.key_length", d_model // num_heads)
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if keys.get(key, head_dim) != head_dim:
-            raise ValueError(
-                f"{path}: {ARCHITECTURE}.{key}={keys[key]} differs from the head size {head_dim}, "
-                "which is not implemented"
-            )
-    model = ModelConfig(
-        vocab_size=embedding.shape[0],
-        d_model=d_model,
-        num_layers=required("block_count"),
-        num_heads=num_heads,
-        num_kv_heads=keys.get("attention.head_count_kv"),
-        head_dim=head_dim,
-        d_ff=required("feed_forward_length"),
-        rms_norm_eps=required("attention.layer_norm_rms_epsilon"),
-        tie_embeddings=WEIGHTS[-1].gguf not in contents.tensors,
-    )
-    context = required("context_length")
-    return Description(
-        model=model,
-        rope=_rope(path, contents, keys, head_dim, context),
-        context=context,
-        tokenizer=gguf_tokenizer.tokenizer_files(metadata),
-        extras={
-            name: metadata[f"tokenizer.ggml.{key}"]
-            for key, name in TOKEN_IDS.items()
-            if f"tokenizer.ggml.{key}" in metadata
-        },
-    )
+    try:
+        model = ModelConfig(
+            vocab_size=embedding.shape[0],
+            d_model=required("embedding_length"),
+            num_layers=required("block_count"),
+            num_heads=required("attention.head_count"),
+            num_kv_heads=keys.get("attention.head_count_kv"),
+            head_dim=keys.get("attention.key_length"),
+            d_ff=required("feed_forward_length"),
+            rms_norm_eps=required("attention.layer_norm_rms_epsilon"),
+            tie_embeddings=WEIGHTS[-1].gguf not in contents.tensors,
+        )
+        for key in ("attention.value_length", "rope.dimension_count"):
+            if keys.get(key, model.head_size) != model.head_size:
+                raise ValueError(
+                    f"{ARCHITECTURE}.{key}={keys[key]} differs from the head size "
+                    f"{model.head_size}, which is not implemented"
+                )
+        return Description(
+            model=model,
+            rope=_rope(path, contents, keys, model.head_size),
+            context=required("context_length"),
+            tokenizer=gguf_tokenizer.tokenizer_files(metadata),
+            extras={
+                name: metadata[f"tokenizer.ggml.{key}"]
+                for key, name in TOKEN_IDS.items()
+                if f"tokenizer.ggml.{key}" in metadata
+            },
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _shortest(value: Any) -> Any:
@@ -169,13 +169,10 @@ def _shortest(value: Any) -> Any:
 
 
 def _rope(
-    path: Path,
-    contents: gguf_file.Contents,
-    keys: Mapping[str, Any],
-    head_dim: int,
-    context: int,
+    path: Path, contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int
 ) -> RopeSpec:
     """The embedding, with the meaning that llama.cpp gives to the keys."""
+    context = keys.get("context_length")
     scaling = keys.get("rope.scaling.type", "none")
     factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 1.0))
     if "rope.scaling.type" not in keys and factor != 1:
@@ -201,7 +198,7 @@ def _rope(
     if factors is not None or scaling not in ("none", "linear", "yarn"):
         also = f" beside {FREQUENCY_FACTORS}" if factors is not None else ""
         raise ValueError(
-            f"{path}: {ARCHITECTURE}.rope.scaling.type={scaling!r}{also} is not implemented; "
+            f"{ARCHITECTURE}.rope.scaling.type={scaling!r}{also} is not implemented; "
             "only 'none', 'linear' and 'yarn' are"
         )
     fields["scaling"] = scaling

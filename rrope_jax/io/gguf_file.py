@@ -82,6 +82,8 @@ def read_header(path: Path) -> Contents:
         metadata = {reader.string(): reader.value() for _ in range(num_pairs)}
         found = [_tensor(reader) for _ in range(num_tensors)]
         alignment = metadata.get(ALIGNMENT, _DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"{path} is damaged: {ALIGNMENT}={alignment!r}")
         start = -(-file.tell() // alignment) * alignment
     tensors = {
         name: dataclasses.replace(tensor, offset=start + tensor.offset) for name, tensor in found
@@ -164,9 +166,9 @@ class _Reader:
             if element in _SCALARS:
                 dtype = np.dtype(_SCALARS[element])
                 return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
-            if count > self.size:
+            if element != _STRING or count > self.size:  # arrays of arrays are in no model
                 raise self._damaged()
-            return [self._value_of(element) for _ in range(count)]
+            return [self.string() for _ in range(count)]
         if kind not in _SCALARS:
             raise self._damaged()
         return self.number(_SCALARS[kind])

@@ -72,6 +72,7 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> TokenizerFiles | None:
         if kind not in (None, "no_vocab"):
             _log.warning("tokenizer.ggml.model=%r is not known; the tokenizer is left out", kind)
         return None
+    _check(metadata, tokens)
     built = _MODELS[kind](metadata, tokens)
     if built is None:
         return None
@@ -103,6 +104,21 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> TokenizerFiles | None:
     return TokenizerFiles(
         {name: json.dumps(data, ensure_ascii=False).encode() for name, data in files.items()}
     )
+
+
+def _check(metadata: Mapping[str, Any], tokens: Sequence[str]) -> None:
+    for key in ("token_type", "scores"):
+        values = metadata.get(f"{_PREFIX}{key}")
+        if values is not None and len(values) != len(tokens):
+            raise ValueError(
+                f"{_PREFIX}{key} has {len(values)} entries for {len(tokens)} tokens; the file is "
+                "damaged"
+            )
+    for name in _SPECIAL:
+        key = f"{_PREFIX}{name}_token_id"
+        index = metadata.get(key)
+        if index is not None and not (isinstance(index, int) and 0 <= index < len(tokens)):
+            raise ValueError(f"{key}={index!r} is not one of the {len(tokens)} tokens")
 
 
 def _byte_level_bpe(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any] | None:

@@ -60,10 +60,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "mlp_bias": (None, False),
     "sliding_window": (None,),
     "num_local_experts": (None, 0),
-    "num_experts": (None, 0),
     "quantization_config": (None,),
-    "use_qk_norm": (None, False),
-    "no_rope_layers": (None, []),
 }
 EXTRAS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _DTYPES = ("F64", "F32", "F16", "BF16")
@@ -167,16 +164,15 @@ def _describe(folder: Path) -> Description:
             raise ValueError(f"{folder / CONFIG} has no {MODEL_KEYS[name]}, which a model needs")
     try:
         model = ModelConfig(**{"rms_norm_eps": _DEFAULT_EPS} | fields)
-        spec = rope.from_hf(config)
+        return Description(
+            model=model,
+            rope=rope.from_hf(config),
+            context=config["max_position_embeddings"],
+            tokenizer=TokenizerFiles.of_folder(folder),
+            extras={key: config[key] for key in EXTRAS if config.get(key) is not None},
+        )
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
-    return Description(
-        model=model,
-        rope=spec,
-        context=config["max_position_embeddings"],
-        tokenizer=TokenizerFiles.of_folder(folder),
-        extras={key: config[key] for key in EXTRAS if config.get(key) is not None},
-    )
 
 
 _MENDS = {

@@ -59,8 +59,6 @@ def description_from_json(
     }
     if unknown := sorted(value.keys() - fields.keys()):
         raise ValueError(f"unknown key {unknown[0]!r}; the keys are {', '.join(fields)}")
-    if not isinstance(fields["context"], int):
-        raise ValueError(f"context={fields['context']!r} must be an integer")
     return Description(**fields, tokenizer=tokenizer)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrope_jax.io.checkpoint import Checkpoints
+from rrope_jax.io.checkpoint import BackgroundCheckpoints, Checkpoints, SaveError
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,6 +162,53 @@ def test_threads_save_and_restore_side_by_side(tmp_path: Path) -> None:
         assert isinstance(pair, tuple)
         assert pair[1] == {"step": 3}
         assert _equal(pair[0], _tree(10 * index + 3))
+
+
+class TestBackground:
+    def test_what_was_saved_comes_back_although_the_arrays_went_on(self, tmp_path: Path) -> None:
+        advance = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+        tree = _tree(1)
+        with BackgroundCheckpoints(tmp_path) as checkpoints:
+            assert checkpoints.newest is None
+            for step in (1, 2, 3):
+                checkpoints.save(step, tree, {"step": step})
+                tree = advance(tree)
+        assert checkpoints.newest == 3
+        found = checkpoints.restore(_tree(0.0))
+        assert found is not None
+        assert found[1] == {"step": 3}
+        assert _equal(found[0], _tree(3))
+
+    def test_milestones_stay(self, tmp_path: Path) -> None:
+        with BackgroundCheckpoints(tmp_path, keep=2, keep_every=10) as checkpoints:
+            for step in range(5, 36, 5):
+                checkpoints.save(step, _tree(step), {})
+        assert sorted(int(path.name) for path in tmp_path.iterdir()) == [10, 20, 30, 35]
+
+    # the threads of a save that fails may find each other gone
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_full_disk_leaves_the_one_before_and_nothing_half(self, tmp_path: Path) -> None:
+        """A limit on the size of files stands for the disk: it fails in the same calls."""
+        numbers = np.random.default_rng(0).normal(size=100_000)  # which do not compress
+        like = {"w": jnp.zeros(numbers.size)}
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        with BackgroundCheckpoints(tmp_path) as checkpoints:
+            checkpoints.save(1, {"w": jnp.asarray(numbers)}, {"step": 1})
+            checkpoints.wait()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+            try:
+                checkpoints.save(2, {"w": jnp.asarray(numbers)}, {"step": 2})
+                with pytest.raises(SaveError, match="2 cannot be written: File too large"):
+                    checkpoints.wait()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            assert [path.name for path in tmp_path.iterdir()] == ["1"]
+            found = checkpoints.restore(like)
+            assert found is not None
+            assert found[1] == {"step": 1}
+            checkpoints.save(3, {"w": jnp.asarray(numbers)}, {"step": 3})
+        assert checkpoints.newest == 3
 
 
 @pytest.mark.slow

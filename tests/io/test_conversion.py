@@ -1,17 +1,22 @@
 """Checkpoints of every format into every other, and what is refused."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from rrope_jax import rope
@@ -323,6 +328,27 @@ def test_gguf_with_an_absurd_length(tmp_path: Path) -> None:
     file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + struct.pack("<Q", 2**62))
     with pytest.raises(ValueError, match="damaged"):
         pretrained.describe(file)
+
+
+@functools.cache
+def _gguf_bytes() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = tiny.save(tiny.decoder(), Path(folder) / "a.gguf", "gguf")
+        return file.read_bytes()
+
+
+@hypothesis.given(st.data())
+def test_damaged_gguf_is_refused_or_read(data: st.DataObject) -> None:
+    """A few wrong bytes in the header are a ValueError, or another model: never anything else."""
+    damaged = bytearray(_gguf_bytes())
+    header = damaged.index(b"output_norm.weight")
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(4, header))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.gguf"
+        file.write_bytes(damaged)
+        with contextlib.suppress(ValueError):
+            pretrained.open_source(file).check()
 
 
 def test_damaged_orbax_folder(tmp_path: Path) -> None:

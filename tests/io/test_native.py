@@ -48,7 +48,7 @@ def test_description_as_json(spec: RopeSpec) -> None:
     ("change", "message"),
     [
         ({"contxt": 3}, "unknown key 'contxt'"),
-        ({"context": None}, "context=None must be an integer"),
+        ({"context": None}, "context=None must be a positive integer"),
         ({"rope": {"head_dim": 3}}, "rope: head_dim=3 must be"),
         ({"rope": None}, "rope=None must be a group of fields of RopeSpec"),
         ({"model": {"vocab_size": 3}}, "model: .*missing"),

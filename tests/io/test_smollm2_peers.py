@@ -6,7 +6,9 @@ against the decoder here, which keeps the embedding as a spec. Figures: docs/con
 
 import dataclasses
 import gc
+import json
 import math
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,8 +186,43 @@ def test_llama_cpp(
     assert agreement >= 0.99
 
 
-def _llama_cpp_choices(file: Path, tokens: Sequence[int]) -> list[int]:
-    """The most likely token after each prefix, as llama.cpp computes it in float32."""
+SAMPLES = (
+    "in 2024, 12345 tokens\n\n\tDON'T we'll  x =  3;",
+    "naïve 漢字 🙂 élan",
+    "<|im_start|>user\nHello<|im_end|> there",
+    TEXT.read_text(),
+)
+
+
+def test_tokenizer(model: Model, tmp_path: Path) -> None:
+    """The tokenizer.json made of a GGUF file gives llama.cpp's ids, and transformers loads it.
+
+    (What transformers itself makes of this file joins digits that llama.cpp keeps apart.)
+    """
+    pytest.importorskip("xllamacpp", reason="needs llama.cpp (the package xllamacpp)")
+    from transformers import AutoTokenizer
+
+    conversion.convert(model.source, tmp_path / "hf", "hf")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    conversion.convert(tmp_path / "hf", tmp_path / "a.gguf", "gguf")
+    server = _llama_cpp(tmp_path / "a.gguf")
+    for text in SAMPLES:
+        request = urllib.request.Request(
+            f"{server.listening_address}/tokenize",
+            json.dumps({"content": text, "parse_special": True}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            ids = json.loads(answer.read())["tokens"]
+        assert theirs(text).input_ids == ids
+        assert theirs.decode(ids) == text
+    assert (theirs.bos_token, theirs.eos_token) == ("<|im_start|>", "<|im_end|>")
+    chat = [{"role": "user", "content": "Hello"}]
+    written = theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert written.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
+
+
+def _llama_cpp(file: Path) -> Any:
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
@@ -195,7 +232,12 @@ def _llama_cpp_choices(file: Path, tokens: Sequence[int]) -> list[int]:
     parameters.warmup = False
     parameters.verbosity = 0
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    server = xllamacpp.Server(parameters)
+    return xllamacpp.Server(parameters)
+
+
+def _llama_cpp_choices(file: Path, tokens: Sequence[int]) -> list[int]:
+    """The most likely token after each prefix, as llama.cpp computes it in float32."""
+    server = _llama_cpp(file)
     choices = []
     for position in LLAMA_CPP_POSITIONS:
         answer = server.handle_completions(

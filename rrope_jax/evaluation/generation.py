@@ -85,12 +85,14 @@ class Generator:
     capacity throughout.
     """
 
-    def __init__(self, decoder: Decoder, *, chunk: int = 512):
+    def __init__(self, decoder: Decoder, *, chunk: int = 512, unstack: bool | None = None):
         """Compiles nothing yet.
 
         Args:
           decoder: the model.
           chunk: tokens of a prompt that go through the model at a time.
+          unstack: whether `generate` uses `Decoder.layers_for_loop`; None for where it pays to
+            compile it for a single call.
         """
         if chunk < 1:
             raise ValueError(f"chunk={chunk} must be at least 1")
@@ -120,7 +122,8 @@ class Generator:
             sampling: Sampling,
         ) -> jax.Array:
             decoder = nnx.merge(graph, state)
-            layers = decoder.layers_for_loop() if max_tokens >= _UNSTACKED_FROM else None
+            many = max_tokens >= _UNSTACKED_FROM if unstack is None else unstack
+            layers = decoder.layers_for_loop() if many else None
             B = last_B.shape[0]
 
             def goes_on(carry: tuple[Any, ...]) -> Any:

@@ -36,7 +36,7 @@ class Ours:
 
     def decode(self, tokens: np.ndarray[Any, Any], new_tokens: int) -> Run:
         """Continues a prompt greedily."""
-        generator = Generator(self._decoder)
+        generator = Generator(self._decoder, unstack=True)
         prompt = tokens.tolist()
         cache = generator.read([prompt], capacity=len(prompt) + new_tokens)
         return lambda: generator.generate(prompt[-1:], cache, max_tokens=new_tokens)

@@ -161,10 +161,9 @@ def test_a_prompt_that_fills_the_cache(decoder: Decoder, generator: Generator) -
         assert generator.generate(prompt[-1:], cache, max_tokens=1) == [greedy(decoder, prompt, 1)]
 
 
-def test_many_tokens(decoder: Decoder) -> None:
-    """So many that the loop over them has every layer for itself."""
+@pytest.mark.parametrize("unstack", [True, False])
+def test_layers_one_by_one_write_the_same(decoder: Decoder, unstack: bool) -> None:
     prompt = random_tokens(0, 4).tolist()
-    cache = Generator(decoder).read([prompt], capacity=600)
-    (found,) = Generator(decoder).generate(prompt[-1:], cache, max_tokens=512)
-    assert len(found) == 512
-    assert found[:30] == greedy(decoder, prompt, 30)
+    generator = Generator(decoder, unstack=unstack)
+    cache = generator.read([prompt], capacity=16)
+    assert generator.generate(prompt[-1:], cache, max_tokens=8) == [greedy(decoder, prompt, 8)]

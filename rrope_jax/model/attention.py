@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rrope_jax.model.chunked import MASKED, Chunks, chunked_attention
+from rrope_jax.model.chunked import MASKED, RESULT, Chunks, chunked_attention
 
 
 class CausalMask(NamedTuple):
@@ -139,6 +139,7 @@ def _splash(call: _Call, *, interpret: bool = False) -> jax.Array:
             block_kv_dq=block,
         ),
         interpret=interpret,
+        residual_checkpoint_name=RESULT,
     )
     segments_BT = call.mask.segment_ids_BT
     segment_ids = (

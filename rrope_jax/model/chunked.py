@@ -16,6 +16,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+RESULT = "attention"
+"""The name, for remat policies, of what the backward pass needs and is costly to compute again."""
 
 # finite, so that the difference of two masked logits is a number
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
@@ -92,7 +96,8 @@ def _forward(
         (layout.rows(q_BTNH), layout.keys(k_BSKH), layout.keys(v_BSKH)),
         layout.blocks(start_B, segment_ids_BT),
     )
-    out_BTNH = layout.from_rows(out_BKIRH).astype(q_BTNH.dtype)
+    out_BTNH = checkpoint_name(layout.from_rows(out_BKIRH).astype(q_BTNH.dtype), RESULT)
+    lse_BKIR = checkpoint_name(lse_BKIR, RESULT)
     return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, start_B, segment_ids_BT, out_BTNH, lse_BKIR)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rrope_jax.model.attention import IMPLEMENTATIONS
+from rrope_jax.model.chunked import RESULT
 from rrope_jax.rope.fields import is_int, is_number
 
 
@@ -28,9 +29,17 @@ ACTIVATIONS = {
     "swiglu": Activation(jax.nn.silu, gated=True),  # arXiv 2002.05202
     "relu": Activation(jax.nn.relu, gated=False),  # T5 v1.0
 }
-# What the backward pass keeps of a block; None for all that it needs.
-REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
-    "none": None,
+
+
+def _products_and_attention(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    """Whether an operation's result is kept: all but what costs no more to compute than to read."""
+    named = primitive.name == "name" and parameters["name"] == RESULT
+    return named or primitive.name in ("dot_general", "dot_product_attention_fwd")
+
+
+# What the backward pass keeps of a block in a loop over layers.
+REMAT_POLICIES: dict[str, Callable[..., Any]] = {
+    "none": _products_and_attention,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
@@ -71,8 +80,9 @@ class ModelConfig:
       rms_norm_eps: added to the mean square.
       compute_dtype: of activations and matrix products; parameters, softmax and logits are
         float32.
-      remat: what the backward pass recomputes: `none`, `full` (every block) or `dots` (all but
-        the matrix products).
+      remat: what the backward pass recomputes: `none` (in models of many layers, what lies between
+        matrix products and attention, which is faster than to keep it), `dots` (attention too) or
+        `full` (every block).
       attention: a key of `attention.IMPLEMENTATIONS`; `auto` chooses by backend.
 
     Raises:

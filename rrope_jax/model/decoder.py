@@ -217,10 +217,9 @@ class Decoder(nnx.Module):
 
     def _scan(self, block: Any, carry: Any, layers: Any) -> tuple[Any, Any]:
         """Runs a block function over the stacked layers."""
-        policy = REMAT_POLICIES[self.config.remat]
-        if policy is None:
-            unroll = self.config.num_layers <= _UNROLLED_LAYERS
-            return jax.lax.scan(block, carry, layers, unroll=unroll)
+        if self.config.remat == "none" and self.config.num_layers <= _UNROLLED_LAYERS:
+            return jax.lax.scan(block, carry, layers, unroll=True)
         # always as a loop: XLA finds what straight-line code computes twice, and keeps the first
+        policy = REMAT_POLICIES[self.config.remat]
         block = jax.checkpoint(block, policy=policy, prevent_cse=False)
         return jax.lax.scan(block, carry, layers)

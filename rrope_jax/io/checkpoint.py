@@ -148,12 +148,11 @@ class BackgroundCheckpoints(Checkpoints):
         self._pending = None
 
     def _failed(self, error: Exception) -> SaveError:
-        """The error to raise, once what was half written no longer takes up space."""
+        """The error to raise; what was half written goes when the folder is next opened."""
         step, self._pending = self._pending, None
         try:
             self._close()
-            self._manager().close()  # removes temporary folders
-        except Exception:  # the first error tells more
+        except Exception:  # says once more what the first error said
             _LOG.debug("after a failed save", exc_info=True)
         said = " ".join(str(error).split())
         reason = next((text for text in _DISK_FULL if text in said), said[:300])

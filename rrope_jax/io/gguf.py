@@ -15,7 +15,6 @@ from rrope_jax.io.weights import (
     Array,
     Weight,
     check_weights,
-    matrix_shapes,
     parameter_from_matrices,
 )
 from rrope_jax.model import ModelConfig
@@ -63,7 +62,7 @@ class GgufSource:
         """See `weights.Source`."""
         check_weights(
             {name: tensor.shape for name, tensor in self._contents.tensors.items()},
-            {key: _name(*key) for key in matrix_shapes(self.description.model)},
+            _name,
             self.description.model,
             where=str(self.path),
             ignored={FREQUENCY_FACTORS},

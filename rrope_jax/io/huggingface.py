@@ -19,7 +19,6 @@ from rrope_jax.io.weights import (
     Array,
     Weight,
     check_weights,
-    matrix_shapes,
     parameter_from_matrices,
 )
 from rrope_jax.model import ModelConfig
@@ -102,10 +101,9 @@ class HuggingFaceSource:
                 if name in found:
                     raise ValueError(f"{self.path} has {name} in two files; remove one of them")
                 found[name] = shape
-        names = {key: _name(*key) for key in matrix_shapes(self.description.model)}
         ignored = {name for name in found if name.endswith(_BUFFER)}
         ignored |= self._tied_copies(found)
-        check_weights(found, names, self.description.model, where=str(self.path), ignored=ignored)
+        check_weights(found, _name, self.description.model, where=str(self.path), ignored=ignored)
 
     def _tied_copies(self, found: Collection[str]) -> set[str]:
         """The output matrix, where it is stored although it is the embedding."""

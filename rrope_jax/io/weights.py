@@ -8,7 +8,7 @@ whatever is not in it is refused.
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -159,7 +159,7 @@ def matrix_shapes(config: ModelConfig) -> dict[tuple[Weight, int], tuple[int, ..
 
 def check_weights(
     found: Mapping[str, tuple[int, ...]],
-    names: Mapping[tuple[Weight, int], str],
+    name_of: Callable[[Weight, int], str],
     config: ModelConfig,
     *,
     where: str,
@@ -169,7 +169,7 @@ def check_weights(
 
     Args:
       found: the shapes in the checkpoint by name.
-      names: what the format calls each weight.
+      name_of: what the format calls a weight.
       config: the model's.
       where: the checkpoint in messages.
       ignored: names that are in the checkpoint and not read.
@@ -177,7 +177,11 @@ def check_weights(
     Raises:
       ValueError: naming the weights.
     """
-    wanted = {names[key]: shape for key, shape in matrix_shapes(config).items()}
+    if config.num_layers > len(found):  # so that a damaged number is no endless loop
+        raise ValueError(
+            f"{where} has {len(found)} weights, but by its config {config.num_layers} layers"
+        )
+    wanted = {name_of(*key): shape for key, shape in matrix_shapes(config).items()}
     if missing := sorted(wanted.keys() - found.keys()):
         raise ValueError(f"{where} has no weight {_some(missing)}; the model's config needs it")
     if unknown := sorted(found.keys() - wanted.keys() - set(ignored)):

@@ -224,6 +224,13 @@ def test_mistral_without_its_window(folder: Path) -> None:
         pretrained.describe(folder)
 
 
+def test_absurd_number_of_layers(folder: Path) -> None:
+    """It must not become a loop."""
+    _edit_config(folder, num_hidden_layers=10**9)
+    with pytest.raises(ValueError, match="21 weights, but by its config 1000000000 layers"):
+        pretrained.load(folder)
+
+
 _EditWeights = Callable[[dict[str, np.ndarray]], None]
 _QUERY = "model.layers.1.self_attn.q_proj"
 

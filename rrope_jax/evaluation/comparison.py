@@ -15,7 +15,7 @@ from rrope_jax.evaluation.plots import (
     by_fragment,
     context_axis,
     draw_passkey,
-    mark_trained_context,
+    mark_original_context,
     perplexity_axis,
     position_axis,
     position_curve,
@@ -95,12 +95,12 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts = [
         f"# {len(runs)} evaluations",
         table(
-            ("run", "method", "trained at", "complete", "checkpoint"),
+            ("run", "method", "original context", "complete", "checkpoint"),
             [
                 (
                     label,
                     method_label(run),
-                    str(run["trained_context"]),
+                    str(run["original_context"]),
                     "yes" if run["complete"] else "no",
                     run["checkpoint"],
                 )
@@ -210,9 +210,9 @@ def _colours(results: Mapping[str, Any]) -> dict[str, str]:
     return dict(zip(results["runs"], itertools.cycle(_COLOURS), strict=False))
 
 
-def _mark_trained(axes: Axes, runs: Mapping[str, Results]) -> None:
-    for tokens in sorted({run["trained_context"] for run in runs.values()}):
-        mark_trained_context(axes, tokens)
+def _mark_original(axes: Axes, runs: Mapping[str, Results]) -> None:
+    for tokens in sorted({run["original_context"] for run in runs.values()}):
+        mark_original_context(axes, tokens)
 
 
 def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
@@ -229,7 +229,7 @@ def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
     perplexity_axis(panels[0])
     panels[0].set_title("all documents", loc="left")
     panels[0].legend()
-    _mark_trained(panels[0], runs)
+    _mark_original(panels[0], runs)
     if differences:
         base = differences[0]["base"]
         for label, run in runs.items():
@@ -238,7 +238,7 @@ def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
         context_axis(panels[1], contexts)
         panels[1].axhline(0, color=INK, lw=1)
         panels[1].set_title(f"loss minus that of {base}, nats", loc="left")
-        _mark_trained(panels[1], runs)
+        _mark_original(panels[1], runs)
     return figure
 
 
@@ -266,7 +266,7 @@ def _draw_position(results: Mapping[str, Any]) -> Figure:
     axes.set(xlabel="position, tokens", ylabel="loss, nats")
     position_axis(axes)
     axes.legend()
-    _mark_trained(axes, runs)
+    _mark_original(axes, runs)
     return figure
 
 

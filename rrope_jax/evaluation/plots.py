@@ -38,13 +38,13 @@ def length_text(tokens: float) -> str:
     return f"{tokens / 1024:g}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:g}"
 
 
-def mark_trained_context(axes: Axes, tokens: int) -> None:
-    """A vertical line at the context that the model was trained at; to be drawn last."""
+def mark_original_context(axes: Axes, tokens: int) -> None:
+    """A vertical line at the context before any extension; to be drawn last."""
     if tokens > 1.1 * axes.get_xlim()[1]:
         return  # far to the right of all that is drawn
     axes.axvline(tokens, color=INK, lw=1, ls=":")
     axes.annotate(
-        f"trained at {length_text(tokens)}",
+        f"original context {length_text(tokens)}",
         xy=(tokens, 1),
         xycoords=axes.get_xaxis_transform(),
         xytext=(3, -2),
@@ -99,7 +99,7 @@ def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
     axes.plot(contexts, mean, color=colour, lw=2.2, marker="o", ms=4, label="all documents")
     context_axis(axes, contexts)
     perplexity_axis(axes)
-    mark_trained_context(axes, results["trained_context"])
+    mark_original_context(axes, results["original_context"])
     axes.legend(loc="upper left")
     return figure
 
@@ -119,7 +119,7 @@ def _draw_position(results: Mapping[str, Any]) -> Figure:
     axes.plot(*position_curve(results), color=colour, lw=2)
     axes.set(xlabel="position, tokens", ylabel="loss, nats")
     position_axis(axes)
-    mark_trained_context(axes, results["trained_context"])
+    mark_original_context(axes, results["original_context"])
     return figure
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rrope_jax.evaluation.plots import FIGURES
+from rrope_jax.evaluation.plots import FIGURES, length_text
 from rrope_jax.posgen import labels
 
 _NOT_THERE = "n/a"
@@ -24,7 +24,7 @@ def method_label(results: Mapping[str, Any]) -> str:
 def headline(results: Mapping[str, Any]) -> str:
     """The result in one line."""
     parts = [
-        f"{tokens_text(entry['context'])} {number(entry['perplexity'])}"
+        f"{length_text(entry['context'])} {number(entry['perplexity'])}"
         for entry in results.get("perplexity", ())
     ]
     said = [f"perplexity at {', '.join(parts)}"] if parts else []
@@ -68,8 +68,8 @@ def markdown(results: Mapping[str, Any]) -> str:
 def _setting_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("checkpoint", results["checkpoint"]),
-        ("trained at", f"{results['trained_context']} tokens"),
-        ("meant for", f"{results['context']} tokens"),
+        ("original context", f"{results['original_context']} tokens"),
+        ("context", f"{results['context']} tokens"),
         ("rope", _pairs(results["rope"])),
         ("model", _pairs(results["model"])),
         *((name, _pairs(setting)) for name, setting in results["setting"].items()),
@@ -199,11 +199,6 @@ def number(value: float | None) -> str:
     if value is None or math.isnan(value):
         return _NOT_THERE
     return f"{value:.3f}" if value < 100 else f"{value:.0f}"
-
-
-def tokens_text(tokens: int) -> str:
-    """A length as people say it: 32768 is `32K`."""
-    return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

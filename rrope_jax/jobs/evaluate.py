@@ -63,7 +63,11 @@ def _perplexity(
     setting: PerplexitySetting, model: PretrainedModel, config: ConfigDict
 ) -> Perplexity:
     data = from_config(DataConfig, _group(config, "data"), "config.data")
-    return Perplexity(setting, model.decoder, heldout_documents(data, model.tokenizer))
+    try:
+        documents = heldout_documents(data, model.tokenizer)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"config.data: {error}") from error
+    return Perplexity(setting, model.decoder, documents)
 
 
 def _passkey(setting: PasskeySetting, model: PretrainedModel, config: ConfigDict) -> Passkey:
@@ -90,11 +94,13 @@ _SECTIONS: Mapping[str, _Kind] = {
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     words = _one_flag_a_folder(argv)
-    comparing = any(word.startswith(f"{_COMPARE}=") for word in words)
+    comparing = any(word.partition("=")[0] == _COMPARE for word in argv)
     values = parse(
         "evaluate", SUMMARY, words, _define_compare if comparing else _define, config=not comparing
     )
     if comparing:
+        if not values.compare:
+            raise UsageError(f"{_COMPARE} names no folder; give workdirs of rrope evaluate")
         return _compare(values.compare, values.workdir)
     return _evaluate(values.config, values.checkpoint, values.workdir)
 
@@ -117,7 +123,7 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
             "method": _method(model.description.rope),
             "rope": _fields(model.description.rope),
             "model": dataclasses.asdict(model.decoder.config),
-            "trained_context": model.trained_context,
+            "original_context": model.original_context,
             "context": model.description.context,
             "setting": {name: dataclasses.asdict(setting) for name, setting in settings.items()},
             "backend": backend.describe(),
@@ -158,6 +164,12 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
       UsageError: a field is wrong, or nothing is on.
     """
     group = _group(config, "eval")
+    # single fields beside the sections are those of rrope train
+    for name in group:
+        if isinstance(group[name], ConfigDict) and name not in _SECTIONS:
+            raise UsageError(
+                f"config.eval.{name}: there is no such section; allowed: {', '.join(_SECTIONS)}"
+            )
     settings = {}
     for name, kind in _SECTIONS.items():
         if (fields := group.get(name)) is not None:

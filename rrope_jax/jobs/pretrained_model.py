@@ -19,13 +19,13 @@ class PretrainedModel:
     Attributes:
       decoder: the model.
       description: what it is, with the overrides applied.
-      trained_context: tokens that the checkpoint was meant for before the overrides.
+      original_context: tokens that the model was trained at before any extension of its context.
       tokenizer: the checkpoint's own, or the one that was named instead.
     """
 
     decoder: Decoder
     description: pretrained.Description
-    trained_context: int
+    original_context: int
     tokenizer: Tokenizer
 
     def prompt(self, text: str, *, bos: bool | None = None) -> list[int]:
@@ -94,5 +94,5 @@ def load_model(
             f"{description.model.vocab_size}; they do not belong together"
         )
     description = dataclasses.replace(description, context=after.context)
-    trained = before.rope.original_context or before.context
-    return PretrainedModel(decoder, description, trained, loaded_tokenizer)
+    original = before.rope.original_context or before.context
+    return PretrainedModel(decoder, description, original, loaded_tokenizer)

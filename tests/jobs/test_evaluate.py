@@ -117,7 +117,7 @@ def test_every_section_is_in_the_results(finished: Path) -> None:
     assert [(c["context"], c["depth"]) for c in results["passkey"]] == [(512, 0.0), (512, 1.0)]
     assert all(cell["log_probability"] < 0 for cell in results["passkey"])
     assert [entry["task"] for entry in results["closed_ended"]] == ["quiz"]
-    assert (results["method"], results["trained_context"]) == ("rope", CONTEXT)
+    assert (results["method"], results["original_context"]) == ("rope", CONTEXT)
 
 
 def test_report_shows_tables_and_figures(finished: Path) -> None:
@@ -136,7 +136,7 @@ def test_report_shows_tables_and_figures(finished: Path) -> None:
 def test_rope_overrides_reach_the_model(finished: Path, scaled: Path) -> None:
     results = results_of(scaled)
     assert (results["method"], results["context"]) == ("resonance_yarn", 4 * CONTEXT)
-    assert results["rope"]["original_context"] == results["trained_context"] == CONTEXT
+    assert results["rope"]["original_context"] == results["original_context"] == CONTEXT
     plain = results_of(finished)["perplexity"]
     for one, other in zip(plain, results["perplexity"], strict=True):
         assert one["perplexity"] != other["perplexity"]
@@ -241,6 +241,8 @@ def test_runs_with_the_same_folder_name_get_their_parents() -> None:
 
 
 def test_compare_says_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--compare", f"--workdir={tmp_path / 'out'}"]) == 2
+    assert "--compare names no folder" in capsys.readouterr().err
     folder = tmp_path / "empty"
     folder.mkdir()
     command = ["evaluate", f"--workdir={tmp_path / 'out'}", "--compare", str(folder)]
@@ -262,7 +264,7 @@ def test_compare_says_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--config.eval.closed_ended.files=('absent.jsonl',)"], "absent.jsonl"),
         (only("nothing"), "nothing to evaluate"),
         (["--config.rope.scaling=yern"], "scaling='yern' is unknown"),
-        (["--config.data.source=absent"], "absent"),
+        (["--config.data.source=absent"], "config.data: source='absent'"),
         (["--config.data.tokenizer=absent"], "tokenizer='absent' does not exist"),
         (["--checkpoint=absent"], "absent does not exist; give a checkpoint"),
         (["--config.model.compute_dtype=int8"], "compute_dtype='int8' is unknown"),

@@ -1,0 +1,115 @@
+"""Tables of an evaluation, from results made by hand."""
+
+from typing import Any
+
+import pytest
+
+from rrope_jax.evaluation import comparison, plots, report
+
+
+def entry(document: str, context: int, loss: float) -> dict[str, Any]:
+    return {
+        "document": document,
+        "context": context,
+        "start": 0,
+        "loss": loss,
+        "perplexity": 2.718281828**loss,
+        "tokens": context - 1,
+    }
+
+
+def results(*losses: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A run over the given documents at 8 and 16 tokens."""
+    contexts = sorted({e["context"] for e in losses})
+    return {
+        "checkpoint": "model.gguf",
+        "method": "resonance_yarn",
+        "rope": {"factor": 4.0, "scaling": "yarn"},
+        "model": {"d_model": 8},
+        "original_context": 8,
+        "context": 32,
+        "setting": {"perplexity": {"protocol": "fragments", "contexts": contexts}},
+        "backend": "backend cpu",
+        "versions": {"jax": "0"},
+        "complete": True,
+        "missing_units": 0,
+        "perplexity": [
+            {
+                "context": context,
+                "perplexity": 20.0,
+                "loss": 3.0,
+                "loss_std": None,
+                "lowest": 10.0,
+                "highest": 123456.0,
+                "documents": 1,
+                "fragments": 1,
+                "tokens": context - 1,
+            }
+            for context in contexts
+        ],
+        "perplexity_by_document": list(losses),
+        "loss_by_position": [],
+        "too_short": [],
+        **changes,
+    }
+
+
+def test_report_of_one_document() -> None:
+    text = report.markdown(results(entry("a", 8, 3.0), entry("a", 16, 2.0)))
+    assert "# Resonance YaRN, factor 4\n" in text
+    assert "| 16 | 20.000 | 3.0000 | n/a | 10.000 | 123456 | 1 | 15 |" in text
+    assert "| a | 20.086 | 7.389 |" in text
+    assert "Partial" not in text
+
+
+def test_report_of_a_stopped_run() -> None:
+    cells = [
+        {"context": 8, "depth": 0.0, "accuracy": 1.0, "log_probability": -0.5},
+        {"context": 16, "depth": 1.0, "accuracy": 0.0, "log_probability": -9.0},
+    ]
+    text = report.markdown(results(complete=False, missing_units=3, passkey=cells))
+    assert "**Partial run: 3 units of work are missing.**" in text
+    assert "## Perplexity" not in text
+    assert "| 0 % | 100 (-0.5) | n/a |" in text
+    assert "| 100 % | n/a | 0 (-9.0) |" in text
+    assert plots.plots(results(passkey=cells)).keys() == {"passkey.png"}
+
+
+def test_nothing_is_finished() -> None:
+    empty = results(complete=False, missing_units=9)
+    assert report.headline(empty).endswith("nothing is finished")
+    assert plots.plots(empty) == {}
+
+
+def test_comparison_is_paired_by_document() -> None:
+    one = results(entry("a", 8, 3.0), entry("b", 8, 5.0), entry("c", 8, 1.0))
+    other = results(entry("a", 8, 2.5), entry("b", 8, 5.1), entry("d", 8, 9.0))
+    compared = comparison.summarise({"one": one, "other": other})
+    (difference,) = compared["difference"]
+    assert difference["loss"] == pytest.approx(-0.2)
+    assert difference["std"] == pytest.approx(0.6 / 2**0.5)
+    assert (difference["lower_in"], difference["documents"]) == (1, 2)
+    text = comparison.markdown(compared)
+    assert "The runs have different documents" in text
+    assert "| other | -0.2000 ± 0.4243 (1 of 2) |" in text
+
+
+def test_comparison_of_runs_with_different_sections() -> None:
+    cell = {"context": 8, "depth": 0.5, "accuracy": 0.25, "log_probability": -3.0}
+    closed = {"task": "quiz", "metric": "choice", "accuracy": 0.5}
+    runs = {
+        "text": results(entry("a", 8, 3.0)),
+        "keys": results(passkey=[cell, {**cell, "depth": 1.0, "accuracy": 0.75}]),
+        "questions": results(closed_ended=[closed]),
+    }
+    compared = comparison.summarise(runs)
+    assert compared["difference"] == []
+    text = comparison.markdown(compared)
+    assert "| keys | 50.0 |" in text
+    assert "| keys | -3.00 |" in text
+    assert "| questions | 50.00 |" in text
+    assert comparison.plots(compared).keys() == {"perplexity.png", "passkey.png"}
+
+
+def test_lengths_as_people_say_them() -> None:
+    assert [plots.length_text(n) for n in (100, 1024, 1536, 32768)] == ["100", "1K", "1536", "32K"]

@@ -9,6 +9,10 @@ from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec
 from rrope_jax.rope.fields import is_int
 
+# The key of `extras` for what the queries and keys were multiplied by when the model was exported.
+# Its embedding cannot be replaced by another any more.
+FOLDED_TEMPERATURE = "folded_temperature"
+
 
 @dataclasses.dataclass(frozen=True)
 class Description:
@@ -19,7 +23,8 @@ class Description:
       rope: its rotary embedding.
       context: the length, in tokens, that the model is meant for (`max_position_embeddings`).
       tokenizer: what travels along to turn text into tokens; None where there is none.
-      extras: JSON-able keys of a config.json that travel along untouched (ids of special tokens).
+      extras: JSON-able keys of a config.json that travel along untouched (ids of special tokens),
+        and `FOLDED_TEMPERATURE`.
 
     Raises:
       ValueError: context is not a positive integer.

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from rrope_jax.io import gguf_file, gguf_tokenizer
-from rrope_jax.io.description import Description
+from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.weights import (
     WEIGHTS,
     Array,
@@ -23,11 +23,13 @@ from rrope_jax.rope import RopeSpec, frequencies
 ARCHITECTURE = "llama"
 FREQUENCY_FACTORS = "rope_freqs.weight"
 RESONANCE = "rrope.resonance"
-# The keys of special tokens there, and in a config.json.
-TOKEN_IDS = {
-    "bos_token_id": "bos_token_id",
-    "eos_token_id": "eos_token_id",
-    "padding_token_id": "pad_token_id",
+FOLDED = f"rrope.{FOLDED_TEMPERATURE}"
+# Keys there, with those of a config.json that travel along.
+EXTRAS = {
+    "tokenizer.ggml.bos_token_id": "bos_token_id",
+    "tokenizer.ggml.eos_token_id": "eos_token_id",
+    "tokenizer.ggml.padding_token_id": "pad_token_id",
+    FOLDED: FOLDED_TEMPERATURE,
 }
 # What our decoder does not have, with the value that means "without".
 _REFUSED = {"expert_count": 0, "attention.sliding_window": 0, "attention.causal": True}
@@ -152,11 +154,7 @@ def _describe(path: Path, contents: gguf_file.Contents) -> Description:
             rope=_rope(path, contents, keys, model.head_size),
             context=required("context_length"),
             tokenizer=gguf_tokenizer.tokenizer_files(metadata),
-            extras={
-                name: metadata[f"tokenizer.ggml.{key}"]
-                for key, name in TOKEN_IDS.items()
-                if f"tokenizer.ggml.{key}" in metadata
-            },
+            extras={name: metadata[key] for key, name in EXTRAS.items() if key in metadata},
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

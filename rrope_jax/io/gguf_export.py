@@ -10,7 +10,7 @@ import numpy as np
 from rrope_jax.io import gguf_tokenizer
 from rrope_jax.io.description import Description
 from rrope_jax.io.dtypes import DTYPES, Dtype, cast
-from rrope_jax.io.gguf import ARCHITECTURE, FREQUENCY_FACTORS, RESONANCE, TOKEN_IDS, to_interleaved
+from rrope_jax.io.gguf import ARCHITECTURE, EXTRAS, FREQUENCY_FACTORS, RESONANCE, to_interleaved
 from rrope_jax.io.portable import NEVER_TURNS, factor_lists
 from rrope_jax.io.weights import Source, matrix_shapes
 from rrope_jax.rope import RopeSpec, frequencies
@@ -154,12 +154,12 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
     }
     if spec.resonance:
         metadata[RESONANCE] = True
-    for theirs, ours in TOKEN_IDS.items():
+    for theirs, ours in EXTRAS.items():
         value = description.extras.get(ours)
         if isinstance(value, list):  # several tokens that end a text: there is room for one
             value = value[0]
         if value is not None:
-            metadata.setdefault(f"tokenizer.ggml.{theirs}", value)
+            metadata.setdefault(theirs, value)
     return metadata
 
 

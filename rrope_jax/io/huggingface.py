@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rrope_jax import rope
-from rrope_jax.io.description import Description
+from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.tokenizer_files import TokenizerFiles
 from rrope_jax.io.weights import (
     WEIGHTS,
@@ -61,7 +61,8 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "num_local_experts": (None, 0),
     "quantization_config": (None,),
 }
-EXTRAS = ("bos_token_id", "eos_token_id", "pad_token_id")
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_EXTRAS = (*TOKEN_IDS, FOLDED_TEMPERATURE)
 _DTYPES = ("F64", "F32", "F16", "BF16")
 # Tables of frequencies that old checkpoints carry; they follow from the config.
 _BUFFER = "rotary_emb.inv_freq"
@@ -167,7 +168,7 @@ def _describe(folder: Path) -> Description:
             rope=rope.from_hf(config),
             context=config["max_position_embeddings"],
             tokenizer=TokenizerFiles.of_folder(folder),
-            extras={key: config[key] for key in EXTRAS if config.get(key) is not None},
+            extras={key: config[key] for key in _EXTRAS if config.get(key) is not None},
         )
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 from rrope_jax import rope
 from rrope_jax.io.description import Description
 from rrope_jax.io.dtypes import Dtype, cast
-from rrope_jax.io.huggingface import CONFIG, EXTRAS, INDEX_FILE, MODEL_KEYS, WEIGHTS_FILE
+from rrope_jax.io.huggingface import CONFIG, INDEX_FILE, MODEL_KEYS, TOKEN_IDS, WEIGHTS_FILE
 from rrope_jax.io.portable import factor_lists
 from rrope_jax.io.weights import Source, Weight, matrix_shapes
 from rrope_jax.model import ModelConfig
@@ -147,6 +147,7 @@ def _config(description: Description, dtype: Dtype) -> dict[str, Any]:
         "use_cache": True,
         "dtype": dtype.numpy.name,  # transformers 5
         "torch_dtype": dtype.numpy.name,  # transformers 4
-        **{key: description.extras.get(key) for key in EXTRAS},
+        **dict.fromkeys(TOKEN_IDS),  # null, where transformers would take 1 and 2
+        **description.extras,
         **_rope_keys(description),
     }

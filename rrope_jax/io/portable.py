@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrope_jax.io.description import Description
+from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.weights import Array, Source, Weight, parameter_from_matrices
 from rrope_jax.rope import SCALINGS, RopeSpec, frequencies
 
@@ -57,7 +57,11 @@ def factor_lists(description: Description) -> tuple[Description, float]:
         short_factor=factors,
         long_factor=factors,
     )
-    return dataclasses.replace(description, rope=listed), wanted.attention_factor
+    temperature = wanted.attention_factor
+    extras = dict(description.extras)
+    if temperature != 1:
+        extras[FOLDED_TEMPERATURE] = temperature * extras.get(FOLDED_TEMPERATURE, 1.0)
+    return dataclasses.replace(description, rope=listed, extras=extras), temperature
 
 
 class FoldedSource:

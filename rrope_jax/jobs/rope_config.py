@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from rrope_jax.io.description import Description
+from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.jobs.configuration import UsageError, from_config
 from rrope_jax.posgen.grid import parse_method
 from rrope_jax.rope import SCALINGS, RopeSpec
@@ -69,11 +69,18 @@ def extend(
       path: the group's name in messages.
 
     Raises:
-      UsageError: a key is unknown, has no effect or a wrong value, or head_dim is not the model's.
+      UsageError: a key is unknown, has no effect or a wrong value, head_dim is not the model's, or
+        the checkpoint is an export with a temperature in its weights.
     """
     given = {} if group is None else {key: group[key] for key in group if group[key] is not None}
     if not given:
         return description
+    if (temperature := description.extras.get(FOLDED_TEMPERATURE)) is not None:
+        raise UsageError(
+            f"{path}: the checkpoint is an export whose weights hold the temperature "
+            f"{temperature:.4f} of its embedding, so it cannot get another one; take the "
+            "checkpoint that it was exported from"
+        )
     old = description.rope
     unread = SCALING_FIELDS - SCALINGS[old.scaling].reads
     if "scaling" not in given and (idle := sorted(given.keys() & unread)):

@@ -65,6 +65,11 @@ def test_rope_overrides(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert _convert(f"--from={target}", f"--to={exported}", "--dtype=bfloat16") == 0
     assert "temperature 1.1386 folded" in capsys.readouterr().out
     assert json.loads((exported / "config.json").read_text())["dtype"] == "bfloat16"
+    # its weights cannot get rid of this temperature, wherever they go
+    again = folder.parent / "again.gguf"
+    assert _convert(f"--from={exported}", f"--to={again}") == 0
+    assert _convert(f"--from={again}", f"--to={folder.parent / 'b'}", *words) == 2
+    assert "hold the temperature 1.1386" in capsys.readouterr().err
 
 
 def test_portable(folder: Path) -> None:

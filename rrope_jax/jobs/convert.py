@@ -53,7 +53,7 @@ def _implied_format(source: str, target: str) -> str:
 def _summary(done: conversion.Conversion) -> str:
     description = done.description
     spec = description.rope
-    parameters = sum(math.prod(shape) for shape in parameter_shapes(description).values())
+    parameters = sum(math.prod(shape) for shape in parameter_shapes(description.model).values())
     words = [
         f"format {done.format}",
         f"{parameters:,} parameters",

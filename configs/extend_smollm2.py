@@ -10,8 +10,8 @@ checkpoint, format and method: `--config.checkpoint.init_from=PATH`, `--config.r
 PoSE shows the model distances of up to 32,768 tokens in rows of 4,096, for a fraction of the time
 that full rows would take. The held-out documents are for configs/evaluate_smollm2.py.
 
-Cost: 410,000 tokens at some 95 a second, 75 minutes, in 8 GB of memory (computed from the CPU time
-of two steps). Expected: docs/results has what came of it.
+Cost: 410,000 tokens at 80 to 95 a second, 75 to 90 minutes, in 8 GB of memory (computed from the
+CPU time of two steps). Expected: docs/results has what came of it.
 """
 
 from ml_collections import ConfigDict

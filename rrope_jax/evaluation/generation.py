@@ -5,7 +5,7 @@ B rows, T tokens of a prompt, M generated tokens, V vocabulary.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -152,19 +152,12 @@ class Generator:
         self._score = jax.jit(score)
         self._extend = jax.jit(extend, static_argnames=("max_tokens", "sampling"))
 
-    def read(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        capacity: int,
-        progress: Callable[[int], None] | None = None,
-    ) -> KVCache:
+    def read(self, prompts: Sequence[Sequence[int]], *, capacity: int) -> KVCache:
         """A cache that holds prompts, all but the last token of each.
 
         Args:
           prompts: token ids of every row, at least one each.
           capacity: tokens that the cache can hold, with those that are generated later.
-          progress: called with the number of tokens read so far, now and then.
 
         Raises:
           ValueError: a prompt is empty or too long for the capacity.
@@ -180,7 +173,7 @@ class Generator:
         tokens_BT = np.zeros((len(prompts), max(lengths) - 1), np.int32)
         for row, prompt in zip(tokens_BT, prompts, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]
-        cache = self._fill(init_cache(self._config, len(prompts), capacity), tokens_BT, progress)
+        cache = self._fill(init_cache(self._config, len(prompts), capacity), tokens_BT)
         # what padding has left behind it is not visible and is written over
         return cache._replace(length_B=jnp.asarray(lengths, jnp.int32) - 1)
 
@@ -193,11 +186,9 @@ class Generator:
           tokens: what follows it, at least one.
         """
         row_BT = np.array([[last, *tokens[:-1]]], np.int32)
-        return self._fill(jax.tree.map(jnp.copy, cache), row_BT, None)
+        return self._fill(jax.tree.map(jnp.copy, cache), row_BT)
 
-    def _fill(
-        self, cache: KVCache, tokens_BT: np.ndarray, progress: Callable[[int], None] | None
-    ) -> KVCache:
+    def _fill(self, cache: KVCache, tokens_BT: np.ndarray) -> KVCache:
         """Appends tokens to every row; the cache that is given is used up."""
         T = tokens_BT.shape[1]
         start_B = cache.length_B
@@ -209,8 +200,6 @@ class Generator:
             cache = cache._replace(length_B=start_B + offset)
             cache = self._read(self._state, piece_BT, cache)
             wait(cache)
-            if progress is not None:
-                progress(min(offset + size, T))
         return cache._replace(length_B=start_B + T)
 
     def generate(

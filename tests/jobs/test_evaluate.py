@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -176,7 +178,14 @@ def test_killed_it_goes_on(
 ) -> None:
     command = [sys.executable, "-m", "rrope_jax", *words(checkpoint, texts)]
     command.append(f"--workdir={tmp_path / 'run'}")
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {  # what the finished run has compiled serves here too
+        "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "True",
+    }
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("units/*/*.json")):
         assert process.poll() is None
@@ -192,7 +201,9 @@ def test_killed_it_goes_on(
     else:
         assert process.returncode == -signal.SIGKILL
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").glob("units/*/*.json")}
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert f"{len(kept)} of 5 units are there already" in again.stderr
     one, other = results_of(tmp_path / "run"), results_of(finished)

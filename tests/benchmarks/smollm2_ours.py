@@ -22,11 +22,11 @@ Run = Callable[[], object]
 
 
 class Ours:
-    """SmolLM2-135M in float32 with random parameters."""
+    """SmolLM2-135M in float32, with random parameters unless a decoder is given."""
 
-    def __init__(self) -> None:
-        decoder = jax.jit(lambda: nnx.split(Decoder(PRESET.model, PRESET.rope, rngs=nnx.Rngs(0))))
-        self._decoder: Decoder = nnx.merge(*decoder())
+    def __init__(self, decoder: Decoder | None = None) -> None:
+        init = jax.jit(lambda: nnx.split(Decoder(PRESET.model, PRESET.rope, rngs=nnx.Rngs(0))))
+        self._decoder = nnx.merge(*init()) if decoder is None else decoder
 
     def prefill(self, tokens: np.ndarray[Any, Any]) -> Run:
         """Reads a prompt into a cache."""

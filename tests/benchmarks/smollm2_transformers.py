@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rrope_jax import rope
 from rrope_jax.model.presets import PRESETS
@@ -36,66 +36,64 @@ class Transformers:
                 if key in ("rope_parameters", "rope_theta")
             },
         )
-        self._model: Any = LlamaForCausalLM(config)
+        self.model: Any = LlamaForCausalLM(config)
         assert config._attn_implementation == "sdpa"
 
     def prefill(self, tokens: np.ndarray[Any, Any]) -> Run:
         """Reads a prompt into a cache, with the logits of its last token as `generate` does."""
         ids_1T = torch.from_numpy(tokens[None]).long()
-        self._model.eval()
+        self.model.eval()
 
         @torch.inference_mode()
         def run() -> None:
-            self._model(ids_1T, use_cache=True, logits_to_keep=1)
+            self.model(ids_1T, use_cache=True, logits_to_keep=1)
 
         return run
 
     def decode(self, tokens: np.ndarray[Any, Any], new_tokens: int) -> Run:
         """Continues a prompt greedily, without what `generate` adds to the model's own time."""
         ids_1T = torch.from_numpy(tokens[None]).long()
-        self._model.eval()
+        self.model.eval()
         with torch.inference_mode():
-            filled = self._model(ids_1T[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
-        length = ids_1T.shape[1] - 1
+            filled = self.model(ids_1T[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
 
         @torch.inference_mode()
         def run() -> list[int]:
-            filled.crop(length)
             last_11, written = ids_1T[:, -1:], []
             for _ in range(new_tokens):
-                out = self._model(last_11, past_key_values=filled, use_cache=True)
+                out = self.model(last_11, past_key_values=filled, use_cache=True)
                 last_11 = out.logits[:, -1:].argmax(-1)
                 written.append(int(last_11))
+            filled.crop(-new_tokens)
             return written
 
-        assert isinstance(filled, DynamicCache)
         return run
 
     def score(self, tokens: np.ndarray[Any, Any]) -> Run:
         """The mean loss of every token but the first."""
         ids_1T = torch.from_numpy(tokens[None]).long()
-        self._model.eval()
+        self.model.eval()
 
         @torch.inference_mode()
         def run() -> float:
-            return float(self._model(ids_1T, labels=ids_1T, use_cache=False).loss)
+            return float(self.model(ids_1T, labels=ids_1T, use_cache=False).loss)
 
         return run
 
     def train(self, tokens: np.ndarray[Any, Any]) -> Run:
         """AdamW steps on one row."""
         ids_1T = torch.from_numpy(tokens[None]).long()
-        self._model.train()
+        self.model.train()
         optimizer = torch.optim.AdamW(
-            self._model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+            self.model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True
         )
 
         def run() -> float:
-            loss = self._model(ids_1T, labels=ids_1T, use_cache=False).loss
+            loss = self.model(ids_1T, labels=ids_1T, use_cache=False).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            return float(loss)
+            return float(loss.detach())
 
         return run

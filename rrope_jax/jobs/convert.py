@@ -1,6 +1,7 @@
 """`rrope convert`: from one checkpoint format to another, with another RoPE on the way."""
 
 import math
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -40,6 +41,9 @@ def main(argv: Sequence[str]) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+    except OSError as error:  # a full disk, most likely
+        print(f"rrope convert: nothing was written to {target}: {error}", file=sys.stderr)
+        return 1
     print(f"wrote {target}: {_summary(done)}")
     return 0
 

@@ -7,7 +7,7 @@ import pytest
 
 from rrope_jax import __main__ as cli
 from rrope_jax import rope
-from rrope_jax.io import pretrained
+from rrope_jax.io import gguf_export, pretrained
 from rrope_jax.rope import RopeSpec
 from tests.io import tiny
 
@@ -118,6 +118,20 @@ def test_existing_target(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert target.read_bytes() == before
     assert _convert(f"--from={folder}", f"--to={target}", "--overwrite") == 0
     assert target.stat().st_size > len(before)
+
+
+def test_full_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gguf_export, "cast", fail)
+    assert _convert(f"--from={folder}", f"--to={folder.parent / 'a.gguf'}") == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert error.count("\n") == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["source"]
 
 
 def test_help_names_the_overrides(capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,15 @@ class Generator:
           cache: of one row; it stays as it is.
           last: the token that was left out of the cache.
           tokens: what follows it, at least one.
+
+        Raises:
+          ValueError: the tokens do not fit the cache.
         """
+        needed = int(cache.length_B[0]) + 1 + len(tokens)
+        if needed > cache.capacity:
+            raise ValueError(
+                f"{needed} tokens do not fit a cache of {cache.capacity}; raise the capacity"
+            )
         row_BT = np.array([[last, *tokens[:-1]]], np.int32)
         return self._fill(jax.tree.map(jnp.copy, cache), row_BT)
 

@@ -149,6 +149,8 @@ def test_prompts_that_do_not_fit(generator: Generator) -> None:
     with pytest.raises(ValueError, match="a prompt of 9 tokens does not fit a cache of 8"):
         generator.read([[1] * 9], capacity=8)
     cache = generator.read([[1] * 8], capacity=8)
+    with pytest.raises(ValueError, match="9 tokens do not fit a cache of 8"):
+        generator.read_on(cache, 1, [2])
     with pytest.raises(ValueError, match="max_tokens=2: 9 tokens do not fit a cache of 8"):
         generator.generate([1], cache, max_tokens=2)
 

@@ -2,9 +2,11 @@
 
     rrope train --config=configs/tiny_from_scratch.py --workdir=runs/tiny
 
-Shows that everything works, from text to a checkpoint that `rrope evaluate`, `generate` and
-`convert` read; run it from the clone's root, since `data.source` is a path. About three minutes on
-two CPU cores.
+Shows that everything works, from text to a checkpoint that `rrope evaluate`, `convert` and
+
+    rrope generate --checkpoint=runs/tiny --tokenizer=bytes --prompt="The model "
+
+read. To be run from the clone's root, since `data.source` is a path. A few minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict

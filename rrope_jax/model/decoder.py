@@ -185,8 +185,8 @@ class Decoder(nnx.Module):
         """What `decode` takes as `layers`, to be called before a loop over tokens, not inside.
 
         On a CPU these are the parameters of every layer for itself: a layer that is cut out of the
-        stacked parameters is copied, which takes as long as computing a token. So it happens once.
-        Elsewhere it is None.
+        stacked parameters is copied, which takes longer than the layer's part of a token. So it
+        happens once. The price is compile time that grows with depth. Elsewhere it is None.
         """
         if not on_one_cpu():
             return None

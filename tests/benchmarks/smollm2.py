@@ -64,8 +64,8 @@ TASKS = {
     "prefill_512": Task("prefill", 512),
     "prefill_2k": Task("prefill", 2048),
     "prefill_8k": Task("prefill", 8192),
-    "decode_512": Task("decode", 512, new_tokens=128),
-    "decode_4k": Task("decode", 4096, new_tokens=64),
+    "decode_512": Task("decode", 512, new_tokens=256),
+    "decode_4k": Task("decode", 4096, new_tokens=256),
     "score_8k": Task("score", 8192),
     "train_1k": Task("train", 1024),
 }

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -21,12 +22,26 @@ LOSS_CHUNK = 512
 Run = Callable[[], object]
 
 
+def _random() -> Decoder:
+    """With parameters made one by one, as they are read from a file, so that they peak nowhere."""
+    abstract = nnx.eval_shape(lambda: Decoder(PRESET.model, PRESET.rope, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(abstract)
+    random = np.random.default_rng(0)
+
+    def fill(parameter: jax.ShapeDtypeStruct) -> jax.Array:
+        values = random.standard_normal(parameter.shape, np.float32)
+        values *= PRESET.model.initializer_range
+        return jnp.asarray(values)
+
+    decoder: Decoder = nnx.merge(graph, jax.tree.map(fill, state))
+    return decoder
+
+
 class Ours:
     """SmolLM2-135M in float32, with random parameters unless a decoder is given."""
 
     def __init__(self, decoder: Decoder | None = None) -> None:
-        init = jax.jit(lambda: nnx.split(Decoder(PRESET.model, PRESET.rope, rngs=nnx.Rngs(0))))
-        self._decoder = nnx.merge(*init()) if decoder is None else decoder
+        self._decoder = _random() if decoder is None else decoder
 
     def prefill(self, tokens: np.ndarray[Any, Any]) -> Run:
         """Reads a prompt into a cache."""

@@ -6,7 +6,7 @@ Shows that everything works, from text to a checkpoint that `rrope evaluate`, `c
 
     rrope generate --checkpoint=runs/tiny --tokenizer=bytes --prompt="The model "
 
-read. To be run from the clone's root, since `data.source` is a path. A few minutes on two CPU cores.
+read. Run it from the clone's root, since `data.source` is a path. A few minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict

@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.data.text_key = placeholder(str)
     config.data.tokenizer = placeholder(str)
     config.data.packing = "documents"
-    config.data.heldout = ("austen_emma.txt", "austen_persuasion.txt", "debian_handbook.txt")
+    config.data.heldout = ("anarchist_faq_E.txt", "austen_persuasion.txt", "debian_reference.txt")
     config.data.heldout_share = 0.0
     config.data.seed = 0
     config.data.cache_dir = placeholder(str)

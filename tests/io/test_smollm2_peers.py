@@ -113,7 +113,17 @@ def _our_generation(model: Model, spec: RopeSpec, prompt_T: np.ndarray) -> list[
     return found
 
 
-@pytest.fixture(scope="module", params=SPECS)
+# In every run of the peers tests; the others are `long`.
+USUAL = ("none", "resonance none", "yarn", "resonance yarn")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=() if name in USUAL else pytest.mark.long, id=name)
+        for name in SPECS
+    ],
+)
 def case(request: pytest.FixtureRequest, model: Model) -> Iterator[tuple[RopeSpec, np.ndarray]]:
     """A spec and our logits with it; computed once for both runtimes."""
     spec = SPECS[request.param]

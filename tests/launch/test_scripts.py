@@ -245,7 +245,7 @@ class TestCi:
         tests = [call for call in machine.calls() if " -m pytest" in call]
         assert tests == [
             "python -m pytest",
-            "python -m pytest -m peers",
+            "python -m pytest -m peers and not long",
             "python -m pytest -m smoke -W default",
         ]
         assert (machine.root / ".venv-newest").is_dir()

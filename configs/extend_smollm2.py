@@ -11,7 +11,7 @@ PoSE shows the model distances of up to 32,768 tokens in rows of 4,096, for a fr
 that full rows would take. The held-out documents are for configs/evaluate_smollm2.py.
 
 Cost: 410,000 tokens at 80 to 95 a second, 75 to 90 minutes, in 8 GB of memory (computed from the
-CPU time of two steps). Expected: docs/results has what came of it.
+CPU time of two steps). What it gives has not been measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -119,7 +119,7 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
         store = _WorkdirStore(workdir)
         units = [unit for section in sections for unit in section.units]
         constant = {
-            "checkpoint": os.path.abspath(checkpoint),
+            "checkpoint": checkpoint,
             "method": _method(model.description.rope),
             "rope": _fields(model.description.rope),
             "model": dataclasses.asdict(model.decoder.config),

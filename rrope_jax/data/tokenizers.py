@@ -67,6 +67,18 @@ class Tokenizer:
         """
         return self._codec.encode([text])[0]
 
+    def beginning(self, bos: bool) -> list[int]:
+        """What stands before a text: the token that begins one, or nothing.
+
+        Raises:
+          ValueError: there is no such token.
+        """
+        if not bos:
+            return []
+        if self.bos_id is None:
+            raise ValueError("bos=True: the tokenizer has no token that begins a text; use False")
+        return [self.bos_id]
+
     def encode_all(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """`encode` for many texts, on all cores: int32[N] for each, in order."""
         batch: list[str] = []

@@ -180,9 +180,7 @@ class ClosedEnded:
         tasks = [Path(file).stem for file in setting.files]
         if len(set(tasks)) < len(tasks):
             raise ValueError(f"files={setting.files!r}: two of them have one name; rename one")
-        if bos and tokenizer.bos_id is None:
-            raise ValueError("bos=True: the tokenizer has no token that begins a text; use False")
-        self._first = [tokenizer.bos_id] if bos and tokenizer.bos_id is not None else []
+        self._first = tokenizer.beginning(bos)
         self._setting, self._tokenizer = setting, tokenizer
         self._model = decoder.config
         self._generator = Generator(decoder, chunk=setting.chunk)

@@ -20,8 +20,9 @@ from rrope_jax.evaluation.plots import (
     position_axis,
     position_curve,
 )
-from rrope_jax.evaluation.report import method_label, number, table
+from rrope_jax.evaluation.report import method_label, number
 from rrope_jax.figure_style import INK, png, style
+from rrope_jax.markdown import table
 
 _NOT_THERE = "n/a"
 # Okabe and Ito's palette, darkened so that thin lines stand on white.

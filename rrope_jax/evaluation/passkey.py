@@ -112,9 +112,7 @@ class Passkey:
           ValueError: a context is too short for the text around the filler, or the tokenizer has
             no first token.
         """
-        if bos and tokenizer.bos_id is None:
-            raise ValueError("bos=True: the tokenizer has no token that begins a text; use False")
-        self._first = [tokenizer.bos_id] if bos and tokenizer.bos_id is not None else []
+        self._first = tokenizer.beginning(bos)
         self._setting = setting
         self._model = decoder.config
         self._tokenizer = tokenizer

@@ -5,10 +5,11 @@ Nothing here writes files; the figures are those of `rrope_jax.evaluation.plots`
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrope_jax.evaluation.plots import FIGURES, length_text
+from rrope_jax.markdown import table
 from rrope_jax.posgen import labels
 
 _NOT_THERE = "n/a"
@@ -186,12 +187,6 @@ def _closed_ended(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             text_columns=2,
         ),
     ]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """A GitHub table: the first `text_columns` to the left, the others, numbers, to the right."""
-    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *rows])
 
 
 def number(value: float | None) -> str:

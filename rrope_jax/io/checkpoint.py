@@ -16,8 +16,8 @@ _LOG = logging.getLogger(__name__)
 # Orbax synchronizes the savers of a process through shared state; threads take turns.
 _ONE_AT_A_TIME = threading.Lock()
 
-# Said by the operating system, and kept in the message of whatever library it goes through.
-_DISK_FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+# What the operating system says when there is no more room.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SaveError(RuntimeError):
@@ -155,7 +155,9 @@ class BackgroundCheckpoints(Checkpoints):
         except Exception:  # says once more what the first error said
             _LOG.debug("after a failed save", exc_info=True)
         said = " ".join(str(error).split())
-        reason = next((text for text in _DISK_FULL if text in said), said[:300])
+        # kept in the message of whatever library it went through
+        full = (text for text in map(os.strerror, DISK_FULL) if text in said)
+        reason = next(full, said[:300])
         return SaveError(f"checkpoint {self._folder / str(step)} cannot be written: {reason}")
 
     def _close(self) -> None:

@@ -5,7 +5,7 @@ Nothing here writes files: `markdown` returns text and `plots` returns PNG bytes
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rrope_jax.figure_style import INK, png, style
+from rrope_jax.markdown import table
 from rrope_jax.posgen import labels
 from rrope_jax.rope import analysis
 
@@ -91,7 +92,7 @@ def _methods_table(results: Mapping[str, Any]) -> str:
                 f"{measured['attention_factor']:.4f}",
             )
         )
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _near(results: Mapping[str, Any]) -> str:
@@ -126,13 +127,7 @@ def _features_table(results: Mapping[str, Any]) -> str:
         )
         for feature in results["features"]
     ]
-    return _table(header, rows)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A GitHub table: the first column to the left, the others, numbers, to the right."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(header, rows)
 
 
 def _tokens(wavelength: float) -> str:
@@ -213,10 +208,16 @@ def _shade_pre_critical(axes: Axes, pre_critical: Sequence[bool]) -> None:
             axes.axvspan(index - 0.5, index + 0.5, color=_SHADE, lw=0, zorder=0)
 
 
-def _draw_feature_gap(results: Mapping[str, Any]) -> Figure:
+def _methods_by_scaling(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What shares a panel: a scaling with and without resonance."""
     by_scaling: dict[str, list[str]] = {}
     for method in labels.order_methods(results["methods"]):
         by_scaling.setdefault(labels.scaling_of(method), []).append(method)
+    return by_scaling
+
+
+def _draw_feature_gap(results: Mapping[str, Any]) -> Figure:
+    by_scaling = _methods_by_scaling(results)
     columns = min(len(by_scaling), 2)
     rows = math.ceil(len(by_scaling) / columns)
     figure = Figure(figsize=(max(5.5, 4.2 * columns), 2.7 * rows + 0.6))
@@ -249,9 +250,7 @@ def _draw_feature_gap(results: Mapping[str, Any]) -> Figure:
 
 
 def _draw_coincidence(results: Mapping[str, Any]) -> Figure:
-    by_scaling: dict[str, list[str]] = {}
-    for method in labels.order_methods(results["methods"]):
-        by_scaling.setdefault(labels.scaling_of(method), []).append(method)
+    by_scaling = _methods_by_scaling(results)
     figure = Figure(figsize=(7.6, 1.9 * len(by_scaling) + 0.8))
     panels = figure.subplots(len(by_scaling), 1, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, methods in zip(panels, by_scaling.values(), strict=True):

@@ -24,7 +24,7 @@ from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
 from rrope_jax.evaluation.units import Store, Unit, run_units
 from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
-from rrope_jax.jobs.pretrained_model import PretrainedModel, load_model
+from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import Decoder
 from rrope_jax.rope import SCALINGS, RopeSpec
@@ -307,11 +307,5 @@ def _define_compare(values: flags.FlagValues) -> None:
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "checkpoint",
-        None,
-        "the model: a GGUF file, a Hugging Face folder, a model folder or a training workdir",
-        flag_values=values,
-    )
-    flags.mark_flag_as_required("checkpoint", flag_values=values)
+    define_checkpoint(values)
     _define_compare(values)

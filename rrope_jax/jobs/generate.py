@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rrope_jax.evaluation.generation import Generator, Sampling
 from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, parse
-from rrope_jax.jobs.pretrained_model import PretrainedModel, load_model
+from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
 from rrope_jax.jobs.rope_config import unset_group
 
 SUMMARY = (
@@ -88,12 +88,7 @@ def _continue(
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "checkpoint",
-        None,
-        "the model: a GGUF file, a Hugging Face folder, a model folder or a training workdir",
-        flag_values=values,
-    )
+    define_checkpoint(values)
     flags.DEFINE_string("prompt", None, "the text to continue", flag_values=values)
     flags.DEFINE_integer("max_tokens", 64, "how many tokens to write at most", flag_values=values)
     flags.DEFINE_float(
@@ -118,5 +113,4 @@ def _define(values: flags.FlagValues) -> None:
         "tokenizer.json, a folder with one, or bytes, for a checkpoint that comes without",
         flag_values=values,
     )
-    for name in ("checkpoint", "prompt"):
-        flags.mark_flag_as_required(name, flag_values=values)
+    flags.mark_flag_as_required("prompt", flag_values=values)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from absl import flags
 from ml_collections import ConfigDict
 
 from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -96,3 +97,14 @@ def load_model(
     description = dataclasses.replace(description, context=after.context)
     original = before.rope.original_context or before.context
     return PretrainedModel(decoder, description, original, loaded_tokenizer)
+
+
+def define_checkpoint(values: flags.FlagValues) -> None:
+    """Defines the required flag `--checkpoint`, for `load_model`."""
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "the model: a GGUF file, a Hugging Face folder, a model folder or a training workdir",
+        flag_values=values,
+    )
+    flags.mark_flag_as_required("checkpoint", flag_values=values)

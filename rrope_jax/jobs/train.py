@@ -1,7 +1,6 @@
 """`rrope train`: trains a decoder on text, from scratch or on from a checkpoint."""
 
 import dataclasses
-import errno
 import logging
 import os
 import re
@@ -24,7 +23,7 @@ from rrope_jax.data.packing import Row
 from rrope_jax.data.pipeline import Batches, DataConfig, build_batches, heldout_documents
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_files
 from rrope_jax.io import native, pretrained
-from rrope_jax.io.checkpoint import BackgroundCheckpoints, SaveError
+from rrope_jax.io.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
 from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.rope_config import extend
@@ -46,7 +45,6 @@ _FREE = {
     "checkpoint": ("every_steps", "keep", "keep_every_steps"),
     "data": ("prefetch", "cache_dir"),
 }
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
         except (loop.DivergedError, SaveError) as error:
             return _fail(str(error), store)
         except OSError as error:
-            if error.errno not in _DISK_FULL:
+            if error.errno not in DISK_FULL:
                 raise
             return _fail(f"{error.filename or workdir.path}: {error.strerror}", store)
         print(f"wrote {workdir.path / FILE}\nwrote {workdir.path / native.CHECKPOINTS}")

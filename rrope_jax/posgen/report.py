@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rrope_jax.markdown import table
 from rrope_jax.posgen import labels, published
 from rrope_jax.posgen.cells import Cell, CellKey, missing_cells, read_cells
 from rrope_jax.posgen.plots import FIGURES, plots
@@ -25,13 +26,6 @@ __all__ = ["markdown", "plots", "resonance_differences", "summarise"]
 LEARNED_ID_ACCURACY = 0.9
 
 _NOT_THERE = "n/a"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
-    """A GitHub table: the first `text_columns` to the left, the others, numbers, to the right."""
-    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
-    lines = [header, rule, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _percent(fraction: float) -> str:
@@ -85,7 +79,7 @@ def _header(results: Mapping[str, Any], done: int) -> list[str]:
         ("backend", _setting_value(results["backend"])),
         ("versions", _setting_value(results["versions"])),
     ]
-    parts.append(_table(("setting", "value"), rows, text_columns=2))
+    parts.append(table(("setting", "value"), rows, text_columns=2))
     return parts
 
 
@@ -114,7 +108,7 @@ def _accuracy_table(rows: Sequence[MethodSummary], which: str, num_seeds: int) -
             line.append(_mean_std(getattr(summary, which) if summary else None, num_seeds))
         lines.append(line)
     text = ["method", "trained as"] if show_training else ["method"]
-    return _table([*text, *map(labels.task_label, tasks)], lines, len(text))
+    return table([*text, *map(labels.task_label, tasks)], lines, text_columns=len(text))
 
 
 def _not_learned(rows: Sequence[MethodSummary]) -> str | None:
@@ -169,7 +163,7 @@ def _differences_section(differences: Sequence[ResonanceDifference], is_paper: b
         "standard deviation of the two variants over these seeds. The verdict is a rule and no "
         "significance test: above or below when the mean difference is larger than the spread, "
         "otherwise within spread.",
-        _table(header, lines, text_columns=3),
+        table(header, lines, text_columns=3),
         f"Verdicts: {counts}.",
     ]
 
@@ -217,12 +211,12 @@ def _paper_section(rows: Sequence[MethodSummary], num_seeds: int) -> list[str]:
         "OOD accuracy as published (arXiv 2403.00071v2) and here. The paper prints a variance over "
         "5 seeds; the standard deviation shown for it is this project's reading (variance of the "
         "accuracy as a fraction, printed in percent: 0.43 is sqrt(0.0043), 6.6 points).",
-        _table(header, lines),
+        table(header, lines),
     ]
     if orders:
         parts += [
             "Order of the means, best first, whatever the spread:",
-            _table(("task", "paper", "ours"), orders, text_columns=3),
+            table(("task", "paper", "ours"), orders, text_columns=3),
         ]
     return parts
 
@@ -242,7 +236,7 @@ def _seeds_section(cells: Sequence[Cell], seeds: Sequence[int]) -> list[str]:
     return [
         "### Every seed",
         "OOD accuracy, in brackets in distribution.",
-        _table(["task", "method", *(f"seed {seed}" for seed in seeds)], lines, text_columns=2),
+        table(["task", "method", *(f"seed {seed}" for seed in seeds)], lines, text_columns=2),
     ]
 
 
@@ -285,7 +279,7 @@ def _missing_section(results: Mapping[str, Any], cells: Sequence[Cell]) -> list[
     ]
     parts = []
     if lines:
-        parts.append(_table(("protocol", "task", "method", "seeds"), lines, text_columns=4))
+        parts.append(table(("protocol", "task", "method", "seeds"), lines, text_columns=4))
     if unnamed:
         parts.append(f"Cells expected whose names these results do not tell: {unnamed}.")
     return ["## Missing cells", *parts] if parts else []

@@ -5,14 +5,17 @@ head_dim.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
-from rrope_jax.model.chunked import MASKED, RESULT, Chunks, chunked_attention
+from rrope_jax.model import splash
+from rrope_jax.model.chunked import MASKED, Chunks, chunked_attention
+from rrope_jax.model.context_parallel import first_places, gather, on_a_mesh
+from rrope_jax.sharding import parts, spec
 
 
 class CausalMask(NamedTuple):
@@ -22,36 +25,47 @@ class CausalMask(NamedTuple):
     or skip. Without fields, queries and keys are the same tokens in one segment.
 
     Attributes:
-      segment_ids_BT: int32[B, T], for queries and keys that are the same tokens; equal numbers may
-        see each other.
-      start_B: int32[B], for queries that continue a cached sequence: the place of a row's first
-        query among its keys.
+      segment_ids_BT: int32[B, T], of the queries; equal numbers may see each other.
+      key_segment_ids_BS: int32[B, S], of the keys; None where they are the same tokens.
+      start_B: int32[B], for queries that continue a sequence: the place of a row's first query
+        among its keys.
+      arranged: whether tokens are in the order of `context_parallel.arrange`.
     """
 
     segment_ids_BT: jax.Array | None = None
+    key_segment_ids_BS: jax.Array | None = None
     start_B: jax.Array | None = None
+    arranged: bool = False
+
+    @property
+    def key_segments(self) -> jax.Array | None:
+        """`key_segment_ids_BS` with its default resolved."""
+        return self.segment_ids_BT if self.key_segment_ids_BS is None else self.key_segment_ids_BS
 
     def dense(self, T: int, S: int) -> jax.Array:
         """The mask as bool[B or 1, T, S], True where visible."""
         query_T, key_S = jnp.arange(T, dtype=jnp.int32), jnp.arange(S, dtype=jnp.int32)
         query_BT = query_T[None] if self.start_B is None else self.start_B[:, None] + query_T
         visible_BTS = key_S <= query_BT[:, :, None]
-        if self.segment_ids_BT is not None:
-            segments_BT = self.segment_ids_BT
-            visible_BTS &= segments_BT[:, :, None] == segments_BT[:, None, :]
+        if self.segment_ids_BT is not None and self.key_segments is not None:
+            visible_BTS &= self.segment_ids_BT[:, :, None] == self.key_segments[:, None, :]
         return visible_BTS
 
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """The arguments of `attention`, of which an implementation takes all or none."""
+    """The arguments of `attention`, of which an implementation takes all or none.
 
-    q_BTNH: jax.Array
-    k_BSKH: jax.Array
-    v_BSKH: jax.Array
+    On a mesh, these are a device's own, and `prepared` is its part of what `prepare` gave.
+    """
+
+    q_BTNH: Any  # arrays, or their shapes, for obstacles
+    k_BSKH: Any
+    v_BSKH: Any
     mask: CausalMask
     scale: float
     dropout: Callable[[jax.Array], jax.Array] | None
+    prepared: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +76,14 @@ class _Implementation:
       run: computes it.
       obstacle: why `run` cannot compute a call, as the end of a sentence, or None.
       auto_pairs: the number of queries times keys from which `auto` prefers it to the rows below.
+      prepare: for what knows of all parts of a row itself: makes what `run` needs, from the call of
+        a device, and says how that is split over a mesh. Others get one piece of a row at a time.
     """
 
     run: Callable[[_Call], jax.Array]
     obstacle: Callable[[_Call], str | None]
     auto_pairs: int = 0
+    prepare: Callable[[_Call, AbstractMesh], tuple[Any, Any]] | None = None
 
 
 def _xla(call: _Call) -> jax.Array:
@@ -96,6 +113,7 @@ def _chunked(call: _Call) -> jax.Array:
         call.v_BSKH,
         call.mask.start_B,
         call.mask.segment_ids_BT,
+        call.mask.key_segments,
         _CHUNKS_ON_ONE_CPU if on_one_cpu() else _CHUNKS,
     )
 
@@ -119,39 +137,40 @@ def _cudnn(call: _Call) -> jax.Array:
     )
 
 
-def _splash(call: _Call, *, interpret: bool = False) -> jax.Array:
-    """The Pallas kernel for TPUs of jax.experimental; never holds the logits of all pairs."""
-    # imported here: half a second that only its users should pay
-    from jax.experimental.pallas.ops.tpu import splash_attention
-
-    T, N = call.q_BTNH.shape[1:3]
-    block = math.gcd(T, _SPLASH_BLOCK)
-    kernel = splash_attention.make_splash_mha_single_device(
-        splash_attention.MultiHeadMask([splash_attention.CausalMask((T, T))] * N),
-        block_sizes=splash_attention.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_kv_compute=block,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-            block_kv_dkv_compute=block,
-            block_q_dq=block,
-            block_kv_dq=block,
-        ),
-        interpret=interpret,
-        residual_checkpoint_name=RESULT,
+def _splash(call: _Call) -> jax.Array:
+    """The Pallas kernel for TPUs; never holds the logits of all pairs."""
+    kernel = call.prepared
+    if kernel is None:
+        T, N = call.q_BTNH.shape[1:3]
+        kernel = splash.make_kernel(
+            T, N, piece=T, head_parts=1, row_parts=1, arranged=False, interpret=_INTERPRET
+        )
+    mask = call.mask
+    return splash.run(
+        kernel,
+        call.q_BTNH * call.scale,
+        call.k_BSKH,
+        call.v_BSKH,
+        mask.segment_ids_BT,
+        mask.key_segments,
     )
-    segments_BT = call.mask.segment_ids_BT
-    segment_ids = (
-        None if segments_BT is None else splash_attention.SegmentIds(segments_BT, segments_BT)
+
+
+def _prepare_splash(call: _Call, mesh: AbstractMesh) -> tuple[Any, Any]:
+    heads, rows = parts("heads"), parts("length")
+    kernel = splash.make_kernel(
+        call.k_BSKH.shape[1],
+        call.q_BTNH.shape[2] * heads,
+        piece=call.q_BTNH.shape[1],
+        head_parts=heads,
+        row_parts=rows,
+        arranged=call.mask.arranged and rows > 1,
+        interpret=_INTERPRET,
     )
-    heads_first = [x.swapaxes(1, 2) for x in (call.q_BTNH * call.scale, call.k_BSKH, call.v_BSKH)]
-    mixed_BNTH: jax.Array = jax.vmap(kernel)(*heads_first, segment_ids)
-    return mixed_BNTH.swapaxes(1, 2)
+    return kernel, splash.kernel_spec(kernel, mesh)
 
 
-_SPLASH_TILE = 128  # what the kernel's blocks must be a multiple of
-_SPLASH_BLOCK = 512
+_INTERPRET = False  # tests run the kernel where there is no TPU
 
 
 def _first(*obstacles: tuple[bool, str]) -> str | None:
@@ -174,6 +193,7 @@ def _cudnn_obstacle(call: _Call) -> str | None:
     return _fused_obstacle(call, "gpu") or _first(
         (dtype not in (jnp.bfloat16, jnp.float16), f"it needs bfloat16 or float16, not {dtype}"),
         (H % 8 != 0 or H > 128, f"it needs a head_dim that 8 divides, up to 128, not {H}"),
+        (call.k_BSKH.shape[1] != T, "it needs whole rows, and the mesh splits them over seq"),
         (
             T % 2 != 0 and call.mask.segment_ids_BT is not None,
             f"with segments it needs an even length, not {T}",
@@ -187,17 +207,17 @@ def _chunked_obstacle(call: _Call) -> str | None:
 
 def _splash_obstacle(call: _Call) -> str | None:
     T = call.q_BTNH.shape[1]
-    devices = jax.sharding.get_abstract_mesh().size
     return _fused_obstacle(call, "tpu") or _first(
-        (T % _SPLASH_TILE != 0, f"it needs a length that {_SPLASH_TILE} divides, not {T}"),
-        (devices > 1, f"it runs on one device, not on a mesh of {devices}"),
+        (T % splash.TILE != 0, f"it needs pieces of rows that {splash.TILE} divides, not {T}"),
     )
 
 
 # `auto` takes the first row that nothing speaks against.
 IMPLEMENTATIONS: dict[str, _Implementation] = {
     # below this length the logits of all pairs fit, and XLA needs no time for preparing a mask
-    "splash": _Implementation(_splash, _splash_obstacle, auto_pairs=4096**2),
+    "splash": _Implementation(
+        _splash, _splash_obstacle, auto_pairs=4096**2, prepare=_prepare_splash
+    ),
     "cudnn": _Implementation(_cudnn, _cudnn_obstacle),
     "chunked": _Implementation(_chunked, _chunked_obstacle, auto_pairs=512**2),
     "xla": _Implementation(_xla, lambda call: None),
@@ -243,17 +263,92 @@ def attention(
       ValueError: the implementation asked for cannot compute this call.
     """
     call = _Call(q_BTNH, k_BSKH, v_BSKH, mask, scale, dropout)
+    # what continues a cache, and dropout, whose noise is drawn for whole arrays, is left to XLA
+    if on_a_mesh() and mask.start_B is None and dropout is None:
+        return _over_mesh(call, implementation)
+    if dropout is not None and parts("length") > 1:
+        raise ValueError("dropout on attention weights cannot be split over seq; set mesh.seq=1")
+    return _choose(call, implementation).run(call)
+
+
+def _choose(call: _Call, implementation: str) -> _Implementation:
     if implementation == "auto":
-        pairs = q_BTNH.shape[1] * k_BSKH.shape[1]
-        chosen = next(
+        pairs = call.q_BTNH.shape[1] * call.k_BSKH.shape[1]
+        return next(
             row
             for row in IMPLEMENTATIONS.values()
             if pairs >= row.auto_pairs and row.obstacle(call) is None
         )
-        return chosen.run(call)
     row = IMPLEMENTATIONS[implementation]
     if (reason := row.obstacle(call)) is not None:
         raise ValueError(
             f"attention={implementation!r} cannot be used here: {reason}; use 'auto' or 'xla'"
         )
-    return row.run(call)
+    return row
+
+
+def _over_mesh(call: _Call, implementation: str) -> jax.Array:
+    """Every device computes its queries, against the keys and values of whole rows."""
+    mesh = jax.sharding.get_abstract_mesh()
+    arranged = call.mask.arranged and parts("length") > 1
+    row = _choose(_piece(call, arranged), implementation)
+    prepared, prepared_spec = None, None
+    if row.prepare is not None:
+        prepared, prepared_spec = row.prepare(_piece(call, arranged), mesh)
+
+    def local(
+        q_BLNH: jax.Array,
+        k_BLKH: jax.Array,
+        v_BLKH: jax.Array,
+        segment_ids_BL: jax.Array | None,
+        prepared: Any,
+    ) -> jax.Array:
+        keys, values = (gather(x, arranged=arranged) for x in (k_BLKH, v_BLKH))
+        key_segments = None if segment_ids_BL is None else gather(segment_ids_BL, arranged=arranged)
+        mask = CausalMask(segment_ids_BL, key_segments)
+        own = _Call(q_BLNH, keys, values, mask, call.scale, None, prepared)
+        if row.prepare is not None or parts("length") == 1:
+            return row.run(own)
+        return _piece_by_piece(row, own, arranged)
+
+    queries, tokens = (
+        spec(("batch", "length", "heads", None), mesh),
+        spec(("batch", "length"), mesh),
+    )
+    keys = spec(("batch", "length", "kv_heads", None), mesh)
+    return jax.shard_map(
+        local,
+        in_specs=(queries, keys, keys, tokens, prepared_spec),
+        out_specs=queries,
+        check_vma=False,  # loops of the kernels begin with constants
+    )(call.q_BTNH, call.k_BSKH, call.v_BSKH, call.mask.segment_ids_BT, prepared)
+
+
+def _piece(call: _Call, arranged: bool) -> _Call:
+    """The shapes of what a device computes at once."""
+    B, T, N, H = call.q_BTNH.shape
+    S, K = call.k_BSKH.shape[1:3]
+    B //= parts("batch")
+    T //= parts("length") * (1 + arranged)
+    dtype = call.q_BTNH.dtype
+    queries = jax.ShapeDtypeStruct((B, T, N // parts("heads"), H), dtype)
+    keys = jax.ShapeDtypeStruct((B, S, K // parts("kv_heads"), H), dtype)
+    return dataclasses.replace(call, q_BTNH=queries, k_BSKH=keys, v_BSKH=keys)
+
+
+def _piece_by_piece(row: _Implementation, call: _Call, arranged: bool) -> jax.Array:
+    """A device's part of a row, each of its pieces beginning at a place of its own."""
+    B = call.q_BTNH.shape[0]
+    count = 1 + arranged
+    mask = call.mask
+    queries = jnp.split(call.q_BTNH, count, axis=1)
+    segments: Sequence[jax.Array | None] = [None] * count
+    if mask.segment_ids_BT is not None:
+        segments = jnp.split(mask.segment_ids_BT, count, axis=1)
+    firsts = first_places(queries[0].shape[1], arranged=arranged)
+    mixed = []
+    for q_BPNH, segment_ids_BP, first in zip(queries, segments, firsts, strict=True):
+        start_B = jnp.full((B,), first, jnp.int32)
+        own = CausalMask(segment_ids_BP, mask.key_segments, start_B)
+        mixed.append(row.run(dataclasses.replace(call, q_BTNH=q_BPNH, mask=own)))
+    return jnp.concatenate(mixed, axis=1)

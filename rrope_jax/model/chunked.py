@@ -58,13 +58,14 @@ class _Blocks(NamedTuple):
     upper_I: jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def chunked_attention(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
     start_B: jax.Array | None,
     segment_ids_BT: jax.Array | None,
+    key_segment_ids_BS: jax.Array | None,
     chunks: Chunks,
 ) -> jax.Array:
     """Causal softmax attention with float32 logits and softmax.
@@ -72,14 +73,13 @@ def chunked_attention(
     Args:
       q_BTNH, k_BSKH, v_BSKH: scaled, rotated queries, rotated keys and values, of one float dtype.
       start_B: int32[B], the place of each row's first query among its keys; None for 0.
-      segment_ids_BT: int32[B, T], for queries and keys that are the same tokens; None for one
-        segment.
+      segment_ids_BT, key_segment_ids_BS: int32, of queries and keys; None for one segment.
       chunks: how to go over the pairs. No block is larger than the sequence.
 
     Returns:
       Like q_BTNH.
     """
-    return _forward(q_BTNH, k_BSKH, v_BSKH, start_B, segment_ids_BT, chunks)[0]
+    return _forward(q_BTNH, k_BSKH, v_BSKH, start_B, segment_ids_BT, key_segment_ids_BS, chunks)[0]
 
 
 def _forward(
@@ -88,23 +88,25 @@ def _forward(
     v_BSKH: jax.Array,
     start_B: jax.Array | None,
     segment_ids_BT: jax.Array | None,
+    key_segment_ids_BS: jax.Array | None,
     chunks: Chunks,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     layout = _Layout(q_BTNH.shape, k_BSKH.shape, chunks)
     out_BKIRH, lse_BKIR = layout.map_heads(
         functools.partial(_head_forward, group=layout.G),
         (layout.rows(q_BTNH), layout.keys(k_BSKH), layout.keys(v_BSKH)),
-        layout.blocks(start_B, segment_ids_BT),
+        layout.blocks(start_B, segment_ids_BT, key_segment_ids_BS),
     )
     out_BTNH = checkpoint_name(layout.from_rows(out_BKIRH).astype(q_BTNH.dtype), RESULT)
     lse_BKIR = checkpoint_name(lse_BKIR, RESULT)
-    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, start_B, segment_ids_BT, out_BTNH, lse_BKIR)
+    places = (start_B, segment_ids_BT, key_segment_ids_BS)
+    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, places, out_BTNH, lse_BKIR)
 
 
 def _backward(
     chunks: Chunks, saved: tuple[Any, ...], gradient_BTNH: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    q_BTNH, k_BSKH, v_BSKH, start_B, segment_ids_BT, out_BTNH, lse_BKIR = saved
+    q_BTNH, k_BSKH, v_BSKH, places, out_BTNH, lse_BKIR = saved
     layout = _Layout(q_BTNH.shape, k_BSKH.shape, chunks)
     dot_BTN1 = jnp.sum(
         out_BTNH.astype(jnp.float32) * gradient_BTNH.astype(jnp.float32), axis=-1, keepdims=True
@@ -119,12 +121,13 @@ def _backward(
             layout.rows(gradient_BTNH),
             layout.rows(dot_BTN1)[..., 0],
         ),
-        layout.blocks(start_B, segment_ids_BT),
+        layout.blocks(*places),
     )
     return (
         layout.from_rows(q_BKIRH).astype(q_BTNH.dtype),
         layout.from_keys(k_BKJHC).astype(k_BSKH.dtype),
         layout.from_keys(v_BKJHC).astype(v_BSKH.dtype),
+        None,
         None,
         None,
     )
@@ -168,20 +171,28 @@ class _Layout:
         x_BSKH = x_BKJHC.transpose(0, 2, 4, 1, 3).reshape(self.B, -1, self.K, self.H)
         return x_BSKH[:, : self.S]
 
-    def blocks(self, start_B: jax.Array | None, segment_ids_BT: jax.Array | None) -> _Blocks:
+    def blocks(
+        self,
+        start_B: jax.Array | None,
+        segment_ids_BT: jax.Array | None,
+        key_segment_ids_BS: jax.Array | None,
+    ) -> _Blocks:
         """Of all rows of the batch."""
         start_B = jnp.zeros((self.B,), jnp.int32) if start_B is None else start_B
         first_BI = start_B[:, None] + self.query_block * jnp.arange(self.I, dtype=jnp.int32)
         upper_BI = jnp.minimum((first_BI + self.query_block - 1) // self.key_block + 1, self.J)
-        if segment_ids_BT is None:
+        if segment_ids_BT is None or key_segment_ids_BS is None:
             full_BI = (first_BI + 1) // self.key_block
             return _Blocks(start_B, None, None, jnp.zeros_like(full_BI), full_BI, upper_BI)
         by_query = _pad(segment_ids_BT, self.query_block, mode="edge")
-        by_key = _pad(segment_ids_BT, self.key_block, mode="edge")
+        by_key = _pad(key_segment_ids_BS, self.key_block, mode="edge")
         segments_BIQ = by_query.reshape(self.B, self.I, self.query_block)
-        first_BI = jax.vmap(_first_of_segment)(by_query).reshape(segments_BIQ.shape).min(-1)
-        lower_BI = first_BI // self.key_block
         segments_BJC = by_key.reshape(self.B, self.J, self.key_block)
+        # queries are keys too, from start_B on, so what a segment begins with is known by place
+        place_BT = start_B[:, None] + jnp.arange(by_query.shape[1], dtype=jnp.int32)
+        begins_BS = jax.vmap(_first_of_segment)(by_key)
+        begins_BT = jnp.take_along_axis(begins_BS, place_BT, axis=1, mode="clip")
+        lower_BI = begins_BT.reshape(segments_BIQ.shape).min(-1) // self.key_block
         return _Blocks(start_B, segments_BIQ, segments_BJC, lower_BI, lower_BI, upper_BI)
 
     def map_heads(

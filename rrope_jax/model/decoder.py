@@ -10,9 +10,20 @@ from flax import nnx
 from rrope_jax.model.attention import CausalMask, on_one_cpu
 from rrope_jax.model.cache import KVCache, LayerCache
 from rrope_jax.model.config import REMAT_POLICIES, ModelConfig
+from rrope_jax.model.context_parallel import arrange
 from rrope_jax.model.dropout import drop
-from rrope_jax.model.layers import Attention, FeedForward, RMSNorm, project, project_to_rows
+from rrope_jax.model.layers import (
+    STREAM,
+    Attention,
+    FeedForward,
+    RMSNorm,
+    parameter,
+    project,
+    project_to_rows,
+    read,
+)
 from rrope_jax.rope import RopeSpec, cos_sin
+from rrope_jax.sharding import LogicalAxes, constrain
 
 # So few layers are written out instead of looped over: compiling them takes little time, and what
 # they keep for the backward pass need not be copied into stacked arrays and out again.
@@ -49,6 +60,15 @@ class Block(nnx.Module):
         return x_BTD + drop(hidden_BTD, self.dropout, keys[3]), grown
 
 
+def parameter_axes(config: ModelConfig, rope: RopeSpec) -> dict[tuple[str, ...], LogicalAxes]:
+    """The logical axes of every parameter by its path in the pure dict of parameters."""
+    decoder = nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(params=jax.random.key(0))))
+    return {
+        tuple(map(str, path)): (None,) * (path[0] == "blocks") + param.axes  # stacked layers
+        for path, param in nnx.to_flat_state(nnx.state(decoder, nnx.Param))
+    }
+
+
 class Decoder(nnx.Module):
     """A causal language model.
 
@@ -72,7 +92,8 @@ class Decoder(nnx.Module):
         self.rope = rope
         std = 1.0 if config.initialization == "t5" else config.initializer_range
         V, D = config.vocab_size, config.d_model
-        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (V, D), jnp.float32))
+        embedding_VD = std * jax.random.normal(rngs.params(), (V, D), jnp.float32)
+        self.embedding = parameter(embedding_VD, ("vocab_size", "d_model"))
         keys = jax.random.split(rngs.params(), config.num_layers)
         self.blocks = nnx.vmap(lambda key: Block(config, rngs=nnx.Rngs(params=key)))(keys)
         self.final_norm = RMSNorm(config)
@@ -80,7 +101,8 @@ class Decoder(nnx.Module):
             self.output = None
         else:
             out_std = D**-0.5 if config.initialization == "t5" else config.initializer_range
-            self.output = nnx.Param(out_std * jax.random.normal(rngs.params(), (D, V), jnp.float32))
+            output_DV = out_std * jax.random.normal(rngs.params(), (D, V), jnp.float32)
+            self.output = parameter(output_DV, ("d_model", "vocab_size"))
 
     def __call__(
         self,
@@ -117,15 +139,20 @@ class Decoder(nnx.Module):
         *,
         rotation: tuple[jax.Array, jax.Array] | None = None,
         dropout_key: jax.Array | None = None,
+        arranged: bool = False,
     ) -> jax.Array:
-        """The normalised final hidden state, [B, T, D] in the compute dtype: see `__call__`."""
+        """The normalised final hidden state, [B, T, D] in the compute dtype: see `__call__`.
+
+        With `arranged`, all that is given, and the result, has its tokens in the order of
+        `context_parallel.arrange`, so that every part of a row costs the same.
+        """
         T = tokens_BT.shape[1]
-        index_T = jnp.arange(T, dtype=jnp.int32)
         if rotation is None:
-            rotation = cos_sin(
-                self.rope, index_T if positions_BT is None else positions_BT, seq_len=T
-            )
-        mask = CausalMask(segment_ids_BT=segment_ids_BT)
+            if positions_BT is None:
+                positions_BT = jnp.arange(T, dtype=jnp.int32)[None]
+                positions_BT = arrange(positions_BT) if arranged else positions_BT
+            rotation = cos_sin(self.rope, positions_BT, seq_len=T)
+        mask = CausalMask(segment_ids_BT=segment_ids_BT, arranged=arranged)
         x_BTD, key = self._embed(tokens_BT, dropout_key)
         graph, stacked = nnx.split(self.blocks)
 
@@ -198,14 +225,18 @@ class Decoder(nnx.Module):
         """float32[B, T, V] from the final hidden state."""
         scaled_BTD = hidden_BTD * jnp.asarray(self.config.logit_scale, hidden_BTD.dtype)
         if self.output is None:
-            return project_to_rows(scaled_BTD, self.embedding[...])
-        return project(scaled_BTD, self.output[...], preferred_element_type=jnp.float32)
+            logits_BTV = project_to_rows(scaled_BTD, read(self.embedding))
+        else:
+            logits_BTV = project(scaled_BTD, read(self.output), preferred_element_type=jnp.float32)
+        return constrain(logits_BTV, ("batch", "length", "vocab_size"))
 
     def _embed(
         self, tokens_BT: jax.Array, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
         """The embedded tokens, and a key for the layers after them."""
-        x_BTD = self.embedding[...].astype(self.config.compute_dtype)[tokens_BT]
+        embedding_VD = read(self.embedding).astype(self.config.compute_dtype)
+        # gathered along d_model before tokens look it up, which else would gather activations
+        x_BTD = constrain(constrain(embedding_VD, ("vocab_size", None))[tokens_BT], STREAM)
         if dropout_key is None:
             return x_BTD, None
         own_key, rest_key = jax.random.split(dropout_key)

@@ -14,13 +14,34 @@ from rrope_jax.model.attention import CausalMask, attention, on_one_cpu
 from rrope_jax.model.config import ACTIVATIONS, ModelConfig
 from rrope_jax.model.dropout import drop
 from rrope_jax.rope import rotate
+from rrope_jax.sharding import LogicalAxes, constrain
+
+
+def parameter(value: jax.Array, axes: LogicalAxes) -> nnx.Param[jax.Array]:
+    """A parameter that knows what its axes are, for `rrope_jax.sharding`.
+
+    A stacked one has the axes of a single layer.
+    """
+    return nnx.Param(value, axes=axes)
+
+
+def read(param: nnx.Param[jax.Array]) -> jax.Array:
+    """A layer's parameter where it is used, split over the mesh as it is stored.
+
+    Said here, the same holds for its gradient, which else would exist in whole on every device.
+    """
+    return constrain(param[...], param.axes)
 
 
 def _kernel(
-    rngs: nnx.Rngs, config: ModelConfig, shape: tuple[int, ...], t5_variance: float
+    rngs: nnx.Rngs,
+    config: ModelConfig,
+    shape: tuple[int, ...],
+    axes: LogicalAxes,
+    t5_variance: float,
 ) -> nnx.Param[jax.Array]:
     std = t5_variance**0.5 if config.initialization == "t5" else config.initializer_range
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
+    return parameter(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes)
 
 
 def project(
@@ -103,18 +124,25 @@ def _matmul_backward(
 _matmul_wide_gradient.defvjp(_matmul_forward, _matmul_backward)
 
 
+STREAM: LogicalAxes = ("batch", "length", None)
+"""The axes of the residual stream."""
+
+_HIDDEN: LogicalAxes = ("batch", "length", "d_ff")
+
+
 class RMSNorm(nnx.Module):
     """x / rms(x) * scale, computed in float32 (arXiv 1910.07467)."""
 
     def __init__(self, config: ModelConfig):
-        self.scale = nnx.Param(jnp.ones((config.d_model,), jnp.float32))
+        # not split: it is small, and gathering it would be one more message for every layer
+        self.scale = parameter(jnp.ones((config.d_model,), jnp.float32), (None,))
         self.eps = config.rms_norm_eps
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         x32 = x_BTD.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
         normed = x32 * jax.lax.rsqrt(mean_square + self.eps)
-        return (normed * self.scale[...]).astype(x_BTD.dtype)
+        return (normed * read(self.scale)).astype(x_BTD.dtype)
 
 
 class Attention(nnx.Module):
@@ -122,17 +150,18 @@ class Attention(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         D, N, K, H = config.d_model, config.num_heads, config.kv_heads, config.head_size
-        self.query = _kernel(rngs, config, (D, N, H), 1 / (D * H))
-        self.key = _kernel(rngs, config, (D, K, H), 1 / D)
-        self.value = _kernel(rngs, config, (D, K, H), 1 / D)
-        self.out = _kernel(rngs, config, (N, H, D), 1 / (N * H))
+        self.query = _kernel(rngs, config, (D, N, H), ("d_model", "heads", None), 1 / (D * H))
+        key_axes = ("d_model", "kv_heads", None)
+        self.key = _kernel(rngs, config, (D, K, H), key_axes, 1 / D)
+        self.value = _kernel(rngs, config, (D, K, H), key_axes, 1 / D)
+        self.out = _kernel(rngs, config, (N, H, D), ("heads", None, "d_model"), 1 / (N * H))
         self.config = config
 
     def project(
         self, x_BTD: jax.Array, rotation: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated q_BTNH and k_BTKH, and v_BTKH."""
-        kernels = (self.query[...], self.key[...], self.value[...])
+        kernels = (read(self.query), read(self.key), read(self.value))
         if on_one_cpu() and x_BTD.shape[1] > 1:
             # One wide product is faster than three there; for a single token, joining the kernels
             # would cost more than the product.
@@ -140,7 +169,10 @@ class Attention(nnx.Module):
             joined = project(x_BTD, jnp.concatenate(kernels, axis=1))
             q_BTNH, k_BTKH, v_BTKH = jnp.split(joined, [N, N + K], axis=2)
         else:
-            q_BTNH, k_BTKH, v_BTKH = (project(x_BTD, kernel) for kernel in kernels)
+            q_BTNH, k_BTKH, v_BTKH = (
+                constrain(project(x_BTD, kernel), ("batch", "length", heads, None))
+                for kernel, heads in zip(kernels, ("heads", "kv_heads", "kv_heads"), strict=True)
+            )
         return rotate(q_BTNH, *rotation), rotate(k_BTKH, *rotation), v_BTKH
 
     def attend(
@@ -163,7 +195,7 @@ class Attention(nnx.Module):
             implementation=self.config.attention,
             dropout=(lambda weights: drop(weights, rate, dropout_key)) if drops else None,
         )
-        return project(mixed_BTNH, self.out[...])
+        return constrain(project(mixed_BTNH, read(self.out)), STREAM)
 
 
 class FeedForward(nnx.Module):
@@ -172,16 +204,19 @@ class FeedForward(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         D, F = config.d_model, config.d_ff
         gated = ACTIVATIONS[config.activation].gated
-        self.up = _kernel(rngs, config, (D, F), 1 / D)
-        self.gate = _kernel(rngs, config, (D, F), 1 / D) if gated else None
-        self.down = _kernel(rngs, config, (F, D), 1 / F)
+        axes = ("d_model", "d_ff")
+        self.up = _kernel(rngs, config, (D, F), axes, 1 / D)
+        self.gate = _kernel(rngs, config, (D, F), axes, 1 / D) if gated else None
+        self.down = _kernel(rngs, config, (F, D), axes[::-1], 1 / F)
         self.config = config
 
     def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         activation = ACTIVATIONS[self.config.activation].function
-        hidden_BTF = project(x_BTD, self.up[...])
+        hidden_BTF = constrain(project(x_BTD, read(self.up)), _HIDDEN)
         if self.gate is None:
             hidden_BTF = activation(hidden_BTF)
         else:
-            hidden_BTF = activation(project(x_BTD, self.gate[...])) * hidden_BTF
-        return project(drop(hidden_BTF, self.config.dropout, dropout_key), self.down[...])
+            gate_BTF = constrain(project(x_BTD, read(self.gate)), _HIDDEN)
+            hidden_BTF = activation(gate_BTF) * hidden_BTF
+        hidden_BTF = drop(hidden_BTF, self.config.dropout, dropout_key)
+        return constrain(project(hidden_BTF, read(self.down)), STREAM)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rrope_jax.model import Decoder
+from rrope_jax.sharding import parts
 
 
 def next_token_losses(
@@ -23,7 +24,7 @@ def next_token_losses(
       hidden_BTD: [B, T, D], from `decoder.hidden`.
       targets_BT: int32[B, T] in [0, V); what a target without meaning gives is for the caller to
         weigh with 0.
-      chunk: tokens of the batch whose logits exist at a time; at least one of every row. Static
+      chunk: tokens whose logits exist at a time on a device; at least one of every row. Static
         under jit.
 
     Returns:
@@ -35,7 +36,7 @@ def next_token_losses(
     if chunk < 1:
         raise ValueError(f"chunk={chunk} must be at least 1; a few thousand tokens suit most")
     B, T = targets_BT.shape
-    chunks = -(-T // max(1, chunk // B))
+    chunks = _chunks(B // parts("batch") or 1, T, parts("length"), chunk)
 
     def losses(hidden_BCD: jax.Array, targets_BC: jax.Array) -> jax.Array:
         logits_BCV = decoder.logits(hidden_BCD)
@@ -63,3 +64,12 @@ def next_token_losses(
         (split(hidden_BTD), split(targets_BT)),
     )
     return jnp.moveaxis(losses_by_chunk, 0, 2).reshape(B, C * chunks)[:, :T]
+
+
+def _chunks(rows: int, T: int, row_parts: int, chunk: int) -> int:
+    """How many chunks there are, for a device with so many rows, or parts of rows."""
+    chunks = -(-(T // row_parts) // max(1, chunk // rows))
+    if row_parts > 1:
+        while (T // row_parts) % chunks:  # padding would move tokens between devices
+            chunks += 1
+    return chunks

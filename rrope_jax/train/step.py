@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 
 from rrope_jax.model import Decoder, ModelConfig
+from rrope_jax.model.context_parallel import arrange, restore
 from rrope_jax.rope import RopeSpec, cos_sin
 from rrope_jax.rope.positions import Positions, sample
 from rrope_jax.train.config import TrainConfig
@@ -163,6 +164,8 @@ class Program:
     ) -> jax.Array:
         """float32[B, T], nats, also where a target has no weight."""
         decoder = nnx.merge(self._graph(), params)
+        length = batch["tokens"].shape[1]
+        batch, positions = jax.tree.map(arrange, (dict(batch), positions))
         hidden_BTD = decoder.hidden(
             batch["tokens"],
             segment_ids_BT=batch["segment_ids"] if self.segmented else None,
@@ -170,11 +173,14 @@ class Program:
                 self.rope,
                 positions.whole,
                 fraction=positions.fraction,
-                seq_len=max(self.train.reach, batch["tokens"].shape[1]),
+                seq_len=max(self.train.reach, length),
             ),
             dropout_key=dropout_key,
+            arranged=True,
         )
-        return next_token_losses(decoder, hidden_BTD, batch["targets"], chunk=self.train.loss_chunk)
+        return restore(
+            next_token_losses(decoder, hidden_BTD, batch["targets"], chunk=self.train.loss_chunk)
+        )
 
     def _positions(self, places_BT: jax.Array, key: jax.Array) -> Positions:
         """Positions to rotate by, for tokens at given places of their documents."""

@@ -1,7 +1,6 @@
 """Attention: the mask, every implementation against plain loops or XLA's, and the choice."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -112,9 +111,7 @@ def test_dropout_acts_on_the_weights() -> None:
 
 @pytest.fixture
 def splash_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpreted = functools.partial(module._splash, interpret=True)
-    row = dataclasses.replace(IMPLEMENTATIONS["splash"], run=interpreted)
-    monkeypatch.setitem(IMPLEMENTATIONS, "splash", row)
+    monkeypatch.setattr(module, "_INTERPRET", True)
     monkeypatch.setattr(module, "backend_platform", lambda: "tpu")
 
 
@@ -258,15 +255,15 @@ def test_what_is_asked_for_by_name_runs_or_says_why_not(
     assert ran == []
 
 
-def test_splash_refuses_a_mesh_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "backend_platform", lambda: "tpu")
-    mesh = jax.sharding.AbstractMesh((2,), ("data",))
-    x = jnp.zeros((2, 128, 1, 64))
+def test_cudnn_refuses_parts_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "backend_platform", lambda: "gpu")
+    mesh = jax.sharding.AbstractMesh((2,), ("seq",))
+    x = jnp.zeros((2, 128, 1, 64), jnp.bfloat16)
     with (
         jax.sharding.use_abstract_mesh(mesh),
-        pytest.raises(ValueError, match="one device, not on a mesh of 2"),
+        pytest.raises(ValueError, match="whole rows, and the mesh splits them over seq"),
     ):
-        attention(x, x, x, CausalMask(), scale=1.0, implementation="splash")
+        attention(x, x, x, CausalMask(), scale=1.0, implementation="cudnn")
 
 
 def test_the_mesh_says_for_which_platform() -> None:

@@ -1,0 +1,191 @@
+"""The mesh of devices, and which axes of arrays are split over which of its axes.
+
+Four axes, any of which may be 1, so that one device is the mesh 1x1x1x1 and no special case:
+
+- `data`: whole copies of the model, each with rows of its own; the outermost, for slow networks;
+- `fsdp`: rows too, and parameters, gradients and moments in parts (ZeRO-3, arXiv 1910.02054);
+- `seq`: parts of every row (context parallelism), and parameters as over `fsdp`;
+- `tensor`: heads, hidden features and vocabulary (arXiv 1909.08053); the innermost, for the fastest
+  links.
+
+Models name the axes of their arrays by what they mean; `RULES` says where each of these goes.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "seq", "tensor")
+
+RULES: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
+    {
+        "batch": ("data", "fsdp"),
+        "length": ("seq",),
+        "heads": ("tensor",),
+        "kv_heads": ("tensor",),
+        "d_ff": ("tensor",),
+        "vocab_size": ("tensor",),
+        "d_model": ("fsdp", "seq"),  # of parameters; activations keep the whole of it
+    }
+)
+"""Logical axis -> mesh axes that split it. What is not in it is never split."""
+
+LogicalAxes = tuple[str | None, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """The fields of `config.mesh`.
+
+    Attributes:
+      data, fsdp, seq, tensor: devices along each axis; one of them may be -1, which takes what the
+        others leave.
+      num_slices: TPU slices (or other islands of fast links) that the devices are in. They are laid
+        along `data`, else along `fsdp`, which it must divide.
+
+    Raises:
+      ValueError: a field is out of range, or two are -1.
+    """
+
+    data: int = 1
+    fsdp: int = -1
+    seq: int = 1
+    tensor: int = 1
+    num_slices: int = 1
+
+    def __post_init__(self) -> None:
+        for name in AXES:
+            if getattr(self, name) < 1 and getattr(self, name) != -1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be at least 1, or -1 for what is left"
+                )
+        if self.num_slices < 1:
+            raise ValueError(f"num_slices={self.num_slices} must be at least 1")
+        open_axes = [name for name in AXES if getattr(self, name) == -1]
+        if len(open_axes) > 1:
+            raise ValueError(
+                f"{' and '.join(open_axes)} are -1; only one axis can take what the others leave"
+            )
+
+    def sizes(self, devices: int) -> tuple[int, ...]:
+        """Devices along each of `AXES`.
+
+        Raises:
+          ValueError: they are not as many as the devices.
+        """
+        given = {name: getattr(self, name) for name in AXES}
+        product = math.prod(size for size in given.values() if size != -1)
+        shown = ", ".join(f"{name}={size}" for name, size in given.items())
+        if devices % product or (product != devices and -1 not in given.values()):
+            raise ValueError(
+                f"{shown} does not make a mesh of {devices} devices: the product of the sizes must "
+                f"be {devices}; one of them may be -1"
+            )
+        return tuple(devices // product if size == -1 else size for size in given.values())
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of devices with neighbours along fast links, where the platform says which they are.
+
+    Args:
+      config: the sizes.
+      devices: those of this run, of all its processes (the default), or of a topology that
+        programs are only compiled for.
+
+    Raises:
+      ValueError: the sizes do not fit the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = config.sizes(len(devices))
+    if config.num_slices == 1:
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(grid, AXES)
+    between = _between_slices(sizes, config.num_slices)
+    within = tuple(size // part for size, part in zip(sizes, between, strict=True))
+    if hasattr(devices[0], "slice_index"):
+        grid = mesh_utils.create_hybrid_device_mesh(
+            within, between, devices, allow_split_physical_axes=True
+        )
+        return Mesh(grid, AXES)
+    # Other platforms number their devices island by island.
+    size = len(devices) // config.num_slices
+    islands = [
+        mesh_utils.create_device_mesh(within, devices[first : first + size])
+        for first in range(0, len(devices), size)
+    ]
+    axis = between.index(config.num_slices)
+    return Mesh(np.concatenate(islands, axis=axis), AXES)
+
+
+def _between_slices(sizes: tuple[int, ...], num_slices: int) -> tuple[int, ...]:
+    for axis in ("data", "fsdp"):
+        if sizes[AXES.index(axis)] % num_slices == 0:
+            return tuple(num_slices if name == axis else 1 for name in AXES)
+    raise ValueError(
+        f"num_slices={num_slices} divides neither data={sizes[0]} nor fsdp={sizes[1]}; slices are "
+        "laid along one of them"
+    )
+
+
+def spec(axes: LogicalAxes, mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """How an array with these logical axes is split over a mesh; axes that it lacks do not count.
+
+    Raises:
+      ValueError: two of them are split over the same axis of the mesh.
+    """
+    split = [_split_over(axis, mesh) for axis in axes]
+    used = [name for names in split for name in names]
+    if len(set(used)) < len(used):
+        raise ValueError(
+            f"the axes {axes} of one array are split over {used}: no axis of a mesh can be used "
+            "twice; see sharding.RULES"
+        )
+    return PartitionSpec(*(names or None for names in split))
+
+
+def _split_over(axis: str | None, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    return tuple(name for name in RULES.get(axis or "", ()) if name in mesh.axis_names)
+
+
+def sharding(mesh: Mesh, axes: LogicalAxes, shape: tuple[int, ...], name: str) -> NamedSharding:
+    """The placement of one array.
+
+    Args:
+      mesh: where.
+      axes: its logical axes.
+      shape: its whole shape.
+      name: what messages call it.
+
+    Raises:
+      ValueError: the mesh does not divide it into equal parts.
+    """
+    for axis, size in zip(axes, shape, strict=True):
+        over = {part: mesh.shape[part] for part in _split_over(axis, mesh) if mesh.shape[part] > 1}
+        if size % math.prod(over.values()):
+            sizes = " x ".join(f"{part}={count}" for part, count in over.items())
+            raise ValueError(
+                f"{name} has {axis}={size}, which {sizes} of the mesh does not divide; choose "
+                "sizes that do"
+            )
+    return NamedSharding(mesh, spec(axes, mesh))
+
+
+def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
+    """Asks the compiler to split an array so over the current mesh; nothing without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1 or not set(mesh.axis_names) & set(AXES):
+        return x
+    constrained: jax.Array = jax.lax.with_sharding_constraint(x, spec(axes, mesh))
+    return constrained
+
+
+def parts(axis: str) -> int:
+    """Into how many parts the current mesh splits a logical axis; 1 without a mesh."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape.get(name, 1) for name in RULES[axis])

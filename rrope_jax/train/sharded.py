@@ -1,0 +1,194 @@
+"""A training step over a mesh: where every array lies, and the program itself.
+
+`rrope train` runs what `lower` gives, and `rrope plan` compiles the same for machines that are not
+there. The step is `Program.step`, unchanged: what it says about the axes of its arrays becomes
+transfers between devices here.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rrope_jax.model.decoder import parameter_axes
+from rrope_jax.sharding import RULES, sharding, spec
+from rrope_jax.train.optimizer import make_optimizer
+from rrope_jax.train.step import Batch, Params, Program, State
+
+BATCH_DTYPES = {
+    "tokens": jnp.int32,
+    "targets": jnp.int32,
+    "segment_ids": jnp.int32,
+    "positions": jnp.int32,
+    "weights": jnp.float32,
+}
+"""The arrays of a batch, as in `data.packing.Rows`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the arrays of a training run lie.
+
+    Attributes:
+      mesh: the devices.
+      state: a `State` whose leaves are `NamedSharding`s.
+      rows: of every array [B, T] of a batch.
+      whole: of what every device has all of.
+    """
+
+    mesh: Mesh
+    state: State
+    rows: NamedSharding
+    whole: NamedSharding
+
+    @property
+    def params(self) -> Params:
+        """A `NamedSharding` for every parameter."""
+        return self.state.params
+
+    def share_of_rows(self, process_index: int | None = None) -> tuple[int, int]:
+        """Which of how many equal, consecutive shares of a batch's rows a process has to provide.
+
+        Processes that differ only in what they have of each row provide the same rows.
+
+        Raises:
+          ValueError: the mesh gives the process rows that are not consecutive.
+        """
+        process_index = jax.process_index() if process_index is None else process_index
+        batch_axes = [self.mesh.axis_names.index(name) for name in RULES["batch"]]
+        others = [i for i in range(self.mesh.devices.ndim) if i not in batch_axes]
+        groups = self.mesh.devices.transpose(*batch_axes, *others)
+        groups = groups.reshape(math.prod(groups.shape[: len(batch_axes)]), -1)
+        own = [
+            i
+            for i, group in enumerate(groups)
+            if any(device.process_index == process_index for device in group)
+        ]
+        index, rest = divmod(own[0], len(own))
+        if own != list(range(own[0], own[0] + len(own))) or rest or len(groups) % len(own):
+            raise ValueError(
+                f"process {process_index} has the parts {own} of {len(groups)} of a batch; meshes "
+                "whose processes have equal shares of consecutive rows are supported: let data x "
+                "fsdp be a multiple of the number of processes, or the other way round"
+            )
+        return index, len(groups) // len(own)
+
+    def put(self, rows: dict[str, np.ndarray]) -> Batch:
+        """Lays this process's share of a batch onto its devices."""
+        index, shares = self.share_of_rows()
+
+        def lay(x_bT: np.ndarray) -> jax.Array:
+            first = index * len(x_bT)
+
+            def part(place: tuple[slice, ...] | None) -> np.ndarray:
+                begin, end, _ = (place or (slice(None),))[0].indices(shares * len(x_bT))
+                own: np.ndarray = x_bT[begin - first : end - first]
+                return own if place is None else own[:, place[1]]
+
+            shape = (shares * len(x_bT), *x_bT.shape[1:])
+            return jax.make_array_from_callback(shape, self.rows, part)
+
+        return {name: lay(x_bT) for name, x_bT in rows.items()}
+
+
+def place(program: Program, mesh: Mesh) -> Placement:
+    """Where the arrays of a program lie on a mesh.
+
+    Raises:
+      ValueError: the mesh does not divide one of them; the message names it.
+    """
+    _check_rows(program, mesh)
+    whole = NamedSharding(mesh, PartitionSpec())
+    abstract = jax.eval_shape(program.init, jax.random.key(0))
+    axes = parameter_axes(program.model, program.rope)
+
+    def lay(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        keys = tuple(entry.key for entry in path)
+        return sharding(
+            mesh, axes[keys], leaf.shape, "config.model: the parameter " + ".".join(keys)
+        )
+
+    params = jax.tree.map_with_path(lay, abstract.params)
+    # moments lie where their parameters do, counters everywhere
+    opt_state = optax.tree.map_params(
+        make_optimizer(program.train),
+        lambda _, placed: placed,
+        abstract.opt_state,
+        params,
+        transform_non_params=lambda _: whole,
+    )
+    state = State(params, opt_state, whole, whole)  # type: ignore[arg-type]
+    rows = NamedSharding(mesh, spec(("batch", "length"), mesh))
+    return Placement(mesh, state, rows, whole)
+
+
+def _check_rows(program: Program, mesh: Mesh) -> None:
+    train = program.train
+    rows, shares = train.batch_size // train.accumulation, mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % shares:
+        raise ValueError(
+            f"config.train.batch_size={train.batch_size} in accumulation={train.accumulation} "
+            f"parts is {rows} rows at a time, which data={mesh.shape['data']} x fsdp="
+            f"{mesh.shape['fsdp']} of the mesh does not divide; choose a multiple of {shares}"
+        )
+    seq = mesh.shape["seq"]
+    if seq > 1 and train.length % (2 * seq):
+        raise ValueError(
+            f"config.train.length={train.length} is not a multiple of {2 * seq}: over seq={seq}, "
+            "rows are split into two pieces for each part"
+        )
+
+
+def lower(program: Program, placement: Placement) -> jax.stages.Lowered:
+    """The step as a program for the mesh's devices, from shapes alone; compile it to run it.
+
+    The state, its first argument, is donated. The others are a batch and the run's key.
+    """
+    train = program.train
+    state = jax.eval_shape(program.init, jax.random.key(0))
+    batch = {
+        name: jax.ShapeDtypeStruct((train.batch_size, train.length), dtype)
+        for name, dtype in BATCH_DTYPES.items()
+    }
+    key = jax.eval_shape(jax.random.key, 0)
+    whole = placement.whole
+    with jax.set_mesh(placement.mesh):
+        step = jax.jit(
+            program.step,
+            donate_argnums=0,
+            in_shardings=(placement.state, placement.rows, whole),
+            out_shardings=(placement.state, whole),
+        )
+        return step.lower(state, batch, key)
+
+
+def initialize(program: Program, placement: Placement, key: jax.Array) -> State:
+    """`Program.init`, each part of the state made on the device that keeps it."""
+    with jax.set_mesh(placement.mesh):
+        state: State = jax.jit(program.init, out_shardings=placement.state)(key)
+    return state
+
+
+def begin(program: Program, placement: Placement, params: Params) -> State:
+    """`Program.begin` with parameters that lie on the mesh already."""
+    with jax.set_mesh(placement.mesh):
+        state: State = jax.jit(program.begin, out_shardings=placement.state, donate_argnums=0)(
+            params
+        )
+    return state
+
+
+def restore_like(program: Program, placement: Placement) -> State:
+    """Shapes and places of a state, for a checkpoint of any mesh to be read into."""
+    abstract = jax.eval_shape(program.init, jax.random.key(0))
+    like: State = jax.tree.map(
+        lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+        abstract,
+        placement.state,
+    )
+    return like

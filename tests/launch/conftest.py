@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.cloud import Cloud
 from tests.launch.machine import ROOT, TOOLS, Machine
 
 
@@ -19,6 +20,12 @@ def machine(tmp_path: Path) -> Machine:
     made.root.mkdir()
     for name in ("setup.cfg", "pyproject.toml"):
         shutil.copy(ROOT / name, made.root)
-    shutil.copytree(ROOT / "launch", made.root / "launch")
+    mine = shutil.ignore_patterns("cluster.env")
+    shutil.copytree(ROOT / "launch", made.root / "launch", ignore=mine)
     shutil.copytree(ROOT / ".ci", made.root / ".ci")
     return made
+
+
+@pytest.fixture
+def cloud(machine: Machine) -> Cloud:
+    return Cloud.beside(machine)

@@ -1,0 +1,313 @@
+"""launch/tpu_vm.sh against a gcloud that runs its ssh commands in folders of this machine."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.launch.cloud import TRICKY, Cloud, job_of, wait_for
+
+PLACE = ("--project=p", "--zone=z", "--tpu-type=v5p-16", "--name=run")
+
+pytestmark = pytest.mark.slow
+
+
+class TestRun:
+    def test_every_step_in_order_and_nothing_left(self, cloud: Cloud) -> None:
+        workers = [cloud.folder / "worker0", cloud.add_worker()]
+        run = cloud.run("tpu_vm.sh", *PLACE, "job", "--config=x")
+        assert run.returncode == 0, run.stderr
+        assert cloud.verbs() == [
+            *("create", "scp", "ssh", "install", "start", "follow", "status", "scp", "delete")
+        ]
+        assert not cloud.is_billed
+        for home in workers:
+            assert f"output of {home.name}" in run.stdout
+            arguments, environment, folder = job_of(home)
+            assert arguments == ["--config=x"]
+            assert folder == str(home / "rrope_jax")
+            assert environment["PATH"].startswith(f"{home}/rrope_jax/.venv/bin:")
+        # Without a share the results come back before the slice goes.
+        assert (cloud.machine.root / "runs" / "run" / "job.json").exists()
+        states = ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
+        said = [line for line in run.stderr.splitlines() if line.endswith(states)]
+        assert [line.split()[-1] for line in said] == list(states)
+
+    def test_arguments_reach_the_workers_unchanged(self, cloud: Cloud) -> None:
+        assert cloud.run("tpu_vm.sh", *PLACE, "job", *TRICKY).returncode == 0
+        assert list(job_of(cloud.folder / "worker0")[0]) == TRICKY
+
+    def test_what_is_copied(self, cloud: Cloud) -> None:
+        root = cloud.machine.root
+        (root / ".gitignore").write_text("/runs/\n")
+        (root / "configs").mkdir()
+        (root / "configs" / "new one.py").touch()
+        (root / "runs").mkdir()
+        (root / "runs" / "big").touch()
+        assert cloud.run("tpu_vm.sh", *PLACE, "job").returncode == 0
+        copy = cloud.folder / "worker0" / "rrope_jax"
+        assert (copy / "configs" / "new one.py").exists()
+        assert not (copy / "runs" / "big").exists()
+        assert not (copy / ".git").exists()
+
+    def test_share_is_mounted_and_nothing_fetched(self, cloud: Cloud) -> None:
+        run = cloud.run("tpu_vm.sh", *PLACE, "--shared=10.0.0.2:/vol one", "job")
+        assert run.returncode == 0, run.stderr
+        mounts = (cloud.folder / "sudo").read_text()
+        runs = cloud.folder / "worker0" / "rrope_jax" / "runs"
+        assert f"mount -t nfs -o hard 10.0.0.2:/vol one {runs}" in mounts
+        assert cloud.verbs().count("scp") == 1
+
+    def test_preempted_inside_is_retried_there(self, cloud: Cloud) -> None:
+        (cloud.folder / "worker0" / "order").write_text("42 0")
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 0
+        assert run.stdout.count("output of worker0") == 2
+        assert "running again in 0 s (1 of 10)" in run.stdout
+
+    def test_kept_slice_serves_again(self, cloud: Cloud) -> None:
+        run = cloud.run("tpu_vm.sh", *PLACE, "--keep", "job")
+        assert run.returncode == 0
+        assert cloud.is_billed
+        assert "gcloud compute tpus queued-resources delete run --force" in run.stderr
+        shutil.rmtree(cloud.machine.root / "runs")
+        assert cloud.run("tpu_vm.sh", *PLACE, "--keep", "job").returncode == 0
+        assert cloud.verbs().count("create") == 1
+        refused = cloud.run("tpu_vm.sh", *PLACE, "--name=run", "job")
+        assert refused.returncode == 2
+        assert cloud.is_billed  # what was there before is never deleted
+
+    def test_gcloud_itself_accepts_every_call(self, cloud: Cloud, tmp_path: Path) -> None:
+        gcloud = shutil.which("gcloud")
+        if gcloud is None:
+            pytest.skip("gcloud is not installed; its own parser is asked here")
+        cloud.run("tpu_vm.sh", *PLACE, "--capacity=spot", "--network=n", "job", "--a=b c")
+        called = dict.fromkeys(_for_linter(words) for words in cloud.calls())
+        commands = [{"command_string": command} for command in called]
+        (tmp_path / "commands.json").write_text(json.dumps(commands))
+        # Only parses: no account, no project, nothing is sent.
+        linted = subprocess.run(
+            [gcloud, "meta", "lint-gcloud-commands", f"--commands-file={tmp_path}/commands.json"],
+            env={**os.environ, "CLOUDSDK_CONFIG": str(tmp_path / "empty")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        answers = json.loads(linted.stdout)
+        assert len(answers) == len(commands)
+        assert [a["error_message"] for a in answers if not a["success"]] == []
+
+
+class TestDryRun:
+    def test_prints_the_commands_and_calls_nothing(self, cloud: Cloud) -> None:
+        cloud.run("tpu_vm.sh", *PLACE, "job", *TRICKY)
+        called = [["gcloud", *words] for words in cloud.calls() if words[3] != "describe"]
+        shutil.rmtree(cloud.machine.root / "runs")
+        (cloud.folder / "calls").unlink()
+        cloud.remove("gcloud")
+        dry = cloud.run("tpu_vm.sh", *PLACE, "--dry-run", "job", *TRICKY)
+        assert (dry.returncode, cloud.calls()) == (0, [])
+        assert not (cloud.machine.root / "runs").exists()
+        script = f"set -e\ngcloud() {{ printf '%s\\0' gcloud \"$@\" END; }}\n{dry.stdout}"
+        bash = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        printed = [c.strip("\0").split("\0") for c in bash.stdout.split("\0END\0")[:-1]]
+        # The real run also asks for the status; its archive is a temporary file.
+        called = [words for words in called if not words[-1].endswith("status")]
+        called[1][5] = "rrope_jax.tar.gz"
+        assert printed == called
+
+    @pytest.mark.parametrize(
+        ("tpu", "version"),
+        [
+            ("v4-8", "tpu-ubuntu2204-base"),
+            ("v5litepod-256", "v2-alpha-tpuv5-lite"),
+            ("v5p-128", "v2-alpha-tpuv5"),
+            ("v6e-256", "v2-alpha-tpuv6e"),
+        ],
+    )
+    def test_software_of_a_type(self, cloud: Cloud, tpu: str, version: str) -> None:
+        dry = cloud.run("tpu_vm.sh", *PLACE, f"--tpu-type={tpu}", "--dry-run", "job")
+        assert f"--runtime-version={version}" in dry.stdout
+
+    def test_unknown_type(self, cloud: Cloud) -> None:
+        dry = cloud.run("tpu_vm.sh", *PLACE, "--tpu-type=v9-8", "--dry-run", "job")
+        assert dry.returncode == 2
+        assert "--tpu-type=v9-8" in dry.stderr
+        assert "--runtime-version" in dry.stderr
+
+
+class TestFailure:
+    """Whatever goes wrong: nothing is billed afterwards, or it is said how to delete it."""
+
+    def test_request_is_refused(self, cloud: Cloud) -> None:
+        cloud.arrange(refusal="ERROR: RESOURCE_EXHAUSTED: Quota limit has been exceeded.")
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 1
+        assert "RESOURCE_EXHAUSTED" in run.stderr
+        assert cloud.verbs() == ["create", "delete"]  # its answer might have been lost
+        assert "billed" not in run.stderr
+
+    @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
+    def test_no_capacity(self, cloud: Cloud, state: str) -> None:
+        cloud.arrange(states=f"WAITING_FOR_RESOURCES\n{state}")
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 1
+        assert f"run is {state}" in run.stderr
+        assert "there is no slice for run" in run.stderr
+        assert cloud.verbs() == ["create", "delete"]
+        assert not cloud.is_billed
+
+    def test_machines_that_just_came_up(self, cloud: Cloud) -> None:
+        cloud.arrange(scp_failures="2")
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 0
+        assert "try 2 of 5 failed" in run.stderr
+
+    def test_ssh_never_works(self, cloud: Cloud) -> None:
+        cloud.arrange(ssh_failures="1000")
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 1
+        assert "copying failed" in run.stderr
+        assert not cloud.is_billed
+
+    def test_install_fails(self, cloud: Cloud) -> None:
+        cloud.machine.network_down.touch()
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 1
+        assert "installing failed" in run.stderr
+        assert not cloud.is_billed
+
+    @pytest.mark.parametrize(("codes", "code"), [(("42", "1"), 1), (("134", "0"), 134)])
+    def test_command_fails(self, cloud: Cloud, codes: tuple[str, str], code: int) -> None:
+        for home, order in zip((cloud.folder / "worker0", cloud.add_worker()), codes, strict=True):
+            (home / "order").write_text(order)
+        run = cloud.run("tpu_vm.sh", *PLACE, "job", RROPE_RETRIES="0")
+        assert run.returncode == code
+        assert (cloud.machine.root / "runs" / "run" / "job.json").exists()
+        assert not cloud.is_billed
+
+    def test_connection_is_lost_while_following(self, cloud: Cloud) -> None:
+        home = cloud.folder / "worker0"
+        (home / "order").write_text("wait")
+        with cloud.running("tpu_vm.sh", *PLACE, "job") as script:
+            wait_for(home / "rrope_jax" / "runs" / "job.json")
+            cloud.arrange(ssh_failures="2")
+            os.kill(_job_process(home, "rrope_jax_job/log"), signal.SIGKILL)
+            (home / "order").write_text("0")
+            os.kill(_job_process(home), signal.SIGKILL)  # run_worker.sh starts it again: it is done
+            output, errors = script.communicate(timeout=30)
+        assert script.returncode == 0, errors
+        assert "(1 of 10)" in output
+        assert not cloud.is_billed
+
+    def test_slice_is_preempted(self, cloud: Cloud) -> None:
+        home = cloud.folder / "worker0"
+        (home / "order").write_text("wait")
+        with cloud.running("tpu_vm.sh", *PLACE, "job") as script:
+            wait_for(home / "rrope_jax" / "runs" / "job.json")
+            cloud.arrange(ssh_failures="1000", states="SUSPENDED")
+            os.kill(_job_process(home, "run_worker.sh job"), signal.SIGTERM)
+            _, errors = script.communicate(timeout=30)
+        assert script.returncode == 42
+        assert "run was preempted" in errors
+        assert not cloud.is_billed
+
+    @pytest.mark.parametrize(("signal_", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_interrupted(self, cloud: Cloud, signal_: signal.Signals, code: int) -> None:
+        home = cloud.folder / "worker0"
+        (home / "order").write_text("wait")
+        with cloud.running("tpu_vm.sh", *PLACE, "job") as script:
+            wait_for(home / "rrope_jax" / "runs" / "job.json")
+            script.send_signal(signal_)
+            script.communicate(timeout=30)
+        assert script.returncode == code
+        assert (home / "rrope_jax_job" / "code").read_text() == "42\n"  # it was told, and saved
+        assert (cloud.machine.root / "runs" / "run" / "job.json").exists()
+        assert not cloud.is_billed
+
+    def test_interrupted_in_the_queue(self, cloud: Cloud) -> None:
+        cloud.arrange(states="WAITING_FOR_RESOURCES")
+        with cloud.running("tpu_vm.sh", *PLACE, "job", RROPE_POLL="1") as script:
+            wait_for(cloud.folder / "there")
+            script.send_signal(signal.SIGINT)
+            script.communicate(timeout=30)
+        assert script.returncode == 130
+        assert not cloud.is_billed
+
+    def test_deleting_fails_at_first(self, cloud: Cloud) -> None:
+        cloud.arrange(delete_failures="2")
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 0
+        assert not cloud.is_billed
+
+    def test_deleting_fails(self, cloud: Cloud) -> None:
+        cloud.arrange(delete_failures="1000")
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 1
+        delete = "gcloud compute tpus queued-resources delete run --force --project=p --zone=z"
+        assert delete in run.stderr
+
+    def test_results_cannot_be_fetched(self, cloud: Cloud) -> None:
+        home = cloud.folder / "worker0"
+        (home / "order").write_text("wait")
+        with cloud.running("tpu_vm.sh", *PLACE, "job") as script:
+            wait_for(home / "rrope_jax" / "runs" / "job.json")
+            cloud.arrange(scp_failures="1000")
+            (home / "order").write_text("0")
+            os.kill(_job_process(home), signal.SIGKILL)
+            _, errors = script.communicate(timeout=30)
+        assert script.returncode == 1
+        assert cloud.is_billed  # the only copy of the results
+        assert "tpu-vm scp run:rrope_jax/runs" in errors
+        assert "queued-resources delete run --force" in errors
+
+
+class TestUsage:
+    def test_everything_missing_in_one_line(self, cloud: Cloud) -> None:
+        run = cloud.run("tpu_vm.sh", "job")
+        assert run.returncode == 2
+        assert run.stderr.count("\n") == 1
+        assert "RROPE_PROJECT, RROPE_ZONE, RROPE_TPU_TYPE" in run.stderr
+        assert "--project=... --zone=... --tpu-type=..." in run.stderr
+        assert cloud.calls() == []
+
+    def test_no_gcloud(self, cloud: Cloud) -> None:
+        cloud.remove("gcloud")
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 2
+        assert run.stderr.startswith("tpu_vm.sh: gcloud is missing")
+
+    def test_no_git_clone(self, cloud: Cloud) -> None:
+        shutil.rmtree(cloud.machine.root / ".git")
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 1
+        assert "no git clone" in run.stderr
+        assert not cloud.is_billed
+
+
+def _for_linter(words: list[str]) -> str:
+    """A call as one string; gcloud's linter wants quotes around the value of a flag alone."""
+    flags = [word.partition("=") for word in words]
+    return " ".join(["gcloud", *(f"{n}{eq}{shlex.quote(v) if eq else v}" for n, eq, v in flags)])
+
+
+def _job_process(home: Path, command: str = "bin/job") -> int:
+    """The process in a worker's home whose command line has the words, once it is there."""
+    for _ in range(500):
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                place = os.readlink(process / "cwd")
+            except OSError:
+                continue
+            # The script that waits for run_worker.sh has the same words in its -c.
+            if command in words and place.startswith(str(home)) and " -c " not in words:
+                return int(process.name)
+        time.sleep(0.02)
+    raise AssertionError(f"no process {command} in {home}")

@@ -19,7 +19,6 @@ from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 
-from rrope_jax.data.packing import Row
 from rrope_jax.data.pipeline import Batches, DataConfig, build_batches, heldout_documents
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_files
 from rrope_jax.io import native, pretrained
@@ -30,20 +29,23 @@ from rrope_jax.jobs.rope_config import extend
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec
+from rrope_jax.sharding import MeshConfig, make_mesh
 from rrope_jax.train import loop
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.heldout import Heldout, HeldoutConfig
 from rrope_jax.train.metrics import FILE, MetricsLog, Progress
+from rrope_jax.train.sharded import Placement, begin, initialize, lower, place, restore_like
 from rrope_jax.train.step import Program, State
 
 SUMMARY = "Trains a decoder on text, from scratch or continuing any checkpoint that convert reads."
 
 _LOG = logging.getLogger(__name__)
-_GROUPS = ("model", "rope", "data", "train", "checkpoint", "eval")
-# Fields that change no number of a run, so that these may differ on a rerun.
+_GROUPS = ("model", "rope", "data", "train", "mesh", "checkpoint", "eval")
+# Fields that may differ on a rerun: they change no number of a run, or, as the mesh, its rounding.
 _FREE = {
     "checkpoint": ("every_steps", "keep", "keep_every_steps"),
     "data": ("prefetch", "cache_dir"),
+    "mesh": tuple(field.name for field in dataclasses.fields(MeshConfig)),
 }
 
 
@@ -80,6 +82,7 @@ class Plan:
 
     Attributes:
       program: the training step.
+      placement: where its arrays lie.
       description: the model, as its checkpoints will describe it.
       checkpoint: see there.
       batches: the text to train on.
@@ -88,6 +91,7 @@ class Plan:
     """
 
     program: Program
+    placement: Placement
     description: pretrained.Description
     checkpoint: CheckpointConfig
     batches: Batches
@@ -105,7 +109,11 @@ def main(argv: Sequence[str]) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     program, description, checkpoint = plan_program(values.config)
     window = _window(values.profile, program.train.steps, values.workdir)
-    plan = _open_text(values.config, program, description, checkpoint)
+    try:
+        placement = place(program, make_mesh(mesh_config(values.config)))
+    except ValueError as error:
+        raise UsageError(f"config.mesh: {error}") from error
+    plan = _open_text(values.config, program, placement, description, checkpoint)
     with Workdir.claim(values.workdir, _identity(values.config)) as workdir, plan.batches:
         store = BackgroundCheckpoints(
             workdir.path / native.CHECKPOINTS,
@@ -149,6 +157,15 @@ def plan_program(
     except ValueError as error:
         raise UsageError(f"config: {error}") from error
     return program, description, checkpoint
+
+
+def mesh_config(config: ConfigDict) -> MeshConfig:
+    """The `mesh` group of a training config.
+
+    Raises:
+      UsageError: it is wrong.
+    """
+    return from_config(MeshConfig, _group(config, "mesh"), "config.mesh")
 
 
 def _group(config: ConfigDict, name: str) -> ConfigDict:
@@ -202,6 +219,7 @@ def _continued_model(config: ConfigDict, path: str) -> pretrained.Description:
 def _open_text(
     config: ConfigDict,
     program: Program,
+    placement: Placement,
     description: pretrained.Description,
     checkpoint: CheckpointConfig,
 ) -> Plan:
@@ -213,11 +231,21 @@ def _open_text(
         heldout = None
         if evaluation.every_steps is not None:
             documents = [tokens for _, tokens in heldout_documents(data, tokenizer)]
-            heldout = Heldout(program, evaluation, documents)
-        batches = build_batches(data, tokenizer, batch_size=train.batch_size, length=train.length)
+            heldout = Heldout(program, placement, evaluation, documents)
+        share, shares = placement.share_of_rows()
+        batches = build_batches(
+            data,
+            tokenizer,
+            batch_size=train.batch_size,
+            length=train.length,
+            process_index=share,
+            process_count=shares,
+        )
     except (ValueError, OSError) as error:
         raise UsageError(f"config.data: {error}") from error
-    return Plan(program, description, checkpoint, batches, heldout, evaluation.every_steps)
+    return Plan(
+        program, placement, description, checkpoint, batches, heldout, evaluation.every_steps
+    )
 
 
 def _tokenizer(data: DataConfig, description: pretrained.Description) -> Tokenizer:
@@ -261,13 +289,14 @@ def _train(
     if description.tokenizer is not None:
         description.tokenizer.write(workdir.path / native.TOKENIZER)
     state = _restore(plan, store) or _begin(plan, init_key)
+    step_key = jax.device_put(step_key, plan.placement.whole)
     first, steps = int(state.step), program.train.steps
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     _LOG.info("%.1f M parameters, %s", parameters / 1e6, _method(description.rope))
     if first == steps:
         _LOG.info("all %d steps are done", steps)
         return
-    step = _compile(program, state, step_key)
+    step = _compile(plan)
     described = native.description_to_json(description)
 
     def save(state: State, place: loop.Place) -> None:
@@ -289,6 +318,7 @@ def _train(
             plan.batches,
             step_key,
             steps=steps,
+            put=plan.placement.put,
             hooks=loop.Hooks(
                 log=report,
                 save=save,
@@ -305,11 +335,7 @@ def _restore(plan: Plan, store: BackgroundCheckpoints) -> State | None:
     """The newest state in the workdir, with the text at its place."""
     if store.newest is None:
         return None
-    abstract = jax.eval_shape(plan.program.init, jax.random.key(0))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract
-    )
+    like = restore_like(plan.program, plan.placement)
     found = store.restore({n: leaf for n, leaf in like._asdict().items() if n != "sound"})
     if found is None:
         raise UsageError(
@@ -319,41 +345,39 @@ def _restore(plan: Plan, store: BackgroundCheckpoints) -> State | None:
     tree, metadata = found
     plan.batches.restore(metadata["data"])
     _LOG.info("going on from step %d", tree["step"])
-    return State(**tree, sound=jax.numpy.ones((), bool))
+    return State(**tree, sound=jax.device_put(np.ones((), bool), plan.placement.whole))
 
 
 def _begin(plan: Plan, key: jax.Array) -> State:
     """The state before the first step."""
     path = plan.checkpoint.init_from
     if path is None:
-        state: State = jax.jit(plan.program.init)(key)
-        return state
+        return initialize(plan.program, plan.placement, key)
     given = {name: getattr(plan.description.model, name) for name in pretrained.OVERRIDABLE}
     try:
-        decoder, _ = pretrained.load(path, rope=plan.description.rope, model=given)
+        decoder, _ = pretrained.load(
+            path,
+            rope=plan.description.rope,
+            model=given,
+            shardings=plan.placement.params,
+        )
     except (ValueError, OSError) as error:
         raise UsageError(f"config.checkpoint.init_from: {error}") from error
     _LOG.info("continuing %s", path)
-    return plan.program.begin(nnx.to_pure_dict(nnx.state(decoder, nnx.Param)))
+    return begin(plan.program, plan.placement, nnx.to_pure_dict(nnx.state(decoder, nnx.Param)))
 
 
-def _compile(program: Program, state: State, key: jax.Array) -> loop.Step:
-    """The step as a program of the device, before any signal has to wait for it."""
-    shape = (program.train.batch_size, program.train.length)
-    row: Row = {name: np.zeros(shape, np.int32) for name in _INT_ARRAYS}
-    batch = {**row, "weights": np.zeros(shape, np.float32)}
+def _compile(plan: Plan) -> loop.Step:
+    """The step as a program of the devices, before any signal has to wait for it."""
     began = time.monotonic()
-    compiled = jax.jit(program.step, donate_argnums=0).lower(state, batch, key).compile()
+    compiled = lower(plan.program, plan.placement).compile()
     _LOG.info("compiled the step in %.0f s%s", time.monotonic() - began, _memory(compiled))
     step: loop.Step = compiled
     return step
 
 
-_INT_ARRAYS = ("tokens", "targets", "segment_ids", "positions")
-
-
 def _memory(compiled: Any) -> str:
-    """What a program needs on a device, where the backend tells."""
+    """What a program needs on each device, where the backend tells."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return ""

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from rrope_jax.data.packing import Rows
+from rrope_jax.train.sharded import Placement, check_length
 from rrope_jax.train.step import Batch, Params, Program
 
 
@@ -40,37 +41,44 @@ class Heldout:
     """Measures the loss of a model on fixed rows, with contiguous positions and no dropout."""
 
     def __init__(
-        self, program: Program, config: HeldoutConfig, documents: Sequence[np.ndarray]
+        self,
+        program: Program,
+        placement: Placement,
+        config: HeldoutConfig,
+        documents: Sequence[np.ndarray],
     ) -> None:
         """Cuts documents into rows; none holds tokens of two.
 
         Args:
           program: gives the losses.
+          placement: where. A batch is filled up to a row for each part of the mesh.
           config: see there.
-          documents: int[N_d] tokens of each.
+          documents: int[N_d] tokens of each, the same for every process.
 
         Raises:
-          ValueError: there is nothing to predict in them.
+          ValueError: there is nothing to predict in them, or the mesh does not divide the length.
         """
-        rows = Rows(
-            documents, length=config.length or program.train.length, packing="one_document_per_row"
-        )
+        length = config.length or program.train.length
+        batch_size = config.batch_size + -config.batch_size % placement.row_shares
+        check_length(length, placement.mesh, "config.eval.length")
+        rows = Rows(documents, length=length, packing="one_document_per_row")
         count = min(len(rows), config.max_rows or len(rows))
         chosen = [rows[i * len(rows) // count] for i in range(count)]
         # the last batch is filled up with rows that count nothing
         empty = {name: np.zeros_like(array) for name, array in chosen[0].items()}
-        chosen += [empty] * (-len(chosen) % config.batch_size)
+        chosen += [empty] * (-len(chosen) % batch_size)
         self._batches = [
-            {
-                name: np.stack([row[name] for row in chosen[i : i + config.batch_size]])
-                for name in empty
-            }
-            for i in range(0, len(chosen), config.batch_size)
+            {name: np.stack([row[name] for row in chosen[i : i + batch_size]]) for name in empty}
+            for i in range(0, len(chosen), batch_size)
         ]
-        self._sum: Callable[[Params, Batch], tuple[jax.Array, jax.Array]] = jax.jit(program.heldout)
+        self._placement = placement
+        self._sum: Callable[[Params, Batch], tuple[jax.Array, jax.Array]] = jax.jit(
+            program.heldout, out_shardings=placement.whole
+        )
 
     def __call__(self, params: Params) -> dict[str, float]:
         """`eval_loss`, nats a target."""
-        parts = [self._sum(params, jax.device_put(batch)) for batch in self._batches]
+        with jax.set_mesh(self._placement.mesh):
+            parts = [self._sum(params, self._placement.put_whole(batch)) for batch in self._batches]
         totals = np.asarray(jax.device_get(parts), np.float64)
         return {"eval_loss": float(totals[:, 0].sum() / totals[:, 1].sum())}

@@ -16,6 +16,7 @@ from rrope_jax.train.step import Batch, Measures, Params, State
 _LOG = logging.getLogger(__name__)
 
 Step = Callable[[State, Batch, jax.Array], tuple[State, Measures]]
+Put = Callable[[Mapping[str, np.ndarray]], Batch]
 Place = dict[str, Any]
 """Where a run is in its data, as JSON-able values."""
 
@@ -72,7 +73,14 @@ class Hooks:
 
 
 def run(
-    step: Step, state: State, batches: Batches, key: jax.Array, *, steps: int, hooks: Hooks
+    step: Step,
+    state: State,
+    batches: Batches,
+    key: jax.Array,
+    *,
+    steps: int,
+    put: Put,
+    hooks: Hooks,
 ) -> bool:
     """Trains until `steps` steps are taken, or until it is asked to stop, and saves.
 
@@ -85,6 +93,7 @@ def run(
       batches: at the place that belongs to the state.
       key: the run's.
       steps: of the whole run.
+      put: lays a host's arrays onto the devices.
       hooks: see there.
 
     Returns:
@@ -93,7 +102,7 @@ def run(
     Raises:
       DivergedError: a loss or gradient is not finite.
     """
-    running = _Run(step, state, batches, key, hooks)
+    running = _Run(step, state, batches, key, put, hooks)
     with _Profiler(hooks.profile) as profiler:
         while running.number < steps:
             profiler.before(running.number + 1)
@@ -124,18 +133,25 @@ class _Run:
     """Attributes are those of `run`, and `number`: steps taken or under way."""
 
     def __init__(
-        self, step: Step, state: State, batches: Batches, key: jax.Array, hooks: Hooks
+        self,
+        step: Step,
+        state: State,
+        batches: Batches,
+        key: jax.Array,
+        put: Put,
+        hooks: Hooks,
     ) -> None:
         self.state = state
         self.number = self._saved = int(state.step)
-        self._step, self._batches, self._key, self._hooks = step, batches, key, hooks
+        self._step, self._batches, self._key = step, batches, key
+        self._put, self._hooks = put, hooks
         self._place = batches.state()  # of the last step that was logged
         self._pending: _Taken | None = None
         self._meter = _Meter(batches)
 
     def advance(self) -> None:
         """Starts a step, then logs the one before."""
-        batch = jax.device_put(dict(next(self._batches)))
+        batch = self._put(next(self._batches))
         self.state, measures = self._step(self.state, batch, self._key)
         self.number += 1
         before = self._pending

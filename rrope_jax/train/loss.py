@@ -36,7 +36,7 @@ def next_token_losses(
     if chunk < 1:
         raise ValueError(f"chunk={chunk} must be at least 1; a few thousand tokens suit most")
     B, T = targets_BT.shape
-    chunks = _chunks(B // parts("batch") or 1, T, parts("length"), chunk)
+    chunks = count_chunks(B, T, chunk)
 
     def losses(hidden_BCD: jax.Array, targets_BC: jax.Array) -> jax.Array:
         logits_BCV = decoder.logits(hidden_BCD)
@@ -66,8 +66,9 @@ def next_token_losses(
     return jnp.moveaxis(losses_by_chunk, 0, 2).reshape(B, C * chunks)[:, :T]
 
 
-def _chunks(rows: int, T: int, row_parts: int, chunk: int) -> int:
-    """How many chunks there are, for a device with so many rows, or parts of rows."""
+def count_chunks(B: int, T: int, chunk: int) -> int:
+    """In how many chunks `next_token_losses` computes the logits, on the current mesh."""
+    rows, row_parts = B // parts("batch") or 1, parts("length")
     chunks = -(-(T // row_parts) // max(1, chunk // rows))
     if row_parts > 1:
         while (T // row_parts) % chunks:  # padding would move tokens between devices

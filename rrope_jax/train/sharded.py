@@ -7,6 +7,7 @@ transfers between devices here.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -78,22 +79,33 @@ class Placement:
             )
         return index, len(groups) // len(own)
 
-    def put(self, rows: dict[str, np.ndarray]) -> Batch:
+    @property
+    def row_shares(self) -> int:
+        """Into how many parts the rows of a batch are split."""
+        return math.prod(self.mesh.shape[name] for name in RULES["batch"])
+
+    def put(self, rows: Mapping[str, np.ndarray]) -> Batch:
         """Lays this process's share of a batch onto its devices."""
         index, shares = self.share_of_rows()
+        return {
+            name: self._lay(x_bT, first=index * len(x_bT), rows=shares * len(x_bT))
+            for name, x_bT in rows.items()
+        }
 
-        def lay(x_bT: np.ndarray) -> jax.Array:
-            first = index * len(x_bT)
+    def put_whole(self, rows: Mapping[str, np.ndarray]) -> Batch:
+        """Lays a batch, of which this process has all, onto the devices."""
+        return {name: self._lay(x_BT, first=0, rows=len(x_BT)) for name, x_BT in rows.items()}
 
-            def part(place: tuple[slice, ...] | None) -> np.ndarray:
-                begin, end, _ = (place or (slice(None),))[0].indices(shares * len(x_bT))
-                own: np.ndarray = x_bT[begin - first : end - first]
-                return own if place is None else own[:, place[1]]
+    def _lay(self, x_bT: np.ndarray, *, first: int, rows: int) -> jax.Array:
+        """An array of so many rows, of which x_bT has those from `first` on."""
 
-            shape = (shares * len(x_bT), *x_bT.shape[1:])
-            return jax.make_array_from_callback(shape, self.rows, part)
+        def part(place: tuple[slice, ...] | None) -> np.ndarray:
+            over_rows, over_row = place or (slice(None), slice(None))
+            begin, end, _ = over_rows.indices(rows)
+            own: np.ndarray = x_bT[begin - first : end - first, over_row]
+            return own
 
-        return {name: lay(x_bT) for name, x_bT in rows.items()}
+        return jax.make_array_from_callback((rows, *x_bT.shape[1:]), self.rows, part)
 
 
 def place(program: Program, mesh: Mesh) -> Placement:
@@ -136,11 +148,16 @@ def _check_rows(program: Program, mesh: Mesh) -> None:
             f"parts is {rows} rows at a time, which data={mesh.shape['data']} x fsdp="
             f"{mesh.shape['fsdp']} of the mesh does not divide; choose a multiple of {shares}"
         )
-    seq = mesh.shape["seq"]
-    if seq > 1 and train.length % (2 * seq):
+    check_length(train.length, mesh, "config.train.length")
+
+
+def check_length(length: int, mesh: Mesh, name: str) -> None:
+    """Raises ValueError where a mesh cannot split rows of so many tokens."""
+    pieces = 2 * mesh.shape["seq"]
+    if pieces > 2 and length % pieces:
         raise ValueError(
-            f"config.train.length={train.length} is not a multiple of {2 * seq}: over seq={seq}, "
-            "rows are split into two pieces for each part"
+            f"{name}={length} is not a multiple of {pieces}: over seq={mesh.shape['seq']}, rows "
+            "are split into two pieces for each part"
         )
 
 

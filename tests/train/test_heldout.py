@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from rrope_jax.model.presets import PRESETS
+from rrope_jax.sharding import MeshConfig, make_mesh
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.heldout import Heldout, HeldoutConfig
+from rrope_jax.train.sharded import place
 from rrope_jax.train.step import Program
 
 TINY = PRESETS["tiny"]
 PROGRAM = Program(TINY.model, TINY.rope, TrainConfig(steps=1, batch_size=1, length=8))
+PLACEMENT = place(PROGRAM, make_mesh(MeshConfig()))
 DOCUMENTS = [np.arange(n) for n in (21, 4, 9)]  # 20, 3 and 8 pairs: rows of 8, 8, 4, 3 and 8
 
 
@@ -27,7 +30,7 @@ class _Counting:
 
 
 def _mean(config: HeldoutConfig) -> float:
-    return Heldout(_Counting(), config, DOCUMENTS)({})["eval_loss"]  # type: ignore[arg-type]
+    return Heldout(_Counting(), PLACEMENT, config, DOCUMENTS)({})["eval_loss"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 7])
@@ -43,7 +46,7 @@ def test_few_rows_are_spread_over_the_text() -> None:
 
 def test_it_is_the_loss_of_the_model() -> None:
     params = jax.jit(PROGRAM.init)(jax.random.key(0)).params
-    found = Heldout(PROGRAM, HeldoutConfig(batch_size=2), DOCUMENTS)(params)
+    found = Heldout(PROGRAM, PLACEMENT, HeldoutConfig(batch_size=2), DOCUMENTS)(params)
     assert found["eval_loss"] == pytest.approx(np.log(TINY.model.vocab_size), rel=0.02)
 
 

@@ -73,7 +73,7 @@ class _Run:
             stopping=lambda: text.number == stop_at,
         )
         self.call = lambda: loop.run(
-            _step(broken), _state(first), text, KEY, steps=steps, hooks=hooks
+            _step(broken), _state(first), text, KEY, steps=steps, put=jax.device_put, hooks=hooks
         )
 
     def of(self, kind: str) -> list[tuple[Any, ...]]:

@@ -232,7 +232,7 @@ def backend_platform() -> str:
 
 def on_one_cpu() -> bool:
     """Whether a program is for a CPU that is not a part of a mesh."""
-    return backend_platform() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
+    return backend_platform() == "cpu" and not on_a_mesh()
 
 
 def attention(

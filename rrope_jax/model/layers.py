@@ -12,6 +12,7 @@ from flax import nnx
 
 from rrope_jax.model.attention import CausalMask, attention, on_one_cpu
 from rrope_jax.model.config import ACTIVATIONS, ModelConfig
+from rrope_jax.model.context_parallel import on_a_mesh
 from rrope_jax.model.dropout import drop
 from rrope_jax.rope import rotate
 from rrope_jax.sharding import LogicalAxes, constrain
@@ -53,7 +54,7 @@ def project(
     """
     axes = x_BTI.ndim - 2
     kernel_IO = kernel_IO.astype(x_BTI.dtype)
-    if jax.sharding.get_abstract_mesh().size > 1:  # B and T may be split in different ways
+    if on_a_mesh():  # B and T may be split in different ways
         return jnp.tensordot(x_BTI, kernel_IO, axes, preferred_element_type=preferred_element_type)
     # As one axis of tokens: with two, the kernel's gradient makes XLA copy the activations
     # transposed on CPUs, which takes a tenth of a training step.

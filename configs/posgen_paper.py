@@ -48,6 +48,9 @@ def get_config() -> ConfigDict:
     config.rope_at_test.factor = 257 / 65
     config.rope_at_test.original_context = 257
 
+    config.mesh = ConfigDict()
+    config.mesh.ablation = -1  # all devices share the trainings
+
     config.positions = ConfigDict()
     config.positions.sampler = "contiguous"
 

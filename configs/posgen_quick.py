@@ -47,6 +47,9 @@ def get_config() -> ConfigDict:
     config.rope_at_test.factor = 129 / 33
     config.rope_at_test.original_context = 129
 
+    config.mesh = ConfigDict()
+    config.mesh.ablation = -1  # all devices share the trainings
+
     config.positions = ConfigDict()
     config.positions.sampler = "contiguous"
 

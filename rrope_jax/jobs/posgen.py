@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import rrope_jax
@@ -22,6 +23,7 @@ from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.posgen import ablation, report
 from rrope_jax.posgen.grid import PROTOCOLS, Training, parse_method, trainings
+from rrope_jax.posgen.layout import MeshConfig, make_mesh
 from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig, check_tasks
 from rrope_jax.rope.positions import PositionSampling
 
@@ -42,7 +44,7 @@ class Setting(TaskConfig):
         `PROTOCOLS`.
       num_seeds: repetitions of every cell.
       first_seed: the seeds are first_seed, first_seed + 1, ...
-      lanes: trainings run as one program; 0 chooses by backend.
+      lanes: trainings of a device at a time; 0 chooses by backend.
       save_every_seconds: least time between checkpoints of an unfinished training.
     """
 
@@ -91,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     values = parse("posgen", SUMMARY, argv, _define)
     config = values.config
     setting, program, planned = plan(config)
-    use_every_core(len(planned))
+    mesh = _mesh(config, len(planned))
     with Workdir.claim(values.workdir, _identity(config)) as workdir:
         backend.configure_logging()
         _LOG.info("%s", backend.describe())
@@ -104,6 +106,7 @@ def main(argv: Sequence[str]) -> int:
                 program,
                 planned,
                 store,
+                mesh=mesh,
                 lanes=setting.lanes,
                 save_every_seconds=setting.save_every_seconds,
             )
@@ -126,7 +129,7 @@ def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
             raise UsageError(
                 f"config.{name} is {found}; it has to be a group of fields, maybe empty"
             )
-    top = ConfigDict({key: config[key] for key in config if key not in _GROUPS})
+    top = ConfigDict({key: config[key] for key in config if key not in (*_GROUPS, "mesh")})
     setting = from_config(Setting, top, "config")
     model = from_config(ModelConfig, config.model, "config.model", vocab_size=setting.vocab_size)
     train = from_config(TrainConfig, config.train, "config.train")
@@ -154,18 +157,34 @@ def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
 def _identity(config: ConfigDict) -> dict[str, Any]:
     """The config without what does not change results, so that these may differ on a rerun."""
     identity: dict[str, Any] = config.to_dict()
-    identity.pop("save_every_seconds", None)
+    for name in ("save_every_seconds", "mesh"):
+        identity.pop(name, None)
     return identity
 
 
-def use_every_core(trainings: int) -> None:
-    """One single-threaded CPU device per core, before the backend starts.
+def _mesh(config: ConfigDict, trainings: int) -> Mesh:
+    """Starts the backend, and lays its devices out as `config.mesh` says, which may be left out."""
+    wanted = from_config(MeshConfig, config.get("mesh", ConfigDict()), "config.mesh")
+    use_cpu_devices(min(cores(), trainings) if wanted.ablation == -1 else wanted.ablation)
+    try:
+        return make_mesh(wanted)
+    except ValueError as error:
+        raise UsageError(f"config.mesh: {error}") from error
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_cpu_devices(devices: int) -> None:
+    """Gives a CPU so many single-threaded devices, before the backend starts.
 
     Small matrix products gain little from a second thread, so trainings side by side finish
     sooner. Accelerators are not affected, nor is what the user has set.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = min(cores or 1, trainings)
     flags_set = os.environ.get("XLA_FLAGS", "")
     if devices > 1 and "xla_cpu_multi_thread_eigen" not in flags_set:
         os.environ["XLA_FLAGS"] = f"{flags_set} --xla_cpu_multi_thread_eigen=false".strip()
@@ -193,18 +212,17 @@ class _WorkdirStore:
     def finish(self, training: Training, cells: list[dict[str, Any]]) -> None:
         self._workdir.write_json(self._cells_file(training), cells)
 
-    def restore(self, name: str, state: State) -> tuple[State, ablation.Progress] | None:
-        found = self._checkpoints(name).restore(state)
+    def restore(self, training: Training, like: State) -> tuple[State, ablation.Progress] | None:
+        found = self._checkpoints(training).restore(like)
         if found is None:
             return None
         return found[0], ablation.Progress(**found[1])
 
-    def save(self, name: str, state: State, progress: ablation.Progress) -> None:
-        step = int(state.step.max())  # the same for all trainings of a group
-        self._checkpoints(name).save(step, state, dataclasses.asdict(progress))
+    def save(self, training: Training, state: State, progress: ablation.Progress) -> None:
+        self._checkpoints(training).save(progress.step, state, dataclasses.asdict(progress))
 
-    def _checkpoints(self, name: str) -> Checkpoints:
-        return Checkpoints(self._workdir.path / "checkpoints" / name)
+    def _checkpoints(self, training: Training) -> Checkpoints:
+        return Checkpoints(self._workdir.path / "checkpoints" / training.name)
 
 
 class _Results:
@@ -222,7 +240,7 @@ class _Results:
         self._constant: Mapping[str, Any] = {
             "name": setting.name,
             "setting": {
-                **{key: config[key] for key in config if key not in _GROUPS},
+                **{key: config[key] for key in config if key not in (*_GROUPS, "mesh")},
                 **{field: getattr(setting, field) for field in ("splits", "combination")},
                 "seeds": setting.seeds,
                 "rope": {**config.rope},

@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 
 from rrope_jax.model import Decoder, ModelConfig
+from rrope_jax.model.config import ACTIVATIONS
 from rrope_jax.posgen.splits import SPLITS, Sizes
 from rrope_jax.posgen.tasks import COMBINATIONS, TASKS, generate
 from rrope_jax.rope import PhaseTable, RopeSpec, cos_sin_from_table
@@ -224,6 +225,22 @@ class Program:
                     f"eval_batch_size={self.train.eval_batch_size} must divide {name}="
                     f"{getattr(self.task, name)}"
                 )
+
+    def forward_flops(self, length: int) -> float:
+        """Floating point operations in the matrix products of a forward pass of one row.
+
+        2 per multiply-add. Attention counts all pairs of tokens, although half of them are masked;
+        norms, softmax, rotation and dropout count as nothing.
+
+        Args:
+          length: tokens of the row.
+        """
+        model, D = self.model, self.model.d_model
+        inner, kv = model.num_heads * model.head_size, model.kv_heads * model.head_size
+        feed_forward = (2 + ACTIVATIONS[model.activation].gated) * D * model.d_ff
+        layer = length * (2 * D * inner + 2 * D * kv + feed_forward) + 2 * length**2 * inner
+        logits = (length - self.task.seed_length) * D * model.vocab_size
+        return 2.0 * (model.num_layers * layer + logits)
 
     def data(self, task: str, key: Array) -> Data:
         """Generates the rows of the three splits; `task` is a key of `TASKS`, static."""

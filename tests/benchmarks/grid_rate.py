@@ -16,18 +16,18 @@ from rrope_jax.posgen.ablation import Progress
 from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.training import Program, State
 
-_CALLS = 3  # of every training, after the one that compiles
+_CALLS = 3  # after the one that compiles
 
 
 class Stopwatch:
     """An `ablation.Store` that keeps nothing but the times at which calls of the program ended."""
 
-    def __init__(self, groups: int, calls: int):
-        """Sets `stop` when each of `groups` groups has done `calls` calls beside all others."""
+    def __init__(self, calls: int):
+        """Sets `stop` after so many calls, beside the first one, which compiles."""
         self.stop = threading.Event()
-        self._groups, self._calls = groups, calls
-        self._lock = threading.Lock()
-        self._ends: dict[str, list[float]] = {}
+        self._calls = calls
+        self._ends: list[float] = []
+        self._step = 0
 
     def finished(self, training: Training) -> bool:
         """None is: all are to be measured."""
@@ -37,41 +37,32 @@ class Stopwatch:
         """Not reached: `stop` comes before the end of a training."""
         raise RuntimeError(f"{training.name} ended before it was measured")
 
-    def restore(self, name: str, state: State) -> None:
+    def restore(self, training: Training, like: State) -> None:
         """Nothing was saved."""
 
-    def save(self, name: str, state: State, progress: Progress) -> None:
-        """Notes the time."""
-        with self._lock:
-            self._ends.setdefault(name, []).append(time.perf_counter())
-            if len(self._ends) < self._groups:
-                return
-            if min(map(len, self._together().values())) > self._calls:
-                self.stop.set()
+    def save(self, training: Training, state: State, progress: Progress) -> None:
+        """Notes the time of a call, once for all the trainings that it advanced."""
+        if progress.step == self._step:
+            return
+        self._step = progress.step
+        self._ends.append(time.perf_counter())
+        if len(self._ends) > self._calls:
+            self.stop.set()
 
     def calls_per_second(self) -> float:
-        """Of all groups together, while all of them ran."""
-        return sum((len(ends) - 1) / (ends[-1] - ends[0]) for ends in self._together().values())
-
-    def _together(self) -> dict[str, list[float]]:
-        """The times after every group's first call, which compiles, and before any has ended."""
-        begin = max(ends[0] for ends in self._ends.values())
-        end = min(ends[-1] for ends in self._ends.values())
-        return {
-            name: [moment for moment in ends if begin <= moment <= end]
-            for name, ends in self._ends.items()
-        }
+        """Of those after the first."""
+        return (len(self._ends) - 1) / (self._ends[-1] - self._ends[0])
 
 
 def _rate(program: Program, trainings: tuple[Training, ...], steps_per_call: int) -> float:
     """Steps per second; in a process of its own, since the devices follow from the trainings."""
     jax.config.update("jax_platforms", "cpu")
-    posgen.use_every_core(len(trainings))
+    posgen.use_cpu_devices(len(trainings))
     steps = 10_000 * steps_per_call  # more than will be done
     train = dataclasses.replace(
         program.train, steps=steps, validate_every=steps, steps_per_call=steps_per_call
     )
-    stopwatch = Stopwatch(len(trainings), _CALLS)
+    stopwatch = Stopwatch(_CALLS)
     ablation.run(
         dataclasses.replace(program, train=train),
         trainings,
@@ -79,7 +70,7 @@ def _rate(program: Program, trainings: tuple[Training, ...], steps_per_call: int
         save_every_seconds=0.0,
         stop=stopwatch.stop,
     )
-    return steps_per_call * stopwatch.calls_per_second()
+    return len(trainings) * steps_per_call * stopwatch.calls_per_second()
 
 
 def rates(

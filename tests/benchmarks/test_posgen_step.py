@@ -93,18 +93,16 @@ def test_medians_are_taken_in_turns_and_without_the_first_call(
     assert order == ["a", "b"] * 4
 
 
-def test_stopwatch_counts_what_runs_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From 10, when b has done the call that compiles, to 18, when it has done two more."""
-    ends = [2, 4, 10, 11, 13, 14, 15, 18, 17, 19]
-    names = ["a", "a", "b", "a", "a", "b", "a", "b", "a", "a"]
-    clock = iter(map(float, ends))
+def test_stopwatch_counts_calls_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two trainings share every call."""
+    clock = iter([2.0, 5.0, 9.0])
     monkeypatch.setattr(grid_rate.time, "perf_counter", lambda: next(clock))
-    stopwatch = grid_rate.Stopwatch(groups=2, calls=2)
-    for name in names:
+    stopwatch, training = grid_rate.Stopwatch(calls=2), _training(RopeSpec(head_dim=8))
+    for step in (10, 10, 20, 20, 30):
         assert not stopwatch.stop.is_set()
-        stopwatch.save(name, State(None, None, None), Progress([], [], [], 0.0))
+        stopwatch.save(training, State(None, None, None), Progress(step))
     assert stopwatch.stop.is_set()
-    assert stopwatch.calls_per_second() == 3 / (17 - 11) + 2 / (18 - 10)
+    assert stopwatch.calls_per_second() == 2 / (9 - 2)
 
 
 @pytest.mark.peers

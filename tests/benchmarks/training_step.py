@@ -23,17 +23,9 @@ PEERS = {"PyTorch eager": False, "torch.compile": True}
 def flops(program: Program) -> float:
     """Floating point operations in the matrix products of one step.
 
-    2 per multiply-add; the backward pass has two products for each one of the forward pass.
-    Attention counts all pairs of tokens, although half of them are masked. Nothing else counts:
-    norms, softmax, rotation, dropout, optimizer.
+    The backward pass has two products for each one of the forward pass.
     """
-    model, task = program.model, program.task
-    T, D, inner = task.train_length, model.d_model, model.num_heads * model.head_size
-    kv = model.kv_heads * model.head_size
-    feed_forward = {"relu": 2, "swiglu": 3}[model.activation] * D * model.d_ff
-    layer = T * (2 * D * inner + 2 * D * kv + feed_forward) + 2 * T * T * inner
-    logits = (T - task.seed_length) * D * model.vocab_size
-    return 3 * 2.0 * program.train.batch_size * (model.num_layers * layer + logits)
+    return 3 * program.train.batch_size * program.forward_flops(program.task.train_length)
 
 
 def times(

@@ -2,10 +2,8 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -14,8 +12,9 @@ from rrope_jax import posgen
 from rrope_jax.data.posgen_tfds import Posgen, PosgenConfig
 from rrope_jax.data.tfds_builder import prepare
 from rrope_jax.model import ModelConfig
-from rrope_jax.posgen import ablation
 from rrope_jax.posgen.grid import Evaluation, Training
+from rrope_jax.posgen.lanes import Lanes, inputs
+from rrope_jax.posgen.layout import MeshConfig, make_mesh
 from rrope_jax.posgen.training import Program, TaskConfig, TrainConfig
 from rrope_jax.rope import RopeSpec
 
@@ -40,13 +39,6 @@ def test_rows_are_those_of_generate(task: str, tmp_path: Path) -> None:
         assert (rows_BT == posgen.generate(task, rows_BT[:, :4], length, modulus=7)).all()
 
 
-class _NoStore:
-    """Nothing is kept."""
-
-    def restore(self, name: str, state: Any) -> None:
-        return None
-
-
 def test_rows_are_those_that_an_ablation_with_the_seed_trains_and_tests_on(tmp_path: Path) -> None:
     fields: dict[str, Any] = {
         "modulus": 5,
@@ -67,13 +59,10 @@ def test_rows_are_those_that_an_ablation_with_the_seed_trains_and_tests_on(tmp_p
     spec = RopeSpec(head_dim=8)
     evaluation = Evaluation("scaled_training", "rope", spec)
     training = Training("semi_recursive", "rope", 3, spec, (evaluation,))
-    compiled = SimpleNamespace(
-        data=lambda task, keys: jax.vmap(lambda key: program.data(task, key))(keys),
-        init=lambda keys: None,
-    )
-    run = ablation._GroupRun(program, compiled, ablation.Group((training,)), _NoStore())  # type: ignore[arg-type]
+    lanes = Lanes(program, make_mesh(MeshConfig(ablation=1)))
+    data = lanes.data(training.task, inputs(program, (training,)).data_key_S)
     for split in ("train", "validation", "test"):
-        rows_BT = np.asarray(getattr(run.data, f"{split}_NT"))[0]
+        rows_BT = np.asarray(getattr(data, f"{split}_NT"))[0]
         assert np.array_equal(np.stack(_tokens(folder, split)), rows_BT)
 
 

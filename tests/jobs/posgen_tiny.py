@@ -35,6 +35,9 @@ def get_config() -> ConfigDict:
     config.rope_at_test = ConfigDict()
     config.rope_at_test.factor = 17 / 9
 
+    config.mesh = ConfigDict()
+    config.mesh.ablation = -1
+
     config.positions = ConfigDict()
     config.positions.sampler = "contiguous"
 

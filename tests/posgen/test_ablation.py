@@ -1,5 +1,6 @@
-"""Running many trainings: how they are grouped, paired, stopped and kept."""
+"""Running many trainings: how they are paired, stopped, kept and laid over devices."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -62,11 +63,11 @@ def _training(
 
 
 class MemoryStore:
-    """Keeps everything in the process, states as numpy arrays since training donates its own."""
+    """Keeps everything in the process."""
 
     def __init__(self) -> None:
         self.cells: dict[str, list[ablation.Cell]] = {}
-        self.saved: dict[str, tuple[Any, ablation.Progress]] = {}
+        self.saved: dict[str, tuple[State, ablation.Progress]] = {}
         self.saves = 0
 
     def finished(self, training: Training) -> bool:
@@ -76,17 +77,16 @@ class MemoryStore:
         assert training.name not in self.cells
         self.cells[training.name] = cells
 
-    def restore(self, name: str, state: State) -> tuple[State, ablation.Progress] | None:
-        if name not in self.saved:
+    def restore(self, training: Training, like: State) -> tuple[State, ablation.Progress] | None:
+        if training.name not in self.saved:
             return None
-        arrays, progress = self.saved[name]
-        placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), arrays, state)
-        return placed, ablation.Progress(**dataclasses.asdict(progress))
+        state, progress = self.saved[training.name]
+        assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, like)
+        return state, copy.deepcopy(progress)
 
-    def save(self, name: str, state: State, progress: ablation.Progress) -> None:
+    def save(self, training: Training, state: State, progress: ablation.Progress) -> None:
         self.saves += 1
-        arrays = jax.tree.map(np.array, state)
-        self.saved[name] = arrays, ablation.Progress(**dataclasses.asdict(progress))
+        self.saved[training.name] = jax.tree.map(np.array, state), copy.deepcopy(progress)
 
     def results(self) -> dict[str, Any]:
         """All cells by name and method, without the time they took."""
@@ -104,45 +104,6 @@ def finished(quick_compilation: None) -> MemoryStore:
     trainings = [_training(), _training("linear"), _training(seed=1)]
     ablation.run(PROGRAM, trainings, store, lanes=1, save_every_seconds=1e9)
     return store
-
-
-class TestGroups:
-    TRAININGS = tuple(
-        _training(task=task, seed=seed) for seed in range(3) for task in ("recursive", "cot")
-    )
-
-    def _names(self, *, devices: int, lanes: int) -> list[list[str]]:
-        made = ablation.groups(self.TRAININGS, devices=devices, lanes=lanes)
-        return [[training.name for training in group.trainings] for group in made]
-
-    def test_one_lane_is_a_training_a_group_in_the_order_given(self) -> None:
-        assert self._names(devices=4, lanes=1) == [[t.name] for t in self.TRAININGS]
-
-    def test_a_group_has_one_task(self) -> None:
-        assert self._names(devices=1, lanes=0) == [
-            ["recursive-rope-0", "recursive-rope-1", "recursive-rope-2"],
-            ["cot-rope-0", "cot-rope-1", "cot-rope-2"],
-        ]
-
-    def test_devices_share_a_task(self) -> None:
-        assert self._names(devices=2, lanes=0) == [
-            ["recursive-rope-0", "recursive-rope-1"],
-            ["cot-rope-0", "cot-rope-1"],
-            ["recursive-rope-2"],
-            ["cot-rope-2"],
-        ]
-
-    def test_lanes_bound_a_group(self) -> None:
-        assert [len(names) for names in self._names(devices=1, lanes=2)] == [2, 2, 1, 1]
-
-    def test_trainings_tested_differently_often_do_not_mix(self) -> None:
-        trainings = [_training(), _training(seed=1, tested_as=("rope", "linear"))]
-        assert len(ablation.groups(trainings, devices=1, lanes=0)) == 2
-
-    def test_names_are_unique(self) -> None:
-        for lanes in (0, 1, 2):
-            made = ablation.groups(self.TRAININGS, devices=2, lanes=lanes)
-            assert len({group.name for group in made}) == len(made)
 
 
 class TestCells:
@@ -285,41 +246,66 @@ class TestFailure:
     @pytest.mark.slow
     def test_error_of_the_store_ends_the_run(self) -> None:
         class FullDisk(MemoryStore):
-            def save(self, name: str, state: State, progress: ablation.Progress) -> None:
+            def save(self, training: Training, state: State, progress: ablation.Progress) -> None:
                 raise OSError(28, "No space left on device")
 
         with pytest.raises(OSError, match="No space left"):
             ablation.run(PROGRAM, [_training()], FullDisk(), lanes=1)
 
 
-@pytest.mark.slow
-def test_number_of_cpu_devices_does_not_change_a_bit() -> None:
-    """At a width where XLA shares a matrix product between threads, if a device has several."""
-    code = """
-import dataclasses, json, sys
+def _on_devices(devices: int, code: str) -> dict[str, Any]:
+    """The results in `store` after some code in a process with so many CPU devices."""
+    header = f"""
+import dataclasses, json
 import jax
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+jax.config.update("jax_num_cpu_devices", {devices})
 import tests.posgen.test_ablation as t
+store = t.MemoryStore()
+"""
+    quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{header}{code}\nprint(json.dumps(store.results()))"],
+        cwd=ROOT,
+        env=os.environ | quick,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    results: dict[str, Any] = json.loads(done.stdout)
+    return results
+
+
+@pytest.mark.slow
+class TestDevices:
+    """Five trainings, which neither 2 nor 8 devices divide, with two tables for some of them."""
+
+    CODE = """
+trainings = [t._training(tested_as=("rope", "linear")), *(t._training(seed=s) for s in range(1, 5))]
+t.ablation.run(t.PROGRAM, trainings, store, lanes={lanes})
+"""
+
+    @pytest.fixture(scope="class")
+    def one_device(self) -> dict[str, Any]:
+        return _on_devices(1, self.CODE.format(lanes=1))
+
+    @pytest.mark.parametrize("devices", [2, 8])
+    def test_number_does_not_change_a_bit(self, devices: int, one_device: dict[str, Any]) -> None:
+        assert len(one_device) == 6
+        assert _on_devices(devices, self.CODE.format(lanes=1)) == one_device
+
+    def test_lanes_on_devices_agree_with_one_by_one(self, one_device: dict[str, Any]) -> None:
+        several = _on_devices(2, self.CODE.format(lanes=0))
+        assert several.keys() == one_device.keys()
+        for name, cell in one_device.items():
+            for key in ("validation_loss", "train_loss", "id_loss", "ood_loss"):
+                np.testing.assert_allclose(several[name][key], cell[key], rtol=1e-5, err_msg=name)
+
+    def test_matrix_products_that_threads_share(self) -> None:
+        """At a width where XLA shares one between threads, if a device has several."""
+        code = """
 model = dataclasses.replace(t.PROGRAM.model, d_model=256, head_dim=128, num_kv_heads=2, d_ff=512)
 train = dataclasses.replace(t.PROGRAM.train, batch_size=20)
 program = dataclasses.replace(t.PROGRAM, model=model, train=train)
 t.SPECS["rope"] = t.RopeSpec(head_dim=128)
-store = t.MemoryStore()
 t.ablation.run(program, [t._training(seed=seed) for seed in range(2)], store, lanes=1)
-print(json.dumps(store.results()))
 """
-    quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    one, two = (
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-c", code, str(devices)],
-                cwd=ROOT,
-                env=os.environ | quick,
-                stdout=subprocess.PIPE,
-                check=True,
-            ).stdout
-        )
-        for devices in (1, 2)
-    )
-    assert len(one) == 2
-    assert one == two
+        assert _on_devices(1, code) == _on_devices(2, code)

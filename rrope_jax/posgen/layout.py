@@ -1,0 +1,103 @@
+"""Which device trains what: the trainings of an ablation along the mesh axis `ablation`.
+
+Trainings share nothing, so the axis needs no communication: every device, and with several
+processes every process, works on its own. Tasks take turns, since a program of trainings needs
+nothing but their number to fit; the trainings of a task lie along the axis in rounds.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from rrope_jax.posgen.grid import Training
+
+AXIS = "ablation"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """The fields of `config.mesh`.
+
+    Attributes:
+      ablation: devices that share the trainings; -1 for all there are.
+
+    Raises:
+      ValueError: it is neither.
+    """
+
+    ablation: int = -1
+
+    def __post_init__(self) -> None:
+        if self.ablation < 1 and self.ablation != -1:
+            raise ValueError(
+                f"ablation={self.ablation} must be at least 1, or -1 for all devices there are"
+            )
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the one axis `ablation`.
+
+    Args:
+      config: its size.
+      devices: those of this run, of all its processes (the default), or of a topology that
+        programs are only compiled for. Where fewer are wanted, the first ones are taken.
+
+    Raises:
+      ValueError: there are not so many devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    size = len(devices) if config.ablation == -1 else config.ablation
+    if size > len(devices):
+        raise ValueError(
+            f"ablation={size}, but there are {len(devices)} devices; -1 takes all there are"
+        )
+    return Mesh(np.array(devices[:size]), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+Round = tuple[Training | None, ...]
+"""Trainings of one task that run as one program, in slots.
+
+The slots of a device follow one another, and every device has as many; None is in those that no
+training is left for.
+"""
+
+
+def rounds(trainings: Sequence[Training], *, devices: int, lanes: int) -> tuple[Round, ...]:
+    """Splits trainings into rounds, in the order of their first ones.
+
+    Args:
+      trainings: all trainings of the ablation.
+      devices: devices along the axis.
+      lanes: most trainings of a device at a time; 0 for its share of a task.
+    """
+    by_task: dict[str, list[Training]] = {}
+    for training in trainings:
+        by_task.setdefault(training.task, []).append(training)
+    made: list[Round] = []
+    for members in by_task.values():
+        share = -(-len(members) // devices)
+        slots = devices * min(lanes or share, share)
+        idle = (None,) * (-len(members) % slots)
+        filled = (*members, *idle)
+        made += [filled[first : first + slots] for first in range(0, len(filled), slots)]
+    place = {training: place for place, training in enumerate(trainings)}
+    return tuple(sorted(made, key=lambda slots: place[trainings_in(slots)[0]]))
+
+
+def trainings_in(slots: Round) -> tuple[Training, ...]:
+    """The slots that are not idle."""
+    return tuple(training for training in slots if training is not None)
+
+
+def slots_here(slots: Round, mesh: Mesh) -> Round:
+    """Those of the devices of this process."""
+    of_device = np.split(np.arange(len(slots)), mesh.size)
+    return tuple(
+        slots[slot]
+        for device, places in zip(mesh.devices.flat, of_device, strict=True)
+        if device.process_index == jax.process_index()
+        for slot in places
+    )

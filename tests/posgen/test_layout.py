@@ -1,0 +1,86 @@
+"""Which device trains what."""
+
+import jax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rrope_jax.posgen.grid import Evaluation, Training
+from rrope_jax.posgen.layout import MeshConfig, Round, make_mesh, rounds, trainings_in
+from rrope_jax.rope import RopeSpec
+
+SPEC = RopeSpec(head_dim=8)
+
+
+def _trainings(*, seeds: int, tasks: tuple[str, ...] = ("recursive", "cot")) -> list[Training]:
+    evaluation = Evaluation("scaled_training", "rope", SPEC)
+    return [
+        Training(task, "rope", seed, SPEC, (evaluation,)) for seed in range(seeds) for task in tasks
+    ]
+
+
+def _names(made: tuple[Round, ...]) -> list[list[str | None]]:
+    return [[slot and slot.name for slot in slots] for slots in made]
+
+
+class TestRounds:
+    def test_one_device_and_lane_take_trainings_in_the_order_given(self) -> None:
+        trainings = _trainings(seeds=2)
+        made = rounds(trainings, devices=1, lanes=1)
+        assert made == tuple((training,) for training in trainings)
+
+    def test_one_device_takes_a_task_at_a_time(self) -> None:
+        assert _names(rounds(_trainings(seeds=3), devices=1, lanes=0)) == [
+            ["recursive-rope-0", "recursive-rope-1", "recursive-rope-2"],
+            ["cot-rope-0", "cot-rope-1", "cot-rope-2"],
+        ]
+
+    def test_devices_share_a_task_and_some_have_nothing_left(self) -> None:
+        assert _names(rounds(_trainings(seeds=3), devices=2, lanes=0)) == [
+            ["recursive-rope-0", "recursive-rope-1", "recursive-rope-2", None],
+            ["cot-rope-0", "cot-rope-1", "cot-rope-2", None],
+        ]
+
+    def test_whole_seeds_come_first(self) -> None:
+        assert _names(rounds(_trainings(seeds=3), devices=2, lanes=1)) == [
+            ["recursive-rope-0", "recursive-rope-1"],
+            ["cot-rope-0", "cot-rope-1"],
+            ["recursive-rope-2", None],
+            ["cot-rope-2", None],
+        ]
+
+    def test_the_paper_s_60_on_8_devices(self) -> None:
+        trainings = _trainings(seeds=20, tasks=("recursive", "cot", "semi_recursive"))
+        made = rounds(trainings, devices=8, lanes=0)
+        assert [len(slots) for slots in made] == [24, 24, 24]
+        assert [slots.count(None) for slots in made] == [4, 4, 4]
+        one_each = rounds(trainings, devices=8, lanes=1)
+        assert [slots.count(None) for slots in one_each] == [0, 0, 0, 0, 0, 0, 4, 4, 4]
+
+    @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 4))
+    def test_every_training_once(self, seeds: int, devices: int, lanes: int) -> None:
+        trainings = _trainings(seeds=seeds)
+        made = rounds(trainings, devices=devices, lanes=lanes)
+        assert sorted(t.name for slots in made for t in trainings_in(slots)) == sorted(
+            training.name for training in trainings
+        )
+        for slots in made:
+            assert len({training.task for training in trainings_in(slots)}) == 1
+            assert len(slots) % devices == 0
+            assert len(slots) // devices <= (lanes or seeds)
+
+
+class TestMesh:
+    def test_all_devices_unless_told(self) -> None:
+        assert make_mesh(MeshConfig()).shape == {"ablation": len(jax.devices())}
+        assert make_mesh(MeshConfig(ablation=1)).shape == {"ablation": 1}
+
+    def test_too_many(self) -> None:
+        devices = len(jax.devices())
+        with pytest.raises(ValueError, match=f"ablation={devices + 1}, but there .* {devices} dev"):
+            make_mesh(MeshConfig(ablation=devices + 1))
+
+    @pytest.mark.parametrize("size", [0, -2])
+    def test_bad_size(self, size: int) -> None:
+        with pytest.raises(ValueError, match=f"ablation={size} must be at least 1, or -1"):
+            MeshConfig(ablation=size)

@@ -124,6 +124,11 @@ class Program:
         # `sound` last: where it is False, the choice above keeps the old True
         return kept._replace(sound=sound), Measures(loss, gradient_norm, rate, targets, sound)
 
+    def gradients(self, params: Params, batch: Batch, key: jax.Array) -> Params:
+        """Of the batch's summed loss, as `step` takes them; for comparisons and tests."""
+        position_key, dropout_key = jax.random.split(key)
+        return self._gradients(params, batch, position_key, dropout_key)[1]
+
     def heldout(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Summed loss and number of targets of a batch, at its own positions, without dropout."""
         positions = Positions(batch["positions"])

@@ -1,0 +1,172 @@
+"""Run by test_sharded.py in a process with 8 simulated devices; prints what it finds as JSON."""
+
+import json
+import math
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrope_jax.model import ModelConfig
+from rrope_jax.model import attention as module
+from rrope_jax.model.attention import CausalMask, attention
+from rrope_jax.model.context_parallel import arrange, restore
+from rrope_jax.rope import RopeSpec
+from rrope_jax.sharding import AXES, MeshConfig, constrain, make_mesh
+from rrope_jax.train.config import TrainConfig
+from rrope_jax.train.sharded import initialize, lower, place
+from rrope_jax.train.step import Program
+
+MESHES = ((8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 2, 2), (1, 1, 4, 2))
+ONE = (1, 1, 1, 1)
+TRAIN = TrainConfig(steps=4, batch_size=8, length=32, loss_chunk=16, gradient_clip=1.0)
+ROPE = RopeSpec(
+    head_dim=16, theta=1e4, scaling="yarn", factor=2.0, original_context=16, resonance=True
+)
+
+
+def make(sizes: tuple[int, ...]) -> jax.sharding.Mesh:
+    config = MeshConfig(**dict(zip(AXES, sizes, strict=True)))
+    return make_mesh(config, jax.devices()[: math.prod(sizes)])
+
+
+def packed(B: int, T: int) -> dict[str, np.ndarray]:
+    """Rows of three documents of different lengths."""
+    rng = np.random.default_rng(0)
+    segments_BT = np.sort(rng.integers(1, 4, (B, T)), axis=1).astype(np.int32)
+    first_BT = np.stack([np.searchsorted(row, row) for row in segments_BT])
+    return {
+        "tokens": rng.integers(0, 64, (B, T)).astype(np.int32),
+        "targets": rng.integers(0, 64, (B, T)).astype(np.int32),
+        "segment_ids": segments_BT,
+        "positions": (np.arange(T) - first_BT).astype(np.int32),
+        "weights": rng.integers(0, 2, (B, T)).astype(np.float32),
+    }
+
+
+def gradients(implementation: str, meshes: tuple[tuple[int, ...], ...]) -> dict[str, float]:
+    """Largest relative differences of a batch's gradients from those of one device."""
+    program = _program(implementation)
+
+    def run(sizes: tuple[int, ...]) -> Any:
+        placement = place(program, make(sizes))
+        params = initialize(program, placement, jax.random.key(0)).params
+        with jax.set_mesh(placement.mesh):
+            return jax.jit(program.gradients)(
+                params, placement.put(packed(8, 32)), jax.random.key(1)
+            )
+
+    expected = run(ONE)
+    return {str(sizes): _difference(run(sizes), expected) for sizes in meshes}
+
+
+def loss(sizes: tuple[int, ...]) -> float:
+    """Of the second step, relative to that of one device."""
+    program = _program("auto")
+
+    def run(sizes: tuple[int, ...]) -> float:
+        placement = place(program, make(sizes))
+        state = initialize(program, placement, jax.random.key(0))
+        step = lower(program, placement).compile()
+        batch, key = (
+            placement.put(packed(8, 32)),
+            jax.device_put(jax.random.key(1), placement.whole),
+        )
+        state, _ = step(state, batch, key)
+        return float(step(state, batch, key)[1].loss)
+
+    return abs(run(sizes) / run(ONE) - 1)
+
+
+def _program(implementation: str) -> Program:
+    model = ModelConfig(
+        vocab_size=64,
+        d_model=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        d_ff=96,
+        attention=implementation,
+        remat="full",
+    )
+    return Program(model, ROPE, TRAIN)
+
+
+def attend(implementation: str) -> dict[str, float]:
+    """Of attention alone and its gradients, in both orders of tokens, from `xla` on one device."""
+    return {str(sizes): _attend(implementation, sizes) for sizes in MESHES}
+
+
+def _attend(implementation: str, sizes: tuple[int, ...]) -> float:
+    data, fsdp, seq, _ = sizes
+    B, T, N, K, H = data * fsdp, 256 * seq if seq > 1 else 128, 4, 2, 16
+    segments_BT = jnp.asarray(packed(B, T)["segment_ids"])
+    normal = np.random.default_rng(1).standard_normal
+    qkv = [jnp.asarray(normal((B, T, n, H)), jnp.float32) for n in (N, K, K)]
+    weight = jnp.asarray(normal((B, T, N, H)), jnp.float32)
+
+    def run(implementation: str, order: bool) -> Any:
+        def weighted(qkv: Any) -> Any:
+            q, k, v = (arrange(x) if order else x for x in qkv)
+            segments = arrange(segments_BT) if order else segments_BT
+            out = attention(
+                *(constrain(q, ("batch", "length", "heads", None)), k, v),
+                CausalMask(segment_ids_BT=segments, arranged=order),
+                scale=0.25,
+                implementation=implementation,
+            )
+            out = restore(out) if order else out
+            return jnp.sum(weight * out), out
+
+        (_, out), found = jax.jit(jax.value_and_grad(weighted, has_aux=True))(qkv)
+        return out, found
+
+    expected = run("xla", False)
+    with jax.set_mesh(make(sizes)):
+        orders = (False, True) if seq > 1 else (False,)
+        return max(_difference(run(implementation, order), expected) for order in orders)
+
+
+def memory() -> dict[int, int]:
+    """Bytes for the gradient of blockwise attention, on each of 4 parts of a row, by its length."""
+    found = {}
+    with jax.set_mesh(make((1, 1, 4, 1))):
+        for T in (4096, 16_384, 131_072):
+            shapes = [jax.ShapeDtypeStruct((1, T, n, 64), jnp.float32) for n in (4, 2, 2)]
+
+            def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+                q, k, v = (constrain(x, ("batch", "length", None, None)) for x in (q, k, v))
+                mask = CausalMask(arranged=True)
+                return jnp.sum(attention(q, k, v, mask, scale=1.0, implementation="chunked"))
+
+            compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*shapes).compile()
+            found[T] = compiled.memory_analysis().temp_size_in_bytes
+    return found
+
+
+def _difference(found: Any, expected: Any) -> float:
+    """The largest difference of two trees' arrays, relative to an array's largest number."""
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    return max(
+        float(np.max(np.abs(np.asarray(a) - np.asarray(b))) / np.max(np.abs(b))) for a, b in pairs
+    )
+
+
+def main(what: str) -> None:
+    jax.config.update("jax_num_cpu_devices", 8)
+    if what == "splash":  # by the interpreter of Pallas
+        module._INTERPRET = True
+        module.backend_platform = lambda: "tpu"
+    found = {
+        "xla": lambda: {"attend": attend("xla"), "gradients": gradients("xla", ((1, 2, 2, 2),))},
+        "chunked": lambda: {"attend": attend("chunked"), "gradients": gradients("chunked", MESHES)},
+        "splash": lambda: {"attend": attend("splash")},
+        "step": lambda: {"loss": loss((1, 2, 2, 2)), "memory": memory()},
+    }[what]()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     smaller = runpy.run_path(str(Path(__file__).with_name("llama2_7b_resonance_yarn_32k.py")))
     config: ConfigDict = smaller["get_config"]()
     config.checkpoint.init_from = "Llama-2-13b-chat-hf"
+    config.model.preset = "llama2_13b"
     config.rope.factor = 4.0
     config.train.steps = 100
     config.train.length = 16_384

@@ -8,6 +8,9 @@ time), betas, linear decay and the absence of clipping are those of the authors'
 64 x 32,768 are 105 million tokens of PG19; docs/data.md says how to prepare it.
 llama2_7b_resonance_yarn_32k_rows_4k.py is the paper's other setting, 400 steps of rows of 4,096.
 
+On a pod, give every part of a batch as many rows as `data` x `fsdp`, for 64 chips
+--config.train.accumulation=1; docs/plan.md says what it then needs.
+
 Cost, computed and not run here: 7e18 FLOPs without what `remat` repeats, five hours on one H100 at
 40 % of its peak. The float32 parameters, gradients and moments take 100 GiB, over all devices.
 Expected, by the paper's Table 2: on L-Eval's closed-ended tasks an average one point above YaRN's,
@@ -28,6 +31,7 @@ def get_config() -> ConfigDict:
     config.checkpoint.keep = 2
 
     config.model = ConfigDict()
+    config.model.preset = "llama2_7b"  # what the checkpoint is; lets `rrope plan` do without it
     config.model.compute_dtype = "bfloat16"
     config.model.remat = "full"
     config.model.attention = placeholder(str)
@@ -71,6 +75,13 @@ def get_config() -> ConfigDict:
     config.train.positions = ConfigDict()
     config.train.positions.sampler = "contiguous"
     config.train.positions.target_length = placeholder(int)
+
+    config.mesh = ConfigDict()
+    config.mesh.data = 1
+    config.mesh.fsdp = -1
+    config.mesh.seq = 1
+    config.mesh.tensor = 1
+    config.mesh.num_slices = 1
 
     config.eval = ConfigDict()
     config.eval.every_steps = placeholder(int)

@@ -36,6 +36,11 @@ COMMANDS = {
     "convert": _Command(
         "rrope_jax.jobs.convert", "between Orbax, Hugging Face folders and GGUF", ("from", "to")
     ),
+    "plan": _Command(
+        "rrope_jax.jobs.plan",
+        "compile the training step for a pod slice that is not here",
+        ("config", "topology", "workdir"),
+    ),
     "analyze": _Command("rrope_jax.jobs.analyze", "wavelengths, feature gap and uniqueness"),
 }
 

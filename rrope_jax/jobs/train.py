@@ -28,6 +28,7 @@ from rrope_jax.jobs.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.rope_config import extend
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import ModelConfig
+from rrope_jax.model.presets import PRESETS, Preset
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import MeshConfig, make_mesh
 from rrope_jax.train import loop
@@ -134,9 +135,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def plan_program(
-    config: ConfigDict,
+    config: ConfigDict, *, elsewhere: bool = False
 ) -> tuple[Program, pretrained.Description, CheckpointConfig]:
     """Turns a training config into its program; reads no text and no weights.
+
+    Args:
+      config: of `rrope train`.
+      elsewhere: whether it is to run on another machine, which has the files that it names: where
+        `config.model.preset` says what the model is, neither checkpoint nor tokenizer need be here.
 
     Raises:
       UsageError: the config or the checkpoint is wrong; the message names the key.
@@ -147,10 +153,13 @@ def plan_program(
     checkpoint = from_config(CheckpointConfig, _group(config, "checkpoint"), "config.checkpoint")
     train = from_config(TrainConfig, _group(config, "train"), "config.train")
     data = from_config(DataConfig, _group(config, "data"), "config.data")
-    if checkpoint.init_from is None:
-        description = _new_model(config, train, data)
+    preset, path = _preset(config), checkpoint.init_from
+    if elsewhere and preset is not None and (path is None or not os.path.exists(path)):
+        description = _model_of_preset(config, preset)
+    elif path is None:
+        description = _new_model(config, train, data, preset)
     else:
-        description = _continued_model(config, checkpoint.init_from)
+        description = _continued_model(config, path, preset)
     segmented = data.packing != "one_document_per_row"
     try:
         program = Program(description.model, description.rope, train, segmented)
@@ -175,7 +184,34 @@ def _group(config: ConfigDict, name: str) -> ConfigDict:
     return group
 
 
-def _new_model(config: ConfigDict, train: TrainConfig, data: DataConfig) -> pretrained.Description:
+def _preset(config: ConfigDict) -> Preset | None:
+    name = _group(config, "model").get("preset")
+    if name is not None and name not in PRESETS:
+        raise UsageError(f"config.model.preset = {name!r} is unknown; choose from {_KNOWN_PRESETS}")
+    return None if name is None else PRESETS[name]
+
+
+_KNOWN_PRESETS = ", ".join(PRESETS)
+
+
+def _model_group(config: ConfigDict) -> ConfigDict:
+    """The fields of ModelConfig that the config gives."""
+    group = _group(config, "model")
+    return ConfigDict({key: value for key, value in group.items() if key != "preset"})
+
+
+def _model_of_preset(config: ConfigDict, preset: Preset) -> pretrained.Description:
+    """A preset with the config's changes, without a tokenizer."""
+    given = {key: value for key, value in _model_group(config).items() if value is not None}
+    shape = ConfigDict(dataclasses.asdict(preset.model) | given)
+    model = from_config(ModelConfig, shape, "config.model")
+    own = pretrained.Description(model, preset.rope, preset.context)
+    return extend(own, _group(config, "rope"))
+
+
+def _new_model(
+    config: ConfigDict, train: TrainConfig, data: DataConfig, preset: Preset | None
+) -> pretrained.Description:
     if data.tokenizer is None:
         raise UsageError(
             "config.data.tokenizer has no value and there is no checkpoint to take one from: name "
@@ -186,7 +222,11 @@ def _new_model(config: ConfigDict, train: TrainConfig, data: DataConfig) -> pret
         tokenizer = load_tokenizer(files or data.tokenizer)
     except (ValueError, OSError) as error:
         raise UsageError(f"config.data.tokenizer: {error}") from error
-    group = _group(config, "model")
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    if preset is not None:
+        own = _model_of_preset(config, preset)
+        return dataclasses.replace(own, tokenizer=files, extras=ids)
+    group = _model_group(config)
     unset = group.get("vocab_size") is None
     vocabulary = {"vocab_size": tokenizer.vocab_size} if unset else {}
     model = from_config(ModelConfig, group, "config.model", **vocabulary)
@@ -194,18 +234,25 @@ def _new_model(config: ConfigDict, train: TrainConfig, data: DataConfig) -> pret
     context = train.reach
     if rope.original_context is not None:
         context = max(context, round(rope.original_context * rope.factor))
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     return pretrained.Description(model, rope, context, files, ids)
 
 
-def _continued_model(config: ConfigDict, path: str) -> pretrained.Description:
+# What `config.model.preset` says of a checkpoint.
+_SIZES = ("vocab_size", "d_model", "num_layers", "num_heads", "kv_heads", "head_size", "d_ff")
+
+
+def _continued_model(
+    config: ConfigDict, path: str, preset: Preset | None
+) -> pretrained.Description:
     try:
         source = pretrained.open_source(path)
         source.check()
         description = source.description
     except (ValueError, OSError) as error:
         raise UsageError(f"config.checkpoint.init_from: {error}") from error
-    given = {key: value for key, value in _group(config, "model").items() if value is not None}
+    if preset is not None:
+        _check_sizes(description.model, preset, path)
+    given = {key: value for key, value in _model_group(config).items() if value is not None}
     if fixed := sorted(given.keys() - set(pretrained.OVERRIDABLE)):
         raise UsageError(
             f"config.model.{fixed[0]} = {given[fixed[0]]!r}: a checkpoint that is continued has "
@@ -214,6 +261,16 @@ def _continued_model(config: ConfigDict, path: str) -> pretrained.Description:
     shape = ConfigDict(dataclasses.asdict(description.model) | given)
     model = from_config(ModelConfig, shape, "config.model")
     return extend(dataclasses.replace(description, model=model), _group(config, "rope"))
+
+
+def _check_sizes(model: ModelConfig, preset: Preset, path: str) -> None:
+    for name in _SIZES:
+        found, meant = getattr(model, name), getattr(preset.model, name)
+        if found != meant:
+            raise UsageError(
+                f"config.checkpoint.init_from = {path!r} is not config.model.preset: its {name} is "
+                f"{found}, not {meant}; name another checkpoint, or leave the preset out"
+            )
 
 
 def _open_text(

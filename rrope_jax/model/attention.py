@@ -271,6 +271,27 @@ def attention(
     return _choose(call, implementation).run(call)
 
 
+def implementation_name(
+    q_BTNH: jax.ShapeDtypeStruct,
+    k_BSKH: jax.ShapeDtypeStruct,
+    mask: CausalMask,
+    implementation: str = "auto",
+    *,
+    dropout: bool = False,
+) -> str:
+    """The key of `IMPLEMENTATIONS` that `attention` takes for arrays of these shapes, here.
+
+    Raises:
+      ValueError: as `attention`.
+    """
+    drop = (lambda weights: weights) if dropout else None
+    call = _Call(q_BTNH, k_BSKH, k_BSKH, mask, 1.0, drop)
+    if on_a_mesh() and not dropout:
+        call = _piece(call, mask.arranged and parts("length") > 1)
+    row = _choose(call, implementation)
+    return next(name for name, each in IMPLEMENTATIONS.items() if each is row)
+
+
 def _choose(call: _Call, implementation: str) -> _Implementation:
     if implementation == "auto":
         pairs = call.q_BTNH.shape[1] * call.k_BSKH.shape[1]

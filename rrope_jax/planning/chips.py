@@ -1,0 +1,245 @@
+"""The accelerators that plans are made for: published figures, each with its source.
+
+Rates are per JAX device and second, decimal (1 GB/s = 1e9 bytes/s); memory is in bytes.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Torus:
+    """Chips linked to their neighbours along each dimension of a slice.
+
+    Attributes:
+      dimensions: of a slice.
+      link: bytes/s of one link in one direction; a ring sends along both directions at once.
+      wraps_at: an axis closes to a ring if its size is a multiple of this, and, on chips whose
+        rings are switched cube by cube (`cubes`), if that holds for every axis of the slice.
+      cubes: see wraps_at.
+    """
+
+    dimensions: int
+    link: float
+    wraps_at: int
+    cubes: bool = False
+
+    def wraps(self, shape: tuple[int, ...]) -> tuple[bool, ...]:
+        """Whether each axis of a slice is a ring."""
+        closed = tuple(size % self.wraps_at == 0 for size in shape)
+        return tuple(all(closed) for _ in shape) if self.cubes else closed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Switch:
+    """Chips of a host that all reach each other at the same rate.
+
+    Attributes:
+      per_chip: bytes/s into a chip, and as much out of it at the same time.
+    """
+
+    per_chip: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GpuTarget:
+    """What XLA's compiler wants to know of a GPU (its `GpuTargetConfigProto`).
+
+    Attributes:
+      name: of the product.
+      memory: of the card, bytes.
+      capability: CUDA compute capability.
+      cores: streaming multiprocessors.
+      fpus_per_core, core_shared_memory: of one of them; bytes.
+      block_shared_memory: what one thread block may ask for, bytes.
+      l2_cache: bytes.
+      clock_ghz: boost clock.
+    """
+
+    name: str
+    memory: int
+    capability: tuple[int, int]
+    cores: int
+    fpus_per_core: int
+    core_shared_memory: int
+    block_shared_memory: int
+    l2_cache: int
+    clock_ghz: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One kind of accelerator.
+
+    Attributes:
+      title: what reports call it.
+      platform: as in `jax.Device.platform`.
+      memory: bytes that a program may use. On TPUs the limit that the compiler itself holds
+        programs to; on GPUs what JAX allocates by default, three quarters of what the card has.
+      memory_bandwidth: bytes/s.
+      peak: dense matrix products at JAX's default precision by dtype, FLOP/s. For float32 that is
+        one pass of bfloat16 on TPUs and TF32 on GPUs.
+      network: between the devices of a slice or host.
+      between_slices: bytes/s per device from one slice or host to others.
+      sources: where the figures are from.
+      devices_per_chip: JAX devices on one chip of the topology's name.
+      gpu: for the compiler; None for other platforms.
+    """
+
+    title: str
+    platform: str
+    memory: int
+    memory_bandwidth: float
+    peak: Mapping[str, float]
+    network: Torus | Switch
+    between_slices: float
+    sources: tuple[str, ...]
+    devices_per_chip: int = 1
+    gpu: GpuTarget | None = None
+
+
+def _peak(bfloat16: float, float32: float | None = None) -> Mapping[str, float]:
+    return types.MappingProxyType(
+        {"bfloat16": bfloat16, "float32": bfloat16 if float32 is None else float32}
+    )
+
+
+_CLOUD = "https://cloud.google.com/tpu/docs/"
+_BOOK = "https://jax-ml.github.io/scaling-book/"
+_XLA_GPU = "https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs"
+_COMPILER = "the limit named by the compiler of libtpu 0.0.52"
+_GPU_SHARE = 0.75  # XLA_PYTHON_CLIENT_MEM_FRACTION's default
+
+CHIPS: Mapping[str, Chip] = types.MappingProxyType(
+    {
+        "v4": Chip(
+            title="TPU v4",
+            platform="tpu",
+            memory=int(30.75 * GIB),
+            memory_bandwidth=1.2e12,
+            peak=_peak(275e12),
+            network=Torus(dimensions=3, link=4.5e10, wraps_at=4, cubes=True),
+            between_slices=6.25e9,
+            sources=(_CLOUD + "v4", _BOOK + "tpus (links, DCN per host of 4)", _COMPILER),
+        ),
+        "v5e": Chip(
+            title="TPU v5e",
+            platform="tpu",
+            memory=int(15.75 * GIB),
+            memory_bandwidth=8.19e11,
+            peak=_peak(197e12),
+            network=Torus(dimensions=2, link=4.5e10, wraps_at=16),
+            between_slices=3.125e9,
+            sources=(_CLOUD + "v5e", _BOOK + "tpus (links, DCN per host of 8)", _COMPILER),
+        ),
+        "v5p": Chip(
+            title="TPU v5p",
+            platform="tpu",
+            memory=int(95.74 * GIB),
+            memory_bandwidth=2.765e12,
+            peak=_peak(459e12),
+            network=Torus(dimensions=3, link=9e10, wraps_at=4, cubes=True),
+            between_slices=6.25e9,
+            sources=(_CLOUD + "v5p", _BOOK + "tpus (links)", _COMPILER),
+        ),
+        "v6e": Chip(
+            title="TPU v6e",
+            platform="tpu",
+            memory=int(31.25 * GIB),
+            memory_bandwidth=1.6e12,
+            peak=_peak(918e12),
+            network=Torus(dimensions=2, link=9e10, wraps_at=16),
+            between_slices=1.25e10,
+            sources=(_CLOUD + "v6e", _BOOK + "tpus (links)", _CLOUD + "tpu7x (DCN)", _COMPILER),
+        ),
+        "tpu7x": Chip(
+            title="TPU7x, one of a chip's two devices",
+            platform="tpu",
+            memory=int(94.75 * GIB),
+            memory_bandwidth=7.38e12 / 2,
+            peak=_peak(2307e12 / 2),
+            network=Torus(dimensions=3, link=9e10 / 2, wraps_at=4, cubes=True),
+            between_slices=1.25e10 / 2,
+            sources=(_CLOUD + "tpu7x", _BOOK + "tpus (links)", _COMPILER),
+            devices_per_chip=2,
+        ),
+        "a100": Chip(
+            title="NVIDIA A100 SXM 80 GB",
+            platform="gpu",
+            memory=int(_GPU_SHARE * 85_100_068_864),
+            memory_bandwidth=2.039e12,
+            peak=_peak(312e12, 156e12),
+            network=Switch(per_chip=3e11),
+            between_slices=2.5e10,
+            sources=("https://www.nvidia.com/en-us/data-center/a100", _XLA_GPU, _BOOK + "gpus"),
+            gpu=GpuTarget(
+                name="NVIDIA A100-SXM4-80GB",
+                memory=85_100_068_864,
+                capability=(8, 0),
+                cores=108,
+                fpus_per_core=64,
+                core_shared_memory=167_936,
+                block_shared_memory=166_912,
+                l2_cache=41_943_040,
+                clock_ghz=1.41,
+            ),
+        ),
+        "h100": Chip(
+            title="NVIDIA H100 SXM",
+            platform="gpu",
+            memory=int(_GPU_SHARE * 84_942_979_072),
+            memory_bandwidth=3.35e12,
+            peak=_peak(989e12, 494e12),
+            network=Switch(per_chip=4.5e11),
+            between_slices=5e10,
+            sources=("https://www.nvidia.com/en-us/data-center/h100", _XLA_GPU, _BOOK + "gpus"),
+            gpu=GpuTarget(
+                name="NVIDIA H100 80GB HBM3",
+                memory=84_942_979_072,
+                capability=(9, 0),
+                cores=132,
+                fpus_per_core=128,
+                core_shared_memory=233_472,
+                block_shared_memory=232_448,
+                l2_cache=52_428_800,
+                clock_ghz=1.98,
+            ),
+        ),
+        "h200": Chip(
+            title="NVIDIA H200 SXM",
+            platform="gpu",
+            memory=int(_GPU_SHARE * 151_397_597_184),
+            memory_bandwidth=4.8e12,
+            peak=_peak(989e12, 494e12),
+            network=Switch(per_chip=4.5e11),
+            between_slices=5e10,
+            sources=("https://www.nvidia.com/en-us/data-center/h200", _XLA_GPU, _BOOK + "gpus"),
+            gpu=GpuTarget(
+                name="NVIDIA H200 141GB HBM3e",
+                memory=151_397_597_184,
+                capability=(9, 0),
+                cores=132,
+                fpus_per_core=128,
+                core_shared_memory=233_472,
+                block_shared_memory=232_448,
+                l2_cache=52_428_800,
+                clock_ghz=1.98,
+            ),
+        ),
+        # For trying things out on any machine: one core of docs/speed.md, with room for a model.
+        "cpu": Chip(
+            title="CPU core",
+            platform="cpu",
+            memory=2 * GIB,
+            memory_bandwidth=1e10,
+            peak=_peak(1.4e11),
+            network=Switch(per_chip=1e9),
+            between_slices=1e9,
+            sources=("docs/speed.md (peak)", "assumed (the rest)"),
+        ),
+    }
+)
+"""Name in `--topology` -> chip."""

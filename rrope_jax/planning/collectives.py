@@ -1,0 +1,254 @@
+"""What a compiled program sends between devices, read from the text of its HLO.
+
+A program in the form that XLA writes after all its passes names, for every collective, the shape it
+leaves on a device and the devices that take part; for every loop, how often it runs. From the
+places of those devices in the mesh follows over which of its axes the data goes.
+"""
+
+import dataclasses
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+KINDS = (
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "all-to-all",
+    "collective-permute",
+)
+
+# In the name of what is called for a sum that is scattered at once.
+_SCATTERED_SUM = "all-reduce-scatter"
+
+_BITS = {
+    "pred": 8,
+    **{f"{kind}{bits}": bits for kind in ("s", "u") for bits in (2, 4, 8, 16, 32, 64)},
+    **{f"f{bits}": bits for bits in (16, 32, 64)},
+    "bf16": 16,
+}
+_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?%(?P<name>[\w.-]+) = (?P<shape>\(.*?\)|\S+) (?P<operation>[\w-]+)\("
+)
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+_CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
+_CONSTANT = re.compile(r"%(?P<name>[\w.-]+) = s32\[\]\S* constant\((?P<value>\d+)\)")
+_LESS = re.compile(r"ROOT .* compare\(%[\w.-]+, %(?P<bound>[\w.-]+)\), direction=LT")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_LISTED = re.compile(r"replica_groups=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+_MESH_SIZE = re.compile(r"'(\w+)'=(\d+)")
+_MESH_AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
+_PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective of a program.
+
+    Attributes:
+      kind: one of `KINDS`.
+      bytes: of the whole array that the devices of a group share: what an all-gather leaves on
+        each, what a reduce-scatter takes from each, what an all-reduce or all-to-all has on each,
+        what a permute moves.
+      groups: int[groups, members], places of devices in the mesh's flat order. Of a permute, the
+        pairs of sender and receiver.
+      times: how often it runs in a step.
+    """
+
+    kind: str
+    bytes: int
+    groups: tuple[tuple[int, ...], ...]
+    times: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends in a step if every byte goes where it must once.
+
+        That is (n-1)/n of the array in a group of n (twice that for all-reduce).
+        """
+        n = 2 if self.kind == "collective-permute" else len(self.groups[0])
+        share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}
+        return self.bytes * share.get(self.kind, (n - 1) / n) * self.times
+
+    def axes(self, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
+        """Axes of the mesh along which the devices of a group differ."""
+        sizes = tuple(mesh_shape.values())
+        varying: set[str] = set()
+        for group in self.groups:
+            coordinates = np.stack(np.unravel_index(np.asarray(group), sizes))
+            differs = (coordinates != coordinates[:, :1]).any(axis=1)
+            varying |= {name for name, yes in zip(mesh_shape, differs, strict=True) if yes}
+        return tuple(name for name in mesh_shape if name in varying)
+
+
+def read(text: str) -> tuple[Collective, ...]:
+    """The collectives of a program in HLO text.
+
+    An asynchronous one counts where it starts. Of branches, all are counted. A loop turns as often
+    as the compiler says, or up to the constant that its condition compares with, as JAX's scans do;
+    one that says neither counts as one turn. A sum of which each device keeps a part, which TPUs
+    run as one operation, is a reduce-scatter.
+
+    Args:
+      text: of a module after partitioning, such as `compiled.as_text()`.
+
+    Raises:
+      ValueError: the text has no entry computation.
+    """
+    bodies, entry = _computations(text)
+    turns = _turns(bodies, entry)
+    found = []
+    for name, lines in bodies.items():
+        for line in lines if turns[name] else ():
+            made = _collective(line, turns[name])
+            if made is not None and _SCATTERED_SUM in name:
+                made = dataclasses.replace(made, kind="reduce-scatter")
+            if made is not None:
+                found.append(made)
+    return tuple(found)
+
+
+def sum_by_axis(
+    collectives: Sequence[Collective], mesh_shape: Mapping[str, int]
+) -> dict[str, dict[str, float]]:
+    """Bytes that a device sends in a step: kind -> axes of the mesh, joined by `+` -> bytes."""
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for collective in collectives:
+        axes = "+".join(collective.axes(mesh_shape))
+        if axes:
+            sums[collective.kind][axes] += collective.sent
+    return {kind: dict(sums[kind]) for kind in KINDS if kind in sums}
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    bodies: dict[str, list[str]] = {}
+    entry = name = None
+    for line in text.splitlines():
+        if (found := _COMPUTATION.match(line)) is not None:
+            name = found["name"]
+            bodies[name] = []
+            entry = name if found["entry"] else entry
+        elif line.startswith("}"):
+            name = None
+        elif name is not None:
+            bodies[name].append(line)
+    if entry is None:
+        raise ValueError("the text is no HLO module: it has no ENTRY computation")
+    return bodies, entry
+
+
+def _turns(bodies: Mapping[str, Sequence[str]], entry: str) -> Counter[str]:
+    """How often each computation runs."""
+    turns: Counter[str] = Counter()
+
+    def visit(name: str, times: int) -> None:
+        turns[name] += times
+        for line in bodies.get(name, ()):
+            for called, repeated in _called(line, bodies):
+                visit(called, times * repeated)
+
+    visit(entry, 1)
+    return turns
+
+
+def _called(line: str, bodies: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, int]]:
+    if " async-update(" in line or " async-done(" in line:
+        return  # what async-start has called
+    trips = _trips(line, bodies) if " while(" in line else 1
+    for called in _CALLED.findall(line):
+        yield called, trips
+    for branches in _BRANCHES.findall(line):
+        for called in branches.split(","):
+            yield called.strip().lstrip("%"), 1
+
+
+def _trips(line: str, bodies: Mapping[str, Sequence[str]]) -> int:
+    if (known := _TRIPS.search(line)) is not None:
+        return int(known[1])
+    condition = _CONDITION.search(line)
+    lines = bodies.get(condition[1], ()) if condition is not None else ()
+    constants = {
+        found["name"]: int(found["value"]) for found in map(_CONSTANT.search, lines) if found
+    }
+    bounds = [constants.get(found["bound"], 1) for found in map(_LESS.search, lines) if found]
+    return bounds[0] if bounds else 1
+
+
+def _collective(line: str, times: int) -> Collective | None:
+    found = _INSTRUCTION.match(line)
+    if found is None:
+        return None
+    kind = found["operation"].removesuffix("-start")
+    if kind not in KINDS:
+        return None
+    groups = _groups(line)
+    if not groups:
+        return None
+    arrays = [_bytes(*array) for array in _ARRAY.findall(found["shape"])]
+    return Collective(kind, _whole(found["operation"], arrays, len(groups[0])), groups, times)
+
+
+def _whole(operation: str, arrays: list[int], members: int) -> int:
+    """Bytes of the whole array: see `Collective`."""
+    if operation == "reduce-scatter":
+        return sum(arrays) * members
+    if operation in ("all-gather-start", "collective-permute-start"):
+        # (operands, results, ...): of several arrays at once, as many operands as results
+        arrays = [size for size in arrays if size > 4] or arrays
+        half = arrays[len(arrays) // 2 :] if operation == "all-gather-start" else arrays[:1]
+        return sum(half)
+    return sum(arrays)
+
+
+def _bytes(dtype: str, sizes: str) -> int:
+    bits = _BITS.get(dtype, 8 if dtype.startswith("f8") else 0)
+    return math.prod(int(size) for size in sizes.split(",") if size) * bits // 8
+
+
+def _groups(line: str) -> tuple[tuple[int, ...], ...]:
+    if (pairs := _PAIRS.search(line)) is not None:
+        return _numbers(pairs[1])
+    if (iota := _IOTA.search(line)) is not None:
+        shape, dimensions = (_sizes(iota[group]) for group in (1, 2))
+        order = _sizes(iota[3]) if iota[3] else tuple(range(len(dimensions)))
+        ids = np.arange(math.prod(dimensions)).reshape(dimensions).transpose(order)
+        return tuple(map(tuple, ids.reshape(shape).tolist()))
+    if (mesh := _MESH.search(line)) is not None:
+        return _of_mesh(mesh[1], mesh[2])
+    if (listed := _LISTED.search(line)) is not None:
+        return _numbers(listed[1])
+    return ()
+
+
+def _of_mesh(sizes: str, axes: str) -> tuple[tuple[int, ...], ...]:
+    """Groups by axes of a mesh of the compiler's own, or by parts of them, `'a':(before)size`."""
+    dimensions = {name: [int(size)] for name, size in _MESH_SIZE.findall(sizes)}
+    chosen = []
+    for name, before, size in _MESH_AXIS.findall(axes):
+        if size:
+            (whole,) = dimensions[name]
+            dimensions[name] = [int(before), int(size), whole // (int(before) * int(size))]
+        chosen.append((name, 1 if size else 0))
+    flat = [(name, part) for name, parts in dimensions.items() for part in range(len(parts))]
+    shape = [dimensions[name][part] for name, part in flat]
+    inner = [flat.index(axis) for axis in chosen]
+    outer = [i for i in range(len(flat)) if i not in inner]
+    ids = np.arange(math.prod(shape)).reshape(shape).transpose(outer + inner)
+    members = math.prod(shape[i] for i in inner)
+    return tuple(map(tuple, ids.reshape(-1, members).tolist()))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
+def _numbers(text: str) -> tuple[tuple[int, ...], ...]:
+    return tuple(_sizes(group) for group in re.findall(r"(\d+(?:,\d+)*)", text))

@@ -1,0 +1,177 @@
+"""The report of `rrope plan`: markdown and figures from its results.
+
+Nothing here writes files: `markdown` returns text and `plots` returns PNG bytes by file name.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from rrope_jax.figure_style import INK, png, style
+from rrope_jax.markdown import table
+
+_COLOURS = ("#0060a0", "#5aa0d0", "#c04a00", "#e6b04a", "#7a7a7a")
+
+
+def headline(results: Mapping[str, Any]) -> str:
+    """The result in one sentence."""
+    if not results["fits"]:
+        return f"does not fit: {results['why_not']}"
+    return (
+        f"fits: {_gib(results['peak_bytes_per_device'])} of "
+        f"{_gib(results['hbm_bytes_per_device'])} on each of {results['devices']} devices; about "
+        f"{_seconds(results['estimated_step_seconds'])} a step, MFU "
+        f"{results['estimated_mfu']:.0%}, bound by {results['roofline']['bound_by']}"
+    )
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The report as markdown, with a link to the figure beside it."""
+    parts = [
+        f"# {results['workload']} on {_where(results)}\n",
+        f"{headline(results)[0].upper()}{headline(results)[1:]}.\n",
+        _summary(results),
+        "\n## Memory of a device\n",
+        _memory(results),
+        "\n## Time of a step\n",
+        _time(results),
+        "\n![Memory and time](plan.png)\n",
+        f"## Sent by a device in a step, by {results['collectives_from']}\n",
+        _collectives(results),
+    ]
+    if results.get("nearest"):
+        parts += ["\n## Changes tried\n", comparison(results["nearest"])]
+    if results.get("sweep"):
+        parts += ["\n## Meshes and remat policies\n", comparison(results["sweep"])]
+        chosen = results["recommended"]
+        parts.append(
+            "\nNone of them fits.\n"
+            if chosen is None
+            else f"\nRecommended: `{' '.join(chosen) or 'the config as it is'}`.\n"
+        )
+    return "\n".join([*parts, ""])
+
+
+def comparison(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of plans, each with its `overrides`."""
+    header = ("mesh", "remat", "parts", "fits", "peak GiB", "step", "MFU", "bound by")
+    return table(
+        header,
+        [
+            (
+                " x ".join(f"{name} {size}" for name, size in row["mesh"].items() if size > 1),
+                row["remat"],
+                str(row["accumulation"]),
+                "yes" if row["fits"] else "no",
+                "-"
+                if row["peak_bytes_per_device"] is None
+                else f"{row['peak_bytes_per_device'] / 2**30:.2f}",
+                _seconds(row["estimated_step_seconds"]),
+                f"{row['estimated_mfu']:.1%}",
+                row["bound_by"],
+            )
+            for row in rows
+        ],
+        text_columns=2,
+    )
+
+
+def _where(results: Mapping[str, Any]) -> str:
+    slices = f", {results['num_slices']} slices" if results["num_slices"] > 1 else ""
+    return f"{results['topology']}{slices}"
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    mesh = " x ".join(f"{name} {size}" for name, size in results["mesh"].items() if size > 1)
+    shown = {
+        "devices": f"{results['devices']} ({results['chip']})",
+        "mesh": mesh or "one device",
+        **{
+            name: f"{value:,}" if isinstance(value, int) else str(value)
+            for name, value in results["details"].items()
+        },
+        "model FLOPs of a device": f"{results['model_flops_per_device']:.3g}",
+        "executed FLOPs of a device": f"{results['flops_per_device']:.3g}",
+        "tokens per second": f"{results['estimated_tokens_per_second']:,.0f}",
+        "the whole run": _seconds(results["estimated_run_seconds"]),
+        "compiled in": _seconds(results["compile_seconds"]),
+    }
+    return table(("", ""), shown.items())
+
+
+def _memory(results: Mapping[str, Any]) -> str:
+    rows = [(name, _gib(size)) for name, size in results["bytes_per_device"].items()]
+    peak = results["peak_bytes_per_device"]
+    rows.append(("peak", "refused by the compiler" if peak is None else _gib(peak)))
+    rows.append(("what a program may use", _gib(results["hbm_bytes_per_device"])))
+    return table(("what", "size"), rows)
+
+
+def _time(results: Mapping[str, Any]) -> str:
+    roofline = results["roofline"]
+    rows = [
+        ("products", _seconds(roofline["compute_seconds"])),
+        ("memory", _seconds(roofline["memory_seconds"])),
+        *(
+            (f"transfers over {axes}", _seconds(seconds))
+            for axes, seconds in roofline["interconnect_seconds"].items()
+        ),
+        ("estimate", _seconds(results["estimated_step_seconds"])),
+        ("everything overlapped", _seconds(roofline["step_seconds_all_overlapped"])),
+        ("nothing overlapped", _seconds(roofline["step_seconds_nothing_overlapped"])),
+    ]
+    return table(("at the chip's published rates", "time"), rows)
+
+
+def _collectives(results: Mapping[str, Any]) -> str:
+    rows = [
+        (kind, axes.replace("+", ", "), f"{size / 1e9:.2f}")
+        for kind, by_axes in results["collective_bytes_by_kind_and_axis"].items()
+        for axes, size in by_axes.items()
+    ]
+    return table(("kind", "over", "GB"), rows, text_columns=2) if rows else "Nothing.\n"
+
+
+def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """The figure: memory and time, each as a bar of its parts."""
+    with style():
+        figure = Figure(figsize=(7.5, 2.6))
+        memory, time = figure.subplots(2, 1)
+        sizes = {name: size / 2**30 for name, size in results["bytes_per_device"].items()}
+        _bar(memory, sizes, "GiB of a device")
+        memory.axvline(results["hbm_bytes_per_device"] / 2**30, color=INK, linestyle=":")
+        roofline = results["roofline"]
+        times = {
+            "products": roofline["compute_seconds"],
+            "memory": roofline["memory_seconds"],
+            "transfers beside products": roofline["hidden_interconnect_seconds"],
+            "transfers alone": roofline["exposed_interconnect_seconds"],
+        }
+        _bar(time, times, "seconds of a step, one after another")
+        time.axvline(results["estimated_step_seconds"], color=INK, linestyle=":")
+        return {"plan.png": png(figure)}
+
+
+def _bar(axes: Any, parts: Mapping[str, float], label: str) -> None:
+    left = 0.0
+    for (name, size), colour in zip(parts.items(), _COLOURS, strict=False):
+        axes.barh(0, size, left=left, color=colour, label=name)
+        left += size
+    axes.set_yticks([])
+    axes.set_xlabel(label)
+    axes.grid(visible=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

@@ -1,0 +1,236 @@
+"""Slices and clusters by name, and devices of theirs to compile for that need not exist.
+
+`v5p:4x4x4` is a TPU slice of 64 chips, `h100:1x8x8` is 1 island of 8 hosts with 8 GPUs each,
+`cpu:8` is eight devices of this machine's own CPU.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from rrope_jax.planning.chips import CHIPS, Chip
+
+
+class Place(NamedTuple):
+    """Where a device is.
+
+    Attributes:
+      island: number of its slice (TPU) or host (GPU, CPU), inside which links are fast.
+      coordinates: on the torus of the slice; its number on a host.
+    """
+
+    island: int
+    coordinates: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Devices of one kind and how they are connected.
+
+    Attributes:
+      name: as in `--topology`.
+      chip_name: a key of `CHIPS`.
+      shape: chips along each axis of a slice; islands, hosts and GPUs; or CPU devices.
+      num_slices: TPU slices of that shape.
+    """
+
+    name: str
+    chip_name: str
+    shape: tuple[int, ...]
+    num_slices: int = 1
+
+    @property
+    def chip(self) -> Chip:
+        """Its figures."""
+        return CHIPS[self.chip_name]
+
+    @property
+    def size(self) -> int:
+        """Devices, over all slices."""
+        return math.prod(self.shape) * self.num_slices * self.chip.devices_per_chip
+
+    def prepare(self) -> None:
+        """What has to be set before JAX starts its first backend."""
+        jax.config.update("jax_platforms", "cpu")
+        if self.chip.platform == "cpu":
+            jax.config.update("jax_num_cpu_devices", self.size)
+
+    def devices(self) -> list[jax.Device]:
+        """Its devices; programs can be compiled for them, and run on none but those of `cpu`.
+
+        Raises:
+          ValueError: the compiler knows no such slice.
+        """
+        return _PLATFORMS[self.chip.platform].devices(self)
+
+    def place(self, device: jax.Device) -> Place:
+        """Where one of its devices is."""
+        return _PLATFORMS[self.chip.platform].place(self, device)
+
+
+def parse(name: str, num_slices: int = 1) -> Topology:
+    """Reads the name of a topology; touches no backend.
+
+    Raises:
+      ValueError: there is no such chip, its shape has another number of axes, what compiles for it
+        is not installed, or only TPUs come in `num_slices`.
+    """
+    found = re.fullmatch(r"([a-z]\w*):(\d+(?:x\d+)*)", name)
+    if found is None or found[1] not in CHIPS:
+        raise ValueError(
+            f"{name!r} is no topology; it is CHIP:SIZES such as v5p:4x4x4, v5e:16x16, h100:1x8x8 "
+            f"or cpu:8, with a chip of {', '.join(CHIPS)}"
+        )
+    chip = CHIPS[found[1]]
+    shape = tuple(map(int, found[2].split("x")))
+    axes = _PLATFORMS[chip.platform].axes(chip)
+    if len(shape) != len(axes) or 0 in shape:
+        raise ValueError(
+            f"{name!r}: the sizes of {found[1]} are {len(axes)} ({' x '.join(axes)}), each at "
+            "least 1"
+        )
+    if num_slices > 1 and chip.platform != "tpu":
+        raise ValueError(
+            f"num_slices={num_slices}: only TPUs come in slices; the sizes of {name!r} say how "
+            "many hosts there are"
+        )
+    if (missing := _PLATFORMS[chip.platform].missing()) is not None:
+        raise ValueError(f"{name!r}: {missing}")
+    return Topology(name, found[1], shape, num_slices)
+
+
+class _Platform(NamedTuple):
+    """What differs between platforms.
+
+    Attributes:
+      axes: what the sizes in a name count.
+      missing: what is not installed, or None.
+      devices, place: see `Topology`.
+    """
+
+    axes: Callable[[Chip], tuple[str, ...]]
+    missing: Callable[[], str | None]
+    devices: Callable[[Topology], list[jax.Device]]
+    place: Callable[[Topology, Any], Place]
+
+
+def _tpu_axes(chip: Chip) -> tuple[str, ...]:
+    return ("chips",) * chip.network.dimensions  # type: ignore[union-attr]
+
+
+def _no_libtpu() -> str | None:
+    if importlib.util.find_spec("libtpu") is not None:
+        return None
+    return "compiling for TPUs needs libtpu: pip install 'rrope_jax[plan]' (no TPU is needed)"
+
+
+def _tpu_devices(topology: Topology) -> list[jax.Device]:
+    # libtpu asks a Google Cloud machine what it is, which takes minutes where there is none
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    slices = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
+    try:
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology.name, **slices
+        )
+    except Exception as error:  # of several types, by version
+        raise ValueError(
+            f"{topology.name!r} is not a slice that libtpu compiles for: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return list(described.devices)
+
+
+def _tpu_place(topology: Topology, device: Any) -> Place:
+    del topology
+    return Place(getattr(device, "slice_index", None) or 0, tuple(device.coords))
+
+
+def _no_cuda() -> str | None:
+    if importlib.util.find_spec("jax_plugins") is not None and any(
+        importlib.util.find_spec(f"jax_plugins.xla_cuda{version}") for version in (12, 13)
+    ):
+        return None
+    return (
+        "compiling for GPUs needs jax-cuda12-plugin and jax-cuda12-pjrt of jax's own version (no "
+        "GPU and no other wheel of NVIDIA is needed)"
+    )
+
+
+def _gpu_devices(topology: Topology) -> list[jax.Device]:
+    described = topologies.get_topology_desc(
+        platform="cuda",
+        topology_name=topology.chip_name,
+        topology="x".join(map(str, topology.shape)),
+        target_config=target_config(topology.chip),
+    )
+    return list(described.devices)
+
+
+def _gpu_place(topology: Topology, device: jax.Device) -> Place:
+    host, number = divmod(device.id, topology.shape[-1])
+    return Place(host, (number,))
+
+
+def _cpu_devices(topology: Topology) -> list[jax.Device]:
+    found = jax.devices("cpu")
+    if len(found) < topology.size:
+        raise ValueError(f"{topology.name!r}: JAX has started with {len(found)} CPU devices")
+    return found[: topology.size]
+
+
+_PLATFORMS = {
+    "tpu": _Platform(_tpu_axes, _no_libtpu, _tpu_devices, _tpu_place),
+    "gpu": _Platform(lambda chip: ("islands", "hosts", "GPUs"), _no_cuda, _gpu_devices, _gpu_place),
+    "cpu": _Platform(
+        lambda chip: ("devices",),
+        lambda: None,
+        _cpu_devices,
+        lambda topology, device: Place(0, (device.id,)),
+    ),
+}
+
+
+def target_config(chip: Chip) -> str:
+    """The text form of XLA's `stream_executor.GpuTargetConfigProto`.
+
+    What is the same for all of NVIDIA's data center GPUs since 2020 (warps, grids, registers) is
+    from the specs that XLA comes with: see the sources in `chips`.
+    """
+    gpu = chip.gpu
+    assert gpu is not None
+    major, minor = gpu.capability
+    return f"""
+gpu_device_info {{
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: {gpu.core_shared_memory}
+  shared_memory_per_block_optin: {gpu.block_shared_memory}
+  threads_per_core_limit: 2048
+  core_count: {gpu.cores}
+  fpus_per_core: {gpu.fpus_per_core}
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024
+  thread_dim_limit_y: 1024
+  thread_dim_limit_z: 64
+  memory_bandwidth: {round(chip.memory_bandwidth)}
+  l2_cache_size: {gpu.l2_cache}
+  clock_rate_ghz: {gpu.clock_ghz}
+  device_memory_size: {gpu.memory}
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+device_description_str: "{gpu.name}"
+"""

@@ -1,0 +1,85 @@
+"""The FLOP counts against the products that tracing a real step finds."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import pytest
+
+from rrope_jax.model import ModelConfig
+from rrope_jax.model.attention import IMPLEMENTATIONS
+from rrope_jax.model.config import REMAT_POLICIES
+from rrope_jax.planning.flops import AGAIN, ATTENTION, executed_flops, model_flops, visible_pairs
+from rrope_jax.rope import RopeSpec
+from rrope_jax.train.config import TrainConfig
+from rrope_jax.train.step import Program
+
+MODEL = ModelConfig(
+    vocab_size=40,
+    d_model=24,
+    num_layers=6,  # so many are looped over, and so remat policies count
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    d_ff=56,
+    attention="xla",
+)
+ROWS, LENGTH = 2, 16
+
+
+def _products(jaxpr: Any, times: int = 1) -> int:
+    """FLOPs of all matrix products in a traced program, loops multiplied."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            inner = math.prod(left[axis] for axis in contracted)
+            total += times * 2 * inner * math.prod(equation.outvars[0].aval.shape)
+        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for inner_jaxpr in jax.core.jaxprs_in_params(equation.params):
+            total += _products(inner_jaxpr, times * turns)
+    return total
+
+
+def _traced(model: ModelConfig, loss_chunk: int) -> int:
+    train = TrainConfig(steps=1, batch_size=ROWS, length=LENGTH, loss_chunk=loss_chunk)
+    program = Program(model, RopeSpec(head_dim=model.head_size), train)
+    state = jax.eval_shape(program.init, jax.random.key(0))
+    batch = {
+        name: jax.ShapeDtypeStruct((ROWS, LENGTH), "float32" if name == "weights" else "int32")
+        for name in ("tokens", "targets", "segment_ids", "positions", "weights")
+    }
+    jaxpr = jax.make_jaxpr(program.step)(state, batch, jax.random.key(0))
+    return _products(jaxpr.jaxpr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+def test_executed_flops_are_those_of_the_traced_step(remat: str, chunked: bool) -> None:
+    model = dataclasses.replace(MODEL, remat=remat)
+    counted = executed_flops(model, ROWS, LENGTH, attention="xla", chunked_logits=chunked)
+    assert counted == _traced(model, loss_chunk=8 if chunked else 64)
+
+
+def test_model_flops_by_hand() -> None:
+    """One layer, one token: 2 x 3 x the weights, and one pair of tokens twice."""
+    model = ModelConfig(vocab_size=10, d_model=4, num_layers=1, num_heads=2, d_ff=6)
+    weights = 4 * 4 * 4 + 3 * 4 * 6 + 4 * 10  # q, k, v, out; gate, up, down; output
+    pair = 2 * 2 * 4  # q.k and weight.v over two heads of 2
+    assert model_flops(model, rows=1, length=1) == 3 * (2 * weights + pair)
+    # four tokens see 1 + 2 + 3 + 4 of each other
+    assert model_flops(model, rows=1, length=4) == 3 * (4 * 2 * weights + 10 * pair)
+
+
+def test_pairs_of_blocks() -> None:
+    assert visible_pairs(1024, None) == 1024**2
+    assert visible_pairs(1024, 512) == 3 * 512**2  # two on the diagonal, one below
+    assert visible_pairs(100, 512) == 100**2
+
+
+def test_tables_name_what_models_have() -> None:
+    assert set(ATTENTION) == set(IMPLEMENTATIONS)
+    assert set(AGAIN) == set(REMAT_POLICIES)

@@ -11,7 +11,8 @@
 # codes (an error or bad usage, which would only happen again), SIGINT, and whatever ends after this
 # script was itself told to stop: SIGTERM and SIGINT are passed on, and the command is waited for.
 #
-#   RROPE_RETRIES  how often at most it is run again (10). 0 where a scheduler restarts the job.
+#   RROPE_RETRIES  how often at most it is run again (10). 0 where a scheduler restarts the job: the
+#                  command then takes the place of this script.
 #   RROPE_BACKOFF  seconds of the first pause (10); doubled each time, up to 300
 set -euo pipefail
 
@@ -81,6 +82,7 @@ helps_to_retry() {
 }
 
 set_environment
+((retries > 0)) || exec "$@"
 tries=0
 while :; do
   run_once "$@"
@@ -88,7 +90,7 @@ while :; do
     exit "$code"
   fi
   if ((tries >= retries)); then
-    ((retries == 0)) || say "exit code $code; it has been run again $tries times, that is enough"
+    say "exit code $code; it has been run again $tries times, that is enough"
     exit "$code"
   fi
   tries=$((tries + 1))

@@ -118,11 +118,16 @@ finish() {
   exit "$code"
 }
 
+# is_absent MESSAGE: whether gcloud says with it that there is no such resource.
+is_absent() {
+  grep -Eqi 'not.found' <<<"$1"
+}
+
 delete() {
   local said
   if [[ -n $dry_run ]]; then
     queued delete --force
-  elif ! said=$(queued delete --force 2>&1) && [[ $said != *NOT_FOUND* ]]; then
+  elif ! said=$(queued delete --force 2>&1) && ! is_absent "$said"; then
     printf '%s\n' "$said" >&2
     return 1
   fi
@@ -150,10 +155,15 @@ fetch() {
 
 request() {
   local flags=() found
-  if [[ -z $dry_run ]] && found=$(state 2>/dev/null); then
+  if [[ -n $dry_run ]]; then
+    :
+  elif found=$(state 2>&1); then
     [[ -n $keep ]] || refuse "--name=$RROPE_NAME is there already ($found); choose another name,\
  or use it and leave it there with --keep"
     return 0
+  elif ! is_absent "$found"; then
+    printf '%s\n' "$found" >&2
+    return 1
   fi
   case $RROPE_CAPACITY in
     spot) flags+=(--spot) ;;

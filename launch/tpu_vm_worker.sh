@@ -22,6 +22,15 @@ install() {
   bash "$root/launch/install.sh" tpu
 }
 
+# appears FILE: whether it does within five seconds.
+appears() {
+  local left=50
+  until [[ -e $1 ]] || ((left-- == 0)); do
+    sleep 0.1
+  done
+  [[ -e $1 ]]
+}
+
 is_running() {
   [[ -e $job/process && ! -e $job/code ]] && kill -0 "$(<"$job/process")" 2>/dev/null
 }
@@ -44,9 +53,7 @@ start() {
     wait $!
     echo $? >"$job/code"
   ' _ "$job" "${@:2}" >"$job/log" 2>&1 </dev/null &
-  while [[ ! -e $job/process ]]; do
-    sleep 0.1
-  done
+  appears "$job/process"
 }
 
 # follow LINES: the output, +1 for all of it, until the command ends.
@@ -56,18 +63,12 @@ follow() {
 
 # status: "running", or the exit code; 137 where the machine went down with it.
 status() {
-  local left=50
   if [[ ! -e $job/process ]]; then
     echo "no command was started here" >&2
     return 1
   elif is_running; then
     echo running
-    return
-  fi
-  until [[ -e $job/code ]] || ((left-- == 0)); do # it is written just after the end
-    sleep 0.1
-  done
-  if [[ -e $job/code ]]; then
+  elif appears "$job/code"; then # it is written just after the end
     cat "$job/code"
   else
     echo 137

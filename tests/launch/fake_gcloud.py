@@ -2,8 +2,8 @@
 
 Started by the stub of `tests.launch.cloud` with the folder of the cloud and gcloud's arguments. The
 folder holds what a test arranges: `states` (one a line, each shown once, the last for ever),
-`refusal` (of a request), and how often `ssh`, `scp` and `delete` are to fail first. Each machine of
-the slice is a folder, the home in which its commands run.
+`refusal` (of a request), and how often `describe`, `ssh`, `scp` and `delete` are to fail first. Each
+machine of the slice is a folder, the home in which its commands run.
 """
 
 import json
@@ -32,6 +32,9 @@ def _create(cloud: Path) -> int:
 
 
 def _describe(cloud: Path) -> int:
+    if _fails(cloud, "describe"):
+        print("ERROR: UNAVAILABLE", file=sys.stderr)
+        return 1
     if not (cloud / "there").exists():
         print("ERROR: NOT_FOUND: Resource was not found.", file=sys.stderr)
         return 1

@@ -93,6 +93,16 @@ def test_told_to_stop_passes_it_on_and_waits(tmp_path: Path, stop: signal.Signal
     assert (tmp_path / "saved").read_text() == str(int(stop))
 
 
+def test_takes_its_own_place_without_retries(tmp_path: Path) -> None:
+    # Where every process of a job gets a signal (SLURM), none may get it twice.
+    words = ["bash", str(SCRIPT), "sh", "-c", "echo $$"]
+    with subprocess.Popen(
+        words, env={**FAST, "RROPE_RETRIES": "0"}, stdout=subprocess.PIPE, text=True
+    ) as script:
+        assert script.stdout is not None
+        assert int(script.stdout.read()) == script.pid
+
+
 def test_told_to_stop_in_a_pause(tmp_path: Path) -> None:
     words = ["bash", str(SCRIPT), "sh", "-c", "touch ran; exit 42"]
     with subprocess.Popen(

@@ -12,8 +12,8 @@ from tests.launch.cloud import TRICKY, Cloud, job_of, wait_for, write_program
 
 SETTINGS = ("--slurm-partition=gpu", "--name=run")
 
-# Two tasks side by side, each in a home of its own; ends with the largest exit code, as srun does,
-# and passes SIGTERM on.
+# Two tasks side by side, each in a home of its own. Ends with the largest exit code and, like srun
+# (seen with SLURM 22.05), answers SIGTERM by killing them.
 SRUN = """#!/bin/bash
 worst=0
 while [[ $1 == --* ]]; do shift; done
@@ -22,15 +22,17 @@ for task in 0 1; do
   (cd "$home/rrope_jax" && HOME=$home SLURM_PROCID=$task exec "$@") &
   tasks+=($!)
 done
-trap 'kill -TERM "${{tasks[@]}}"' TERM
+echo "${{tasks[@]}}" >{folder}/tasks
+trap 'kill -KILL "${{tasks[@]}}"' TERM
 for task in "${{tasks[@]}}"; do
-  while :; do
-    wait "$task"; code=$?
-    kill -0 "$task" 2>/dev/null || break
-  done
+  wait "$task"; code=$?
   ((code > worst)) && worst=$code
 done
 exit "$worst"
+"""
+# Signals the tasks.
+SCANCEL = """#!/bin/bash
+[[ $* == "--signal=TERM 7" ]] && kill -TERM $(<{folder}/tasks)
 """
 
 
@@ -43,6 +45,7 @@ def cluster(cloud: Cloud) -> Cloud:
     cloud.add_recorder("sbatch")
     cloud.add_recorder("scontrol")
     write_program(cloud.machine.folder / "bin" / "srun", SRUN.format(folder=cloud.folder))
+    write_program(cloud.machine.folder / "bin" / "scancel", SCANCEL.format(folder=cloud.folder))
     venv = cloud.machine.root / ".venv" / "bin"
     venv.mkdir(parents=True)
     write_program(venv / "rrope", "#!/bin/sh\n")
@@ -156,8 +159,9 @@ class TestJob:
         for task in (0, 1):
             wait_for(cluster.folder / f"worker{task}" / "rrope_jax" / "runs" / "job.json")
         os.kill(job.pid, signal.SIGTERM)  # --signal=B: to the batch script alone
-        code, _ = finish(job)
+        code, errors = finish(job)
         assert (code, cluster.calls()) == (42, [["scontrol", "requeue", "7"]])
+        assert "running again" not in errors
 
     def test_done_before_the_time_limit_is_not_queued_again(self, cluster: Cloud) -> None:
         saved = "trap 'exit 0' TERM; touch ready; while :; do sleep 0.1; done"

@@ -153,6 +153,15 @@ class TestFailure:
         assert cloud.verbs() == ["create", "delete"]  # its answer might have been lost
         assert "billed" not in run.stderr
 
+    def test_gcloud_cannot_answer(self, cloud: Cloud) -> None:
+        # It may be that a slice of this name is there, and another's.
+        (cloud.folder / "there").touch()
+        cloud.arrange(describe_failures="1")
+        run = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert run.returncode == 1
+        assert "UNAVAILABLE" in run.stderr
+        assert (cloud.verbs(), cloud.is_billed) == ([], True)
+
     @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
     def test_no_capacity(self, cloud: Cloud, state: str) -> None:
         cloud.arrange(states=f"WAITING_FOR_RESOURCES\n{state}")

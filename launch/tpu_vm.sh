@@ -20,6 +20,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
 
 readonly PREEMPTED=42 LOST=255 TRIES=5
+readonly MOST_LOST=15 # connections in a row; gcloud tries each for nearly a minute
 poll=${RROPE_POLL:-20} # seconds between two looks at the queue, and between two tries
 
 keep=""
@@ -236,7 +237,7 @@ follow() {
       return
     elif [[ -n $answer ]]; then
       lost=0
-    elif ((++lost == TRIES)); then
+    elif ((++lost == MOST_LOST)); then
       say "$RROPE_NAME cannot be reached"
       code=$LOST
       return

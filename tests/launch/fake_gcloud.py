@@ -2,8 +2,8 @@
 
 Started by the stub of `tests.launch.cloud` with the folder of the cloud and gcloud's arguments. The
 folder holds what a test arranges: `states` (one a line, each shown once, the last for ever),
-`refusal` (of a request), and how often `describe`, `ssh`, `scp` and `delete` are to fail first. Each
-machine of the slice is a folder, the home in which its commands run.
+`refusal` (of a request), and how often `describe`, `ssh`, `scp` and `delete` are to fail first.
+Each machine of the slice is a folder, the home in which its commands run.
 """
 
 import json

@@ -210,21 +210,25 @@ class TestFailure:
             os.kill(_job_process(home, "rrope_jax_job/log"), signal.SIGKILL)
             (home / "order").write_text("0")
             os.kill(_job_process(home), signal.SIGKILL)  # run_worker.sh starts it again: it is done
-            output, errors = script.communicate(timeout=30)
+            output, errors = script.communicate(timeout=100)
         assert script.returncode == 0, errors
         assert "(1 of 10)" in output
         assert not cloud.is_billed
 
-    def test_slice_is_preempted(self, cloud: Cloud) -> None:
+    @pytest.mark.parametrize(
+        ("state", "code", "said"),
+        [("SUSPENDED", 42, "run was preempted"), ("ACTIVE", 255, "run cannot be reached")],
+    )
+    def test_slice_is_gone(self, cloud: Cloud, state: str, code: int, said: str) -> None:
         home = cloud.folder / "worker0"
         (home / "order").write_text("wait")
-        with cloud.running("tpu_vm.sh", *PLACE, "job") as script:
+        with cloud.running("tpu_vm.sh", *PLACE, "--shared=10.0.0.2:/vol", "job") as script:
             wait_for(home / "rrope_jax" / "runs" / "job.json")
-            cloud.arrange(ssh_failures="1000", states="SUSPENDED")
+            cloud.arrange(ssh_failures="1000", states=state)
             os.kill(_job_process(home, "run_worker.sh job"), signal.SIGTERM)
-            _, errors = script.communicate(timeout=30)
-        assert script.returncode == 42
-        assert "run was preempted" in errors
+            _, errors = script.communicate(timeout=100)
+        assert script.returncode == code
+        assert said in errors
         assert not cloud.is_billed
 
     @pytest.mark.parametrize(("signal_", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -234,7 +238,7 @@ class TestFailure:
         with cloud.running("tpu_vm.sh", *PLACE, "job") as script:
             wait_for(home / "rrope_jax" / "runs" / "job.json")
             script.send_signal(signal_)
-            script.communicate(timeout=30)
+            script.communicate(timeout=100)
         assert script.returncode == code
         assert (home / "rrope_jax_job" / "code").read_text() == "42\n"  # it was told, and saved
         assert (cloud.machine.root / "runs" / "run" / "job.json").exists()
@@ -245,7 +249,7 @@ class TestFailure:
         with cloud.running("tpu_vm.sh", *PLACE, "job", RROPE_POLL="1") as script:
             wait_for(cloud.folder / "there")
             script.send_signal(signal.SIGINT)
-            script.communicate(timeout=30)
+            script.communicate(timeout=100)
         assert script.returncode == 130
         assert not cloud.is_billed
 
@@ -270,7 +274,7 @@ class TestFailure:
             cloud.arrange(scp_failures="1000")
             (home / "order").write_text("0")
             os.kill(_job_process(home), signal.SIGKILL)
-            _, errors = script.communicate(timeout=30)
+            _, errors = script.communicate(timeout=100)
         assert script.returncode == 1
         assert cloud.is_billed  # the only copy of the results
         assert "tpu-vm scp run:rrope_jax/runs" in errors

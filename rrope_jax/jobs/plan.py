@@ -1,28 +1,28 @@
 """`rrope plan`: whether and how fast a config would run on machines that are not here."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from rrope_jax.jobs import backend
-from rrope_jax.jobs.configuration import UsageError, parse
+from rrope_jax.jobs import backend, posgen
+from rrope_jax.jobs.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.train import mesh_config, plan_program
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.planning import report, sweep, topology
 from rrope_jax.planning.plan import make_plan
+from rrope_jax.planning.posgen import Ablation
 from rrope_jax.planning.sweep import Tried
 from rrope_jax.planning.topology import Topology
-from rrope_jax.planning.workload import TextTraining, Workload
+from rrope_jax.planning.workload import TextTraining
+from rrope_jax.posgen.layout import MeshConfig
 
 SUMMARY = (
     "Compiles the exact step of a config for a TPU slice, a GPU cluster or CPU devices, none of "
     "which has to be there, and says whether it fits and how long it takes."
 )
-
-_LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,14 +30,21 @@ def main(argv: Sequence[str]) -> int:
     values = parse("plan", SUMMARY, argv, _define)
     place = _topology(values.topology, values.config)
     place.prepare()
-    workload = _workload(values.config)
+    planned = _ablation(values.config) if "tasks" in values.config else _training(values.config)
+    with _refusing("--topology="):
+        devices = place.devices()
+    with _refusing("config.mesh: "):
+        planned.check(devices)
+    if values.sweep and isinstance(planned, Ablation):
+        raise UsageError("--sweep: trainings of PosGen share nothing, so there is one mesh only")
     identity = {"config": values.config.to_dict(), "topology": values.topology}
     with Workdir.claim(values.workdir, identity) as workdir:
         backend.configure_logging()
-        try:
-            results = _results(workload, place, _Compiled(workdir), values.sweep)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        known = _Compiled(workdir)
+        if isinstance(planned, Ablation):
+            results = _of_ablation(planned, place, known, quick=values.quick)
+        else:
+            results = _of_training(planned, place, known, quick=values.quick, sweeping=values.sweep)
         written = [
             workdir.write_json("results.json", results),
             workdir.write_text("report.md", report.markdown(results)),
@@ -52,32 +59,64 @@ def main(argv: Sequence[str]) -> int:
 def _topology(name: str, config: ConfigDict) -> Topology:
     group = config.get("mesh")
     slices = group.get("num_slices") if isinstance(group, ConfigDict) else None
+    with _refusing("--topology="):
+        return topology.parse(name, num_slices=1 if slices is None else slices)
+
+
+@contextmanager
+def _refusing(where: str) -> Iterator[None]:
+    """Whatever is refused is a matter of the flag or the config."""
     try:
-        return topology.parse(name, num_slices=slices or 1)
+        yield
     except ValueError as error:
-        raise UsageError(f"--topology={error}") from error
+        raise UsageError(f"{where}{error}") from error
 
 
-def _workload(config: ConfigDict) -> Workload:
+def _training(config: ConfigDict) -> TextTraining:
     program, _, _ = plan_program(config, elsewhere=True)
     return TextTraining(program, mesh_config(config))
 
 
-def _results(
-    workload: Workload, place: Topology, cache: "_Compiled", sweeping: bool
+def _ablation(config: ConfigDict) -> Ablation:
+    setting, program, trainings = posgen.plan(config)
+    mesh = from_config(MeshConfig, config.get("mesh", ConfigDict()), "config.mesh")
+    return Ablation(program, trainings, mesh, setting.lanes)
+
+
+def _of_training(
+    training: TextTraining, place: Topology, known: "_Compiled", *, quick: bool, sweeping: bool
 ) -> dict[str, Any]:
-    """The content of results.json."""
-    plan = make_plan(workload, place, cache)
+    """The content of results.json for `rrope train`."""
+    plan = make_plan(training, place, known, quick=quick)
     results = plan.as_json()
-    if isinstance(workload, TextTraining):
-        if not plan.fits and not sweeping:
-            results["nearest"] = [_row(tried) for tried in sweep.nearest(plan, cache)]
-        if sweeping:
-            compared = sweep.sweep(workload, place, cache, most=_COMPARED)
-            chosen = sweep.recommended(compared)
-            results["sweep"] = [_row(tried) for tried in compared]
-            results["recommended"] = None if chosen is None else list(chosen.change.overrides)
+    if sweeping:
+        compared = sweep.sweep(training, place, known, most=_COMPARED, quick=quick)
+        chosen = sweep.recommended(compared)
+        results["sweep"] = [_row(tried) for tried in compared]
+        results["recommended"] = None if chosen is None else list(chosen.change.overrides)
+    elif not plan.fits:
+        results["nearest"] = [_row(tried) for tried in sweep.nearest(plan, known, quick=quick)]
     return results
+
+
+def _of_ablation(
+    ablation: Ablation, place: Topology, known: "_Compiled", *, quick: bool
+) -> dict[str, Any]:
+    """The same for `rrope posgen`: its training, and what validation and test add."""
+    programs = ablation.programs(place.devices())
+    plans = [make_plan(each, place, known, quick=quick) for each in programs]
+    largest = max(plans, key=lambda plan: plan.peak)
+    return {
+        **plans[0].as_json(),
+        **{key: largest.as_json()[key] for key in _OF_THE_LARGEST},
+        "phases": [plan.as_json() for plan in plans],
+        "estimated_run_seconds": sum(plan.run_seconds for plan in plans),
+        "compile_seconds": sum(plan.compilation.seconds for plan in plans if plan.compilation),
+    }
+
+
+# The program that needs most decides whether all fit.
+_OF_THE_LARGEST = ("fits", "why_not", "peak_bytes_per_device", "memory", "bytes_per_device")
 
 
 _COMPARED = 8
@@ -130,6 +169,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "folder of the results", flag_values=values)
     for name in ("topology", "workdir"):
         flags.mark_flag_as_required(name, flag_values=values)
+    flags.DEFINE_boolean(
+        "quick",
+        False,
+        "stop compiling when memory is assigned: several times faster, peak rounded up",
+        flag_values=values,
+    )
     flags.DEFINE_boolean(
         "sweep", False, "compare meshes and remat policies, and recommend one", flag_values=values
     )

@@ -86,6 +86,7 @@ class Chip:
       between_slices: bytes/s per device from one slice or host to others.
       sources: where the figures are from.
       devices_per_chip: JAX devices on one chip of the topology's name.
+      core_mode: libtpu's name for how a chip's cores are joined, where it is not its default.
       gpu: for the compiler; None for other platforms.
     """
 
@@ -98,6 +99,7 @@ class Chip:
     between_slices: float
     sources: tuple[str, ...]
     devices_per_chip: int = 1
+    core_mode: str | None = None
     gpu: GpuTarget | None = None
 
 
@@ -124,6 +126,7 @@ CHIPS: Mapping[str, Chip] = types.MappingProxyType(
             network=Torus(dimensions=3, link=4.5e10, wraps_at=4, cubes=True),
             between_slices=6.25e9,
             sources=(_CLOUD + "v4", _BOOK + "tpus (links, DCN per host of 4)", _COMPILER),
+            core_mode="megacore",
         ),
         "v5e": Chip(
             title="TPU v5e",
@@ -138,7 +141,7 @@ CHIPS: Mapping[str, Chip] = types.MappingProxyType(
         "v5p": Chip(
             title="TPU v5p",
             platform="tpu",
-            memory=int(95.74 * GIB),
+            memory=int(95.73 * GIB),
             memory_bandwidth=2.765e12,
             peak=_peak(459e12),
             network=Torus(dimensions=3, link=9e10, wraps_at=4, cubes=True),
@@ -148,7 +151,7 @@ CHIPS: Mapping[str, Chip] = types.MappingProxyType(
         "v6e": Chip(
             title="TPU v6e",
             platform="tpu",
-            memory=int(31.25 * GIB),
+            memory=int(31.24 * GIB),
             memory_bandwidth=1.6e12,
             peak=_peak(918e12),
             network=Torus(dimensions=2, link=9e10, wraps_at=16),
@@ -158,7 +161,7 @@ CHIPS: Mapping[str, Chip] = types.MappingProxyType(
         "tpu7x": Chip(
             title="TPU7x, one of a chip's two devices",
             platform="tpu",
-            memory=int(94.75 * GIB),
+            memory=int(94.74 * GIB),
             memory_bandwidth=7.38e12 / 2,
             peak=_peak(2307e12 / 2),
             network=Torus(dimensions=3, link=9e10 / 2, wraps_at=4, cubes=True),

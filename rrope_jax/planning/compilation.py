@@ -16,10 +16,13 @@ import jax
 
 from rrope_jax.planning import collectives
 from rrope_jax.planning.collectives import Collective
+from rrope_jax.planning.quick import TooBigError, assign
+from rrope_jax.planning.topology import Topology
+from rrope_jax.planning.workload import Workload
 
 _LOG = logging.getLogger(__name__)
 _SAY_EVERY_SECONDS = 15.0
-_TOO_BIG = re.compile(r"Used (\S+) of (\S+) hbm")
+_TOO_BIG = re.compile(r"Used (\S+) of (\S+) hbm|\((\S+)\) exceeds available HBM \((\S+)\)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,42 +59,50 @@ class Compilation:
     collectives: tuple[Collective, ...] | None
 
 
-def compile_step(lowered: jax.stages.Lowered, what: str) -> tuple[Compilation, Any]:
-    """Compiles a step, saying so while it lasts.
+def compile_step(workload: Workload, topology: Topology, what: str, *, quick: bool) -> Compilation:
+    """Compiles a program, saying so while it lasts.
 
     Args:
-      lowered: the step for its devices.
+      workload, topology: what for which devices.
       what: names it in the log.
-
-    Returns:
-      What is known of it, and the compiled step, None where it was refused for its size.
+      quick: whether to stop when its memory is assigned: see `quick`. Its peak then counts all
+        temporaries, which are not alive at the same time.
 
     Raises:
-      jax.errors.JaxRuntimeError: the compiler failed for another reason.
+      jax.errors.JaxRuntimeError, RuntimeError: the compiler failed, and not for the program's size.
     """
     began = time.monotonic()
+    memory: Memory | None = None
+    refusal: str | None = None
+    found: tuple[Collective, ...] | None = None
     try:
-        with _saying(what), tempfile.TemporaryDirectory() as dump:
-            compiled = lowered.compile({"xla_dump_to": dump, "xla_dump_hlo_as_text": True})
-            text = _text(Path(dump))
-    except jax.errors.JaxRuntimeError as error:
-        message = str(error)
-        if "RESOURCE_EXHAUSTED" not in message:
-            raise
-        sizes = _TOO_BIG.search(message)
-        refusal = f"{sizes[1]} of {sizes[2]}" if sizes else message.splitlines()[0]
-        seconds = time.monotonic() - began
-        return Compilation(seconds=seconds, memory=None, refusal=refusal, collectives=None), None
-    seconds = time.monotonic() - began
-    return (
-        Compilation(
-            seconds=seconds,
-            memory=_memory(compiled),
-            refusal=None,
-            collectives=None if text is None else _collectives(text),
-        ),
-        compiled,
+        with _saying(what):
+            memory, text = (_assigned if quick else _compiled)(workload, topology)
+        found = None if text is None else _collectives(text)
+    except TooBigError as error:
+        sizes = _TOO_BIG.search(str(error))
+        parts = [size for size in sizes.groups() if size] if sizes else []
+        refusal = " of ".join(parts) or str(error).splitlines()[0]
+    return Compilation(
+        seconds=time.monotonic() - began, memory=memory, refusal=refusal, collectives=found
     )
+
+
+def _assigned(workload: Workload, topology: Topology) -> tuple[Memory, str]:
+    assigned, text = assign(workload, topology)
+    return Memory(**assigned._asdict(), peak=sum(assigned)), text
+
+
+def _compiled(workload: Workload, topology: Topology) -> tuple[Memory, str | None]:
+    lowered = workload.lower(workload.make_mesh(topology.devices()))
+    with tempfile.TemporaryDirectory() as dump:
+        try:
+            compiled = lowered.compile({"xla_dump_to": dump, "xla_dump_hlo_as_text": True})
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise TooBigError(str(error)) from error
+        return _memory(compiled), _text(Path(dump))
 
 
 def _memory(compiled: Any) -> Memory:

@@ -25,10 +25,11 @@ _CODE = (
     "model",
     "planning/collectives.py",
     "planning/compilation.py",
+    "planning/quick.py",
     "posgen",
     "rope",
     "sharding.py",
-    "train",
+    *(f"train/{name}.py" for name in ("config", "loss", "optimizer", "sharded", "step")),
 )
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 
@@ -77,9 +78,14 @@ class Plan:
         return None if self.compilation is None else self.compilation.memory
 
     @property
+    def peak(self) -> float:
+        """Bytes of a device; without end where the compiler refused the program."""
+        return math.inf if self.memory is None else self.memory.peak
+
+    @property
     def fits(self) -> bool:
         """Whether the compiled program's peak stays within the device's memory."""
-        return self.memory is not None and self.memory.peak <= self.topology.chip.memory
+        return self.peak <= self.topology.chip.memory
 
     @property
     def why_not(self) -> str | None:
@@ -103,7 +109,7 @@ class Plan:
     @property
     def run_seconds(self) -> float:
         """Of the whole job, without start-up, evaluation and checkpoints."""
-        return self.workload.calls * self.roofline.step
+        return self.demands.calls * self.roofline.step
 
     def as_json(self) -> dict[str, Any]:
         """The content of results.json."""
@@ -133,25 +139,31 @@ class Plan:
             "estimated_step_seconds": self.roofline.step / demands.steps,
             "estimated_mfu": self.mfu,
             "estimated_tokens_per_second": demands.tokens / self.roofline.step,
+            "calls": demands.calls,
             "estimated_run_seconds": self.run_seconds,
             "roofline": roofline.as_json(self.roofline),
             "compile_seconds": None if self.compilation is None else self.compilation.seconds,
         }
 
 
-def make_plan(workload: Workload, topology: Topology, cache: Cache) -> Plan:
+def make_plan(workload: Workload, topology: Topology, cache: Cache, *, quick: bool = False) -> Plan:
     """Compiles a workload for a topology, or takes what is known of it from the cache.
+
+    Args:
+      workload, topology: what for which devices.
+      cache: what was compiled before.
+      quick: see `compile_step`.
 
     Raises:
       ValueError: the workload does not fit onto the mesh: a number does not divide another.
     """
     mesh = workload.make_mesh(topology.devices())
-    key = fingerprint(workload, topology)
+    key = fingerprint(workload, topology, quick=quick)
     known = cache.get(key)
     if known is not None:
         return _plan(workload, topology, mesh, _compilation(known))
     what = f"{workload.name} for {topology.name}, {shape_in_words(mesh.shape)}"
-    compilation, _ = compile_step(workload.lower(mesh), what)
+    compilation = compile_step(workload, topology, what, quick=quick)
     cache.put(key, dataclasses.asdict(compilation))
     return _plan(workload, topology, mesh, compilation)
 
@@ -189,11 +201,12 @@ def _plan(
     )
 
 
-def fingerprint(workload: Workload, topology: Topology) -> str:
+def fingerprint(workload: Workload, topology: Topology, *, quick: bool) -> str:
     """A key for what a compilation depends on: program, devices, releases, and code of ours."""
     content = {
         "workload": workload.identity(),
         "topology": [topology.name, topology.num_slices],
+        "quick": quick,
         "versions": _versions(),
         "code": _code(),
     }

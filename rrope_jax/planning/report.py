@@ -40,6 +40,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"## Sent by a device in a step, by {results['collectives_from']}\n",
         _collectives(results),
     ]
+    if results.get("phases"):
+        parts += ["\n## Programs\n", _phases(results["phases"])]
     if results.get("nearest"):
         parts += ["\n## Changes tried\n", comparison(results["nearest"])]
     if results.get("sweep"):
@@ -51,6 +53,22 @@ def markdown(results: Mapping[str, Any]) -> str:
             else f"\nRecommended: `{' '.join(chosen) or 'the config as it is'}`.\n"
         )
     return "\n".join([*parts, ""])
+
+
+def _phases(plans: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            plan["details"]["phase"],
+            str(plan["details"]["trainings of a device at a time"]),
+            "refused"
+            if plan["peak_bytes_per_device"] is None
+            else _gib(plan["peak_bytes_per_device"]),
+            f"{plan['calls']:,}",
+            _seconds(plan["estimated_run_seconds"]),
+        )
+        for plan in plans
+    ]
+    return table(("program", "trainings at a time", "peak", "calls", "time of all"), rows)
 
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -91,9 +91,10 @@ def network_seconds(
         axes = "+".join(collective.axes(mesh_shape))
         if not axes:
             continue
-        # groups lie alike; of a permute, the farthest pair counts
-        few = collective.kind != "collective-permute"
-        groups = collective.groups[:1] if few else set(collective.groups)
+        # groups lie alike; of a permute, the farthest pair counts, and what stays does not
+        groups = collective.groups[:1]
+        if collective.kind == "collective-permute":
+            groups = tuple(pair for pair in collective.groups if pair[0] != pair[1])
         sums[axes] += collective.times * max(
             network.seconds(collective.kind, collective.bytes, [places[i] for i in group], topology)
             for group in groups

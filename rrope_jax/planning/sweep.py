@@ -20,12 +20,12 @@ class Tried(NamedTuple):
     plan: Plan
 
 
-def nearest(base: Plan, cache: Cache) -> list[Tried]:
+def nearest(base: Plan, cache: Cache, *, quick: bool) -> list[Tried]:
     """Compiles changes of a plan that does not fit, nearest first, up to the first that fits.
 
     Args:
       base: of a `TextTraining`.
-      cache: see `make_plan`.
+      cache, quick: see `make_plan`.
 
     Returns:
       What was tried; the last one fits, or none does.
@@ -36,13 +36,15 @@ def nearest(base: Plan, cache: Cache) -> list[Tried]:
         if len(tried) == _TRIES:
             break
         _LOG.info("does not fit; trying %s", " ".join(change.overrides))
-        tried.append(Tried(change, make_plan(change.workload, base.topology, cache)))
+        tried.append(Tried(change, make_plan(change.workload, base.topology, cache, quick=quick)))
         if tried[-1].plan.fits:
             break
     return tried
 
 
-def sweep(base: TextTraining, topology: Topology, cache: Cache, *, most: int) -> list[Tried]:
+def sweep(
+    base: TextTraining, topology: Topology, cache: Cache, *, most: int, quick: bool
+) -> list[Tried]:
     """Compiles the most promising meshes and remat policies.
 
     All are ranked by a roofline that needs no compiling; then they are compiled in that order until
@@ -51,7 +53,7 @@ def sweep(base: TextTraining, topology: Topology, cache: Cache, *, most: int) ->
     Args:
       base: the training.
       topology: where.
-      cache: see `make_plan`.
+      cache, quick: see `make_plan`.
       most: meshes and policies to compile.
 
     Returns:
@@ -66,7 +68,10 @@ def sweep(base: TextTraining, topology: Topology, cache: Cache, *, most: int) ->
         "%d meshes and remat policies, of which the best %d are compiled", len(outlines), most
     )
     ranked = sorted(outlines, key=lambda tried: tried.plan.roofline.step)[:most]
-    compiled = [Tried(change, make_plan(change.workload, topology, cache)) for change, _ in ranked]
+    compiled = [
+        Tried(change, make_plan(change.workload, topology, cache, quick=quick))
+        for change, _ in ranked
+    ]
     return sorted(compiled, key=lambda tried: (not tried.plan.fits, tried.plan.roofline.step))
 
 

@@ -59,6 +59,8 @@ class Topology:
     def prepare(self) -> None:
         """What has to be set before JAX starts its first backend."""
         jax.config.update("jax_platforms", "cpu")
+        for name, value in _COMPILE_ONLY.items():
+            os.environ.setdefault(name, value)
         if self.chip.platform == "cpu":
             jax.config.update("jax_num_cpu_devices", self.size)
 
@@ -73,6 +75,17 @@ class Topology:
     def place(self, device: jax.Device) -> Place:
         """Where one of its devices is."""
         return _PLATFORMS[self.chip.platform].place(self, device)
+
+
+# For libtpu: not to ask a Google Cloud machine what it is, which takes minutes where there is none;
+# nor to want its devices for itself, as there are none; nor to complain of either.
+_COMPILE_ONLY = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
 
 
 def parse(name: str, num_slices: int = 1) -> Topology:
@@ -132,12 +145,14 @@ def _no_libtpu() -> str | None:
 
 
 def _tpu_devices(topology: Topology) -> list[jax.Device]:
-    # libtpu asks a Google Cloud machine what it is, which takes minutes where there is none
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    slices = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
+    options: dict[str, Any] = {}
+    if topology.num_slices > 1:
+        options["num_slices"] = topology.num_slices
+    if topology.chip.core_mode is not None:
+        options["chip_config_name"] = topology.chip.core_mode
     try:
         described = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology.name, **slices
+            platform="tpu", topology_name=topology.name, **options
         )
     except Exception as error:  # of several types, by version
         raise ValueError(

@@ -2,7 +2,8 @@
 
 An estimate from shapes, not from the compiled program: every product reads its operands and writes
 its result once, and what lies between products (rotation, activation, residual sums) is fused into
-them. Attention's blocks of queries each read the keys and values that they see anew. Real programs
+them. Attention's blocks of queries each read the keys and values that they see anew; attention
+without blocks writes and reads the weights of all pairs. Real programs
 move more where a product's operands do not fit on the chip, and less where results stay there.
 """
 
@@ -47,15 +48,17 @@ def memory_traffic(
     matrices = max(parameters - vocabulary, 0) / tensor
     # gathered weights are written, and read by the product of each pass but the weights' gradient
     gathered = 2 * (2 + again.matrices) * matrices * width * accumulation
-    block = ATTENTION[attention].block or length
-    reread = visible_pairs(length, ATTENTION[attention].block) / block * 2 * model.head_size * width
+    block = ATTENTION[attention].block
+    # without blocks float32 logits and weights, each written and read again
+    per_pair = 4 * 4 if block is None else 2 * model.head_size * width / block
+    of_pairs = visible_pairs(length, block) * per_pair
     attention_passes = 3 + again.attention
     heads = model.num_heads / tensor
     share = rows / (devices / tensor)
     return {
         "weights": gathered + vocabulary / tensor * width * 2 * accumulation,
         "activations": passes * tokens * model.num_layers * _activations(model, tensor) * width,
-        "attention": attention_passes * share * heads * reread * model.num_layers,
+        "attention": attention_passes * share * heads * of_pairs * model.num_layers,
         "logits": (8 if chunked_logits else 6) * tokens * model.vocab_size / tensor * 4,
         "optimizer": 8 * 4 * own + (2 * 4 * own * accumulation if accumulation > 1 else 0),
     }

@@ -36,6 +36,7 @@ class Demands:
       saved: bytes per device that the backward pass keeps of the forward pass, estimated.
       steps: optimizer steps of the call.
       tokens: of the call, over all devices.
+      calls: until the whole job is done.
       details: what a report says of the program, beside its config.
     """
 
@@ -47,6 +48,7 @@ class Demands:
     saved: float
     steps: int
     tokens: int
+    calls: int
     details: Mapping[str, Any]
 
 
@@ -56,10 +58,6 @@ class Workload(Protocol):
     @property
     def name(self) -> str:
         """A short description."""
-
-    @property
-    def calls(self) -> float:
-        """How often the program runs until the whole job is done."""
 
     def identity(self) -> Mapping[str, Any]:
         """All that the compiled program depends on beside its devices and the code; JSON-like."""
@@ -98,10 +96,9 @@ class TextTraining:
             f"remat {self.program.model.remat}"
         )
 
-    @property
-    def calls(self) -> float:
-        """Optimizer steps."""
-        return self.program.train.steps
+    def check(self, devices: Sequence[jax.Device]) -> None:
+        """Raises ValueError where the devices, rows or parameters do not divide onto the mesh."""
+        sharded.place(self.program, self.make_mesh(devices))
 
     def identity(self) -> Mapping[str, Any]:
         """All fields of the program and the mesh."""
@@ -164,6 +161,7 @@ class TextTraining:
             saved=traffic.saved_bytes(model, rows * train.length, mesh.shape),
             steps=1,
             tokens=train.batch_size * train.length,
+            calls=train.steps,
             details={"parameters": parameters, "attention": implementation},
         )
 
@@ -174,7 +172,7 @@ def _attention(model: ModelConfig, rows: int, length: int, segmented: bool) -> s
         jax.ShapeDtypeStruct((rows, length, heads, model.head_size), model.compute_dtype)
         for heads in (model.num_heads, model.kv_heads)
     )
-    segments = jnp.zeros((1, 1), jnp.int32) if segmented else None  # only whether there are any
+    segments = jax.ShapeDtypeStruct((rows, length), jnp.int32) if segmented else None
     mask = CausalMask(segment_ids_BT=segments, arranged=True)
     return implementation_name(queries, keys, mask, model.attention, dropout=model.dropout > 0)
 

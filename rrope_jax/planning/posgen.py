@@ -1,0 +1,140 @@
+"""The programs of a PosGen ablation as workloads: training, validation and test.
+
+All trainings run side by side in slots of their own, so nothing is sent between devices.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from rrope_jax.planning import traffic
+from rrope_jax.planning.collectives import Collective
+from rrope_jax.planning.workload import Demands
+from rrope_jax.posgen import lanes
+from rrope_jax.posgen.grid import Training
+from rrope_jax.posgen.layout import MeshConfig, make_mesh
+from rrope_jax.posgen.training import Program
+from rrope_jax.sharding import AXES
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """All of `rrope posgen`.
+
+    Attributes:
+      program, trainings, mesh, lanes: as for `posgen.lanes.lower`.
+    """
+
+    program: Program
+    trainings: tuple[Training, ...]
+    mesh: MeshConfig
+    lanes: int
+
+    def check(self, devices: Sequence[jax.Device]) -> None:
+        """Raises ValueError where there are fewer devices than the mesh asks for."""
+        make_mesh(self.mesh, devices)
+
+    def programs(self, devices: Sequence[jax.Device]) -> tuple["AblationProgram", ...]:
+        """What it runs, the training first.
+
+        Raises:
+          ValueError: there are fewer devices than the mesh asks for.
+        """
+        phases = _phases(self, make_mesh(self.mesh, devices))
+        return tuple(AblationProgram(self, index) for index in range(len(phases)))
+
+
+@functools.lru_cache(maxsize=1)
+def _phases(ablation: Ablation, mesh: Mesh) -> tuple[lanes.Phase, ...]:
+    return lanes.lower(ablation.program, ablation.trainings, mesh, lanes=ablation.lanes)
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationProgram:
+    """One of its programs; a `Workload`.
+
+    Attributes:
+      ablation: of which.
+      index: its place among `posgen.lanes.lower`'s.
+    """
+
+    ablation: Ablation
+    index: int
+
+    @property
+    def name(self) -> str:
+        """How many trainings there are."""
+        return f"{len(self.ablation.trainings)} trainings of PosGen"
+
+    def identity(self) -> Mapping[str, Any]:
+        """All fields."""
+        ablation = self.ablation
+        return {
+            "program": dataclasses.asdict(ablation.program),
+            "trainings": [dataclasses.asdict(training) for training in ablation.trainings],
+            "mesh": dataclasses.asdict(ablation.mesh),
+            "lanes": ablation.lanes,
+            "index": self.index,
+        }
+
+    def make_mesh(self, devices: Sequence[jax.Device]) -> Mesh:
+        """The mesh of `rrope posgen`."""
+        return make_mesh(self.ablation.mesh, devices)
+
+    def lower(self, mesh: Mesh) -> jax.stages.Lowered:
+        """The program of `rrope posgen`."""
+        return self._phase(mesh).lowered
+
+    def expected(self, mesh_shape: Mapping[str, int]) -> tuple[Collective, ...]:
+        """Nothing."""
+        del mesh_shape
+        return ()
+
+    def demands(self, mesh: Mesh) -> Demands:
+        """See `Demands`; FLOPs are of all pairs of tokens, half of which are masked."""
+        phase, program = self._phase(mesh), self.ablation.program
+        task, train, model = program.task, program.train, program.model
+        training = phase.steps > 0
+        rows = train.batch_size if training else train.eval_batch_size
+        length = task.train_length if training else task.test_length
+        state = jax.eval_shape(program.init, jax.random.key(0))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        # of a training step; a pass over rows alone is the forward third of it
+        moved = traffic.memory_traffic(
+            model,
+            rows=rows,
+            length=length,
+            accumulation=1,
+            parameters=parameters,
+            mesh_shape=dict.fromkeys(AXES, 1),
+            attention="xla",
+            chunked_logits=False,
+        )
+        per_row = 3 * program.forward_flops(length) if training else program.forward_flops(length)
+        times = phase.flops / (rows * per_row)
+        if not training:
+            moved = {what: size / 3 for what, size in moved.items() if what != "optimizer"}
+        own = 4 * parameters * phase.slots
+        return Demands(
+            model_flops=phase.flops * mesh.size,
+            executed_flops=phase.flops * mesh.size,
+            traffic={what: size * times for what, size in moved.items()},
+            dtype=model.compute_dtype,
+            state={"parameters": own, "optimizer": 2 * own, "gradients": own},
+            saved=0.0,
+            steps=phase.steps or 1,
+            tokens=round(rows * times) * length * mesh.size,
+            calls=phase.calls,
+            details={
+                "phase": phase.name,
+                "parameters of a training": parameters,
+                "trainings of a device at a time": phase.slots,
+            },
+        )
+
+    def _phase(self, mesh: Mesh) -> lanes.Phase:
+        return _phases(self.ablation, mesh)[self.index]

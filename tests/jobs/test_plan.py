@@ -1,0 +1,125 @@
+"""`rrope plan` as a user runs it, for CPU devices and, where libtpu is installed, for a slice."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "tests" / "jobs" / "plan_tiny.py"
+CONTRACT = {
+    "topology",
+    "devices",
+    "fits",
+    "peak_bytes_per_device",
+    "hbm_bytes_per_device",
+    "flops_per_device",
+    "model_flops_per_device",
+    "collective_bytes_per_device",
+    "estimated_step_seconds",
+    "estimated_mfu",
+    "compile_seconds",
+}
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu, which compiles for TPUs"
+)
+
+
+def _plan(workdir: Path, *words: str, config: Path = CONFIG) -> "subprocess.CompletedProcess[str]":
+    """Runs the command in a process of its own: the number of CPU devices is set only once."""
+    command = [sys.executable, "-m", "rrope_jax", "plan", f"--config={config}"]
+    return subprocess.run(
+        [*command, f"--workdir={workdir}", *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_OPTIMIZATION_LEVEL": "O0"},
+        check=False,
+    )
+
+
+def _results(workdir: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((workdir / "results.json").read_text())
+    return results
+
+
+@pytest.mark.slow
+def test_a_plan_without_weights_or_text(tmp_path: Path) -> None:
+    run = _plan(tmp_path, "--topology=cpu:8", "--config.mesh.seq=2", "--config.mesh.tensor=2")
+    assert run.returncode == 0, run.stderr
+    results = _results(tmp_path)
+    assert results.keys() >= CONTRACT
+    assert results["mesh"] == {"data": 1, "fsdp": 2, "seq": 2, "tensor": 2}
+    assert results["fits"]
+    assert sum(results["bytes_per_device"].values()) == results["peak_bytes_per_device"]
+    # by the rules: parameters over fsdp and seq, keys and values over seq, sums over tensor
+    sent = results["collective_bytes_by_kind_and_axis"]
+    assert sent["all-gather"]["fsdp+seq"] > 0
+    assert sent["all-gather"]["seq"] > 0
+    assert sent["all-reduce"]["tensor"] > 0
+    for name in ("report.md", "plan.png"):
+        assert (tmp_path / name).exists()
+    assert "compiling 8 rows of 32 tokens" in run.stderr
+
+    again = _plan(tmp_path, "--topology=cpu:8", "--config.mesh.seq=2", "--config.mesh.tensor=2")
+    assert again.returncode == 0
+    assert "compiling" not in again.stderr  # it is known
+    assert _results(tmp_path) == results
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--topology=v9:4x4"], "'v9:4x4' is no topology"),
+        (["--topology=cpu:2x2"], "sizes of cpu are 1"),
+        (["--topology=cpu:8", "--config.mesh.fsdp=3"], "config.mesh: .*mesh of 8 devices"),
+        (["--topology=cpu:3"], "config.train.batch_size=8"),
+        (["--topology=cpu:8", "--config.mesh.num_slices=2"], "only TPUs come in slices"),
+        (["--topology=cpu:8", "--config.model.preset=llama9"], "config.model.preset = 'llama9'"),
+    ],
+)
+@pytest.mark.slow
+def test_a_usage_error_is_one_line_before_any_compiling(
+    words: list[str], reason: str, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "plan"
+    run = _plan(workdir, *words)
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert re.search(reason, line), line
+    assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_comes_with_the_nearest_change_that_does(tmp_path: Path) -> None:
+    """Rows of 4,096 tokens whose pairs are all kept are too much for the core's 2 GiB."""
+    words = ["--config.train.length=4096", "--config.model.attention=xla"]
+    run = _plan(tmp_path, "--topology=cpu:1", "--config.train.batch_size=2", *words)
+    assert run.returncode == 0, run.stderr
+    results = _results(tmp_path)
+    assert not results["fits"]
+    assert "of 2.00 GiB that a program may use" in results["why_not"]
+    *worse, change = results["nearest"]
+    assert change["fits"]
+    assert not any(tried["fits"] for tried in worse)
+    assert change["overrides"]
+    assert "Changes tried" in (tmp_path / "report.md").read_text()
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["--quick", "--noquick"])
+def test_a_plan_for_a_slice(how: str, tmp_path: Path) -> None:
+    run = _plan(tmp_path, "--topology=v5p:2x2x1", "--config.mesh.tensor=2", how)
+    assert run.returncode == 0, run.stderr
+    results = _results(tmp_path)
+    assert results["fits"]
+    assert results["collectives_from"] == "the compiled program"
+    assert results["collective_bytes_by_kind_and_axis"]["all-reduce"]["tensor"] > 0

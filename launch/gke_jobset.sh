@@ -23,7 +23,7 @@ check TOPOLOGY '[1-9][0-9]*(x[1-9][0-9]*){1,2}' "such as 4x4x4 or 16x16"
 check SHARED '[^:]+:/.*' "SERVER:/PATH"
 check NUM_SLICES '[1-9][0-9]*' "a whole number, 1 or more"
 check CHIPS_PER_HOST '[1-9][0-9]*' "a whole number, 1 or more"
-check RETRIES '[0-9]+' "a whole number, 0 or more"
+check RETRIES '0|[1-9][0-9]*' "a whole number, 0 or more"
 chips=$((${RROPE_TOPOLOGY//x/ * }))
 ((chips % RROPE_CHIPS_PER_HOST == 0)) || refuse "--topology=$RROPE_TOPOLOGY has $chips chips, which\
  machines of --chips-per-host=$RROPE_CHIPS_PER_HOST cannot make up"

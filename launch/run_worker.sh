@@ -30,7 +30,7 @@ if (($# == 0)); then
   exit 2
 fi
 for name in RROPE_RETRIES RROPE_BACKOFF; do
-  if [[ -n ${!name:-} && ! ${!name} =~ ^[0-9]+$ ]]; then
+  if [[ -n ${!name:-} && ! ${!name} =~ ^(0|[1-9][0-9]*)$ ]]; then
     say "$name=${!name} must be a whole number, 0 or more"
     exit 2
   fi

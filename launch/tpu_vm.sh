@@ -20,7 +20,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
 
 readonly PREEMPTED=42 LOST=255 TRIES=5
-readonly MOST_LOST=15 # connections in a row; gcloud tries each for nearly a minute
+readonly MOST_LOST=10 # connections in a row; gcloud tries each for nearly a minute
 poll=${RROPE_POLL:-20} # seconds between two looks at the queue, and between two tries
 
 keep=""
@@ -30,6 +30,7 @@ require PROJECT ZONE TPU_TYPE
 name_job
 : "${RROPE_CAPACITY:=on-demand}" "${RROPE_QUEUE_FOR:=6h}" "${RROPE_SHARED:=}" "${RROPE_RETRIES:=10}"
 check SHARED '([^:]+:/.*)?' "SERVER:/PATH"
+check RETRIES '0|[1-9][0-9]*' "a whole number, 0 or more"
 check CAPACITY 'on-demand|spot|reserved' "on-demand, spot or reserved"
 if [[ -z ${RROPE_RUNTIME_VERSION:-} ]]; then
   # https://cloud.google.com/tpu/docs/runtimes

@@ -20,7 +20,7 @@ require PROJECT ZONE GKE_CLUSTER TPU_TYPE IMAGE XPK_STORAGE
 name_job
 : "${RROPE_NUM_SLICES:=1}" "${RROPE_RETRIES:=10}"
 check NUM_SLICES '[1-9][0-9]*' "a whole number, 1 or more"
-check RETRIES '[0-9]+' "a whole number, 0 or more"
+check RETRIES '0|[1-9][0-9]*' "a whole number, 0 or more"
 require_tool xpk "install it: pip install xpk"
 
 # xpk restarts the whole job, so a machine does not retry on its own. exec, so that the SIGTERM which

@@ -9,14 +9,13 @@ from tests.launch.cloud import Cloud
 from tests.launch.machine import ROOT, TOOLS, Machine
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    made = Machine(tmp_path)
-    (tmp_path / "bin").mkdir()
+def _make_machine(folder: Path) -> Machine:
+    made = Machine(folder)
+    (folder / "bin").mkdir()
     for tool in TOOLS:
         found = shutil.which(tool)
         assert found is not None
-        (tmp_path / "bin" / tool).symlink_to(found)
+        (folder / "bin" / tool).symlink_to(found)
     made.root.mkdir()
     for name in ("setup.cfg", "pyproject.toml"):
         shutil.copy(ROOT / name, made.root)
@@ -27,5 +26,15 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return _make_machine(tmp_path)
+
+
+@pytest.fixture
 def cloud(machine: Machine) -> Cloud:
     return Cloud.beside(machine)
+
+
+@pytest.fixture(scope="module")
+def cloud_of_module(tmp_path_factory: pytest.TempPathFactory) -> Cloud:
+    return Cloud.beside(_make_machine(tmp_path_factory.mktemp("machine")))

@@ -43,7 +43,7 @@ class TestQuote:
         self.check(TRICKY)
 
     @pytest.mark.slow
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(st.lists(_texts | st.text("$()'\"\\\n {}a"), min_size=1, max_size=4))
     def test_any_words(self, words: list[str]) -> None:
         self.check(words)

@@ -7,88 +7,82 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.launch.cloud import TRICKY, Cloud, job_of, wait_for
+from tests.launch.machine import Machine
 
 PLACE = ("--project=p", "--zone=z", "--tpu-type=v5p-16", "--name=run")
 
 pytestmark = pytest.mark.slow
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A run on two machines of which the second is preempted once."""
+
+    cloud: Cloud
+    run: "subprocess.CompletedProcess[str]"
+
+
+@pytest.fixture(scope="module")
+def finished(cloud_of_module: Cloud) -> Finished:
+    cloud = cloud_of_module
+    cloud.add_worker()
+    root = cloud.machine.root
+    (root / ".gitignore").write_text("/runs/\n")
+    (root / "configs").mkdir()
+    (root / "configs" / "new one.py").touch()
+    (root / "runs").mkdir()
+    (root / "runs" / "big").touch()
+    (cloud.folder / "worker1" / "order").write_text("42 0")
+    run = cloud.run("tpu_vm.sh", *PLACE, "--capacity=spot", "--network=n", "job", *TRICKY)
+    assert run.returncode == 0, run.stderr
+    return Finished(cloud, run)
+
+
 class TestRun:
-    def test_every_step_in_order_and_nothing_left(self, cloud: Cloud) -> None:
-        workers = [cloud.folder / "worker0", cloud.add_worker()]
-        run = cloud.run("tpu_vm.sh", *PLACE, "job", "--config=x")
-        assert run.returncode == 0, run.stderr
+    def test_every_step_in_order_and_nothing_left(self, finished: Finished) -> None:
+        cloud, run = finished.cloud, finished.run
         assert cloud.verbs() == [
             *("create", "scp", "ssh", "install", "start", "follow", "status", "scp", "delete")
         ]
         assert not cloud.is_billed
-        for home in workers:
-            assert f"output of {home.name}" in run.stdout
-            arguments, environment, folder = job_of(home)
-            assert arguments == ["--config=x"]
-            assert folder == str(home / "rrope_jax")
-            assert environment["PATH"].startswith(f"{home}/rrope_jax/.venv/bin:")
-        # Without a share the results come back before the slice goes.
-        assert (cloud.machine.root / "runs" / "run" / "job.json").exists()
         states = ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
         said = [line for line in run.stderr.splitlines() if line.endswith(states)]
         assert [line.split()[-1] for line in said] == list(states)
+        # Without a share the results come back before the slice goes.
+        assert (cloud.machine.root / "runs" / "run" / "job.json").exists()
 
-    def test_arguments_reach_the_workers_unchanged(self, cloud: Cloud) -> None:
-        assert cloud.run("tpu_vm.sh", *PLACE, "job", *TRICKY).returncode == 0
-        assert list(job_of(cloud.folder / "worker0")[0]) == TRICKY
+    @pytest.mark.parametrize("worker", ["worker0", "worker1"])
+    def test_arguments_reach_every_worker_unchanged(self, finished: Finished, worker: str) -> None:
+        home = finished.cloud.folder / worker
+        assert f"output of {worker}" in finished.run.stdout
+        arguments, environment, folder = job_of(home)
+        assert list(arguments) == TRICKY
+        assert folder == str(home / "rrope_jax")
+        assert environment["PATH"].startswith(f"{home}/rrope_jax/.venv/bin:")
 
-    def test_what_is_copied(self, cloud: Cloud) -> None:
-        root = cloud.machine.root
-        (root / ".gitignore").write_text("/runs/\n")
-        (root / "configs").mkdir()
-        (root / "configs" / "new one.py").touch()
-        (root / "runs").mkdir()
-        (root / "runs" / "big").touch()
-        assert cloud.run("tpu_vm.sh", *PLACE, "job").returncode == 0
-        copy = cloud.folder / "worker0" / "rrope_jax"
+    def test_what_is_copied(self, finished: Finished) -> None:
+        copy = finished.cloud.folder / "worker0" / "rrope_jax"
         assert (copy / "configs" / "new one.py").exists()
         assert not (copy / "runs" / "big").exists()
         assert not (copy / ".git").exists()
 
-    def test_share_is_mounted_and_nothing_fetched(self, cloud: Cloud) -> None:
-        run = cloud.run("tpu_vm.sh", *PLACE, "--shared=10.0.0.2:/vol one", "job")
-        assert run.returncode == 0, run.stderr
-        mounts = (cloud.folder / "sudo").read_text()
-        runs = cloud.folder / "worker0" / "rrope_jax" / "runs"
-        assert f"mount -t nfs -o hard 10.0.0.2:/vol one {runs}" in mounts
-        assert cloud.verbs().count("scp") == 1
+    def test_preempted_inside_is_retried_there(self, finished: Finished) -> None:
+        output = finished.run.stdout
+        assert output.count("output of worker0") == 1
+        assert output.count("output of worker1") == 2
+        assert "running again in 0 s (1 of 10)" in output
 
-    def test_preempted_inside_is_retried_there(self, cloud: Cloud) -> None:
-        (cloud.folder / "worker0" / "order").write_text("42 0")
-        run = cloud.run("tpu_vm.sh", *PLACE, "job")
-        assert run.returncode == 0
-        assert run.stdout.count("output of worker0") == 2
-        assert "running again in 0 s (1 of 10)" in run.stdout
-
-    def test_kept_slice_serves_again(self, cloud: Cloud) -> None:
-        run = cloud.run("tpu_vm.sh", *PLACE, "--keep", "job")
-        assert run.returncode == 0
-        assert cloud.is_billed
-        assert "gcloud compute tpus queued-resources delete run --force" in run.stderr
-        shutil.rmtree(cloud.machine.root / "runs")
-        assert cloud.run("tpu_vm.sh", *PLACE, "--keep", "job").returncode == 0
-        assert cloud.verbs().count("create") == 1
-        refused = cloud.run("tpu_vm.sh", *PLACE, "--name=run", "job")
-        assert refused.returncode == 2
-        assert cloud.is_billed  # what was there before is never deleted
-
-    def test_gcloud_itself_accepts_every_call(self, cloud: Cloud, tmp_path: Path) -> None:
+    def test_gcloud_itself_accepts_every_call(self, finished: Finished, tmp_path: Path) -> None:
         gcloud = shutil.which("gcloud")
         if gcloud is None:
             pytest.skip("gcloud is not installed; its own parser is asked here")
-        cloud.run("tpu_vm.sh", *PLACE, "--capacity=spot", "--network=n", "job", "--a=b c")
-        called = dict.fromkeys(_for_linter(words) for words in cloud.calls())
+        called = dict.fromkeys(_for_linter(words) for words in finished.cloud.calls())
         commands = [{"command_string": command} for command in called]
         (tmp_path / "commands.json").write_text(json.dumps(commands))
         # Only parses: no account, no project, nothing is sent.
@@ -103,24 +97,50 @@ class TestRun:
         assert len(answers) == len(commands)
         assert [a["error_message"] for a in answers if not a["success"]] == []
 
-
-class TestDryRun:
-    def test_prints_the_commands_and_calls_nothing(self, cloud: Cloud) -> None:
-        cloud.run("tpu_vm.sh", *PLACE, "job", *TRICKY)
-        called = [["gcloud", *words] for words in cloud.calls() if words[3] != "describe"]
-        shutil.rmtree(cloud.machine.root / "runs")
-        (cloud.folder / "calls").unlink()
+    def test_dry_run_prints_the_same_commands(self, finished: Finished, machine: Machine) -> None:
+        cloud = Cloud.beside(machine)
         cloud.remove("gcloud")
-        dry = cloud.run("tpu_vm.sh", *PLACE, "--dry-run", "job", *TRICKY)
-        assert (dry.returncode, cloud.calls()) == (0, [])
-        assert not (cloud.machine.root / "runs").exists()
+        flags = ("--capacity=spot", "--network=n", "--dry-run")
+        dry = cloud.run("tpu_vm.sh", *PLACE, *flags, "job", *TRICKY)
+        assert dry.returncode == 0, dry.stderr
+        assert not (machine.root / "runs").exists()
         script = f"set -e\ngcloud() {{ printf '%s\\0' gcloud \"$@\" END; }}\n{dry.stdout}"
         bash = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
         printed = [c.strip("\0").split("\0") for c in bash.stdout.split("\0END\0")[:-1]]
-        # The real run also asks for the status; its archive is a temporary file.
-        called = [words for words in called if not words[-1].endswith("status")]
-        called[1][5] = "rrope_jax.tar.gz"
-        assert printed == called
+        # The real run also looks at states; its paths are those of another machine.
+        calls = [["gcloud", *words] for words in finished.cloud.calls()]
+        called = [w for w in calls if w[4] != "describe" and not w[-1].endswith("status")]
+        assert [_without_paths(w) for w in printed] == [_without_paths(w) for w in called]
+
+
+class TestVariants:
+    def test_share_is_mounted_and_nothing_fetched(self, cloud: Cloud) -> None:
+        run = cloud.run("tpu_vm.sh", *PLACE, "--shared=10.0.0.2:/vol one", "job")
+        assert run.returncode == 0, run.stderr
+        mounts = (cloud.folder / "sudo").read_text()
+        runs = cloud.folder / "worker0" / "rrope_jax" / "runs"
+        assert f"mount -t nfs -o hard 10.0.0.2:/vol one {runs}" in mounts
+        assert cloud.verbs().count("scp") == 1
+
+    def test_kept_slice_serves_again(self, cloud: Cloud) -> None:
+        run = cloud.run("tpu_vm.sh", *PLACE, "--keep", "job")
+        assert run.returncode == 0
+        assert cloud.is_billed
+        assert "gcloud compute tpus queued-resources delete run --force" in run.stderr
+        shutil.rmtree(cloud.machine.root / "runs")
+        assert cloud.run("tpu_vm.sh", *PLACE, "--keep", "job").returncode == 0
+        assert cloud.verbs().count("create") == 1
+        shutil.rmtree(cloud.machine.root / "runs")
+        refused = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert refused.returncode == 2
+        assert "--name=run is there already (ACTIVE)" in refused.stderr
+        assert cloud.is_billed  # what was there before is never deleted
+
+    def test_results_of_this_name_are_there(self, cloud: Cloud) -> None:
+        (cloud.machine.root / "runs" / "run").mkdir(parents=True)
+        refused = cloud.run("tpu_vm.sh", *PLACE, "job")
+        assert (refused.returncode, cloud.calls()) == (2, [])
+        assert "runs/run exists" in refused.stderr
 
     @pytest.mark.parametrize(
         ("tpu", "version"),
@@ -172,11 +192,12 @@ class TestFailure:
         assert cloud.verbs() == ["create", "delete"]
         assert not cloud.is_billed
 
-    def test_machines_that_just_came_up(self, cloud: Cloud) -> None:
-        cloud.arrange(scp_failures="2")
+    def test_everything_fails_at_first(self, cloud: Cloud) -> None:
+        cloud.arrange(scp_failures="2", delete_failures="2")
         run = cloud.run("tpu_vm.sh", *PLACE, "job")
         assert run.returncode == 0
-        assert "try 2 of 5 failed" in run.stderr
+        assert run.stderr.count("try 2 of 5 failed") == 2
+        assert not cloud.is_billed
 
     def test_ssh_never_works(self, cloud: Cloud) -> None:
         cloud.arrange(ssh_failures="1000")
@@ -253,12 +274,6 @@ class TestFailure:
         assert script.returncode == 130
         assert not cloud.is_billed
 
-    def test_deleting_fails_at_first(self, cloud: Cloud) -> None:
-        cloud.arrange(delete_failures="2")
-        run = cloud.run("tpu_vm.sh", *PLACE, "job")
-        assert run.returncode == 0
-        assert not cloud.is_billed
-
     def test_deleting_fails(self, cloud: Cloud) -> None:
         cloud.arrange(delete_failures="1000")
         run = cloud.run("tpu_vm.sh", *PLACE, "job")
@@ -305,9 +320,15 @@ class TestUsage:
 
 
 def _for_linter(words: list[str]) -> str:
-    """A call as one string; gcloud's linter wants quotes around the value of a flag alone."""
-    flags = [word.partition("=") for word in words]
-    return " ".join(["gcloud", *(f"{n}{eq}{shlex.quote(v) if eq else v}" for n, eq, v in flags)])
+    """A call as one string. What ssh runs is left out: the linter cannot split every quoting."""
+    flags = [word.partition("=") for word in words if not word.startswith("--command=")]
+    commands = ["--command=x"] if len(flags) < len(words) else []
+    named = [f"{name}{eq}{shlex.quote(value) if eq else value}" for name, eq, value in flags]
+    return " ".join(["gcloud", *named, *commands])
+
+
+def _without_paths(words: list[str]) -> list[str]:
+    return [Path(word).name if word.startswith("/") else word for word in words]
 
 
 def _job_process(home: Path, command: str = "bin/job") -> int:

@@ -91,6 +91,8 @@ def _xla(call: _Call) -> jax.Array:
     q_BTNH, k_BSKH, v_BSKH = call.q_BTNH, call.k_BSKH, call.v_BSKH
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
+    if T == 1 and call.dropout is None and on_one_cpu():
+        return _one_query(call)
     q_BTKGH = (q_BTNH * call.scale).reshape(B, T, K, N // K, H)
     logits_BKGTS = jnp.einsum(
         "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
@@ -103,6 +105,28 @@ def _xla(call: _Call) -> jax.Array:
         weights_BKGTS = call.dropout(weights_BKGTS)
     mixed_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS.astype(v_BSKH.dtype), v_BSKH)
     return mixed_BTKGH.reshape(B, T, N, H)
+
+
+def _one_query(call: _Call) -> jax.Array:
+    """A token that is decoded on a CPU, which spends its time on reading the cache.
+
+    The products take keys and values in the order in which the cache has them. Those of `_xla` make
+    XLA transpose the values first, which takes longer than the rest.
+    """
+    B, T, N, H = call.q_BTNH.shape
+    S, K = call.k_BSKH.shape[1:3]
+    q_BKGH = (call.q_BTNH * call.scale).reshape(B, K, N // K, H)
+    k_BKSH, v_BKSH = call.k_BSKH.swapaxes(1, 2), call.v_BSKH.swapaxes(1, 2)
+    heads = ((0, 1), (0, 1))
+    logits_BKGS = jax.lax.dot_general(
+        q_BKGH, k_BKSH, (((3,), (3,)), heads), preferred_element_type=jnp.float32
+    )
+    visible_BTS = call.mask.dense(T, S)
+    weights_BKGS = jax.nn.softmax(jnp.where(visible_BTS[:, None], logits_BKGS, MASKED), axis=-1)
+    mixed_BKGH = jax.lax.dot_general(
+        weights_BKGS.astype(v_BKSH.dtype), v_BKSH, (((3,), (2,)), heads)
+    )
+    return mixed_BKGH.reshape(B, T, N, H)
 
 
 def _chunked(call: _Call) -> jax.Array:

@@ -38,6 +38,7 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CHAIN = re.compile(r'\bchain_id="(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
 _CONSTANT = re.compile(r"%(?P<name>[\w.-]+) = s32\[\]\S* constant\((?P<value>\d+)\)")
 _LESS = re.compile(r"ROOT .* compare\(%[\w.-]+, %(?P<bound>[\w.-]+)\), direction=LT")
@@ -105,14 +106,16 @@ def read(text: str) -> tuple[Collective, ...]:
     """
     bodies, entry = _computations(text)
     turns = _turns(bodies, entry)
+    chains: set[str] = set()
     found = []
     for name, lines in bodies.items():
         for line in lines if turns[name] else ():
             made = _collective(line, turns[name])
-            if made is not None and _SCATTERED_SUM in name:
+            if made is None or _is_repeated(line, chains):
+                continue
+            if _SCATTERED_SUM in name:
                 made = dataclasses.replace(made, kind="reduce-scatter")
-            if made is not None:
-                found.append(made)
+            found.append(made)
     return tuple(found)
 
 
@@ -128,6 +131,19 @@ def sum_by_axis(
     return {kind: dict(sums[kind]) for kind in KINDS if kind in sums}
 
 
+def _is_repeated(line: str, chains: set[str]) -> bool:
+    """Whether it is another stage of a transfer that was seen; adds its chain to those seen.
+
+    TPUs run a transfer beside products in several fusions, each of which names it.
+    """
+    chain = _CHAIN.search(line)
+    if chain is None:
+        return False
+    known = chain[1] in chains
+    chains.add(chain[1])
+    return known
+
+
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     bodies: dict[str, list[str]] = {}
     entry = name = None
@@ -136,7 +152,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
             name = found["name"]
             bodies[name] = []
             entry = name if found["entry"] else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # metadata of kernels has lines that only begin so
             name = None
         elif name is not None:
             bodies[name].append(line)

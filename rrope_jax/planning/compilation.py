@@ -102,10 +102,10 @@ def _compiled(workload: Workload, topology: Topology) -> tuple[Memory, str | Non
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise TooBigError(str(error)) from error
-        return _memory(compiled), _text(Path(dump))
+        return _memory(compiled, topology.chip.platform), _text(Path(dump))
 
 
-def _memory(compiled: Any) -> Memory:
+def _memory(compiled: Any, platform: str) -> Memory:
     analysis = compiled.memory_analysis()
     outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     total = analysis.argument_size_in_bytes + outputs + analysis.temp_size_in_bytes
@@ -113,7 +113,8 @@ def _memory(compiled: Any) -> Memory:
         arguments=analysis.argument_size_in_bytes,
         outputs=outputs,
         temporaries=analysis.temp_size_in_bytes,
-        peak=getattr(analysis, "peak_memory_in_bytes", 0) or total,
+        # of other platforms it leaves out temporaries
+        peak=analysis.peak_memory_in_bytes if platform == "tpu" else total,
     )
 
 

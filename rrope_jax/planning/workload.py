@@ -173,7 +173,7 @@ def _attention(model: ModelConfig, rows: int, length: int, segmented: bool) -> s
         for heads in (model.num_heads, model.kv_heads)
     )
     segments = jax.ShapeDtypeStruct((rows, length), jnp.int32) if segmented else None
-    mask = CausalMask(segment_ids_BT=segments, arranged=True)
+    mask = CausalMask(segment_ids_BT=segments, arranged=True)  # type: ignore[arg-type]
     return implementation_name(queries, keys, mask, model.attention, dropout=model.dropout > 0)
 
 

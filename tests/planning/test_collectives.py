@@ -80,6 +80,55 @@ def test_sent_bytes() -> None:
     }
 
 
+# As libtpu writes them: a transfer in three stages of one chain; metadata of a kernel that looks
+# like the end of a computation; groups by axes of a mesh; a sum that is scattered at once; and a
+# loop whose turns only its condition tells.
+STAGES = """\
+HloModule step, num_partitions=8
+
+%less (t: (s32[])) -> pred[] {
+  %five = s32[]{:T(128)} constant(5)
+  %turn = s32[]{:T(128)} get-tuple-element(%t), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%turn, %five), direction=LT
+}
+
+%begin (p: bf16[2,4]) -> bf16[8,4] {
+  ROOT %g.1 = bf16[8,4]{1,0} all-gather(%p), replica_groups=mesh['axis_0'=2,'axis_1'=4] \
+{'axis_1'}, dimensions={0}, frontend_attributes={chain_id="7"}
+}
+
+%middle (p: bf16[2,4]) -> bf16[8,4] {
+  ROOT %g.2 = bf16[8,4]{1,0} all-gather(%p), replica_groups=mesh['axis_0'=2,'axis_1'=4] \
+{'axis_1'}, dimensions={0}, frontend_attributes={chain_id="7"}
+}
+
+%all-reduce-scatter.1 (p: f32[8]) -> f32[4] {
+  ROOT %s = f32[8]{0} all-reduce(%p), replica_groups=mesh['a'=8] {'a':(1)2}, to_apply=%add
+}
+
+%body (t: (s32[])) -> (s32[]) {
+  %kernel = f32[8]{0} custom-call(%x), frontend_attributes={kernel_metadata={
+"block": "512"
+}}, metadata={op_name="attention"}
+  %one = bf16[8,4]{1,0} fusion(%y), kind=kLoop, calls=%begin
+  %two = bf16[8,4]{1,0} fusion(%y), kind=kOutput, calls=%middle
+  %three = f32[4]{0} fusion(%z), kind=kCustom, calls=%all-reduce-scatter.1
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %loop = (s32[]{:T(128)}) while(%b), condition=%less, body=%body
+}
+"""
+
+
+def test_text_as_libtpu_writes_it() -> None:
+    gather, scatter = read(STAGES)
+    assert (gather.kind, gather.bytes, gather.times) == ("all-gather", 64, 5)
+    assert gather.groups == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert (scatter.kind, scatter.bytes, scatter.times) == ("reduce-scatter", 32, 5)
+    assert scatter.groups == ((0, 4), (1, 5), (2, 6), (3, 7))  # the first half of the axis
+
+
 def test_text_without_an_entry_is_refused() -> None:
     with pytest.raises(ValueError, match="no ENTRY"):
         read("not a module")

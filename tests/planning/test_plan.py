@@ -26,8 +26,8 @@ class _Kept(dict[str, Any]):
         self[key] = value
 
 
-def _training(**model: Any) -> TextTraining:
-    train = TrainConfig(steps=10, batch_size=2, length=32)
+def _training(length: int = 32, **model: Any) -> TextTraining:
+    train = TrainConfig(steps=10, batch_size=2, length=length)
     program = Program(dataclasses.replace(TINY.model, **model), TINY.rope, train)
     return TextTraining(program, MeshConfig())
 
@@ -109,8 +109,8 @@ def test_a_sweep_recommends_the_fastest_that_fits(kept: _Kept) -> None:
 def test_the_nearest_change_is_tried_by_compiling(
     kept: _Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With so little memory that only half a batch at a time is enough."""
-    base = make_plan(_training(), CPU, kept)
+    """Where the pairs of all layers are too much by one byte."""
+    base = make_plan(_training(length=256, num_layers=6), CPU, kept)
     tight = dataclasses.replace(CPU.chip, memory=base.peak - 1)
     monkeypatch.setattr(Topology, "chip", tight)
     assert not base.fits

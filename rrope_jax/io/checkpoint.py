@@ -1,9 +1,11 @@
 """Orbax checkpoints of a pytree with JSON metadata beside it."""
 
+import dataclasses
 import errno
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,11 +26,16 @@ class SaveError(RuntimeError):
     """A checkpoint could not be written; those before it are untouched."""
 
 
+Gather = Callable[[Any], list[Any]]
+"""Gives what each process gives it, in their order; waits for all of them."""
+
+
 class Checkpoints:
     """The checkpoints of one run in one folder, newest last.
 
     Saving is synchronous and atomic: a process killed while saving leaves a temporary folder that
-    is ignored and replaced.
+    is ignored and replaced. Among several processes, all save at the same steps, each its part of
+    the arrays, unless a run is `alone`.
     """
 
     def __init__(
@@ -37,6 +44,7 @@ class Checkpoints:
         *,
         keep: int = 2,
         keep_every: int | None = None,
+        alone: bool = False,
         asynchronous: bool = False,
     ):
         """Opens a folder, which need not exist yet.
@@ -45,9 +53,11 @@ class Checkpoints:
           folder: absolute path.
           keep: how many of the newest checkpoints stay.
           keep_every: those at multiples of so many steps stay, too.
+          alone: whether the run is that of this process only, whatever other processes there are.
           asynchronous: for `BackgroundCheckpoints`.
         """
         self._folder = folder
+        self._alone = alone
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every,
@@ -65,7 +75,9 @@ class Checkpoints:
             _save(manager, step, tree, metadata)
             manager.wait_until_finished()
 
-    def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    def restore(
+        self, like: Any, *, gather: Gather = lambda value: [value]
+    ) -> tuple[Any, dict[str, Any]] | None:
         """The newest checkpoint that can be read, or None when there is none.
 
         A checkpoint that cannot be read (a damaged file, say) is passed over with a warning for
@@ -73,36 +85,66 @@ class Checkpoints:
 
         Args:
           like: a tree of arrays with the wanted structure, shapes, dtypes and placement.
+          gather: where processes read the checkpoints of one run, so that all take the same.
         """
-        if not self._folder.is_dir():
-            return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         arguments = ocp.args.Composite(
             tree=ocp.args.StandardRestore(abstract), metadata=ocp.args.JsonRestore()
         )
-        with _ONE_AT_A_TIME, self._manager() as manager:
-            for step in sorted(manager.all_steps(), reverse=True):
+        steps = gather(self._steps())[0]
+        if not steps:
+            return None
+        with _ONE_AT_A_TIME, self._reader() as manager:
+            for step in steps:
+                found: Any = None
+                trouble = ""
                 try:
                     found = manager.restore(step, args=arguments)
                 except Exception as error:  # Orbax and its drivers raise many kinds
-                    _LOG.warning(
-                        "checkpoint %s cannot be read (%s); trying an older one",
-                        self._folder / str(step),
-                        " ".join(str(error).split())[:200],
-                    )
-                else:
+                    trouble = " ".join(str(error).split())[:200] or type(error).__name__
+                if not (troubles := list(filter(None, gather(trouble)))):
                     return found["tree"], found["metadata"]
+                _LOG.warning(
+                    "checkpoint %s cannot be read (%s); trying an older one",
+                    self._folder / str(step),
+                    troubles[0],
+                )
         return None
 
     @property
     def newest(self) -> int | None:
         """The step of the newest checkpoint, readable or not; None where there is none."""
+        return next(iter(self._steps()), None)
+
+    def _steps(self) -> list[int]:
+        """Of the checkpoints there are, the newest first."""
         if not self._folder.is_dir():
-            return None
-        return max((int(p.name) for p in self._folder.iterdir() if p.name.isdigit()), default=None)
+            return []
+        names = (path.name for path in self._folder.iterdir())
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
     def _manager(self) -> ocp.CheckpointManager:
+        """What saves; clears away what was half saved."""
+        if self._alone:
+            return self._of_this_process(self._options)
         return ocp.CheckpointManager(self._folder, options=self._options)
+
+    def _reader(self) -> ocp.CheckpointManager:
+        """What restores. Processes do that each for itself, so none waits for one that cannot."""
+        return self._of_this_process(
+            dataclasses.replace(self._options, cleanup_tmp_directories=False)
+        )
+
+    def _of_this_process(self, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+        index = jax.process_index()
+        self._folder.mkdir(parents=True, exist_ok=True)  # Orbax would do it with all processes
+        own = ocp.options.MultiprocessingOptions(
+            primary_host=index,
+            active_processes={index},
+            barrier_sync_key_prefix=f"process_{index}",
+        )
+        options = dataclasses.replace(options, create=False, multiprocessing_options=own)
+        return ocp.CheckpointManager(self._folder, options=options)
 
 
 class BackgroundCheckpoints(Checkpoints):

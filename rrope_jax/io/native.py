@@ -150,7 +150,7 @@ class NativeSource:
     def _stored(self) -> dict[str, Any]:
         """The shape of each stored parameter by its path."""
         try:
-            tree = ocp.PyTreeCheckpointer().metadata(self._place.arrays).item_metadata.tree
+            tree = ocp.PyTreeCheckpointHandler().metadata(self._place.arrays).tree
             for key in self._place.inside:
                 tree = tree[key]
         except Exception as error:  # Orbax and its drivers raise many kinds

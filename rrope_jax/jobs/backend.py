@@ -19,8 +19,8 @@ def silence() -> None:
         os.environ.setdefault(name, value)
 
 
-def configure_logging() -> logging.Logger:
-    """Sends this package's log to stderr, one plain line a record, from level INFO.
+def configure_logging(level: int = logging.INFO) -> logging.Logger:
+    """Sends this package's log to stderr, one plain line a record, from a level on.
 
     Other packages keep Python's defaults (warnings and errors): at INFO, JAX reports each
     accelerator that the machine lacks, and Orbax every step of a save.
@@ -29,7 +29,7 @@ def configure_logging() -> logging.Logger:
         The package's logger; ``logging.getLogger(__name__)`` in any module is a child of it.
     """
     logger = logging.getLogger(_PACKAGE)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))

@@ -5,9 +5,8 @@ import logging
 import os
 import re
 import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -17,14 +16,17 @@ import jax
 import numpy as np
 from absl import flags
 from flax import nnx
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rrope_jax.data.pipeline import Batches, DataConfig, build_batches, heldout_documents
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_files
 from rrope_jax.io import native, pretrained
 from rrope_jax.io.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
-from rrope_jax.jobs import backend
+from rrope_jax.jobs import backend, distributed
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.jobs.distributed import JobError, Peers
+from rrope_jax.jobs.peers import RETRYABLE
 from rrope_jax.jobs.rope_config import extend
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import ModelConfig
@@ -34,7 +36,7 @@ from rrope_jax.sharding import MeshConfig, make_mesh
 from rrope_jax.train import loop
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.heldout import Heldout, HeldoutConfig
-from rrope_jax.train.metrics import FILE, MetricsLog, Progress
+from rrope_jax.train.metrics import FILE, MetricsLog, NoLog, Progress
 from rrope_jax.train.sharded import Placement, begin, initialize, lower, place, restore_like
 from rrope_jax.train.step import Program, State
 
@@ -103,11 +105,16 @@ class Plan:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     values = parse("train", SUMMARY, argv, _define)
-    backend.configure_logging()
+    return distributed.run("train", lambda peers: _run(values, peers), preemption=True)
+
+
+def _run(values: flags.FlagValues, peers: Peers) -> int:
+    backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
     # Orbax raises what it and its threads also log, with a traceback for each of them
     absl.logging.set_verbosity(absl.logging.FATAL)
     for name in ("asyncio", "concurrent.futures"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    peers.check_same({"config": _shared(values.config), "--profile": values.profile})
     program, description, checkpoint = plan_program(values.config)
     window = _window(values.profile, program.train.steps, values.workdir)
     try:
@@ -115,21 +122,28 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         raise UsageError(f"config.mesh: {error}") from error
     plan = _open_text(values.config, program, placement, description, checkpoint)
-    with Workdir.claim(values.workdir, _identity(values.config)) as workdir, plan.batches:
+    peers.check_same({"config.data: the text": plan.batches.state()})
+    with peers.claim(values.workdir, _identity(values.config)) as workdir, plan.batches:
         store = BackgroundCheckpoints(
             workdir.path / native.CHECKPOINTS,
             keep=checkpoint.keep,
             keep_every=checkpoint.keep_every_steps,
         )
         try:
-            with _noting_signals() as noted:
-                _train(plan, workdir, store, window, noted)
+            with _stopping(peers) as stopping:
+                done = _train(plan, workdir, store, window, stopping, peers)
         except (loop.DivergedError, SaveError) as error:
-            return _fail(str(error), store)
+            raise _failure(str(error), store) from error
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            return _fail(f"{error.filename or workdir.path}: {error.strerror}", store)
+            reason = f"{error.filename or workdir.path}: {error.strerror}"
+            raise _failure(reason, store) from error
+        if not done:
+            _LOG.warning(
+                "told to stop; step %s is saved, the same command goes on from it", store.newest
+            )
+            return RETRYABLE
         print(f"wrote {workdir.path / FILE}\nwrote {workdir.path / native.CHECKPOINTS}")
     return 0
 
@@ -324,11 +338,21 @@ def _tokenizer(data: DataConfig, description: pretrained.Description) -> Tokeniz
     return tokenizer
 
 
+def _shared(config: ConfigDict) -> dict[str, Any]:
+    """What has to be the same for all processes."""
+    shared: dict[str, Any] = config.to_dict()
+    shared.get("data", {}).pop("cache_dir", None)
+    return shared
+
+
 def _identity(config: ConfigDict) -> dict[str, Any]:
     identity: dict[str, Any] = config.to_dict()
     for group, names in _FREE.items():
+        fields = identity.get(group, {})
         for name in names:
-            identity.get(group, {}).pop(name, None)
+            fields.pop(name, None)
+        if not fields:  # as where the config does without the group
+            identity.pop(group, None)
     return identity
 
 
@@ -337,23 +361,24 @@ def _train(
     workdir: Workdir,
     store: BackgroundCheckpoints,
     window: loop.Window | None,
-    noted: "_Noted",
-) -> None:
-    """Restores or begins, compiles, and runs the loop."""
+    stopping: Callable[[int], bool],
+    peers: Peers,
+) -> bool:
+    """Restores or begins, compiles, and runs the loop; whether all steps are taken."""
     program, description = plan.program, plan.description
     _LOG.info("%s", backend.describe())
-    init_key, step_key = jax.random.split(jax.random.key(program.train.seed))
-    if description.tokenizer is not None:
+    init_key, step_key = _keys(program.train.seed, plan.placement)
+    if peers.first and description.tokenizer is not None:
         description.tokenizer.write(workdir.path / native.TOKENIZER)
-    state = _restore(plan, store) or _begin(plan, init_key)
-    step_key = jax.device_put(step_key, plan.placement.whole)
+    state = _restore(plan, store, peers) or _begin(plan, init_key)
     first, steps = int(state.step), program.train.steps
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     _LOG.info("%.1f M parameters, %s", parameters / 1e6, _method(description.rope))
     if first == steps:
         _LOG.info("all %d steps are done", steps)
-        return
+        return True
     step = _compile(plan)
+    peers.barrier("compiled")  # devices do not wait for each other as long as compilers take
     described = native.description_to_json(description)
 
     def save(state: State, place: loop.Place) -> None:
@@ -362,14 +387,15 @@ def _train(
         tree = {name: leaf for name, leaf in state._asdict().items() if name != "sound"}
         store.save(int(state.step), tree, {"data": place, native.DESCRIPTION: described})
 
-    with MetricsLog(workdir.path, after=first) as log, store:
+    records = MetricsLog(workdir.path, after=first) if peers.first else NoLog()
+    with records as log, store:
         progress = Progress(first=first, steps=steps)
 
         def report(record: Mapping[str, Any]) -> None:
             log.write(record)
             progress.report(record)
 
-        loop.run(
+        return loop.run(
             step,
             state,
             plan.batches,
@@ -382,18 +408,32 @@ def _train(
                 save_every=plan.checkpoint.every_steps,
                 evaluate=plan.heldout or (lambda params: {}),
                 evaluate_every=plan.heldout_every,
-                stopping=lambda: noted.number is not None,
+                stopping=stopping,
                 profile=window,
             ),
         )
 
 
-def _restore(plan: Plan, store: BackgroundCheckpoints) -> State | None:
+def _keys(seed: int, placement: Placement) -> tuple[jax.Array, jax.Array]:
+    """For the parameters and for the steps, on all devices."""
+
+    def keys() -> tuple[jax.Array, jax.Array]:
+        init_key, step_key = jax.random.split(jax.random.key(seed))
+        return init_key, step_key
+
+    made: tuple[jax.Array, jax.Array] = jax.jit(keys, out_shardings=placement.whole)()
+    return made
+
+
+def _restore(plan: Plan, store: BackgroundCheckpoints, peers: Peers) -> State | None:
     """The newest state in the workdir, with the text at its place."""
-    if store.newest is None:
+    if peers.gather("newest checkpoint", store.newest)[0] is None:
         return None
     like = restore_like(plan.program, plan.placement)
-    found = store.restore({n: leaf for n, leaf in like._asdict().items() if n != "sound"})
+    found = store.restore(
+        {n: leaf for n, leaf in like._asdict().items() if n != "sound"},
+        gather=lambda value: peers.gather("restored", value),
+    )
     if found is None:
         raise UsageError(
             "--workdir has checkpoints, but none that can be read (see above); restore one, or "
@@ -449,40 +489,52 @@ def _method(rope: RopeSpec) -> str:
     return f"RoPE {resonance}{rope.scaling}{factor}"
 
 
-class _Noted:
-    """The signal that asked the run to end, if one did."""
-
-    number: int | None = None
-
-
 @contextmanager
-def _noting_signals() -> Iterator[_Noted]:
-    """Lets a step end and be saved before SIGINT or SIGTERM has its usual effect.
+def _stopping(peers: Peers) -> Iterator[Callable[[int], bool]]:
+    """Lets a step end and be saved before SIGINT or SIGTERM has its effect.
 
-    A second signal of the same kind ends the process at once.
+    Gives what tells whether to stop after a step of a number. Of one process alone, a signal has
+    its usual effect afterwards, and a second one of the same kind at once. Of several, all stop
+    after the same step: JAX takes SIGTERM and agrees on it.
     """
-    noted = _Noted()
+    if peers.count > 1:
+
+        def tell(number: int, frame: FrameType | None) -> None:
+            del number, frame
+            signal.raise_signal(signal.SIGTERM)
+
+        with _handlers(dict.fromkeys((signal.SIGINT,), tell)):
+            yield multihost_utils.reached_preemption_sync_point
+        return
+    noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
-        noted.number = number
+        noted.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    with _handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM), note)):
+        yield lambda step: bool(noted)
+    if noted:
+        signal.raise_signal(noted[0])
+
+
+@contextmanager
+def _handlers(
+    handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]],
+) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield noted
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if noted.number is not None:
-        signal.raise_signal(noted.number)
 
 
-def _fail(reason: str, store: BackgroundCheckpoints) -> int:
+def _failure(reason: str, store: BackgroundCheckpoints) -> JobError:
     newest = store.newest
     kept = "no checkpoint was made yet" if newest is None else f"step {newest} is kept"
-    print(f"rrope train: {reason}; {kept}", file=sys.stderr)
-    return 1
+    return JobError(f"{reason}; {kept}")
 
 
 def _window(text: str | None, steps: int, workdir: str) -> loop.Window | None:

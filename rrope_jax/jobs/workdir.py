@@ -27,15 +27,21 @@ class Workdir:
     file system with ``flock`` (local disks and NFS, not object stores).
     """
 
-    def __init__(self, path: Path, lock: int) -> None:
-        """Use ``claim``: this only holds what it made.
+    def __init__(self, path: Path, lock: int | None) -> None:
+        """Use ``claim`` or ``joined``: this only holds what they made.
 
         Args:
             path: The claimed folder.
-            lock: Descriptor of its locked lock file, closed by ``release``.
+            lock: Descriptor of its locked lock file, closed by ``release``; None where another
+                process has it.
         """
         self._path = path
-        self._release = weakref.finalize(self, os.close, lock)
+        self._release = (lambda: None) if lock is None else weakref.finalize(self, os.close, lock)
+
+    @classmethod
+    def joined(cls, path: str | os.PathLike[str]) -> Self:
+        """A folder that another process of the same job has claimed; only that one writes files."""
+        return cls(Path(os.path.abspath(path)), None)
 
     @property
     def path(self) -> Path:
@@ -246,14 +252,22 @@ def _check_owner(folder: Path, wanted: Any) -> None:
             f"{folder / _IDENTITY} is not JSON, so it cannot be told whose folder it is; give "
             "another --workdir"
         ) from None
-    there, here = dict(_flatten(found)), dict(_flatten(wanted))
+    if (differing := difference(found, wanted)) is not None:
+        key, there, here = differing
+        raise UsageError(
+            f"--workdir={folder} belongs to another config: {key} is {there} there and {here} "
+            "here; give another --workdir"
+        )
+
+
+def difference(one: Any, other: Any) -> tuple[str, str, str] | None:
+    """The first key at which two nested JSON values differ, and what each shows for it."""
+    there, here = dict(_flatten(one)), dict(_flatten(other))
     for key in [*here, *there]:
         old, new = there.get(key, _ABSENT), here.get(key, _ABSENT)
         if old != new:
-            raise UsageError(
-                f"--workdir={folder} belongs to another config: {key} is {_show(old)} there and "
-                f"{_show(new)} here; give another --workdir"
-            )
+            return key, _show(old), _show(new)
+    return None
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

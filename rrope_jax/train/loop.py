@@ -59,7 +59,7 @@ class Hooks:
       save_every: steps between checkpoints.
       evaluate: gives numbers for the record of a step.
       evaluate_every: steps between evaluations; None for never. The last step has one, too.
-      stopping: whether to save and leave after the current step.
+      stopping: whether to save and leave after the step of a number; asked after every step.
       profile: steps to trace.
     """
 
@@ -68,7 +68,7 @@ class Hooks:
     save_every: int
     evaluate: Callable[[Params], Mapping[str, float]]
     evaluate_every: int | None
-    stopping: Callable[[], bool]
+    stopping: Callable[[int], bool]
     profile: Window | None = None
 
 
@@ -107,7 +107,7 @@ def run(
         while running.number < steps:
             profiler.before(running.number + 1)
             running.advance()
-            stopping, last = hooks.stopping(), running.number == steps
+            stopping, last = hooks.stopping(running.number), running.number == steps
             every = hooks.evaluate_every
             evaluating = every is not None and (last or running.number % every == 0)
             saving = stopping or last or running.number % hooks.save_every == 0

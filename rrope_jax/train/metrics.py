@@ -95,6 +95,22 @@ class MetricsLog:
                     raise
 
 
+class NoLog:
+    """Stands for a `MetricsLog` in the processes of a run that write none."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def sync(self) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
 def read(file: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl, without a last one that a killed run left half-written."""
     if not file.exists():

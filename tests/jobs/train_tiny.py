@@ -35,6 +35,12 @@ def get_config() -> ConfigDict:
     config.train.positions.sampler = "pose"
     config.train.positions.target_length = 64
 
+    config.mesh = ConfigDict()
+    config.mesh.data = 1
+    config.mesh.fsdp = -1
+    config.mesh.seq = 1
+    config.mesh.tensor = 1
+
     config.checkpoint = ConfigDict()
     config.checkpoint.init_from = placeholder(str)
     config.checkpoint.every_steps = 20

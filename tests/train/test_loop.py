@@ -70,7 +70,7 @@ class _Run:
             save_every=save_every,
             evaluate=lambda params: {"eval_loss": -float(params["sum"])},
             evaluate_every=evaluate_every,
-            stopping=lambda: text.number == stop_at,
+            stopping=lambda number: number == stop_at,
         )
         self.call = lambda: loop.run(
             _step(broken), _state(first), text, KEY, steps=steps, put=jax.device_put, hooks=hooks

@@ -141,7 +141,7 @@ def _tpu_axes(chip: Chip) -> tuple[str, ...]:
 def _no_libtpu() -> str | None:
     if importlib.util.find_spec("libtpu") is not None:
         return None
-    return "compiling for TPUs needs libtpu: pip install 'rrope_jax[plan]' (no TPU is needed)"
+    return "compiling for TPUs needs libtpu: pip install libtpu (no TPU is needed)"
 
 
 def _tpu_devices(topology: Topology) -> list[jax.Device]:

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.preset = "tiny"
     config.model.remat = "none"
+    config.model.attention = placeholder(str)
 
     config.rope = ConfigDict()
     config.rope.scaling = "yarn"

@@ -13,6 +13,8 @@ from typing import Any, Self
 import jax
 import orbax.checkpoint as ocp
 
+from rrope_jax.io.host_arrays import HostArraysRestore, HostArraysSave
+
 _LOG = logging.getLogger(__name__)
 
 # Orbax synchronizes the savers of a process through shared state; threads take turns.
@@ -54,6 +56,7 @@ class Checkpoints:
           keep: how many of the newest checkpoints stay.
           keep_every: those at multiples of so many steps stay, too.
           alone: whether the run is that of this process only, whatever other processes there are.
+            Its arrays are those of numpy.
           asynchronous: for `BackgroundCheckpoints`.
         """
         self._folder = folder
@@ -72,7 +75,7 @@ class Checkpoints:
         Only a checkpoint that `restore` passed over, or an equal one, can be there already.
         """
         with _ONE_AT_A_TIME, self._manager() as manager:
-            _save(manager, step, tree, metadata)
+            _save(manager, step, HostArraysSave(tree) if self._alone else tree, metadata)
             manager.wait_until_finished()
 
     def restore(
@@ -88,9 +91,8 @@ class Checkpoints:
           gather: where processes read the checkpoints of one run, so that all take the same.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        arguments = ocp.args.Composite(
-            tree=ocp.args.StandardRestore(abstract), metadata=ocp.args.JsonRestore()
-        )
+        tree = HostArraysRestore(abstract) if self._alone else ocp.args.StandardRestore(abstract)
+        arguments = ocp.args.Composite(tree=tree, metadata=ocp.args.JsonRestore())
         steps = gather(self._steps())[0]
         if not steps:
             return None
@@ -228,7 +230,6 @@ class BackgroundCheckpoints(Checkpoints):
 def _save(manager: ocp.CheckpointManager, step: int, tree: Any, metadata: dict[str, Any]) -> None:
     if step in manager.all_steps():
         manager.delete(step)
-    arguments = ocp.args.Composite(
-        tree=ocp.args.StandardSave(tree), metadata=ocp.args.JsonSave(metadata)
-    )
+    saved = tree if isinstance(tree, HostArraysSave) else ocp.args.StandardSave(tree)
+    arguments = ocp.args.Composite(tree=saved, metadata=ocp.args.JsonSave(metadata))
     manager.save(step, args=arguments, force=True)

@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 
 import rrope_jax
 from rrope_jax.io.checkpoint import Checkpoints
-from rrope_jax.jobs import backend
+from rrope_jax.jobs import backend, distributed
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.jobs.distributed import Peers
 from rrope_jax.jobs.rope_config import spec_of_method
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import ModelConfig
@@ -91,16 +92,23 @@ class Setting(TaskConfig):
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     values = parse("posgen", SUMMARY, argv, _define)
+    return distributed.run("posgen", lambda peers: _run(values, peers), preemption=False)
+
+
+def _run(values: flags.FlagValues, peers: Peers) -> int:
+    """What every process does; process 0 alone says how it goes, and writes the results."""
     config = values.config
     setting, program, planned = plan(config)
-    mesh = _mesh(config, len(planned))
-    with Workdir.claim(values.workdir, _identity(config)) as workdir:
-        backend.configure_logging()
+    peers.check_same({"config": config.to_dict()})
+    mesh = _mesh(config, len(planned), peers.count)
+    with peers.claim(values.workdir, _identity(config)) as workdir:
+        backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
         _LOG.info("%s", backend.describe())
         store = _WorkdirStore(workdir)
         results = _Results(setting, config, program, planned, store)
         done = sum(map(store.finished, planned))
         _LOG.info("%s: %d trainings, %d of them done", setting.name, len(planned), done)
+        peers.barrier("counted")  # or what others finish meanwhile would count
         try:
             ablation.run(
                 program,
@@ -110,8 +118,9 @@ def main(argv: Sequence[str]) -> int:
                 lanes=setting.lanes,
                 save_every_seconds=setting.save_every_seconds,
             )
+            peers.barrier("trained")
         finally:  # also for what a stopped run has finished
-            written = results.write(workdir)
+            written = results.write(workdir) if peers.first else []
         _LOG.info("%s", report.markdown(results.collect()).split("\n## ", 2)[1])
         print("\n".join(f"wrote {path}" for path in written))
     return 0
@@ -162,10 +171,11 @@ def _identity(config: ConfigDict) -> dict[str, Any]:
     return identity
 
 
-def _mesh(config: ConfigDict, trainings: int) -> Mesh:
+def _mesh(config: ConfigDict, trainings: int, processes: int) -> Mesh:
     """Starts the backend, and lays its devices out as `config.mesh` says, which may be left out."""
     wanted = from_config(MeshConfig, config.get("mesh", ConfigDict()), "config.mesh")
-    use_cpu_devices(min(cores(), trainings) if wanted.ablation == -1 else wanted.ablation)
+    automatic = min(trainings, cores() * processes)
+    use_cpu_devices(automatic if wanted.ablation == -1 else wanted.ablation, processes)
     try:
         return make_mesh(wanted)
     except ValueError as error:
@@ -179,17 +189,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def use_cpu_devices(devices: int) -> None:
-    """Gives a CPU so many single-threaded devices, before the backend starts.
+def use_cpu_devices(devices: int, processes: int = 1) -> None:
+    """Makes CPU devices, before the backend starts: this process's share of so many.
 
-    Small matrix products gain little from a second thread, so trainings side by side finish
-    sooner. Accelerators are not affected, nor is what the user has set.
+    Several are single-threaded: small matrix products gain little from a second thread, so
+    trainings side by side finish sooner. Accelerators are not affected, nor is what the user has
+    set.
     """
     flags_set = os.environ.get("XLA_FLAGS", "")
     if devices > 1 and "xla_cpu_multi_thread_eigen" not in flags_set:
         os.environ["XLA_FLAGS"] = f"{flags_set} --xla_cpu_multi_thread_eigen=false".strip()
-    if "xla_force_host_platform_device_count" not in flags_set:
-        jax.config.update("jax_num_cpu_devices", devices)
+    if (
+        "xla_force_host_platform_device_count" not in flags_set
+        and "JAX_NUM_CPU_DEVICES" not in os.environ
+    ):
+        jax.config.update("jax_num_cpu_devices", -(-devices // processes))
 
 
 class _WorkdirStore:
@@ -222,7 +236,8 @@ class _WorkdirStore:
         self._checkpoints(training).save(progress.step, state, dataclasses.asdict(progress))
 
     def _checkpoints(self, training: Training) -> Checkpoints:
-        return Checkpoints(self._workdir.path / "checkpoints" / training.name)
+        # a training belongs to one process
+        return Checkpoints(self._workdir.path / "checkpoints" / training.name, alone=True)
 
 
 class _Results:

@@ -1,14 +1,16 @@
 """`rrope posgen` as its users run it: results, refusals, interruptions."""
 
+import contextlib
 import json
 import os
 import random
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,7 @@ class TestRefusals:
             (["--config.first_seed=-1"], ["first_seed=-1", "at least 0"]),
             (["--config.first_seed=4294967296"], ["first_seed=4294967296", "2**32"]),
             (["--config.lanes=-1"], ["lanes=-1", "at least 0"]),
+            (["--config.mesh.ablation=0"], ["config.mesh", "ablation=0", "at least 1, or -1"]),
             (["--config.train_sequences=610"], ["626 distinct seeds", "only 625", "fewer"]),
             (["--config.k=11", "--config.train_length=13"], ["modulus=5", "12 tokens", "smaller"]),
             (["--config.modulus=3", "--config.splits=authors"], ["modulus=3", "'disjoint'"]),
@@ -230,6 +233,8 @@ class TestRefusals:
             ("config.rope.base = 3.0", ["config.rope", "base = 3.0", "no such key"]),
             ("config.tasks = 3", ["config.tasks = 3", "sequence of str"]),
             ("config.rope = 3", ["config.rope is 3", "group"]),
+            ("config.mesh = 3", ["config.mesh = 3", "group"]),
+            ("config.mesh.data = 2", ["config.mesh.data = 2", "no such key", "ablation"]),
             ("config.rope_at_test = None", ["config.rope_at_test is None", "group"]),
             ("config.train = (1, 2)", ["config.train is (1, 2)", "group"]),
             ("del config.positions", ["config.positions", "missing"]),
@@ -253,6 +258,13 @@ class TestRefusals:
         assert captured.err.count("\n") == 1
         assert [part for part in parts if part not in captured.err] == []
         assert [path.name for path in tmp_path.iterdir()] == ["bad.py"]
+
+    def test_more_devices_than_there_are(self, rrope: Run, tmp_path: Path) -> None:
+        run = rrope(tmp_path / "run", "--config.mesh.ablation=2")
+        assert run.returncode == 2
+        assert "config.mesh: ablation=2, but there are 1 devices; -1 takes all" in run.stderr
+        assert run.stderr.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
 
     def test_workdir_of_another_config(
         self, rrope: Run, finished: tuple[Path, "subprocess.CompletedProcess[str]"]
@@ -310,49 +322,50 @@ def test_divergence_is_told_and_keeps_what_is_finished(rrope: Run, tmp_path: Pat
     assert "Partial run: 0 of 4 cells" in (tmp_path / "run" / "report.md").read_text()
 
 
+def _start(environment: dict[str, str], workdir: Path, *overrides: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "rrope_jax", *_words(workdir, *overrides)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=workdir.parent,
+        env=environment,
+    )
+
+
+def _break(
+    environment: dict[str, str],
+    workdir: Path,
+    number: signal.Signals,
+    *overrides: str,
+    saves: int,
+    delay: float = 0.0,
+) -> tuple[int, str]:
+    """Starts the command and sends a signal some time after so many saves; code and stderr."""
+    seen = {*workdir.glob("checkpoints/*/*")}
+    old = len(seen)
+    with _start(environment, workdir, *overrides) as process:
+        while process.poll() is None:
+            seen |= {*workdir.glob("checkpoints/*/*")}
+            if len(seen) >= old + saves:
+                time.sleep(delay)
+                process.send_signal(number)
+                break
+            time.sleep(0.01)
+        _, stderr = process.communicate()
+    return process.returncode, stderr
+
+
+def _finish(environment: dict[str, str], workdir: Path, *overrides: str) -> str:
+    with _start(environment, workdir, *overrides) as process:
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    return stderr
+
+
 @pytest.mark.slow
 class TestInterruption:
     """A run broken at any time ends, when the command is given again, as the unbroken one."""
-
-    @staticmethod
-    def _start(environment: dict[str, str], workdir: Path) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-m", "rrope_jax", *_words(workdir)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=workdir.parent,
-            env=environment,
-        )
-
-    def _break(
-        self,
-        environment: dict[str, str],
-        workdir: Path,
-        number: signal.Signals,
-        *,
-        saves: int,
-        delay: float,
-    ) -> tuple[int, str]:
-        """Starts the command and sends a signal some time after so many saves; code and stderr."""
-        seen = {*workdir.glob("checkpoints/*/*")}
-        old = len(seen)
-        with self._start(environment, workdir) as process:
-            while process.poll() is None:
-                seen |= {*workdir.glob("checkpoints/*/*")}
-                if len(seen) >= old + saves:
-                    time.sleep(delay)
-                    process.send_signal(number)
-                    break
-                time.sleep(0.01)
-            _, stderr = process.communicate()
-        return process.returncode, stderr
-
-    def _finish(self, environment: dict[str, str], workdir: Path) -> str:
-        with self._start(environment, workdir) as process:
-            _, stderr = process.communicate()
-        assert process.returncode == 0, stderr
-        return stderr
 
     def test_any_signal_at_any_time(
         self,
@@ -366,7 +379,7 @@ class TestInterruption:
         codes = []
         while 0 not in codes:
             number = signals[len(codes) % len(signals)]
-            code, stderr = self._break(
+            code, stderr = _break(
                 environment,
                 workdir,
                 number,
@@ -396,10 +409,10 @@ class TestInterruption:
     ) -> None:
         workdir = tmp_path / "run"
         for delay in (0.5, 1.5, 2.5):
-            with self._start(environment, workdir) as process:
+            with _start(environment, workdir) as process:
                 time.sleep(delay)
                 process.kill()
-        self._finish(environment, workdir)
+        _finish(environment, workdir)
         assert _results(workdir) == _results(finished[0])
 
     def test_damaged_checkpoint(
@@ -409,13 +422,100 @@ class TestInterruption:
         tmp_path: Path,
     ) -> None:
         workdir = tmp_path / "run"
-        code, _ = self._break(environment, workdir, signal.SIGTERM, saves=6, delay=0)
-        assert code == 128 + signal.SIGTERM
-        (group,) = (workdir / "checkpoints").iterdir()
-        older, newest = sorted(group.iterdir(), key=lambda folder: int(folder.name))
+        kept: list[Path] = []
+        while len(kept) < 2:  # a fast machine may just have begun with the next training
+            code, _ = _break(environment, workdir, signal.SIGTERM, saves=6)
+            assert code == 128 + signal.SIGTERM
+            group = max((workdir / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
+            kept = sorted(group.iterdir(), key=lambda folder: int(folder.name))
+        older, newest = kept
         assert int(older.name) > 0
         files = [path for path in newest.rglob("*") if path.is_file()]
         max(files, key=lambda path: path.stat().st_size).write_bytes(b"")
-        stderr = self._finish(environment, workdir)
+        stderr = _finish(environment, workdir)
         assert f"checkpoint {newest} cannot be read" in stderr
         assert _results(workdir) == _results(finished[0])
+
+
+def _with_devices(environment: dict[str, str], devices: int) -> dict[str, str]:
+    flags = f"--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count={devices}"
+    return environment | {"XLA_FLAGS": flags}
+
+
+SEEDS = "--config.num_seeds=2"  # four trainings
+
+
+@pytest.fixture(scope="module")
+def one_device(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """The cells of an unbroken run on one device."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    _finish(_with_devices(environment, 1), workdir, SEEDS)
+    cells: list[dict[str, Any]] = _results(workdir)["cells"]
+    return cells
+
+
+@pytest.mark.slow
+class TestOtherDevices:
+    """Every run below is compared, bit for bit, with an unbroken one on one device."""
+
+    def test_a_run_that_goes_on_with_more_and_with_fewer(
+        self, environment: dict[str, str], one_device: list[dict[str, Any]], tmp_path: Path
+    ) -> None:
+        workdir = tmp_path / "run"
+        for devices in (2, 8):
+            code, stderr = _break(
+                _with_devices(environment, devices),
+                workdir,
+                signal.SIGTERM,
+                SEEDS,
+                saves=10,
+            )
+            assert code == 128 + signal.SIGTERM, stderr
+            assert f"backend cpu, {devices} devices" in stderr
+        _finish(_with_devices(environment, 1), workdir, SEEDS)
+        assert _results(workdir)["cells"] == one_device
+
+    def test_two_processes_of_which_one_is_stopped(
+        self, environment: dict[str, str], one_device: list[dict[str, Any]], tmp_path: Path
+    ) -> None:
+        """Each has two devices, and one of these nothing to do. Both end when one does."""
+        workdir = tmp_path / "run"
+        with _two_processes(environment, workdir) as processes:
+            while len([*workdir.glob("checkpoints/*/*")]) < 6:
+                assert [process.poll() for process in processes] == [None, None]
+                time.sleep(0.01)
+            processes[1].terminate()
+            said = [process.communicate(timeout=60) for process in processes]
+            assert [process.returncode for process in processes] == [42, 42], said
+            assert "process 1 was told to stop" in said[0][1]
+        with _two_processes(environment, workdir) as processes:
+            said = [process.communicate(timeout=600) for process in processes]
+            assert [process.returncode for process in processes] == [0, 0], said
+        assert "backend cpu, 4 devices" in said[0][1]
+        assert "cannot be read" not in said[0][1]
+        assert f"wrote {workdir / 'results.json'}" in said[0][0]
+        assert said[1] == ("", "")
+        results = _results(workdir)
+        assert (results["complete"], results["cells"]) == (True, one_device)
+
+
+@contextlib.contextmanager
+def _two_processes(
+    environment: dict[str, str], workdir: Path
+) -> Iterator[list["subprocess.Popen[str]"]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    common = _with_devices(environment, 2) | {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+    }
+    words = (workdir, SEEDS, "--config.mesh.ablation=3")
+    processes = [_start(common | {"JAX_PROCESS_ID": str(index)}, *words) for index in range(2)]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()

@@ -274,26 +274,30 @@ store = t.MemoryStore()
     return results
 
 
-@pytest.mark.slow
-class TestDevices:
-    """Five trainings, which neither 2 nor 8 devices divide, with two tables for some of them."""
-
-    CODE = """
+# neither 2 nor 8 devices divide them
+FIVE = """
 trainings = [t._training(tested_as=("rope", "linear")), *(t._training(seed=s) for s in range(1, 5))]
 t.ablation.run(t.PROGRAM, trainings, store, lanes={lanes})
 """
 
-    @pytest.fixture(scope="class")
-    def one_device(self) -> dict[str, Any]:
-        return _on_devices(1, self.CODE.format(lanes=1))
+
+@pytest.fixture(scope="module")
+def one_device() -> dict[str, Any]:
+    """Results of `FIVE` on one device."""
+    return _on_devices(1, FIVE.format(lanes=1))
+
+
+@pytest.mark.slow
+class TestDevices:
+    """What is computed does not depend on where."""
 
     @pytest.mark.parametrize("devices", [2, 8])
     def test_number_does_not_change_a_bit(self, devices: int, one_device: dict[str, Any]) -> None:
         assert len(one_device) == 6
-        assert _on_devices(devices, self.CODE.format(lanes=1)) == one_device
+        assert _on_devices(devices, FIVE.format(lanes=1)) == one_device
 
     def test_lanes_on_devices_agree_with_one_by_one(self, one_device: dict[str, Any]) -> None:
-        several = _on_devices(2, self.CODE.format(lanes=0))
+        several = _on_devices(2, FIVE.format(lanes=0))
         assert several.keys() == one_device.keys()
         for name, cell in one_device.items():
             for key in ("validation_loss", "train_loss", "id_loss", "ood_loss"):

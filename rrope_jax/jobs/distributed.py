@@ -256,7 +256,7 @@ def _print_nothing() -> None:
 
 def _follow(command: str, place: Place, end: End) -> NoReturn:
     """Ends this process because of another; runs beside a main thread that may be stuck."""
-    if place.index == 0 or end.process == 0:
+    if place.index == 0 or (end.lost and end.process == 0):
         own = "" if end.code == RETRYABLE else f"process {end.process}: "
         after = "; the same command goes on from the last checkpoint"
         text = f"rrope {command}: {own}{end.reason}{after * (end.code == RETRYABLE)}\n"
@@ -273,7 +273,7 @@ def _leave(command: str, group: Group, error: BaseException, heartbeat: float) -
     elif isinstance(error, Exception):
         code, reason = 1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     else:  # a signal
-        code, reason = RETRYABLE, f"process {group.place.index} was told to stop"
+        code, reason = RETRYABLE, f"process {group.place.index} is told to stop"
     if _may_be_anothers(error):
         group.wait_for_end(heartbeat + 5)
     end = group.finish(code, reason)

@@ -54,11 +54,13 @@ class End:
       code: the exit code of all processes.
       process: whose doing it is.
       reason: for people.
+      lost: whether that process could not say so itself.
     """
 
     code: int
     process: int
     reason: str
+    lost: bool = False
 
 
 class JoinError(RuntimeError):
@@ -168,7 +170,10 @@ class Group(abc.ABC):
     def _listen(self) -> None:
         """Runs in the thread until the job ends."""
         beat = 0.0
-        with selectors.DefaultSelector() as selector:
+        with contextlib.ExitStack() as stack:
+            selector = stack.enter_context(selectors.DefaultSelector())
+            for line in self._lines():
+                stack.enter_context(line.socket)
             for line in self._lines():
                 selector.register(line.socket, selectors.EVENT_READ, line)
                 for message in line.unread:
@@ -191,10 +196,10 @@ class Group(abc.ABC):
     def _read(self, line: _Line, selector: selectors.BaseSelector) -> None:
         try:
             messages = line.receive()
-        except OSError as error:
+        except OSError:
             line.closed = True
             selector.unregister(line.socket)
-            self._decide(self._lost(line, f"the connection is gone: {error}"))
+            self._decide(self._lost(line, "its connection is gone"))
             return
         for message in messages:
             if "bye" in message:
@@ -204,7 +209,7 @@ class Group(abc.ABC):
             self._take(line, message)
 
     def _lost(self, line: _Line, how: str) -> End:
-        return End(RETRYABLE, line.index, f"lost process {line.index} ({how})")
+        return End(RETRYABLE, line.index, f"lost process {line.index} ({how})", lost=True)
 
     def _send_all(self, message: dict[str, Any]) -> None:
         for line in self._lines():
@@ -345,7 +350,10 @@ def _call_roll(place: Place, deadline: float, timeout: float) -> list[_Line]:
                             f"one process was started as {line.index} of {count}, process 0 as one "
                             f"of {place.count}"
                         )
-    lines = list(joined.values())
+        lines = list(joined.values())
+        for key in list(selector.get_map().values()):
+            if key.data is not None and key.data not in lines:
+                key.data.socket.close()
     missing = [str(i) for i in range(1, place.count) if i not in joined]
     if missing and not refused:
         refused = (
@@ -356,6 +364,8 @@ def _call_roll(place: Place, deadline: float, timeout: float) -> list[_Line]:
         with contextlib.suppress(OSError):
             line.send({"refused": refused})
     if refused:
+        for line in lines:
+            line.socket.close()
         raise JoinError(refused)
     return lines
 
@@ -390,18 +400,20 @@ def _answer_roll(place: Place, deadline: float, timeout: float) -> _Line:
         left = deadline - time.monotonic()
         with contextlib.suppress(OSError, ValueError):
             connection = socket.create_connection((host.strip("[]"), int(port)), timeout=left)
-            line = _Line(connection, 0)
-            line.send({"join": place.index, "of": place.count})
-            # process 0 began to wait at another time than this one
-            connection.settimeout(timeout + _LINGER_SECONDS)
-            answers = line.receive()
-            connection.settimeout(None)
-            if answers:
-                if answers[0]["refused"]:
-                    raise JoinError(answers[0]["refused"])
-                line.unread = answers[1:]
-                return line
-            connection.close()  # of something else, such as the JAX of an earlier run
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(connection)
+                line = _Line(connection, 0)
+                line.send({"join": place.index, "of": place.count})
+                # process 0 began to wait at another time than this one
+                connection.settimeout(timeout + _LINGER_SECONDS)
+                answers = line.receive()
+                connection.settimeout(None)
+                if answers:  # else of something else, such as the JAX of an earlier run
+                    if answers[0]["refused"]:
+                        raise JoinError(answers[0]["refused"])
+                    line.unread = answers[1:]
+                    stack.pop_all()
+                    return line
         time.sleep(_RETRY_SECONDS)
     raise JoinError(
         f"process 0 does not answer at {place.address} within {timeout:g} s (RROPE_JOIN_TIMEOUT)"

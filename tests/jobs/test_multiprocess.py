@@ -1,0 +1,298 @@
+"""`rrope train` as several real processes: the same numbers, and one end for all."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rrope_jax.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "tests" / "jobs" / "train_tiny.py"
+STEPS = 400
+RETRYABLE = 42
+# JAX aborts when process 0 is gone, and may be quicker than we are
+GONE = {RETRYABLE, -signal.SIGABRT}
+PATIENCE = 240  # seconds; a busy machine is no failure
+pytestmark = pytest.mark.slow
+
+
+@dataclasses.dataclass
+class Job:
+    """Processes of one job."""
+
+    processes: "list[subprocess.Popen[bytes]]"
+    logs: list[Path]
+
+    def wait(self, seconds: float = PATIENCE) -> list[int]:
+        """Their exit codes, once all have ended."""
+        deadline = time.monotonic() + seconds
+        return [p.wait(max(0.1, deadline - time.monotonic())) for p in self.processes]
+
+    def said(self, index: int) -> str:
+        return self.logs[index].read_text()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """While they run."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert all(p.poll() is None for p in self.processes), [
+                log.read_text() for log in self.logs
+            ]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+
+Start = Callable[..., Job]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    words = random.Random(0)
+    for name, count in (("a", 60), ("b", 400), ("c", 100)):
+        document = " ".join(words.choice(["red", "green", "blue"]) for _ in range(count))
+        (folder / f"{name}.txt").write_text(document)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(text: Path) -> list[str]:
+    """The job: small, with everything random that a run can have."""
+    return [
+        "train",
+        f"--config={CONFIG}",
+        f"--config.data.source={text}",
+        "--config.train.learning_rate=2e-3",
+        f"--config.train.steps={STEPS}",
+        "--config.train.batch_size=4",
+        "--config.checkpoint.every_steps=10",
+    ]
+
+
+def _environment(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_NUM", "JAX_CO"))}
+    return {**kept, "JAX_PLATFORMS": "cpu", "RROPE_HEARTBEAT": "60", **more}
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts processes of the job; what they compile is compiled once."""
+    cache = tmp_path_factory.mktemp("compiled")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(
+        count: int,
+        workdir: Path | list[Path],
+        *overrides: str,
+        devices: int = 1,
+        own: dict[int, list[str]] | None = None,
+        absent: int | None = None,
+        **more: str,
+    ) -> Job:
+        workdirs = workdir if isinstance(workdir, list) else [workdir] * count
+        folder = tmp_path_factory.mktemp("logs")
+        job = Job([], [])
+        port = _free_port()
+        for index in range(count):
+            if index == absent:
+                continue
+            environment = _environment(
+                JAX_NUM_CPU_DEVICES=str(devices),
+                JAX_COMPILATION_CACHE_DIR=str(cache),
+                JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+                **more,
+            )
+            if count > 1:
+                environment |= {
+                    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                    "JAX_NUM_PROCESSES": str(count),
+                    "JAX_PROCESS_ID": str(index),
+                }
+            flags = [f"--workdir={workdirs[index]}", *overrides, *(own or {}).get(index, [])]
+            log = folder / f"{index}.log"
+            with log.open("wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "rrope_jax", *words, *flags],
+                    cwd=ROOT,
+                    stdout=file,
+                    stderr=file,
+                    env=environment,
+                )
+            started.append(process)
+            job.processes.append(process)
+            job.logs.append(log)
+        return job
+
+    yield run
+    for process in started:
+        with contextlib.suppress(OSError):
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def unbroken(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The job as one process, from beginning to end."""
+    workdir = tmp_path_factory.mktemp("runs") / "unbroken"
+    assert main([*words, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def _records(workdir: Path) -> list[dict[str, Any]]:
+    file = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _saved(workdir: Path) -> list[int]:
+    folder = workdir / "checkpoints"
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _assert_same(workdir: Path, unbroken: Path) -> None:
+    """Every step is there once, with the losses of one process."""
+    found, wanted = _records(workdir), _records(unbroken)
+    assert [r["step"] for r in found] == [r["step"] for r in wanted]
+    for name in ("loss", "gradient_norm", "eval_loss"):
+        one, other = ([r[name] for r in records if name in r] for records in (found, wanted))
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert [r["targets"] for r in found] == [r["targets"] for r in wanted]
+
+
+def _lines(workdir: Path) -> int:
+    file = workdir / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def _reasons(job: Job) -> list[str]:
+    """What the processes say about their end."""
+    said = [line for log in job.logs for line in log.read_text().splitlines()]
+    return [line for line in said if line.startswith("rrope train: ")]
+
+
+def test_stopped_together_and_gone_on_with_by_four(
+    start: Start, unbroken: Path, words: list[str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    job = start(2, workdir)
+    job.wait_until(lambda: _lines(workdir) >= 15)
+    job.processes[1].send_signal(signal.SIGTERM)
+    assert job.wait() == [RETRYABLE, RETRYABLE]
+    stopped = _lines(workdir)
+    assert _saved(workdir)[-1] == stopped < STEPS
+    (reason,) = _reasons(job)
+    assert f"told to stop; step {stopped} is saved, the same command goes on" in reason
+    assert "parameters" in job.said(0)
+    assert job.said(1) == ""
+
+    done = _launch(4, tmp_path, *words[2:], f"--workdir={workdir}", "--config.mesh.tensor=2")
+    assert done.returncode == 0, done.stdout
+    assert "backend cpu, 4 devices" in done.stdout
+    assert f"going on from step {stopped}" in done.stdout
+    assert all(line.startswith("[0] ") for line in done.stdout.splitlines())
+    _assert_same(workdir, unbroken)
+
+
+def _launch(count: int, folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+    """By the script that users have."""
+    rrope = folder / "rrope"  # which is not on PATH where the package is not installed
+    rrope.write_text(f'#!/bin/sh\nexec {sys.executable} -m rrope_jax "$@"\n')
+    rrope.chmod(0o755)
+    script = ROOT / "launch" / "local_multiprocess.sh"
+    return subprocess.run(
+        ["bash", str(script), str(count), str(CONFIG), *flags],
+        cwd=ROOT,
+        env=_environment(PATH=f"{folder}:{os.environ['PATH']}"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+class TestKilled:
+    def test_in_a_step_and_during_a_save(
+        self, start: Start, unbroken: Path, words: list[str], tmp_path: Path
+    ) -> None:
+        """Two processes with two devices each: each lost once; one alone goes on to the end."""
+        workdir = tmp_path / "run"
+        mesh = "--config.mesh.tensor=2"
+        job = start(2, workdir, mesh, devices=2)
+        job.wait_until(lambda: _lines(workdir) >= 15)
+        job.processes[1].kill()
+        assert job.processes[0].wait(30) == RETRYABLE
+        (reason,) = _reasons(job)
+        assert "lost process 1" in reason
+        assert "the same command goes on" in reason
+        before = _saved(workdir)[-1]
+
+        job = start(2, workdir, mesh, devices=2)
+        _freeze_in_a_save(job, workdir)
+        assert _saved(workdir)[-1] >= before
+        saved = _saved(workdir)
+        job.processes[0].kill()
+        assert job.processes[1].wait(30) in GONE
+        assert all("lost process 0" in line for line in _reasons(job))
+        assert _saved(workdir) == saved
+
+        assert main([*words, f"--workdir={workdir}"]) == 0
+        _assert_same(workdir, unbroken)
+        assert list((workdir / "checkpoints").glob("*tmp*")) == []
+
+
+def _freeze_in_a_save(job: Job, workdir: Path) -> None:
+    """Stops process 0 while a checkpoint is half written."""
+
+    def half_written() -> bool:
+        return any((workdir / "checkpoints").glob("*tmp*"))
+
+    while True:
+        job.wait_until(half_written)
+        job.processes[0].send_signal(signal.SIGSTOP)
+        time.sleep(0.2)
+        if half_written():
+            return
+        job.processes[0].send_signal(signal.SIGCONT)
+
+
+class TestRefused:
+    """Before the first step; nothing is trained and no checkpoint made."""
+
+    def test_process_that_never_joins(self, start: Start, tmp_path: Path) -> None:
+        job = start(3, tmp_path / "run", absent=2, RROPE_JOIN_TIMEOUT="30")
+        assert job.wait() == [RETRYABLE, RETRYABLE]
+        reasons = _reasons(job)
+        assert len(reasons) == 2
+        assert all("process 2 of 3 did not join within 30 s" in line for line in reasons)
+        assert not (tmp_path / "run").exists()
+
+    def test_configs_that_differ(self, start: Start, tmp_path: Path) -> None:
+        job = start(2, tmp_path / "run", own={1: ["--config.checkpoint.keep=3"]})
+        assert job.wait() == [2, 2]
+        assert "config.checkpoint.keep is 2 in process 0 and 3 in process 1" in _reasons(job)[0]
+        assert not (tmp_path / "run").exists()
+
+    def test_folder_that_is_not_shared(self, start: Start, tmp_path: Path) -> None:
+        job = start(2, [tmp_path / "one", tmp_path / "other"])
+        assert job.wait() == [2, 2]
+        assert f"--workdir={tmp_path / 'one'} is another folder" in _reasons(job)[0]
+        assert not (tmp_path / "one" / "metrics.jsonl").exists()
+        assert not (tmp_path / "other").exists()

@@ -1,0 +1,248 @@
+"""Processes that find each other and end together, as threads of one process."""
+
+import contextlib
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from rrope_jax.jobs import distributed
+from rrope_jax.jobs.configuration import UsageError
+from rrope_jax.jobs.peers import RETRYABLE, End, Group, JoinError, Place, join
+
+SECONDS = 30.0  # of patience with a busy machine
+
+
+def _address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def _each(count: int, call: Callable[[int], Any]) -> list[Any]:
+    """What a call gives for each index, all called at once."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(call, range(count)))
+
+
+def _greet(group: Group) -> list[int]:
+    """The processes that a new group has."""
+    group.start(lambda end: None)
+    found = group.gather("index", group.place.index)
+    group.close()
+    return found
+
+
+class _Job:
+    """A group of three whose ends are noted."""
+
+    def __init__(self, heartbeat: float = SECONDS) -> None:
+        address = _address()
+        self.ends: queue.Queue[tuple[int, End]] = queue.Queue()
+        self.groups: list[Group] = _each(
+            3, lambda i: join(Place(address, 3, i), timeout=SECONDS, heartbeat=heartbeat)
+        )
+        for group in self.groups:
+            group.start(lambda end, index=group.place.index: self.ends.put((index, end)))
+
+    def noted(self, count: int) -> dict[int, End]:
+        return dict(self.ends.get(timeout=SECONDS) for _ in range(count))
+
+
+@pytest.fixture
+def job() -> Iterator[_Job]:
+    made = _Job()
+    yield made
+    _each(3, lambda i: made.groups[i].close())
+
+
+class TestTogether:
+    def test_gather(self, job: _Job) -> None:
+        for turn in range(3):  # the same name again is another turn
+            found = _each(3, lambda i, turn=turn: job.groups[i].gather("x", [turn, i]))
+            assert found == [[[turn, 0], [turn, 1], [turn, 2]]] * 3
+
+    def test_gather_waits_for_all(self, job: _Job) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            early = [pool.submit(job.groups[i].gather, "x", i) for i in (0, 1)]
+            time.sleep(0.05)
+            assert not any(future.done() for future in early)
+            assert job.groups[2].gather("x", 2) == [0, 1, 2]
+            assert [future.result() for future in early] == [[0, 1, 2]] * 2
+
+    def test_done_is_no_loss(self) -> None:
+        made = _Job()
+        _each(3, lambda i: made.groups[i].close())
+        assert made.ends.empty()
+
+
+class TestEnd:
+    @pytest.mark.parametrize("index", [0, 2])
+    def test_error_ends_all(self, index: int) -> None:
+        made = _Job()
+        end = made.groups[index].finish(1, "no more")
+        assert end == End(1, index, "no more")
+        assert made.noted(2) == {i: end for i in range(3) if i != index}
+
+    def test_first_error_counts(self) -> None:
+        made = _Job()
+        first = made.groups[1].finish(2, "first")
+        assert [made.groups[i].finish(1, "later") for i in (0, 2)] == [first, first]
+
+    @pytest.mark.parametrize("index", [0, 2])
+    def test_lost_process_is_named(self, index: int) -> None:
+        made = _Job()
+        for line in made.groups[index]._lines():
+            line.socket.shutdown(socket.SHUT_RDWR)  # what the system does for a killed process
+        noted = made.noted(3)
+        for i, end in noted.items():
+            if i != index:
+                assert (end.code, end.process) == (RETRYABLE, index)
+                assert f"lost process {index}" in end.reason
+
+    def test_silent_process_is_lost(self) -> None:
+        """As of a machine that is gone without a word."""
+        address = _address()
+
+        def member() -> socket.socket:
+            place = Place(address, 2, 1)
+            return join(place, timeout=SECONDS, heartbeat=SECONDS)._lines()[0].socket
+
+        with ThreadPoolExecutor(1) as pool:
+            silent = pool.submit(member)
+            hub = join(Place(address, 2, 0), timeout=SECONDS, heartbeat=1.0)
+            with silent.result():
+                hub.start(lambda end: None)
+                end = hub.wait_for_end(SECONDS)
+        assert end is not None
+        assert end.reason == "lost process 1 (no sign of life for 1 s)"
+
+
+class TestJoin:
+    def test_missing_are_named(self) -> None:
+        address = _address()
+
+        def refused(index: int) -> str:
+            with pytest.raises(JoinError) as caught:
+                join(Place(address, 5, index), timeout=1.0, heartbeat=SECONDS)
+            return str(caught.value)
+
+        assert set(_each(3, refused)) == {
+            "processes 3, 4 of 5 did not join within 1 s (RROPE_JOIN_TIMEOUT)"
+        }
+
+    def test_no_process_0(self) -> None:
+        with pytest.raises(JoinError, match=r"process 0 does not answer at 127\.0\.0\.1"):
+            join(Place(_address(), 2, 1), timeout=0.5, heartbeat=SECONDS)
+
+    def test_counts_that_differ(self) -> None:
+        address = _address()
+
+        def refused(index: int) -> str:
+            with pytest.raises(JoinError) as caught:
+                join(Place(address, 2 + index, index), timeout=SECONDS, heartbeat=SECONDS)
+            return str(caught.value)
+
+        assert set(_each(2, refused)) == {
+            "one process was started as 1 of 3, process 0 as one of 2"
+        }
+
+    def test_strangers_do_no_harm(self) -> None:
+        address = _address()
+        host, port = address.split(":")
+
+        def stranger() -> None:
+            for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"join": 1}\n'):
+                with socket.create_connection((host, int(port)), SECONDS) as connection:
+                    connection.sendall(said)
+
+        with ThreadPoolExecutor(2) as pool:
+            hub = pool.submit(join, Place(address, 2, 0), timeout=SECONDS, heartbeat=SECONDS)
+            while True:
+                with contextlib.suppress(ConnectionRefusedError):  # it does not listen yet
+                    stranger()
+                    break
+            member = join(Place(address, 2, 1), timeout=SECONDS, heartbeat=SECONDS)
+            groups = [hub.result(), member]
+        assert _each(2, lambda i: _greet(groups[i])) == [[0, 1]] * 2
+
+    def test_waits_for_the_port(self) -> None:
+        """A process of the run before may still be about to leave."""
+        address = _address()
+        host, port = address.split(":")
+        taken = socket.create_server((host, int(port)))
+        threading.Timer(0.5, taken.close).start()
+
+        def greeted(index: int) -> list[int]:
+            return _greet(join(Place(address, 2, index), timeout=SECONDS, heartbeat=SECONDS))
+
+        assert _each(2, greeted) == [[0, 1]] * 2
+
+
+class TestFindPlace:
+    @pytest.fixture(autouse=True)
+    def nothing_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+            monkeypatch.delenv(name, raising=False)
+
+    @staticmethod
+    def set(monkeypatch: pytest.MonkeyPatch, address: str, count: str, index: str) -> None:
+        monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address)
+        monkeypatch.setenv("JAX_NUM_PROCESSES", count)
+        monkeypatch.setenv("JAX_PROCESS_ID", index)
+
+    def test_nothing_is_alone(self) -> None:
+        assert distributed.find_place() is None
+
+    def test_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set(monkeypatch, "host:99", "3", "2")
+        assert distributed.find_place() == Place("host:99", 3, 2)
+        self.set(monkeypatch, "host:99", "1", "0")
+        assert distributed.find_place() is None
+
+    @pytest.mark.parametrize(
+        ("address", "count", "index", "message"),
+        [
+            ("host:99", "", "", "JAX_NUM_PROCESSES is not set, but JAX_COORDINATOR_ADDRESS=host"),
+            ("", "2", "0", "JAX_COORDINATOR_ADDRESS is not set"),
+            ("host", "2", "0", "JAX_COORDINATOR_ADDRESS=host has to be host:port"),
+            ("host:99", "two", "0", "JAX_NUM_PROCESSES=two has to be a whole number"),
+            ("host:99", "2", "-1", "JAX_PROCESS_ID=-1 has to be a whole number"),
+            ("host:99", "2", "2", "JAX_PROCESS_ID=2 has to be below JAX_NUM_PROCESSES=2"),
+        ],
+    )
+    def test_bad_variables(
+        self, monkeypatch: pytest.MonkeyPatch, address: str, count: str, index: str, message: str
+    ) -> None:
+        self.set(monkeypatch, address, count, index)
+        with pytest.raises(UsageError, match="JAX_") as caught:
+            distributed.find_place()
+        assert str(caught.value).startswith(message)
+
+    def test_slurm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        slurm = {
+            "JOB_ID": "7",
+            "STEP_NODELIST": "node[03-04]",
+            "NTASKS": "16",
+            "PROCID": "9",
+            "LOCALID": "1",
+        }
+        for name, value in slurm.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        place = distributed.find_place()
+        assert place is not None
+        assert (place.count, place.index, place.devices) == (16, 9, [1])
+        assert place.address.startswith("node03:")
+        monkeypatch.setenv("SLURM_NTASKS", "1")
+        assert distributed.find_place() is None
+
+    @pytest.mark.parametrize("value", ["soon", "0", "inf", "-3"])
+    def test_bad_seconds(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        self.set(monkeypatch, "host:99", "2", "0")
+        monkeypatch.setenv("RROPE_JOIN_TIMEOUT", value)
+        with pytest.raises(UsageError, match=f"RROPE_JOIN_TIMEOUT={value} has to be"):
+            distributed.run("train", lambda peers: 0, preemption=True)

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,9 +141,12 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
             reason = f"{error.filename or workdir.path}: {error.strerror}"
             raise _failure(reason, store) from error
         if not done:
-            _LOG.warning(
-                "told to stop; step %s is saved, the same command goes on from it", store.newest
-            )
+            if peers.first:
+                print(
+                    f"rrope train: told to stop; step {store.newest} is saved, the same command "
+                    "goes on from it",
+                    file=sys.stderr,
+                )
             return RETRYABLE
         print(f"wrote {workdir.path / FILE}\nwrote {workdir.path / native.CHECKPOINTS}")
     return 0

@@ -1,6 +1,7 @@
 """Our own model folder and training workdirs, and what devices and memory get of any checkpoint."""
 
 import functools
+import logging
 import os
 import subprocess
 import sys
@@ -82,7 +83,9 @@ def workdir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("place", "scale"), [(".", 2.0), ("checkpoints/9", 1.0)])
-def test_training_run(workdir: Path, place: str, scale: float) -> None:
+def test_training_run(
+    workdir: Path, place: str, scale: float, caplog: pytest.LogCaptureFixture
+) -> None:
     (workdir / native.CHECKPOINTS / "11.orbax-checkpoint-tmp").mkdir()  # a save that was killed
     back, description = pretrained.load(workdir / place)
     expected = _parameters(tiny.decoder(tie_embeddings=True))
@@ -90,6 +93,7 @@ def test_training_run(workdir: Path, place: str, scale: float) -> None:
         np.testing.assert_array_equal(array, scale * expected[name])
     assert description.tokenizer == TokenizerFiles({"tokenizer.json": b"{}"})
     assert description.model == back.config
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 def test_run_of_something_else(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """`rrope plan`: whether and how fast a config would run on machines that are not here."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -11,13 +13,16 @@ from rrope_jax.jobs import backend, posgen
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.train import mesh_config, plan_program
 from rrope_jax.jobs.workdir import Workdir
-from rrope_jax.planning import report, sweep, topology
+from rrope_jax.planning import report, saved, sweep, topology
+from rrope_jax.planning.compilation import Keep
 from rrope_jax.planning.plan import make_plan
 from rrope_jax.planning.posgen import Ablation
 from rrope_jax.planning.sweep import Tried
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.posgen.layout import MeshConfig
+
+_LOG = logging.getLogger(__name__)
 
 SUMMARY = (
     "Compiles the exact step of a config for a TPU slice, a GPU cluster or CPU devices, none of "
@@ -37,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
         planned.check(devices)
     if values.sweep and isinstance(planned, Ablation):
         raise UsageError("--sweep: trainings of PosGen share nothing, so there is one mesh only")
+    if values.save_step and (values.quick or isinstance(planned, Ablation)):
+        raise UsageError("--save_step goes with the whole compilation of a training config only")
     identity = {"config": values.config.to_dict(), "topology": values.topology}
     with Workdir.claim(values.workdir, identity) as workdir:
         backend.configure_logging()
@@ -44,7 +51,10 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(planned, Ablation):
             results = _of_ablation(planned, place, known, quick=values.quick)
         else:
-            results = _of_training(planned, place, known, quick=values.quick, sweeping=values.sweep)
+            keep = _keeping(workdir) if values.save_step else None
+            results = _of_training(
+                planned, place, known, quick=values.quick, keep=keep, sweeping=values.sweep
+            )
         written = [
             workdir.write_json("results.json", results),
             workdir.write_text("report.md", report.markdown(results)),
@@ -84,10 +94,16 @@ def _ablation(config: ConfigDict) -> Ablation:
 
 
 def _of_training(
-    training: TextTraining, place: Topology, known: "_Compiled", *, quick: bool, sweeping: bool
+    training: TextTraining,
+    place: Topology,
+    known: "_Compiled",
+    *,
+    quick: bool,
+    keep: Keep | None,
+    sweeping: bool,
 ) -> dict[str, Any]:
     """The content of results.json for `rrope train`."""
-    plan = make_plan(training, place, known, quick=quick)
+    plan = make_plan(training, place, known, quick=quick, keep=keep)
     results = plan.as_json()
     if sweeping:
         compared = sweep.sweep(training, place, known, most=_COMPARED, quick=quick)
@@ -97,6 +113,19 @@ def _of_training(
     elif not plan.fits:
         results["nearest"] = [_row(tried) for tried in sweep.nearest(plan, known, quick=quick)]
     return results
+
+
+def _keeping(workdir: Workdir) -> Keep:
+    def keep(compiled: jax.stages.Compiled) -> None:
+        try:
+            workdir.write_bytes(_SAVED, saved.dump(compiled))
+        except ValueError as error:
+            _LOG.warning("%s", error)
+
+    return keep
+
+
+_SAVED = "step.bin"
 
 
 def _of_ablation(
@@ -173,6 +202,12 @@ def _define(values: flags.FlagValues) -> None:
         "quick",
         False,
         "stop compiling when memory is assigned: several times faster, peak rounded up",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "save_step",
+        False,
+        f"write the compiled step to WORKDIR/{_SAVED} (planning.saved.load reads it)",
         flag_values=values,
     )
     flags.DEFINE_boolean(

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,13 @@ class Compilation:
     collectives: tuple[Collective, ...] | None
 
 
-def compile_step(workload: Workload, topology: Topology, what: str, *, quick: bool) -> Compilation:
+Keep = Callable[[jax.stages.Compiled], None]
+"""What is done with a compiled program."""
+
+
+def compile_step(
+    workload: Workload, topology: Topology, what: str, *, quick: bool, keep: Keep | None = None
+) -> Compilation:
     """Compiles a program, saying so while it lasts.
 
     Args:
@@ -67,6 +73,7 @@ def compile_step(workload: Workload, topology: Topology, what: str, *, quick: bo
       what: names it in the log.
       quick: whether to stop when its memory is assigned: see `quick`. Its peak then counts all
         temporaries, which are not alive at the same time.
+      keep: gets the compiled program, if there is one in the end: not if `quick`.
 
     Raises:
       jax.errors.JaxRuntimeError, RuntimeError: the compiler failed, and not for the program's size.
@@ -77,7 +84,9 @@ def compile_step(workload: Workload, topology: Topology, what: str, *, quick: bo
     found: tuple[Collective, ...] | None = None
     try:
         with _saying(what):
-            memory, text = (_assigned if quick else _compiled)(workload, topology)
+            memory, text = (
+                _assigned(workload, topology) if quick else _compiled(workload, topology, keep)
+            )
         found = None if text is None else _collectives(text)
     except TooBigError as error:
         sizes = _TOO_BIG.search(str(error))
@@ -93,7 +102,9 @@ def _assigned(workload: Workload, topology: Topology) -> tuple[Memory, str]:
     return Memory(**assigned._asdict(), peak=sum(assigned)), text
 
 
-def _compiled(workload: Workload, topology: Topology) -> tuple[Memory, str | None]:
+def _compiled(
+    workload: Workload, topology: Topology, keep: Keep | None
+) -> tuple[Memory, str | None]:
     lowered = workload.lower(workload.make_mesh(topology.devices()))
     with tempfile.TemporaryDirectory() as dump:
         try:
@@ -102,6 +113,8 @@ def _compiled(workload: Workload, topology: Topology) -> tuple[Memory, str | Non
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise TooBigError(str(error)) from error
+        if keep is not None:
+            keep(compiled)
         return _memory(compiled, topology.chip.platform), _text(Path(dump))
 
 

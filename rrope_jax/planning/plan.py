@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 import rrope_jax
 from rrope_jax.planning import roofline
 from rrope_jax.planning.collectives import Collective, sum_by_axis
-from rrope_jax.planning.compilation import Compilation, Memory, compile_step
+from rrope_jax.planning.compilation import Compilation, Keep, Memory, compile_step
 from rrope_jax.planning.roofline import Roofline
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import Demands, Workload
@@ -58,8 +58,8 @@ class Plan:
       mesh_shape: axis -> devices.
       demands: see there.
       compilation: see there; None before anything is compiled.
-      roofline: see there.
-      collective_bytes: kind -> mesh axes -> bytes that a device sends.
+      roofline: of one optimizer step, or of one call where there are none.
+      collective_bytes: kind -> mesh axes -> bytes that a device sends in a call.
       collectives_from: what these are read from: a key of `SOURCES`.
     """
 
@@ -104,16 +104,17 @@ class Plan:
     def mfu(self) -> float:
         """Model FLOPs of the estimated step over what the devices could do meanwhile."""
         peak = self.topology.chip.peak[self.demands.dtype] * math.prod(self.mesh_shape.values())
-        return self.demands.model_flops / (self.roofline.step * peak)
+        return self.demands.model_flops / self.demands.steps / (self.roofline.step * peak)
 
     @property
     def run_seconds(self) -> float:
         """Of the whole job, without start-up, evaluation and checkpoints."""
-        return self.demands.calls * self.roofline.step
+        return self.demands.calls * self.demands.steps * self.roofline.step
 
     def as_json(self) -> dict[str, Any]:
         """The content of results.json."""
         devices = math.prod(self.mesh_shape.values())
+        share = devices * self.demands.steps
         memory, demands, chip = self.memory, self.demands, self.topology.chip
         sent = self.collective_bytes
         return {
@@ -130,15 +131,17 @@ class Plan:
             "hbm_bytes_per_device": chip.memory,
             "memory": None if memory is None else dataclasses.asdict(memory),
             "bytes_per_device": _parts(memory, demands),
-            "flops_per_device": demands.executed_flops / devices,
-            "model_flops_per_device": demands.model_flops / devices,
-            "memory_traffic_bytes_per_device": dict(demands.traffic),
+            "flops_per_device": demands.executed_flops / share,
+            "model_flops_per_device": demands.model_flops / share,
+            "memory_traffic_bytes_per_device": {
+                what: size / demands.steps for what, size in demands.traffic.items()
+            },
             "collective_bytes_per_device": sum(sum(by.values()) for by in sent.values()),
             "collective_bytes_by_kind_and_axis": sent,
             "collectives_from": SOURCES[self.collectives_from],
-            "estimated_step_seconds": self.roofline.step / demands.steps,
+            "estimated_step_seconds": self.roofline.step,
             "estimated_mfu": self.mfu,
-            "estimated_tokens_per_second": demands.tokens / self.roofline.step,
+            "estimated_tokens_per_second": demands.tokens / demands.steps / self.roofline.step,
             "calls": demands.calls,
             "estimated_run_seconds": self.run_seconds,
             "roofline": roofline.as_json(self.roofline),
@@ -146,24 +149,34 @@ class Plan:
         }
 
 
-def make_plan(workload: Workload, topology: Topology, cache: Cache, *, quick: bool = False) -> Plan:
+def make_plan(
+    workload: Workload,
+    topology: Topology,
+    cache: Cache,
+    *,
+    quick: bool = False,
+    keep: Keep | None = None,
+) -> Plan:
     """Compiles a workload for a topology, or takes what is known of it from the cache.
 
     Args:
       workload, topology: what for which devices.
       cache: what was compiled before.
-      quick: see `compile_step`.
+      quick: see `compile_step`; of other platforms than TPUs, which compile fast, it changes
+        nothing.
+      keep: see `compile_step`; what is known is then compiled again.
 
     Raises:
       ValueError: the workload does not fit onto the mesh: a number does not divide another.
     """
+    quick = quick and topology.chip.platform == "tpu"
     mesh = workload.make_mesh(topology.devices())
     key = fingerprint(workload, topology, quick=quick)
     known = cache.get(key)
-    if known is not None:
+    if known is not None and keep is None:
         return _plan(workload, topology, mesh, _compilation(known))
     what = f"{workload.name} for {topology.name}, {shape_in_words(mesh.shape)}"
-    compilation = compile_step(workload, topology, what, quick=quick)
+    compilation = compile_step(workload, topology, what, quick=quick, keep=keep)
     cache.put(key, dataclasses.asdict(compilation))
     return _plan(workload, topology, mesh, compilation)
 
@@ -185,6 +198,8 @@ def _plan(
     if compilation is not None and compilation.collectives is not None:
         collectives, source = compilation.collectives, "program"
     places = [topology.place(device) for device in mesh.devices.flat]
+    network = roofline.network_seconds(collectives, mesh.shape, places, topology)
+    share = mesh.size * demands.steps
     return Plan(
         workload,
         topology,
@@ -192,9 +207,9 @@ def _plan(
         demands,
         compilation,
         Roofline(
-            compute=demands.executed_flops / mesh.size / chip.peak[demands.dtype],
-            memory=sum(demands.traffic.values()) / chip.memory_bandwidth,
-            network=roofline.network_seconds(collectives, mesh.shape, places, topology),
+            compute=demands.executed_flops / share / chip.peak[demands.dtype],
+            memory=sum(demands.traffic.values()) / demands.steps / chip.memory_bandwidth,
+            network={axes: seconds / demands.steps for axes, seconds in network.items()},
         ),
         sum_by_axis(collectives, mesh.shape),
         source,

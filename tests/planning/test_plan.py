@@ -4,15 +4,18 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.planning.plan import Plan, fingerprint, make_plan, outline
+from rrope_jax.planning.saved import dump, load
 from rrope_jax.planning.sweep import nearest, recommended, sweep
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.sharding import MeshConfig
 from rrope_jax.train.config import TrainConfig
+from rrope_jax.train.sharded import BATCH_DTYPES, initialize, place
 from rrope_jax.train.step import Program
 
 CPU = Topology("cpu:1", "cpu", (1,))
@@ -28,7 +31,8 @@ class _Kept(dict[str, Any]):
 
 def _training(length: int = 32, **model: Any) -> TextTraining:
     train = TrainConfig(steps=10, batch_size=2, length=length)
-    program = Program(dataclasses.replace(TINY.model, **model), TINY.rope, train)
+    shape = dataclasses.replace(TINY.model, **{"num_layers": 1, **model})
+    program = Program(shape, TINY.rope, train)
     return TextTraining(program, MeshConfig())
 
 
@@ -71,6 +75,23 @@ def test_a_known_program_is_not_compiled_again(
     assert make_plan(_training(), CPU, kept).as_json() == plan.as_json()
 
 
+@pytest.mark.slow
+def test_a_saved_step_runs_like_the_one_that_was_saved() -> None:
+    training, kept = _training(), []
+    make_plan(training, CPU, _Kept(), keep=lambda compiled: kept.append(compiled))
+    devices = jax.devices("cpu")[:1]
+    mesh = training.make_mesh(devices)
+    placement = place(training.program, mesh)
+    loaded = load(dump(kept[0]), training.lower(mesh), devices)
+    rows = {name: np.ones((2, 32), dtype) for name, dtype in BATCH_DTYPES.items()}
+    key = jax.random.key(1)
+    losses = []
+    for step in (kept[0], loaded):
+        state = initialize(training.program, placement, jax.random.key(0))
+        losses.append(float(step(state, placement.put(rows), key)[1].loss))
+    assert losses[0] == losses[1] > 0
+
+
 def test_the_key_is_of_everything_that_a_program_depends_on() -> None:
     other = Topology("cpu:2", "cpu", (2,))
     keys = {
@@ -96,7 +117,7 @@ def test_an_outline_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_recommends_the_fastest_that_fits(kept: _Kept) -> None:
-    compared = sweep(_training(), CPU, kept, most=3, quick=False)
+    compared = sweep(_training(), CPU, kept, most=2, quick=False)
     assert {tried.plan.fits for tried in compared} == {True}
     steps = [tried.plan.roofline.step for tried in compared]
     assert steps == sorted(steps)

@@ -1,7 +1,8 @@
 """The ``rrope`` command: finds the job that was named, runs it and turns errors into exit codes.
 
 Exit codes: 0 done, 1 the job failed (with a traceback), 2 bad usage or configuration (one line on
-stderr, nothing written), 130 stopped by SIGINT, 143 stopped by SIGTERM.
+stderr, nothing written), 42 one of several processes was told to stop or is lost (the same command
+goes on), 130 stopped by SIGINT, 143 stopped by SIGTERM.
 """
 
 import importlib

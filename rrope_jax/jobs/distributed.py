@@ -231,7 +231,8 @@ def _detected() -> Place | None:
         except Exception as error:  # of many libraries
             raise UsageError(
                 f"JAX finds a cluster here, but not its processes; set {_ADDRESS}, {_COUNT} and "
-                f"{_INDEX} ({' '.join(str(error).split())[:300]})"
+                f"{_INDEX}, to localhost:1234, 1 and 0 where this is the only one "
+                f"({' '.join(str(error).split())[:300]})"
             ) from error
     if address is None or count is None or index is None or count == 1:
         return None

@@ -122,6 +122,19 @@ class TestDamage:
         _damage(tmp_path / "5")
         assert checkpoints.restore(_tree(0.0)) is None
 
+    def test_what_one_process_cannot_read_none_takes(
+        self, tmp_path: Path, warnings: pytest.LogCaptureFixture
+    ) -> None:
+        checkpoints = Checkpoints(tmp_path)
+        for step in (5, 10):
+            checkpoints.save(step, _tree(step), {"step": step})
+        others = iter([[10, 5], "another host's disk", ""])
+        found = checkpoints.restore(_tree(0.0), gather=lambda value: [value, next(others)])
+        assert found is not None
+        assert found[1] == {"step": 5}
+        (record,) = warnings.records
+        assert "10 cannot be read (another host's disk)" in record.getMessage()
+
     @pytest.mark.parametrize("lost", ["tree", "metadata"])
     def test_lost_part(self, tmp_path: Path, lost: str) -> None:
         checkpoints = Checkpoints(tmp_path)

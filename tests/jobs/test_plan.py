@@ -123,3 +123,23 @@ def test_a_plan_for_a_slice(how: str, tmp_path: Path) -> None:
     assert results["fits"]
     assert results["collectives_from"] == "the compiled program"
     assert results["collective_bytes_by_kind_and_axis"]["all-reduce"]["tensor"] > 0
+
+
+@pytest.mark.slow
+def test_posgen_is_planned_by_its_programs(tmp_path: Path) -> None:
+    config = ROOT / "tests" / "jobs" / "posgen_tiny.py"
+    run = _plan(tmp_path, "--topology=cpu:1", config=config)
+    assert run.returncode == 0, run.stderr
+    results = _results(tmp_path)
+    assert results["fits"]
+    programs = results["phases"]
+    assert {program["details"]["phase"] for program in programs} == {"train", "validate", "test"}
+    assert results["peak_bytes_per_device"] == max(p["peak_bytes_per_device"] for p in programs)
+    assert results["estimated_run_seconds"] == pytest.approx(
+        sum(program["estimated_run_seconds"] for program in programs)
+    )
+    assert "## Programs" in (tmp_path / "report.md").read_text()
+
+    swept = _plan(tmp_path / "swept", "--topology=cpu:1", "--sweep", config=config)
+    assert swept.returncode == 2
+    assert "one mesh only" in swept.stderr

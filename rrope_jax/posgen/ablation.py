@@ -23,7 +23,15 @@ from jax.sharding import Mesh
 
 from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.lanes import Lanes, default_lanes, inputs
-from rrope_jax.posgen.layout import MeshConfig, Round, make_mesh, rounds, slots_here, trainings_in
+from rrope_jax.posgen.layout import (
+    MeshConfig,
+    Round,
+    make_mesh,
+    mesh_here,
+    rounds,
+    slots_here,
+    trainings_in,
+)
 from rrope_jax.posgen.training import Program, State
 
 _LOG = logging.getLogger(__name__)
@@ -317,7 +325,7 @@ def run(
     meter = _Meter(steps * len(here), program.train.batch_size * program.task.train_length)
     if not here:
         return
-    functions = Lanes(program, mesh.local_mesh)
+    functions = Lanes(program, mesh_here(mesh))
 
     def work() -> None:
         for slots in made:

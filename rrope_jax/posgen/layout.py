@@ -1,8 +1,7 @@
 """Which device trains what: the trainings of an ablation along the mesh axis `ablation`.
 
-Trainings share nothing, so the axis needs no communication: every device, and with several
-processes every process, works on its own. Tasks take turns, since a program of trainings needs
-nothing but their number to fit; the trainings of a task lie along the axis in rounds.
+Trainings share nothing, so nothing is communicated along the axis: every device, and with several
+processes every process, works on its own. Tasks take turns, which bounds what a device holds.
 """
 
 import dataclasses
@@ -92,12 +91,19 @@ def trainings_in(slots: Round) -> tuple[Training, ...]:
     return tuple(training for training in slots if training is not None)
 
 
+def mesh_here(mesh: Mesh) -> Mesh:
+    """The devices of this process, which need not be neighbours along the axis."""
+    return make_mesh(MeshConfig(), [mesh.devices.flat[place] for place in _places_here(mesh)])
+
+
 def slots_here(slots: Round, mesh: Mesh) -> Round:
     """Those of the devices of this process."""
-    of_device = np.split(np.arange(len(slots)), mesh.size)
+    lanes = len(slots) // mesh.size
     return tuple(
-        slots[slot]
-        for device, places in zip(mesh.devices.flat, of_device, strict=True)
-        if device.process_index == jax.process_index()
-        for slot in places
+        slots[place * lanes + lane] for place in _places_here(mesh) for lane in range(lanes)
     )
+
+
+def _places_here(mesh: Mesh) -> list[int]:
+    here = jax.process_index()
+    return [i for i, device in enumerate(mesh.devices.flat) if device.process_index == here]

@@ -1,12 +1,16 @@
 """Which device trains what."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import jax
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rrope_jax.posgen.grid import Evaluation, Training
-from rrope_jax.posgen.layout import MeshConfig, Round, make_mesh, rounds, trainings_in
+from rrope_jax.posgen.layout import MeshConfig, Round, make_mesh, rounds, slots_here, trainings_in
 from rrope_jax.rope import RopeSpec
 
 SPEC = RopeSpec(head_dim=8)
@@ -84,3 +88,11 @@ class TestMesh:
     def test_bad_size(self, size: int) -> None:
         with pytest.raises(ValueError, match=f"ablation={size} must be at least 1, or -1"):
             MeshConfig(ablation=size)
+
+    def test_devices_of_a_process_need_not_be_neighbours(self) -> None:
+        """As on a TPU slice, where they go through the hosts' chips row by row."""
+        processes = np.array([SimpleNamespace(process_index=index) for index in (0, 0, 1, 1, 0, 0)])
+        mesh: Any = SimpleNamespace(devices=processes, size=6)
+        (slots,) = rounds(_trainings(seeds=11, tasks=("cot",)), devices=6, lanes=2)
+        seeds = [training and training.seed for training in slots_here(slots, mesh)]
+        assert seeds == [0, 1, 2, 3, 8, 9, 10, None]

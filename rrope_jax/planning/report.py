@@ -37,6 +37,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "\n## Time of a step\n",
         _time(results),
         "\n![Memory and time](plan.png)\n",
+        "Dotted: what a program may use, and the estimate.\n",
         f"## Sent by a device in a step, by {results['collectives_from']}\n",
         _collectives(results),
     ]

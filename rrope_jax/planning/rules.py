@@ -9,13 +9,12 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from rrope_jax.model import ModelConfig
 from rrope_jax.planning.collectives import Collective
 from rrope_jax.planning.flops import AGAIN, layer
-
-_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ def expected(
     gathered over `seq` and their gradients scattered; what `tensor` splits is summed after the
     output projection and the feed-forward layer, and their inputs' gradients likewise.
     """
-    width, again = _BYTES[model.compute_dtype], AGAIN[model.remat]
+    width, again = jnp.dtype(model.compute_dtype).itemsize, AGAIN[model.remat]
     tensor, layers, parts = mesh_shape["tensor"], model.num_layers, batch.parts
     share = math.prod(mesh_shape[axis] for axis in ("data", "fsdp"))
     rows, tokens = batch.rows / share, batch.rows / share * batch.length / mesh_shape["seq"]

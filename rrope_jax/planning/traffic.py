@@ -3,18 +3,18 @@
 An estimate from shapes, not from the compiled program: every product reads its operands and writes
 its result once, and what lies between products (rotation, activation, residual sums) is fused into
 them. Attention's blocks of queries each read the keys and values that they see anew; attention
-without blocks writes and reads the weights of all pairs. Real programs
-move more where a product's operands do not fit on the chip, and less where results stay there.
+without blocks writes and reads the weights of all pairs. Real programs move more where a product's
+operands do not fit on the chip, and less where results stay there.
 """
 
 import math
 from collections.abc import Mapping
 
+import jax.numpy as jnp
+
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.config import ACTIVATIONS
 from rrope_jax.planning.flops import AGAIN, ATTENTION, visible_pairs
-
-_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def memory_traffic(
@@ -41,7 +41,7 @@ def memory_traffic(
     devices, tensor = math.prod(mesh_shape.values()), mesh_shape["tensor"]
     own = parameters / (devices / mesh_shape["data"])
     tokens = rows * length / (devices / tensor)
-    width = _BYTES[model.compute_dtype]
+    width = jnp.dtype(model.compute_dtype).itemsize
     again = AGAIN[model.remat]
     passes = 3 + again.matrices
     vocabulary = 2 * model.vocab_size * model.d_model
@@ -75,7 +75,7 @@ def saved_bytes(model: ModelConfig, tokens: int, mesh_shape: Mapping[str, int]) 
         N, K, H = model.num_heads, model.kv_heads, model.head_size
         kept += model.d_model + ((N + 2 * K) * H + wide * model.d_ff) / tensor
         kept += 0 if again.attention else N * H / tensor
-    return own * model.num_layers * kept * _BYTES[model.compute_dtype]
+    return own * model.num_layers * kept * jnp.dtype(model.compute_dtype).itemsize
 
 
 def _activations(model: ModelConfig, tensor: int) -> float:

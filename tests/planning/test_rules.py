@@ -1,0 +1,71 @@
+"""The sharding rules' transfers and a step's memory traffic, worked by hand."""
+
+import pytest
+
+from rrope_jax.model import ModelConfig
+from rrope_jax.planning.collectives import sum_by_axis
+from rrope_jax.planning.rules import Batch, expected
+from rrope_jax.planning.traffic import memory_traffic, saved_bytes
+
+# Numbers of a layer: 4 x 16 x 16 of attention, 3 x 16 x 32 of feed-forward; and of both ends.
+MODEL = ModelConfig(
+    vocab_size=64, d_model=16, num_layers=3, num_heads=4, d_ff=32, compute_dtype="bfloat16"
+)
+LAYER, ENDS = 4 * 16 * 16 + 3 * 16 * 32, 2 * 64 * 16
+ONE = {"data": 1, "fsdp": 1, "seq": 1, "tensor": 1}
+
+
+def test_one_device_sends_nothing() -> None:
+    assert expected(MODEL, Batch(rows=4, length=8, parts=1), ONE) == ()
+
+
+def test_parameters_are_gathered_twice_and_their_gradients_scattered_once() -> None:
+    mesh = {**ONE, "fsdp": 4}
+    sent = sum_by_axis(expected(MODEL, Batch(rows=4, length=8, parts=2), mesh), mesh)
+    of_pass = 0.75 * 2 * (3 * LAYER)
+    ends = 0.75 * 2 * ENDS
+    assert sent == {
+        "all-gather": {"fsdp": pytest.approx(2 * (2 * of_pass + ends))},  # in each of two parts
+        "reduce-scatter": {"fsdp": pytest.approx(2 * (of_pass + ends))},
+    }
+
+
+def test_keys_and_values_are_gathered_over_seq() -> None:
+    mesh = {**ONE, "seq": 2}
+    sent = sum_by_axis(expected(MODEL, Batch(rows=1, length=8, parts=1), mesh), mesh)
+    keys_and_values = 0.5 * 2 * (2 * 8 * 16) * 3
+    parameters = 0.5 * 2 * (2 * 3 * LAYER + ENDS)
+    assert sent["all-gather"]["seq"] == pytest.approx(2 * keys_and_values + parameters)
+
+
+def test_sums_over_tensor() -> None:
+    """After attention and feed-forward, and for their inputs' gradients."""
+    mesh = {**ONE, "tensor": 2}
+    sent = sum_by_axis(expected(MODEL, Batch(rows=1, length=8, parts=1), mesh), mesh)
+    assert sent == {"all-reduce": {"tensor": 4 * 3 * (2 * 0.5 * 2 * 8 * 16)}}
+
+
+def test_saved_activations() -> None:
+    """`full` keeps the residual stream; `dots` the results of all products but the last."""
+    full, dots = (
+        ModelConfig(vocab_size=64, d_model=16, num_layers=3, num_heads=4, d_ff=32, remat=remat)
+        for remat in ("full", "dots")
+    )
+    assert saved_bytes(full, 10, ONE) == 10 * 3 * 16 * 4
+    assert saved_bytes(dots, 10, ONE) == 10 * 3 * (16 + 16 + 3 * 16 + 2 * 32) * 4
+    assert saved_bytes(full, 10, {**ONE, "fsdp": 5}) == 2 * 3 * 16 * 4
+
+
+def test_the_optimizer_reads_and_writes_its_share() -> None:
+    """Four arrays read and four written, of float32."""
+    moved = memory_traffic(
+        MODEL,
+        rows=4,
+        length=8,
+        accumulation=1,
+        parameters=1000,
+        mesh_shape={**ONE, "fsdp": 4},
+        attention="xla",
+        chunked_logits=False,
+    )
+    assert moved["optimizer"] == 8 * 4 * 250

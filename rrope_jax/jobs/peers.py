@@ -196,7 +196,7 @@ class Group(abc.ABC):
     def _read(self, line: _Line, selector: selectors.BaseSelector) -> None:
         try:
             messages = line.receive()
-        except OSError:
+        except (OSError, ValueError):
             line.closed = True
             selector.unregister(line.socket)
             self._decide(self._lost(line, "its connection is gone"))

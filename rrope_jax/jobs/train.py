@@ -507,7 +507,7 @@ def _stopping(peers: Peers) -> Iterator[Callable[[int], bool]]:
             del number, frame
             signal.raise_signal(signal.SIGTERM)
 
-        with _handlers(dict.fromkeys((signal.SIGINT,), tell)):
+        with _handlers({signal.SIGINT: tell}):
             yield multihost_utils.reached_preemption_sync_point
         return
     noted: list[int] = []

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     planned = _ablation(values.config) if "tasks" in values.config else _training(values.config)
     with _refusing("--topology="):
         devices = place.devices()
-    with _refusing("config.mesh: "):
+    with _refusing(""):
         planned.check(devices)
     if values.sweep and isinstance(planned, Ablation):
         raise UsageError("--sweep: trainings of PosGen share nothing, so there is one mesh only")

@@ -36,7 +36,10 @@ class Ablation:
 
     def check(self, devices: Sequence[jax.Device]) -> None:
         """Raises ValueError where there are fewer devices than the mesh asks for."""
-        make_mesh(self.mesh, devices)
+        try:
+            make_mesh(self.mesh, devices)
+        except ValueError as error:
+            raise ValueError(f"config.mesh: {error}") from error
 
     def programs(self, devices: Sequence[jax.Device]) -> tuple["AblationProgram", ...]:
         """What it runs, the training first.

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rrope_jax.model import ModelConfig
 from rrope_jax.model.attention import CausalMask, implementation_name
 from rrope_jax.planning import flops, rules, traffic
 from rrope_jax.planning.collectives import Collective
@@ -97,8 +96,17 @@ class TextTraining:
         )
 
     def check(self, devices: Sequence[jax.Device]) -> None:
-        """Raises ValueError where the devices, rows or parameters do not divide onto the mesh."""
-        sharded.place(self.program, self.make_mesh(devices))
+        """Raises ValueError where the step cannot be laid onto the mesh, or compiled elsewhere."""
+        try:
+            mesh = self.make_mesh(devices)
+            sharded.place(self.program, mesh)
+        except ValueError as error:
+            raise ValueError(f"config.mesh: {error}") from error
+        if self._attention(mesh) == "cudnn":
+            raise ValueError(
+                "config.model.attention: cuDNN's is compiled by the GPU's own library and needs a "
+                "GPU here; plan with --config.model.attention=chunked"
+            )
 
     def identity(self) -> Mapping[str, Any]:
         """All fields of the program and the mesh."""
@@ -129,8 +137,8 @@ class TextTraining:
         state = jax.eval_shape(self.program.init, jax.random.key(0))
         parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
         rows = train.batch_size // train.accumulation
+        implementation = self._attention(mesh)
         with jax.set_mesh(mesh):
-            implementation = _attention(model, rows, train.length, self.program.segmented)
             chunked = count_chunks(rows, train.length, train.loss_chunk) > 1
         own_parameters = _bytes_of_shards(state.params, placement.state.params)
         return Demands(
@@ -165,16 +173,20 @@ class TextTraining:
             details={"parameters": parameters, "attention": implementation},
         )
 
-
-def _attention(model: ModelConfig, rows: int, length: int, segmented: bool) -> str:
-    """Which implementation of attention the step takes on the current mesh."""
-    queries, keys = (
-        jax.ShapeDtypeStruct((rows, length, heads, model.head_size), model.compute_dtype)
-        for heads in (model.num_heads, model.kv_heads)
-    )
-    segments = jax.ShapeDtypeStruct((rows, length), jnp.int32) if segmented else None
-    mask = CausalMask(segment_ids_BT=segments, arranged=True)  # type: ignore[arg-type]
-    return implementation_name(queries, keys, mask, model.attention, dropout=model.dropout > 0)
+    def _attention(self, mesh: Mesh) -> str:
+        """Which implementation of attention the step takes."""
+        model, train = self.program.model, self.program.train
+        rows = train.batch_size // train.accumulation
+        queries, keys = (
+            jax.ShapeDtypeStruct((rows, train.length, heads, model.head_size), model.compute_dtype)
+            for heads in (model.num_heads, model.kv_heads)
+        )
+        tokens = jax.ShapeDtypeStruct((rows, train.length), jnp.int32)
+        mask = CausalMask(tokens if self.program.segmented else None, arranged=True)  # type: ignore[arg-type]
+        with jax.set_mesh(mesh):
+            return implementation_name(
+                queries, keys, mask, model.attention, dropout=model.dropout > 0
+            )
 
 
 def _bytes_of_shards(abstract: Any, shardings: Any) -> int:

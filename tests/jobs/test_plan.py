@@ -31,6 +31,12 @@ needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu, which compiles for TPUs"
 )
 
+needs_cuda_plugin = pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is None
+    or importlib.util.find_spec("jax_plugins.xla_cuda12") is None,
+    reason="needs jax-cuda12-plugin and jax-cuda12-pjrt, which compile for GPUs",
+)
+
 
 def _plan(workdir: Path, *words: str, config: Path = CONFIG) -> "subprocess.CompletedProcess[str]":
     """Runs the command in a process of its own: the number of CPU devices is set only once."""
@@ -123,6 +129,20 @@ def test_a_plan_for_a_slice(how: str, tmp_path: Path) -> None:
     assert results["fits"]
     assert results["collectives_from"] == "the compiled program"
     assert results["collective_bytes_by_kind_and_axis"]["all-reduce"]["tensor"] > 0
+
+
+@needs_cuda_plugin
+@pytest.mark.slow
+def test_a_plan_for_gpus(tmp_path: Path) -> None:
+    words = ["--topology=h100:1x1x2", "--config.mesh.seq=2"]
+    refused = _plan(tmp_path / "a", *words, "--config.model.attention=cudnn")
+    assert refused.returncode == 2
+    run = _plan(tmp_path / "b", *words, "--config.model.attention=chunked")
+    assert run.returncode == 0, run.stderr
+    results = _results(tmp_path / "b")
+    assert results["fits"]
+    assert results["peak_bytes_per_device"] > results["bytes_per_device"]["optimizer"]
+    assert results["collective_bytes_by_kind_and_axis"]["all-gather"]["seq"] > 0
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The FLOP counts against the products that tracing a real step finds."""
 
 import dataclasses
+import importlib.util
 import math
 from typing import Any
 
@@ -13,7 +14,10 @@ from rrope_jax.model.attention import IMPLEMENTATIONS
 from rrope_jax.model.config import REMAT_POLICIES
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.planning.flops import AGAIN, ATTENTION, executed_flops, model_flops, visible_pairs
+from rrope_jax.planning.topology import Topology
+from rrope_jax.planning.workload import TextTraining
 from rrope_jax.rope import RopeSpec
+from rrope_jax.sharding import MeshConfig
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.sharded import BATCH_DTYPES
 from rrope_jax.train.step import Program
@@ -87,6 +91,36 @@ def test_llama2_agrees_with_two_and_four_layers_written_out() -> None:
     two, four = counted(2), counted(4)
     extrapolated = two + (llama2.num_layers - 2) / 2 * (four - two)
     own = executed_flops(llama2, 1, 2048, attention="xla", chunked_logits=False)
+    assert own == pytest.approx(extrapolated, rel=0.03)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu, which compiles for TPUs"
+)
+@pytest.mark.slow
+def test_llama2_agrees_with_layers_compiled_for_a_slice() -> None:
+    """The same for four chips of a TPU, over which the step is split."""
+    llama2 = dataclasses.replace(
+        PRESETS["llama2_7b"].model, compute_dtype="bfloat16", attention="xla"
+    )
+    topology = Topology("v5p:2x2x1", "v5p", (2, 2, 1))
+    topology.prepare()
+
+    def counted(layers: int) -> float:
+        model = dataclasses.replace(llama2, num_layers=layers)
+        train = TrainConfig(steps=1, batch_size=4, length=1024, loss_chunk=4096)
+        training = TextTraining(Program(model, RopeSpec(head_dim=128), train), MeshConfig())
+        lowered = training.lower(training.make_mesh(topology.devices()))
+        of_chip: float = lowered.compile().cost_analysis()["flops"]
+        return 4 * of_chip
+
+    jax.config.update("jax_optimization_level", "O0")
+    try:
+        two, four = counted(2), counted(4)
+    finally:
+        jax.config.update("jax_optimization_level", "UNKNOWN")
+    extrapolated = two + (llama2.num_layers - 2) / 2 * (four - two)
+    own = executed_flops(llama2, 4, 1024, attention="xla", chunked_logits=False)
     assert own == pytest.approx(extrapolated, rel=0.03)
 
 

@@ -22,12 +22,12 @@ from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.posgen.layout import MeshConfig
 
-_LOG = logging.getLogger(__name__)
-
 SUMMARY = (
     "Compiles the exact step of a config for a TPU slice, a GPU cluster or CPU devices, none of "
     "which has to be there, and says whether it fits and how long it takes."
 )
+
+_LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         ]
         for name, data in report.plots(results).items():
             written.append(workdir.write_bytes(name, data))
-        print(report.markdown(results).split("\n![", 1)[0])
+        print(report.markdown(results, figures=False))
         print("\n".join(f"wrote {path}" for path in written))
     return 0
 

@@ -26,8 +26,14 @@ def headline(results: Mapping[str, Any]) -> str:
     )
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The report as markdown, with a link to the figure beside it."""
+_FIGURE = (
+    "\n![Memory and time](plan.png)\n",
+    "Dotted: what a program may use, and the estimate.\n",
+)
+
+
+def markdown(results: Mapping[str, Any], *, figures: bool = True) -> str:
+    """The report as markdown, with a link to the figure beside it unless it is left out."""
     parts = [
         f"# {results['workload']} on {_where(results)}\n",
         f"{headline(results)[0].upper()}{headline(results)[1:]}.\n",
@@ -36,8 +42,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         _memory(results),
         "\n## Time of a step\n",
         _time(results),
-        "\n![Memory and time](plan.png)\n",
-        "Dotted: what a program may use, and the estimate.\n",
+        *(_FIGURE if figures else [""]),
         f"## Sent by a device in a step, by {results['collectives_from']}\n",
         _collectives(results),
     ]

@@ -106,7 +106,11 @@ def test_a_usage_error_is_one_line_before_any_compiling(
 @pytest.mark.slow
 def test_what_does_not_fit_comes_with_the_nearest_change_that_does(tmp_path: Path) -> None:
     """Rows of 4,096 tokens whose pairs are all kept are too much for the core's 2 GiB."""
-    words = ["--config.train.length=4096", "--config.model.attention=xla"]
+    words = [
+        "--config.train.length=4096",
+        "--config.model.attention=xla",
+        "--config.model.remat=full",
+    ]
     run = _plan(tmp_path, "--topology=cpu:1", "--config.train.batch_size=2", *words)
     assert run.returncode == 0, run.stderr
     results = _results(tmp_path)

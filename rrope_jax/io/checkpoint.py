@@ -195,7 +195,7 @@ class BackgroundCheckpoints(Checkpoints):
         """The error to raise; what was half written goes when the folder is next opened."""
         step, self._pending = self._pending, None
         try:
-            self._close()
+            self._close(failed=True)
         except Exception:  # says once more what the first error said
             _LOG.debug("after a failed save", exc_info=True)
         said = " ".join(str(error).split())
@@ -204,9 +204,10 @@ class BackgroundCheckpoints(Checkpoints):
         reason = next(full, said[:300])
         return SaveError(f"checkpoint {self._folder / str(step)} cannot be written: {reason}")
 
-    def _close(self) -> None:
+    def _close(self, *, failed: bool = False) -> None:
         manager, self._open = self._open, None
-        if manager is not None:
+        # closing waits for the other processes, which know nothing of what failed in this one
+        if manager is not None and not (failed and jax.process_count() > 1):
             manager.close()
 
     def __enter__(self) -> Self:
@@ -218,13 +219,15 @@ class BackgroundCheckpoints(Checkpoints):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        failed = error is not None
         try:
-            self.wait()
+            if not failed or jax.process_count() == 1:
+                self.wait()
         except SaveError:
-            if error is None:
+            if not failed:
                 raise
         finally:
-            self._close()
+            self._close(failed=failed)
 
 
 def _save(manager: ocp.CheckpointManager, step: int, tree: Any, metadata: dict[str, Any]) -> None:

@@ -65,6 +65,8 @@ class Checkpoints:
             max_to_keep=keep,
             keep_period=keep_every,
             enable_async_checkpointing=asynchronous,
+            # for the slowest process to write its part, or to have failed without a word
+            async_options=ocp.AsyncOptions(timeout_secs=600),
             create=True,
             cleanup_tmp_directories=True,  # of a process that was killed while it saved
         )

@@ -33,7 +33,8 @@ def _both(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: CausalMask, chunks: Chunks
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     def chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return chunked_attention(q * SCALE, k, v, mask.start_B, mask.segment_ids_BT, chunks)
+        segments = (mask.segment_ids_BT, mask.key_segments)
+        return chunked_attention(q * SCALE, k, v, mask.start_B, *segments, chunks)
 
     def over_all_pairs(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return attention(q, k, v, mask, scale=SCALE, implementation="xla")
@@ -74,6 +75,16 @@ def test_continued_sequences(one_by_one: bool) -> None:
     """A prompt of 5 tokens after 0, 4 and 9 cached ones, with room left in the cache."""
     q, k, v = _random(0, 3, 5, 2, 4), _random(1, 3, 17, 2, 4), _random(2, 3, 17, 2, 4)
     _check(q, k, v, CausalMask(start_B=jnp.array([0, 4, 9])), Chunks(2, 3, one_by_one))
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_piece_of_packed_rows(one_by_one: bool) -> None:
+    """Queries from places 5 and 8 of rows of 13 tokens, one of them in the midst of a document."""
+    q, k, v = _random(0, 2, 5, 2, 4), _random(1, 2, 13, 1, 4), _random(2, 2, 13, 1, 4)
+    keys = jnp.array([[0] * 3 + [1] * 6 + [2] + [3] * 3, [5] * 2 + [2] * 3 + [5] * 6 + [6] * 2])
+    queries = jnp.stack([keys[0, 5:10], keys[1, 8:13]])
+    mask = CausalMask(queries, keys, start_B=jnp.array([5, 8]))
+    _check(q, k, v, mask, Chunks(2, 3, one_by_one))
 
 
 @given(data=st.data())
@@ -130,7 +141,7 @@ def test_invisible_blocks_are_never_touched(segmented: bool, one_by_one: bool) -
     chunks = Chunks(2, 2, one_by_one)
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return chunked_attention(q, k, v, None, segments, chunks)[:, seen]
+        return chunked_attention(q, k, v, None, segments, segments, chunks)[:, seen]
 
     out, q_gradient, _, _ = _outputs_and_gradients(run, q, k, v)
     assert np.isfinite(out).all()
@@ -143,7 +154,7 @@ def test_memory_is_linear_in_the_length(one_by_one: bool) -> None:
     chunks = Chunks(64, 64, one_by_one)
 
     def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jnp.sum(chunked_attention(q, k, v, None, None, chunks) ** 2)
+        return jnp.sum(chunked_attention(q, k, v, None, None, None, chunks) ** 2)
 
     def temporaries(T: int) -> int:
         q, k = (jax.ShapeDtypeStruct((1, T, N, 16), jnp.float32) for N in (4, 2))

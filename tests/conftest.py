@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -9,6 +10,9 @@ import pytest
 # Tolerances are those of the CPU; JAX_PLATFORMS=cuda or tpu runs the tests there all the same.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# Where the tests run in the background of a script, SIGINT is ignored, and in what they start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the first example of a property pays for compilation. The same examples in each run:
 # a property that fails by chance would stop a change that has nothing to do with it.

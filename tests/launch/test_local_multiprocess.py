@@ -1,6 +1,7 @@
 """launch/local_multiprocess.sh: what its processes get, and how they end together."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,11 +68,12 @@ def test_signals_reach_all(number: signal.Signals, code: int, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_environment_and_output(tmp_path: Path) -> None:
+    script = shutil.copy(SCRIPT, tmp_path)  # a clone without an environment, which would come first
     rrope = tmp_path / "rrope"
     rrope.write_text('#!/bin/sh\necho "$*"; env; printf "no line end" >&2\n')
     rrope.chmod(0o755)
     done = subprocess.run(
-        ["bash", str(SCRIPT), "2", "configs/a b.py", "--workdir=runs/x y"],
+        ["bash", script, "2", "configs/a b.py", "--workdir=runs/x y"],
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,

@@ -16,6 +16,7 @@ SCRIPTS = [
     ROOT / "launch" / "slurm.sbatch",
     ROOT / ".ci" / "run",
 ]
+PYTEST = "python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile"
 EVERY_SCRIPT = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 
 
@@ -235,7 +236,7 @@ class TestTest:
             "ruff check .",
             "ruff format --check .",
             "mypy ",
-            "python -m pytest -m not slow",
+            f"{PYTEST} -m not slow",
         ]
 
 
@@ -248,7 +249,7 @@ class TestCi:
         assert (run.returncode, run.stderr) == (0, "")
         tests = [call for call in machine.calls() if " -m pytest" in call]
         assert tests == [
-            "python -m pytest",
+            PYTEST,
             "python -m pytest -m peers and not long",
             "python -m pytest -m smoke -W default",
         ]

@@ -3,7 +3,7 @@
 #
 #   bash launch/test.sh [PYTEST ARGUMENTS]
 #
-# Without arguments every test runs, the slow ones too (about five minutes on two cores); to leave
+# Without arguments every test runs, the slow ones too (some ten minutes on two cores); to leave
 # them out, give -m 'not slow'. PYTHON=/path/to/python chooses the Python (3.11 to 3.13).
 set -euo pipefail
 

@@ -153,7 +153,9 @@ def _split_over(axis: str | None, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
     return tuple(name for name in RULES.get(axis or "", ()) if name in mesh.axis_names)
 
 
-def sharding(mesh: Mesh, axes: LogicalAxes, shape: tuple[int, ...], name: str) -> NamedSharding:
+def sharding(
+    mesh: Mesh | AbstractMesh, axes: LogicalAxes, shape: tuple[int, ...], name: str
+) -> NamedSharding:
     """The placement of one array.
 
     Args:
@@ -176,16 +178,22 @@ def sharding(mesh: Mesh, axes: LogicalAxes, shape: tuple[int, ...], name: str) -
     return NamedSharding(mesh, spec(axes, mesh))
 
 
+def on_a_mesh() -> bool:
+    """Whether the current mesh has several devices along one of `AXES`, so arrays are split."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return any(shape.get(axis, 1) > 1 for axis in AXES)
+
+
 def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
     """Asks the compiler to split an array so over the current mesh; nothing without one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size <= 1 or not set(mesh.axis_names) & set(AXES):
+    if not on_a_mesh():
         return x
-    constrained: jax.Array = jax.lax.with_sharding_constraint(x, spec(axes, mesh))
+    split = spec(axes, jax.sharding.get_abstract_mesh())
+    constrained: jax.Array = jax.lax.with_sharding_constraint(x, split)
     return constrained
 
 
-def parts(axis: str) -> int:
-    """Into how many parts the current mesh splits a logical axis; 1 without a mesh."""
-    shape = jax.sharding.get_abstract_mesh().shape
+def parts(axis: str, mesh: Mesh | AbstractMesh | None = None) -> int:
+    """Into how many parts a mesh, or the current one, splits a logical axis; 1 without a mesh."""
+    shape = (mesh or jax.sharding.get_abstract_mesh()).shape
     return math.prod(shape.get(name, 1) for name in RULES[axis])

@@ -77,7 +77,8 @@ class Checkpoints:
         Only a checkpoint that `restore` passed over, or an equal one, can be there already.
         """
         with _ONE_AT_A_TIME, self._manager() as manager:
-            _save(manager, step, HostArraysSave(tree) if self._alone else tree, metadata)
+            saved = HostArraysSave(tree) if self._alone else ocp.args.StandardSave(tree)
+            _save(manager, step, saved, metadata)
             manager.wait_until_finished()
 
     def restore(
@@ -175,7 +176,7 @@ class BackgroundCheckpoints(Checkpoints):
         try:
             if self._open is None:
                 self._open = self._manager()
-            _save(self._open, step, tree, metadata)
+            _save(self._open, step, ocp.args.StandardSave(tree), metadata)
         except Exception as error:  # Orbax and its drivers raise many kinds
             raise self._failed(error) from error
 
@@ -232,9 +233,13 @@ class BackgroundCheckpoints(Checkpoints):
             self._close(failed=failed)
 
 
-def _save(manager: ocp.CheckpointManager, step: int, tree: Any, metadata: dict[str, Any]) -> None:
+def _save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    tree: ocp.args.CheckpointArgs,
+    metadata: dict[str, Any],
+) -> None:
     if step in manager.all_steps():
         manager.delete(step)
-    saved = tree if isinstance(tree, HostArraysSave) else ocp.args.StandardSave(tree)
-    arguments = ocp.args.Composite(tree=saved, metadata=ocp.args.JsonSave(metadata))
+    arguments = ocp.args.Composite(tree=tree, metadata=ocp.args.JsonSave(metadata))
     manager.save(step, args=arguments, force=True)

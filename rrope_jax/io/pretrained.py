@@ -15,8 +15,9 @@ from rrope_jax.io.description import Description as Description
 from rrope_jax.io.gguf import GgufSource, is_gguf
 from rrope_jax.io.huggingface import HuggingFaceSource, is_huggingface
 from rrope_jax.io.native import NativeSource, is_native
-from rrope_jax.io.weights import Source, abstract_decoder, parameter_shapes
+from rrope_jax.io.weights import Source, parameter_shapes
 from rrope_jax.model import Decoder
+from rrope_jax.model.decoder import abstract_decoder
 from rrope_jax.rope import RopeSpec
 
 

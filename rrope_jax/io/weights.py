@@ -6,19 +6,17 @@ whatever is not in it is refused.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import jax
 import numpy as np
-from flax import nnx
 from numpy.typing import NDArray
 
 from rrope_jax.io.description import Description
-from rrope_jax.model import Decoder, ModelConfig
-from rrope_jax.rope import RopeSpec
+from rrope_jax.model import ModelConfig
+from rrope_jax.model.decoder import parameter_layout
 
 Array = NDArray[Any]
 
@@ -132,17 +130,9 @@ class Source(Protocol):
         """One parameter of the decoder in float32, on the devices of its sharding."""
 
 
-def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> Decoder:
-    """A decoder whose parameters are shapes without memory."""
-    return nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(0)))
-
-
-@functools.lru_cache(maxsize=16)
-def parameter_shapes(config: ModelConfig) -> Mapping[Weight, tuple[int, ...]]:
+def parameter_shapes(config: ModelConfig) -> dict[Weight, tuple[int, ...]]:
     """The shape of each parameter that a decoder has."""
-    decoder = abstract_decoder(config, RopeSpec(head_dim=config.head_size))
-    state = nnx.to_flat_state(nnx.state(decoder))
-    shapes = {".".join(map(str, path)): leaf.shape for path, leaf in state}
+    shapes = {".".join(path): shape for path, (shape, _) in parameter_layout(config).items()}
     return {weight: shapes[weight.path] for weight in WEIGHTS if weight.path in shapes}
 
 

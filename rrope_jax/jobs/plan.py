@@ -10,8 +10,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rrope_jax.jobs import backend, posgen
-from rrope_jax.jobs.configuration import UsageError, from_config, parse
-from rrope_jax.jobs.train import mesh_config, plan_program
+from rrope_jax.jobs.configuration import UsageError, parse
+from rrope_jax.jobs.train_config import mesh_config, plan_program
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.planning import report, saved, sweep, topology
 from rrope_jax.planning.compilation import Keep
@@ -20,7 +20,6 @@ from rrope_jax.planning.posgen import Ablation
 from rrope_jax.planning.sweep import Tried
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
-from rrope_jax.posgen.layout import MeshConfig
 
 SUMMARY = (
     "Compiles the exact step of a config for a TPU slice, a GPU cluster or CPU devices, none of "
@@ -89,8 +88,7 @@ def _training(config: ConfigDict) -> TextTraining:
 
 def _ablation(config: ConfigDict) -> Ablation:
     setting, program, trainings = posgen.plan(config)
-    mesh = from_config(MeshConfig, config.get("mesh", ConfigDict()), "config.mesh")
-    return Ablation(program, trainings, mesh, setting.lanes)
+    return Ablation(program, trainings, posgen.mesh_config(config), setting.lanes)
 
 
 def _of_training(

@@ -163,6 +163,15 @@ def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
     return setting, program, planned
 
 
+def mesh_config(config: ConfigDict) -> MeshConfig:
+    """The `mesh` group of a PosGen config, which may be left out.
+
+    Raises:
+      UsageError: it is wrong.
+    """
+    return from_config(MeshConfig, config.get("mesh", ConfigDict()), "config.mesh")
+
+
 def _identity(config: ConfigDict) -> dict[str, Any]:
     """The config without what does not change results, so that these may differ on a rerun."""
     identity: dict[str, Any] = config.to_dict()
@@ -172,8 +181,8 @@ def _identity(config: ConfigDict) -> dict[str, Any]:
 
 
 def _mesh(config: ConfigDict, trainings: int, processes: int) -> Mesh:
-    """Starts the backend, and lays its devices out as `config.mesh` says, which may be left out."""
-    wanted = from_config(MeshConfig, config.get("mesh", ConfigDict()), "config.mesh")
+    """Starts the backend, and lays its devices out as `config.mesh` says."""
+    wanted = mesh_config(config)
     automatic = min(trainings, cores() * processes)
     use_cpu_devices(automatic if wanted.ablation == -1 else wanted.ablation, processes)
     try:

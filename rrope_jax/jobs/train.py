@@ -21,21 +21,18 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rrope_jax.data.pipeline import Batches, DataConfig, build_batches, heldout_documents
-from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_files
+from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer
 from rrope_jax.io import native, pretrained
 from rrope_jax.io.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
 from rrope_jax.jobs import backend, distributed
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.distributed import JobError, Peers
 from rrope_jax.jobs.peers import RETRYABLE
-from rrope_jax.jobs.rope_config import extend
+from rrope_jax.jobs.train_config import CheckpointConfig, group_of, mesh_config, plan_program
 from rrope_jax.jobs.workdir import Workdir
-from rrope_jax.model import ModelConfig
-from rrope_jax.model.presets import PRESETS, Preset
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import MeshConfig, make_mesh
 from rrope_jax.train import loop
-from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.heldout import Heldout, HeldoutConfig
 from rrope_jax.train.metrics import FILE, MetricsLog, NoLog, Progress
 from rrope_jax.train.sharded import Placement, begin, initialize, lower, place, restore_like
@@ -44,40 +41,12 @@ from rrope_jax.train.step import Program, State
 SUMMARY = "Trains a decoder on text, from scratch or continuing any checkpoint that convert reads."
 
 _LOG = logging.getLogger(__name__)
-_GROUPS = ("model", "rope", "data", "train", "mesh", "checkpoint", "eval")
 # Fields that may differ on a rerun: they change no number of a run, or, as the mesh, its rounding.
 _FREE = {
     "checkpoint": ("every_steps", "keep", "keep_every_steps"),
     "data": ("prefetch", "cache_dir"),
     "mesh": tuple(field.name for field in dataclasses.fields(MeshConfig)),
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """The fields of `config.checkpoint`.
-
-    Attributes:
-      init_from: a checkpoint of any format to continue; None trains a new model.
-      every_steps: steps between checkpoints. The last step, and one at which the run is told to
-        stop, have one in any case.
-      keep: how many of the newest stay.
-      keep_every_steps: those at multiples of so many steps stay, too; None for no others.
-
-    Raises:
-      ValueError: a number is not positive.
-    """
-
-    init_from: str | None = None
-    every_steps: int = 100
-    keep: int = 2
-    keep_every_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("every_steps", "keep", "keep_every_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,145 +121,6 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
     return 0
 
 
-def plan_program(
-    config: ConfigDict, *, elsewhere: bool = False
-) -> tuple[Program, pretrained.Description, CheckpointConfig]:
-    """Turns a training config into its program; reads no text and no weights.
-
-    Args:
-      config: of `rrope train`.
-      elsewhere: whether it is to run on another machine, which has the files that it names: where
-        `config.model.preset` says what the model is, neither checkpoint nor tokenizer need be here.
-
-    Raises:
-      UsageError: the config or the checkpoint is wrong; the message names the key.
-    """
-    for name in config:
-        if name not in _GROUPS:
-            raise UsageError(f"config.{name}: there is no such group; the groups are {_GROUPS}")
-    checkpoint = from_config(CheckpointConfig, _group(config, "checkpoint"), "config.checkpoint")
-    train = from_config(TrainConfig, _group(config, "train"), "config.train")
-    data = from_config(DataConfig, _group(config, "data"), "config.data")
-    preset, path = _preset(config), checkpoint.init_from
-    if elsewhere and preset is not None and (path is None or not os.path.exists(path)):
-        description = _model_of_preset(config, preset)
-    elif path is None:
-        description = _new_model(config, train, data, preset)
-    else:
-        description = _continued_model(config, path, preset)
-    segmented = data.packing != "one_document_per_row"
-    try:
-        program = Program(description.model, description.rope, train, segmented)
-    except ValueError as error:
-        raise UsageError(f"config: {error}") from error
-    return program, description, checkpoint
-
-
-def mesh_config(config: ConfigDict) -> MeshConfig:
-    """The `mesh` group of a training config.
-
-    Raises:
-      UsageError: it is wrong.
-    """
-    return from_config(MeshConfig, _group(config, "mesh"), "config.mesh")
-
-
-def _group(config: ConfigDict, name: str) -> ConfigDict:
-    group = config.get(name, ConfigDict())
-    if not isinstance(group, ConfigDict):
-        raise UsageError(f"config.{name} is {group!r}; it has to be a group of fields")
-    return group
-
-
-def _preset(config: ConfigDict) -> Preset | None:
-    name = _group(config, "model").get("preset")
-    if name is not None and name not in PRESETS:
-        raise UsageError(f"config.model.preset = {name!r} is unknown; choose from {_KNOWN_PRESETS}")
-    return None if name is None else PRESETS[name]
-
-
-_KNOWN_PRESETS = ", ".join(PRESETS)
-
-
-def _model_group(config: ConfigDict) -> ConfigDict:
-    """The fields of ModelConfig that the config gives."""
-    group = _group(config, "model")
-    return ConfigDict({key: value for key, value in group.items() if key != "preset"})
-
-
-def _model_of_preset(config: ConfigDict, preset: Preset) -> pretrained.Description:
-    """A preset with the config's changes, without a tokenizer."""
-    given = {key: value for key, value in _model_group(config).items() if value is not None}
-    shape = ConfigDict(dataclasses.asdict(preset.model) | given)
-    model = from_config(ModelConfig, shape, "config.model")
-    own = pretrained.Description(model, preset.rope, preset.context)
-    return extend(own, _group(config, "rope"))
-
-
-def _new_model(
-    config: ConfigDict, train: TrainConfig, data: DataConfig, preset: Preset | None
-) -> pretrained.Description:
-    if data.tokenizer is None:
-        raise UsageError(
-            "config.data.tokenizer has no value and there is no checkpoint to take one from: name "
-            f"a tokenizer.json, a folder with one, or {BYTES!r}"
-        )
-    try:
-        files = None if data.tokenizer == BYTES else read_files(data.tokenizer)
-        tokenizer = load_tokenizer(files or data.tokenizer)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"config.data.tokenizer: {error}") from error
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    if preset is not None:
-        own = _model_of_preset(config, preset)
-        return dataclasses.replace(own, tokenizer=files, extras=ids)
-    group = _model_group(config)
-    unset = group.get("vocab_size") is None
-    vocabulary = {"vocab_size": tokenizer.vocab_size} if unset else {}
-    model = from_config(ModelConfig, group, "config.model", **vocabulary)
-    rope = from_config(RopeSpec, _group(config, "rope"), "config.rope", head_dim=model.head_size)
-    context = train.reach
-    if rope.original_context is not None:
-        context = max(context, round(rope.original_context * rope.factor))
-    return pretrained.Description(model, rope, context, files, ids)
-
-
-# What `config.model.preset` says of a checkpoint.
-_SIZES = ("vocab_size", "d_model", "num_layers", "num_heads", "kv_heads", "head_size", "d_ff")
-
-
-def _continued_model(
-    config: ConfigDict, path: str, preset: Preset | None
-) -> pretrained.Description:
-    try:
-        source = pretrained.open_source(path)
-        source.check()
-        description = source.description
-    except (ValueError, OSError) as error:
-        raise UsageError(f"config.checkpoint.init_from: {error}") from error
-    if preset is not None:
-        _check_sizes(description.model, preset, path)
-    given = {key: value for key, value in _model_group(config).items() if value is not None}
-    if fixed := sorted(given.keys() - set(pretrained.OVERRIDABLE)):
-        raise UsageError(
-            f"config.model.{fixed[0]} = {given[fixed[0]]!r}: a checkpoint that is continued has "
-            f"its own; only {', '.join(pretrained.OVERRIDABLE)} can be set"
-        )
-    shape = ConfigDict(dataclasses.asdict(description.model) | given)
-    model = from_config(ModelConfig, shape, "config.model")
-    return extend(dataclasses.replace(description, model=model), _group(config, "rope"))
-
-
-def _check_sizes(model: ModelConfig, preset: Preset, path: str) -> None:
-    for name in _SIZES:
-        found, meant = getattr(model, name), getattr(preset.model, name)
-        if found != meant:
-            raise UsageError(
-                f"config.checkpoint.init_from = {path!r} is not config.model.preset: its {name} is "
-                f"{found}, not {meant}; name another checkpoint, or leave the preset out"
-            )
-
-
 def _open_text(
     config: ConfigDict,
     program: Program,
@@ -298,8 +128,8 @@ def _open_text(
     description: pretrained.Description,
     checkpoint: CheckpointConfig,
 ) -> Plan:
-    data = from_config(DataConfig, _group(config, "data"), "config.data")
-    evaluation = from_config(HeldoutConfig, _group(config, "eval"), "config.eval")
+    data = from_config(DataConfig, group_of(config, "data"), "config.data")
+    evaluation = from_config(HeldoutConfig, group_of(config, "eval"), "config.eval")
     tokenizer = _tokenizer(data, description)
     train = program.train
     try:
@@ -307,7 +137,7 @@ def _open_text(
         if evaluation.every_steps is not None:
             documents = [tokens for _, tokens in heldout_documents(data, tokenizer)]
             heldout = Heldout(program, placement, evaluation, documents)
-        share, shares = placement.share_of_rows()
+        share, shares = placement.own_share
         batches = build_batches(
             data,
             tokenizer,

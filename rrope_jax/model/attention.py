@@ -14,8 +14,8 @@ from jax.sharding import AbstractMesh
 
 from rrope_jax.model import splash
 from rrope_jax.model.chunked import MASKED, Chunks, chunked_attention
-from rrope_jax.model.context_parallel import first_places, gather, on_a_mesh
-from rrope_jax.sharding import parts, spec
+from rrope_jax.model.context_parallel import first_places, gather
+from rrope_jax.sharding import on_a_mesh, parts, spec
 
 
 class CausalMask(NamedTuple):
@@ -163,15 +163,9 @@ def _cudnn(call: _Call) -> jax.Array:
 
 def _splash(call: _Call) -> jax.Array:
     """The Pallas kernel for TPUs; never holds the logits of all pairs."""
-    kernel = call.prepared
-    if kernel is None:
-        T, N = call.q_BTNH.shape[1:3]
-        kernel = splash.make_kernel(
-            T, N, piece=T, head_parts=1, row_parts=1, arranged=False, interpret=_INTERPRET
-        )
     mask = call.mask
     return splash.run(
-        kernel,
+        _splash_kernel(call) if call.prepared is None else call.prepared,
         call.q_BTNH * call.scale,
         call.k_BSKH,
         call.v_BSKH,
@@ -181,17 +175,22 @@ def _splash(call: _Call) -> jax.Array:
 
 
 def _prepare_splash(call: _Call, mesh: AbstractMesh) -> tuple[Any, Any]:
-    heads, rows = parts("heads"), parts("length")
-    kernel = splash.make_kernel(
+    kernel = _splash_kernel(call)
+    return kernel, splash.kernel_spec(kernel, mesh)
+
+
+def _splash_kernel(call: _Call) -> Any:
+    """For all devices of the mesh, or for the only one."""
+    heads = parts("heads")
+    return splash.make_kernel(
         call.k_BSKH.shape[1],
         call.q_BTNH.shape[2] * heads,
         piece=call.q_BTNH.shape[1],
         head_parts=heads,
-        row_parts=rows,
-        arranged=call.mask.arranged and rows > 1,
+        row_parts=parts("length"),
+        arranged=call.mask.arranged,
         interpret=_INTERPRET,
     )
-    return kernel, splash.kernel_spec(kernel, mesh)
 
 
 _INTERPRET = False  # tests run the kernel where there is no TPU
@@ -286,7 +285,7 @@ def attention(
     Raises:
       ValueError: the implementation asked for cannot compute this call.
     """
-    call = _Call(q_BTNH, k_BSKH, v_BSKH, mask, scale, dropout)
+    call = _Call(q_BTNH, k_BSKH, v_BSKH, _of_parts(mask), scale, dropout)
     # what continues a cache, and dropout, whose noise is drawn for whole arrays, is left to XLA
     if on_a_mesh() and mask.start_B is None and dropout is None:
         return _over_mesh(call, implementation)
@@ -309,11 +308,16 @@ def implementation_name(
       ValueError: as `attention`.
     """
     drop = (lambda weights: weights) if dropout else None
-    call = _Call(q_BTNH, k_BSKH, k_BSKH, mask, 1.0, drop)
+    call = _Call(q_BTNH, k_BSKH, k_BSKH, _of_parts(mask), 1.0, drop)
     if on_a_mesh() and not dropout:
-        call = _piece(call, mask.arranged and parts("length") > 1)
+        call = _piece(call)
     row = _choose(call, implementation)
     return next(name for name, each in IMPLEMENTATIONS.items() if each is row)
+
+
+def _of_parts(mask: CausalMask) -> CausalMask:
+    """Rows in one part have their own order, whether asked for another or not."""
+    return mask._replace(arranged=mask.arranged and parts("length") > 1)
 
 
 def _choose(call: _Call, implementation: str) -> _Implementation:
@@ -335,11 +339,9 @@ def _choose(call: _Call, implementation: str) -> _Implementation:
 def _over_mesh(call: _Call, implementation: str) -> jax.Array:
     """Every device computes its queries, against the keys and values of whole rows."""
     mesh = jax.sharding.get_abstract_mesh()
-    arranged = call.mask.arranged and parts("length") > 1
-    row = _choose(_piece(call, arranged), implementation)
-    prepared, prepared_spec = None, None
-    if row.prepare is not None:
-        prepared, prepared_spec = row.prepare(_piece(call, arranged), mesh)
+    arranged, piece = call.mask.arranged, _piece(call)
+    row = _choose(piece, implementation)
+    prepared, prepared_spec = (None, None) if row.prepare is None else row.prepare(piece, mesh)
 
     def local(
         q_BLNH: jax.Array,
@@ -350,16 +352,14 @@ def _over_mesh(call: _Call, implementation: str) -> jax.Array:
     ) -> jax.Array:
         keys, values = (gather(x, arranged=arranged) for x in (k_BLKH, v_BLKH))
         key_segments = None if segment_ids_BL is None else gather(segment_ids_BL, arranged=arranged)
-        mask = CausalMask(segment_ids_BL, key_segments)
+        mask = CausalMask(segment_ids_BL, key_segments, arranged=arranged)
         own = _Call(q_BLNH, keys, values, mask, call.scale, None, prepared)
         if row.prepare is not None or parts("length") == 1:
             return row.run(own)
-        return _piece_by_piece(row, own, arranged)
+        return _piece_by_piece(row, own)
 
-    queries, tokens = (
-        spec(("batch", "length", "heads", None), mesh),
-        spec(("batch", "length"), mesh),
-    )
+    tokens = spec(("batch", "length"), mesh)
+    queries = spec(("batch", "length", "heads", None), mesh)
     keys = spec(("batch", "length", "kv_heads", None), mesh)
     return jax.shard_map(
         local,
@@ -369,28 +369,28 @@ def _over_mesh(call: _Call, implementation: str) -> jax.Array:
     )(call.q_BTNH, call.k_BSKH, call.v_BSKH, call.mask.segment_ids_BT, prepared)
 
 
-def _piece(call: _Call, arranged: bool) -> _Call:
+def _piece(call: _Call) -> _Call:
     """The shapes of what a device computes at once."""
     B, T, N, H = call.q_BTNH.shape
     S, K = call.k_BSKH.shape[1:3]
     B //= parts("batch")
-    T //= parts("length") * (1 + arranged)
+    T //= parts("length") * (1 + call.mask.arranged)
     dtype = call.q_BTNH.dtype
     queries = jax.ShapeDtypeStruct((B, T, N // parts("heads"), H), dtype)
     keys = jax.ShapeDtypeStruct((B, S, K // parts("kv_heads"), H), dtype)
     return dataclasses.replace(call, q_BTNH=queries, k_BSKH=keys, v_BSKH=keys)
 
 
-def _piece_by_piece(row: _Implementation, call: _Call, arranged: bool) -> jax.Array:
+def _piece_by_piece(row: _Implementation, call: _Call) -> jax.Array:
     """A device's part of a row, each of its pieces beginning at a place of its own."""
     B = call.q_BTNH.shape[0]
-    count = 1 + arranged
     mask = call.mask
+    count = 1 + mask.arranged
     queries = jnp.split(call.q_BTNH, count, axis=1)
     segments: Sequence[jax.Array | None] = [None] * count
     if mask.segment_ids_BT is not None:
         segments = jnp.split(mask.segment_ids_BT, count, axis=1)
-    firsts = first_places(queries[0].shape[1], arranged=arranged)
+    firsts = first_places(queries[0].shape[1], arranged=mask.arranged)
     mixed = []
     for q_BPNH, segment_ids_BP, first in zip(queries, segments, firsts, strict=True):
         start_B = jnp.full((B,), first, jnp.int32)

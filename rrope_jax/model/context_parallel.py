@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from rrope_jax.sharding import AXES, parts
+from rrope_jax.sharding import parts
 
 
 def arrange(x_BT: jax.Array) -> jax.Array:
@@ -70,12 +70,6 @@ def _take_pieces(x_BT: jax.Array, order: list[int]) -> jax.Array:
         )
     x_BPL = x_BT.reshape(B, len(order), T // len(order), *x_BT.shape[2:])
     return jnp.take(x_BPL, jnp.array(order), axis=1).reshape(x_BT.shape)
-
-
-def on_a_mesh() -> bool:
-    """Whether arrays are split over several devices along the axes of `sharding`."""
-    shape = jax.sharding.get_abstract_mesh().shape
-    return any(shape.get(axis, 1) > 1 for axis in AXES)
 
 
 def gather(x_BLK: jax.Array, *, arranged: bool) -> jax.Array:

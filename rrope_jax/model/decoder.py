@@ -1,6 +1,7 @@
 """The decoder: embedding, scanned blocks, output. Letters: see layers.py and attention.py."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -60,13 +61,22 @@ class Block(nnx.Module):
         return x_BTD + drop(hidden_BTD, self.dropout, keys[3]), grown
 
 
-def parameter_axes(config: ModelConfig, rope: RopeSpec) -> dict[tuple[str, ...], LogicalAxes]:
-    """The logical axes of every parameter by its path in the pure dict of parameters."""
-    decoder = nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(params=jax.random.key(0))))
-    return {
-        tuple(map(str, path)): (None,) * (path[0] == "blocks") + param.axes  # stacked layers
-        for path, param in nnx.to_flat_state(nnx.state(decoder, nnx.Param))
-    }
+def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> "Decoder":
+    """A decoder whose parameters are shapes without memory."""
+    return nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(0)))
+
+
+@functools.lru_cache(maxsize=16)
+def parameter_layout(
+    config: ModelConfig,
+) -> Mapping[tuple[str, ...], tuple[tuple[int, ...], LogicalAxes]]:
+    """Shape and logical axes of every parameter by its path in the pure dict of parameters."""
+    decoder = abstract_decoder(config, RopeSpec(head_dim=config.head_size))
+    found = {}
+    for path, param in nnx.to_flat_state(nnx.state(decoder, nnx.Param)):
+        stacked = (None,) * (path[0] == "blocks")
+        found[tuple(map(str, path))] = param.shape, stacked + param.axes
+    return found
 
 
 class Decoder(nnx.Module):

@@ -12,10 +12,9 @@ from flax import nnx
 
 from rrope_jax.model.attention import CausalMask, attention, on_one_cpu
 from rrope_jax.model.config import ACTIVATIONS, ModelConfig
-from rrope_jax.model.context_parallel import on_a_mesh
 from rrope_jax.model.dropout import drop
 from rrope_jax.rope import rotate
-from rrope_jax.sharding import LogicalAxes, constrain
+from rrope_jax.sharding import LogicalAxes, constrain, on_a_mesh
 
 
 def parameter(value: jax.Array, axes: LogicalAxes) -> nnx.Param[jax.Array]:

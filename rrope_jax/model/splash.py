@@ -71,9 +71,8 @@ def run(
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     heads_first = [x.swapaxes(1, 2) for x in (q_BLNH, k_BTKH, v_BTKH)]
-    if segment_ids_BL is None or segment_ids_BT is None:
-        mixed_BNLH: jax.Array = jax.vmap(lambda *row: kernel(*row))(*heads_first)
-    else:
+    segments = None
+    if segment_ids_BL is not None and segment_ids_BT is not None:
         segments = splash_attention.SegmentIds(segment_ids_BL, segment_ids_BT)
-        mixed_BNLH = jax.vmap(lambda *row: kernel(*row))(*heads_first, segments)
+    mixed_BNLH: jax.Array = jax.vmap(kernel)(*heads_first, segments)
     return mixed_BNLH.swapaxes(1, 2)

@@ -4,8 +4,11 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 
+from jax.sharding import AbstractMesh
+
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.sharding import AXES, MeshConfig
+from rrope_jax.train.sharded import check_rows, place_parameters
 
 # From what computes least again to what keeps least.
 _POLICIES = ("none", "dots", "full")
@@ -98,15 +101,12 @@ def _mesh(sizes: Mapping[str, int], slices: int) -> MeshConfig:
 
 
 def _fits(base: TextTraining, sizes: Mapping[str, int], accumulation: int) -> bool:
-    """Whether the training divides onto a mesh."""
-    model, train = base.program.model, base.program.train
-    split = sizes["fsdp"] * sizes["seq"]
-    return (
-        train.batch_size % (accumulation * sizes["data"] * sizes["fsdp"]) == 0
-        and (sizes["seq"] == 1 or train.length % (2 * sizes["seq"]) == 0)
-        and all(
-            size % sizes["tensor"] == 0
-            for size in (model.num_heads, model.kv_heads, model.d_ff, model.vocab_size)
-        )
-        and model.d_model % split == 0
-    )
+    """Whether `rrope train` would lay the training onto a mesh."""
+    program = base.program
+    mesh = AbstractMesh(tuple(sizes[name] for name in AXES), AXES)
+    try:
+        check_rows(dataclasses.replace(program.train, accumulation=accumulation), mesh)
+        place_parameters(program.model, mesh)
+    except ValueError:
+        return False
+    return True

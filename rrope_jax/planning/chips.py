@@ -6,6 +6,7 @@ Rates are per JAX device and second, decimal (1 GB/s = 1e9 bytes/s); memory is i
 import dataclasses
 import types
 from collections.abc import Mapping
+from typing import Any
 
 GIB = 2**30
 
@@ -115,6 +116,36 @@ _XLA_GPU = "https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_con
 _COMPILER = "the limit named by the compiler of libtpu 0.0.52"
 _GPU_SHARE = 0.75  # XLA_PYTHON_CLIENT_MEM_FRACTION's default
 
+
+def _gpu_chip(title: str, target: GpuTarget, *, page: str, **rates: Any) -> Chip:
+    """A GPU, of whose memory JAX allocates a share."""
+    return Chip(
+        title=title,
+        platform="gpu",
+        memory=int(_GPU_SHARE * target.memory),
+        sources=(f"https://www.nvidia.com/en-us/data-center/{page}", _XLA_GPU, _BOOK + "gpus"),
+        gpu=target,
+        **rates,
+    )
+
+
+_H100 = GpuTarget(
+    name="NVIDIA H100 80GB HBM3",
+    memory=84_942_979_072,
+    capability=(9, 0),
+    cores=132,
+    fpus_per_core=128,
+    core_shared_memory=233_472,
+    block_shared_memory=232_448,
+    l2_cache=52_428_800,
+    clock_ghz=1.98,
+)
+_HOPPER: Mapping[str, Any] = {
+    "peak": _peak(989e12, 494e12),
+    "network": Switch(per_chip=4.5e11),
+    "between_slices": 5e10,
+}
+
 CHIPS: Mapping[str, Chip] = types.MappingProxyType(
     {
         "v4": Chip(
@@ -169,16 +200,9 @@ CHIPS: Mapping[str, Chip] = types.MappingProxyType(
             sources=(_CLOUD + "tpu7x", _BOOK + "tpus (links)", _COMPILER),
             devices_per_chip=2,
         ),
-        "a100": Chip(
-            title="NVIDIA A100 SXM 80 GB",
-            platform="gpu",
-            memory=int(_GPU_SHARE * 85_100_068_864),
-            memory_bandwidth=2.039e12,
-            peak=_peak(312e12, 156e12),
-            network=Switch(per_chip=3e11),
-            between_slices=2.5e10,
-            sources=("https://www.nvidia.com/en-us/data-center/a100", _XLA_GPU, _BOOK + "gpus"),
-            gpu=GpuTarget(
+        "a100": _gpu_chip(
+            "NVIDIA A100 SXM 80 GB",
+            GpuTarget(
                 name="NVIDIA A100-SXM4-80GB",
                 memory=85_100_068_864,
                 capability=(8, 0),
@@ -189,48 +213,21 @@ CHIPS: Mapping[str, Chip] = types.MappingProxyType(
                 l2_cache=41_943_040,
                 clock_ghz=1.41,
             ),
+            page="a100",
+            memory_bandwidth=2.039e12,
+            peak=_peak(312e12, 156e12),
+            network=Switch(per_chip=3e11),
+            between_slices=2.5e10,
         ),
-        "h100": Chip(
-            title="NVIDIA H100 SXM",
-            platform="gpu",
-            memory=int(_GPU_SHARE * 84_942_979_072),
-            memory_bandwidth=3.35e12,
-            peak=_peak(989e12, 494e12),
-            network=Switch(per_chip=4.5e11),
-            between_slices=5e10,
-            sources=("https://www.nvidia.com/en-us/data-center/h100", _XLA_GPU, _BOOK + "gpus"),
-            gpu=GpuTarget(
-                name="NVIDIA H100 80GB HBM3",
-                memory=84_942_979_072,
-                capability=(9, 0),
-                cores=132,
-                fpus_per_core=128,
-                core_shared_memory=233_472,
-                block_shared_memory=232_448,
-                l2_cache=52_428_800,
-                clock_ghz=1.98,
-            ),
+        "h100": _gpu_chip(
+            "NVIDIA H100 SXM", _H100, page="h100", memory_bandwidth=3.35e12, **_HOPPER
         ),
-        "h200": Chip(
-            title="NVIDIA H200 SXM",
-            platform="gpu",
-            memory=int(_GPU_SHARE * 151_397_597_184),
+        "h200": _gpu_chip(
+            "NVIDIA H200 SXM",
+            dataclasses.replace(_H100, name="NVIDIA H200 141GB HBM3e", memory=151_397_597_184),
+            page="h200",
             memory_bandwidth=4.8e12,
-            peak=_peak(989e12, 494e12),
-            network=Switch(per_chip=4.5e11),
-            between_slices=5e10,
-            sources=("https://www.nvidia.com/en-us/data-center/h200", _XLA_GPU, _BOOK + "gpus"),
-            gpu=GpuTarget(
-                name="NVIDIA H200 141GB HBM3e",
-                memory=151_397_597_184,
-                capability=(9, 0),
-                cores=132,
-                fpus_per_core=128,
-                core_shared_memory=233_472,
-                block_shared_memory=232_448,
-                l2_cache=52_428_800,
-                clock_ghz=1.98,
-            ),
+            **_HOPPER,
         ),
         # For trying things out on any machine: one core of docs/speed.md, with room for a model.
         "cpu": Chip(

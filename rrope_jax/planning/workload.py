@@ -134,7 +134,7 @@ class TextTraining:
         """See `Demands`."""
         model, train = self.program.model, self.program.train
         placement = sharded.place(self.program, mesh)
-        state = jax.eval_shape(self.program.init, jax.random.key(0))
+        state = sharded.abstract_state(self.program)
         parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
         rows = train.batch_size // train.accumulation
         implementation = self._attention(mesh)

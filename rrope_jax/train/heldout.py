@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from rrope_jax.data.packing import Rows
+from rrope_jax.sharding import parts
 from rrope_jax.train.sharded import Placement, check_length
 from rrope_jax.train.step import Batch, Params, Program
 
@@ -59,7 +60,7 @@ class Heldout:
           ValueError: there is nothing to predict in them, or the mesh does not divide the length.
         """
         length = config.length or program.train.length
-        batch_size = config.batch_size + -config.batch_size % placement.row_shares
+        batch_size = config.batch_size + -config.batch_size % parts("batch", placement.mesh)
         check_length(length, placement.mesh, "config.eval.length")
         rows = Rows(documents, length=length, packing="one_document_per_row")
         count = min(len(rows), config.max_rows or len(rows))

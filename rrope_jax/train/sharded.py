@@ -6,18 +6,21 @@ transfers between devices here.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from flax import nnx
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from rrope_jax.model.decoder import parameter_axes
-from rrope_jax.sharding import RULES, sharding, spec
+from rrope_jax.model import ModelConfig
+from rrope_jax.model.decoder import parameter_layout
+from rrope_jax.sharding import RULES, parts, sharding, spec
+from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.optimizer import make_optimizer
 from rrope_jax.train.step import Batch, Params, Program, State
 
@@ -52,7 +55,7 @@ class Placement:
         """A `NamedSharding` for every parameter."""
         return self.state.params
 
-    def share_of_rows(self, process_index: int | None = None) -> tuple[int, int]:
+    def share_of_rows(self, process_index: int) -> tuple[int, int]:
         """Which of how many equal, consecutive shares of a batch's rows a process has to provide.
 
         Processes that differ only in what they have of each row provide the same rows.
@@ -60,7 +63,6 @@ class Placement:
         Raises:
           ValueError: the mesh gives the process rows that are not consecutive.
         """
-        process_index = jax.process_index() if process_index is None else process_index
         batch_axes = [self.mesh.axis_names.index(name) for name in RULES["batch"]]
         others = [i for i in range(self.mesh.devices.ndim) if i not in batch_axes]
         groups = self.mesh.devices.transpose(*batch_axes, *others)
@@ -79,14 +81,14 @@ class Placement:
             )
         return index, len(groups) // len(own)
 
-    @property
-    def row_shares(self) -> int:
-        """Into how many parts the rows of a batch are split."""
-        return math.prod(self.mesh.shape[name] for name in RULES["batch"])
+    @functools.cached_property
+    def own_share(self) -> tuple[int, int]:
+        """That of this process, which every step asks for."""
+        return self.share_of_rows(jax.process_index())
 
     def put(self, rows: Mapping[str, np.ndarray]) -> Batch:
         """Lays this process's share of a batch onto its devices."""
-        index, shares = self.share_of_rows()
+        index, shares = self.own_share
         return {
             name: self._lay(x_bT, first=index * len(x_bT), rows=shares * len(x_bT))
             for name, x_bT in rows.items()
@@ -114,23 +116,14 @@ def place(program: Program, mesh: Mesh) -> Placement:
     Raises:
       ValueError: the mesh does not divide one of them; the message names it.
     """
-    _check_rows(program, mesh)
+    check_rows(program.train, mesh)
     whole = NamedSharding(mesh, PartitionSpec())
-    abstract = jax.eval_shape(program.init, jax.random.key(0))
-    axes = parameter_axes(program.model, program.rope)
-
-    def lay(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        keys = tuple(entry.key for entry in path)
-        return sharding(
-            mesh, axes[keys], leaf.shape, "config.model: the parameter " + ".".join(keys)
-        )
-
-    params = jax.tree.map_with_path(lay, abstract.params)
+    params = place_parameters(program.model, mesh)
     # moments lie where their parameters do, counters everywhere
     opt_state = optax.tree.map_params(
         make_optimizer(program.train),
         lambda _, placed: placed,
-        abstract.opt_state,
+        abstract_state(program).opt_state,
         params,
         transform_non_params=lambda _: whole,
     )
@@ -139,9 +132,31 @@ def place(program: Program, mesh: Mesh) -> Placement:
     return Placement(mesh, state, rows, whole)
 
 
-def _check_rows(program: Program, mesh: Mesh) -> None:
-    train = program.train
-    rows, shares = train.batch_size // train.accumulation, mesh.shape["data"] * mesh.shape["fsdp"]
+@functools.lru_cache(maxsize=2)
+def abstract_state(program: Program) -> State:
+    """The shapes and dtypes of a program's state."""
+    state: State = jax.eval_shape(program.init, jax.random.key(0))
+    return state
+
+
+def place_parameters(model: ModelConfig, mesh: Mesh | AbstractMesh) -> Params:
+    """A `NamedSharding` for every parameter.
+
+    Raises:
+      ValueError: the mesh does not divide one of them; the message names it.
+    """
+    placed: Params = nnx.traversals.unflatten_mapping(
+        {
+            path: sharding(mesh, axes, shape, "config.model: the parameter " + ".".join(path))
+            for path, (shape, axes) in parameter_layout(model).items()
+        }
+    )
+    return placed
+
+
+def check_rows(train: TrainConfig, mesh: Mesh | AbstractMesh) -> None:
+    """Raises ValueError where a mesh cannot split the rows of a training."""
+    rows, shares = train.batch_size // train.accumulation, parts("batch", mesh)
     if rows % shares:
         raise ValueError(
             f"config.train.batch_size={train.batch_size} in accumulation={train.accumulation} "
@@ -151,7 +166,7 @@ def _check_rows(program: Program, mesh: Mesh) -> None:
     check_length(train.length, mesh, "config.train.length")
 
 
-def check_length(length: int, mesh: Mesh, name: str) -> None:
+def check_length(length: int, mesh: Mesh | AbstractMesh, name: str) -> None:
     """Raises ValueError where a mesh cannot split rows of so many tokens."""
     pieces = 2 * mesh.shape["seq"]
     if pieces > 2 and length % pieces:
@@ -167,7 +182,6 @@ def lower(program: Program, placement: Placement) -> jax.stages.Lowered:
     The state, its first argument, is donated. The others are a batch and the run's key.
     """
     train = program.train
-    state = jax.eval_shape(program.init, jax.random.key(0))
     batch = {
         name: jax.ShapeDtypeStruct((train.batch_size, train.length), dtype)
         for name, dtype in BATCH_DTYPES.items()
@@ -181,7 +195,7 @@ def lower(program: Program, placement: Placement) -> jax.stages.Lowered:
             in_shardings=(placement.state, placement.rows, whole),
             out_shardings=(placement.state, whole),
         )
-        return step.lower(state, batch, key)
+        return step.lower(abstract_state(program), batch, key)
 
 
 def initialize(program: Program, placement: Placement, key: jax.Array) -> State:
@@ -202,10 +216,9 @@ def begin(program: Program, placement: Placement, params: Params) -> State:
 
 def restore_like(program: Program, placement: Placement) -> State:
     """Shapes and places of a state, for a checkpoint of any mesh to be read into."""
-    abstract = jax.eval_shape(program.init, jax.random.key(0))
     like: State = jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
-        abstract,
+        abstract_state(program),
         placement.state,
     )
     return like

@@ -14,6 +14,7 @@ from flax import nnx
 
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.context_parallel import arrange, restore
+from rrope_jax.model.decoder import abstract_decoder
 from rrope_jax.rope import RopeSpec, cos_sin
 from rrope_jax.rope.positions import Positions, sample
 from rrope_jax.train.config import TrainConfig
@@ -124,11 +125,6 @@ class Program:
         # `sound` last: where it is False, the choice above keeps the old True
         return kept._replace(sound=sound), Measures(loss, gradient_norm, rate, targets, sound)
 
-    def gradients(self, params: Params, batch: Batch, key: jax.Array) -> Params:
-        """Of the batch's summed loss, as `step` takes them; for comparisons and tests."""
-        position_key, dropout_key = jax.random.split(key)
-        return self._gradients(params, batch, position_key, dropout_key)[1]
-
     def heldout(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Summed loss and number of targets of a batch, at its own positions, without dropout."""
         positions = Positions(batch["positions"])
@@ -198,7 +194,4 @@ class Program:
         return Positions(jnp.take_along_axis(whole_BT, places_BT, axis=-1), fraction_BT)
 
     def _graph(self) -> Any:
-        decoder = nnx.eval_shape(
-            lambda: Decoder(self.model, self.rope, rngs=nnx.Rngs(params=jax.random.key(0)))
-        )
-        return nnx.split(decoder)[0]
+        return nnx.graphdef(abstract_decoder(self.model, self.rope))

@@ -117,7 +117,7 @@ import jax, numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec as P
 from rrope_jax.io import pretrained
-from rrope_jax.io.weights import abstract_decoder
+from rrope_jax.model.decoder import abstract_decoder
 
 path = sys.argv[1]
 description = pretrained.describe(path)

@@ -21,8 +21,8 @@ from flax import nnx
 
 from rrope_jax import rope
 from rrope_jax.io import conversion, pretrained
-from rrope_jax.io.weights import abstract_decoder
 from rrope_jax.model import init_cache
+from rrope_jax.model.decoder import abstract_decoder
 from rrope_jax.rope import RopeSpec
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]

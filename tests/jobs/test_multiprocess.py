@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -12,12 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from rrope_jax.__main__ import main
+from tests.jobs.training_run import count_lines, read_records, saved_steps, write_text
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "jobs" / "train_tiny.py"
@@ -61,10 +59,7 @@ Start = Callable[..., Job]
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
-    words = random.Random(0)
-    for name, count in (("a", 60), ("b", 400), ("c", 100)):
-        document = " ".join(words.choice(["red", "green", "blue"]) for _ in range(count))
-        (folder / f"{name}.txt").write_text(document)
+    write_text(folder)
     return folder
 
 
@@ -106,9 +101,11 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
         devices: int = 1,
         own: dict[int, list[str]] | None = None,
         absent: int | None = None,
+        folders: list[Path] | None = None,
         **more: str,
     ) -> Job:
         workdirs = workdir if isinstance(workdir, list) else [workdir] * count
+        paths = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
         folder = tmp_path_factory.mktemp("logs")
         job = Job([], [])
         port = _free_port()
@@ -119,6 +116,7 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 JAX_NUM_CPU_DEVICES=str(devices),
                 JAX_COMPILATION_CACHE_DIR=str(cache),
                 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+                PYTHONPATH=paths.rstrip(os.pathsep),
                 **more,
             )
             if count > 1:
@@ -132,7 +130,7 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
             with log.open("wb") as file:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "rrope_jax", *words, *flags],
-                    cwd=ROOT,
+                    cwd=folders[index] if folders else ROOT,
                     stdout=file,
                     stderr=file,
                     env=environment,
@@ -157,30 +155,14 @@ def unbroken(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     return workdir
 
 
-def _records(workdir: Path) -> list[dict[str, Any]]:
-    file = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def _saved(workdir: Path) -> list[int]:
-    folder = workdir / "checkpoints"
-    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(name) for name in names if name.isdigit())
-
-
 def _assert_same(workdir: Path, unbroken: Path) -> None:
     """Every step is there once, with the losses of one process."""
-    found, wanted = _records(workdir), _records(unbroken)
+    found, wanted = read_records(workdir), read_records(unbroken)
     assert [r["step"] for r in found] == [r["step"] for r in wanted]
     for name in ("loss", "gradient_norm", "eval_loss"):
         one, other = ([r[name] for r in records if name in r] for records in (found, wanted))
         np.testing.assert_allclose(one, other, rtol=1e-5)
     assert [r["targets"] for r in found] == [r["targets"] for r in wanted]
-
-
-def _lines(workdir: Path) -> int:
-    file = workdir / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def _reasons(job: Job) -> list[str]:
@@ -194,18 +176,18 @@ def test_stopped_together_and_gone_on_with_by_four_and_by_one(
 ) -> None:
     workdir = tmp_path / "run"
     job = start(2, workdir)
-    job.wait_until(lambda: _lines(workdir) >= 15)
+    job.wait_until(lambda: count_lines(workdir) >= 15)
     job.processes[1].send_signal(signal.SIGTERM)
     assert job.wait() == [RETRYABLE, RETRYABLE]
-    stopped = _lines(workdir)
-    assert _saved(workdir)[-1] == stopped < STEPS
+    stopped = count_lines(workdir)
+    assert saved_steps(workdir)[-1] == stopped < STEPS
     (reason,) = _reasons(job)
     assert f"told to stop; step {stopped} is saved, the same command goes on" in reason
     assert "parameters" in job.said(0)
     assert job.said(1) == ""
 
     with _launch(4, tmp_path, *words[2:], f"--workdir={workdir}", "--config.mesh.tensor=2") as four:
-        while _lines(workdir) < stopped + 15:
+        while count_lines(workdir) < stopped + 15:
             assert four.poll() is None, four.communicate()
             time.sleep(0.01)
         four.send_signal(signal.SIGTERM)
@@ -243,22 +225,23 @@ class TestKilled:
         workdir = tmp_path / "run"
         mesh = "--config.mesh.tensor=2"
         job = start(2, workdir, mesh, devices=2)
-        job.wait_until(lambda: _lines(workdir) >= 15)
+        # steps are logged while the checkpoint of an earlier one is still being written
+        job.wait_until(lambda: count_lines(workdir) >= 15 and saved_steps(workdir) != [])
         job.processes[1].kill()
         assert job.processes[0].wait(30) == RETRYABLE
         (reason,) = _reasons(job)
         assert "lost process 1" in reason
         assert "the same command goes on" in reason
-        before = _saved(workdir)[-1]
+        before = saved_steps(workdir)[-1]
 
         job = start(2, workdir, mesh, devices=2)
         _freeze_in_a_save(job, workdir)
-        assert _saved(workdir)[-1] >= before
-        saved = _saved(workdir)
+        assert saved_steps(workdir)[-1] >= before
+        saved = saved_steps(workdir)
         job.processes[0].kill()
         assert job.processes[1].wait(30) in GONE
         assert all("lost process 0" in line for line in _reasons(job))
-        assert _saved(workdir) == saved
+        assert saved_steps(workdir) == saved
 
         assert main([*words, f"--workdir={workdir}"]) == 0
         _assert_same(workdir, unbroken)
@@ -295,6 +278,20 @@ class TestRefused:
         job = start(2, tmp_path / "run", own={1: ["--config.checkpoint.keep=3"]})
         assert job.wait() == [2, 2]
         assert "config.checkpoint.keep is 2 in process 0 and 3 in process 1" in _reasons(job)[0]
+        assert not (tmp_path / "run").exists()
+
+    def test_texts_that_differ(self, start: Start, tmp_path: Path) -> None:
+        """The same words name another text on each machine: one letter, in one document."""
+        machines = [tmp_path / "one", tmp_path / "other"]
+        for machine in machines:
+            (machine / "text").mkdir(parents=True)
+            write_text(machine / "text")
+        document = machines[1] / "text" / "b.txt"
+        document.write_text(document.read_text().replace("green", "grain", 1))
+        job = start(2, tmp_path / "run", "--config.data.source=text", folders=machines)
+        assert job.wait() == [2, 2]
+        assert "config.data: the text" in _reasons(job)[0]
+        assert "with the same config, flags and files" in _reasons(job)[0]
         assert not (tmp_path / "run").exists()
 
     def test_folder_that_is_not_shared(self, start: Start, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`rrope train` as a user runs it: killed, stopped, out of disk, diverging, and left alone."""
 
-import json
 import os
 import random
 import shutil
@@ -20,6 +19,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from rrope_jax.__main__ import main
 from rrope_jax.io import pretrained
+from tests.jobs.training_run import count_lines, read_records, saved_steps, write_text
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "jobs" / "train_tiny.py"
@@ -31,10 +31,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
-    words = random.Random(0)
-    for name, count in (("a", 60), ("b", 400), ("c", 100)):
-        document = " ".join(words.choice(["red", "green", "blue"]) for _ in range(count))
-        (folder / f"{name}.txt").write_text(document)
+    write_text(folder)
     return folder
 
 
@@ -51,24 +48,10 @@ def unbroken(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     return workdir
 
 
-def _records(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
 def _numbers(workdir: Path) -> list[dict[str, Any]]:
     """What must not depend on how often a run was broken."""
     timed = ("tokens_per_second", "waiting", "time")
-    return [{k: v for k, v in r.items() if k not in timed} for r in _records(workdir)]
-
-
-def _lines(workdir: Path) -> int:
-    file = workdir / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-def _saved(workdir: Path) -> list[int]:
-    names = (path.name for path in (workdir / "checkpoints").iterdir())
-    return sorted(int(name) for name in names if name.isdigit())
+    return [{k: v for k, v in r.items() if k not in timed} for r in read_records(workdir)]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +82,7 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Start:
 
 def _signal_after(process: "subprocess.Popen[str]", workdir: Path, lines: int, number: int) -> None:
     """Signals a run once so many steps are logged."""
-    while process.poll() is None and _lines(workdir) < lines:
+    while process.poll() is None and count_lines(workdir) < lines:
         time.sleep(0.001)
     assert process.poll() is None, process.communicate()
     process.send_signal(number)
@@ -107,19 +90,19 @@ def _signal_after(process: "subprocess.Popen[str]", workdir: Path, lines: int, n
 
 class TestUnbroken:
     def test_every_step_is_logged_once(self, unbroken: Path) -> None:
-        records = _records(unbroken)
+        records = read_records(unbroken)
         assert [r["step"] for r in records] == list(range(1, STEPS + 1))
         for name in ("loss", "learning_rate", "gradient_norm", "targets", "tokens_per_second"):
             assert all(np.isfinite(r[name]) and r[name] > 0 for r in records)
         assert [r["step"] for r in records if "eval_loss" in r] == [100, 200, 300, 400]
 
     def test_it_learns(self, unbroken: Path) -> None:
-        records = _records(unbroken)
+        records = read_records(unbroken)
         assert records[0]["loss"] == pytest.approx(np.log(258), rel=0.05)
         assert records[-1]["eval_loss"] < 1.0
 
     def test_newest_checkpoints_stay(self, unbroken: Path) -> None:
-        assert _saved(unbroken) == [380, 400]
+        assert saved_steps(unbroken) == [380, 400]
 
     def test_tensorboard_shows_the_same(self, unbroken: Path) -> None:
         (file,) = (unbroken / "tensorboard").iterdir()
@@ -132,7 +115,7 @@ class TestUnbroken:
                 if value.tag == "loss":
                     losses[event.step] = value.simple_value
             data = data[16 + size :]
-        assert losses == {r["step"]: np.float32(r["loss"]) for r in _records(unbroken)}
+        assert losses == {r["step"]: np.float32(r["loss"]) for r in read_records(unbroken)}
 
     def test_run_again_does_nothing(
         self, unbroken: Path, words: list[str], capsys: pytest.CaptureFixture[str]
@@ -161,10 +144,10 @@ class TestBroken:
         done = []
         for _ in range(3):
             process = start(workdir)
-            reached = _lines(workdir)
+            reached = count_lines(workdir)
             _signal_after(process, workdir, reached + moments.randint(1, 100), signal.SIGKILL)
             process.communicate()
-            done.append(_lines(workdir))
+            done.append(count_lines(workdir))
         assert main([*words, f"--workdir={workdir}"]) == 0
         assert _numbers(workdir) == _numbers(unbroken), f"killed after {done} lines"
 
@@ -185,7 +168,7 @@ class TestBroken:
         assert process.returncode == 128 + number
         assert f"rrope train: stopped by {number.name}; the same command goes on" in error
         assert "Traceback" not in error
-        assert _saved(workdir)[-1] == _lines(workdir) >= 33
+        assert saved_steps(workdir)[-1] == count_lines(workdir) >= 33
         assert main([*words, f"--workdir={workdir}"]) == 0
         assert _numbers(workdir) == _numbers(unbroken)
 
@@ -229,7 +212,7 @@ class TestBroken:
         process = start(workdir)
         _signal_after(process, workdir, 33, signal.SIGTERM)
         process.communicate()
-        before = _saved(workdir)
+        before = saved_steps(workdir)
         # Orbax writes 90 kB in one file or in up to four; the metrics up to the next save are 14 kB
         process = start(workdir, largest_file=16_000)
         _, error = process.communicate()
@@ -237,7 +220,7 @@ class TestBroken:
         (reason,) = [line for line in error.splitlines() if line.startswith("rrope train: ")]
         assert "cannot be written: File too large" in reason
         assert reason.endswith(f"; step {before[-1]} is kept")
-        assert _saved(workdir) == before
+        assert saved_steps(workdir) == before
         assert main([*words, f"--workdir={workdir}"]) == 0
         assert _numbers(workdir) == _numbers(unbroken)
 
@@ -248,10 +231,10 @@ class TestBroken:
         again = [*words, f"--workdir={workdir}", "--config.train.learning_rate=1e38"]
         assert main(again) == 1
         error = capsys.readouterr().err.splitlines()[-1]
-        good = _records(workdir)[-1]["step"]
+        good = read_records(workdir)[-1]["step"]
         assert error.startswith(f"rrope train: step {good + 1} has loss ")
         assert error.endswith(f"; step {good} is kept")
-        assert _saved(workdir) == [good]
+        assert saved_steps(workdir) == [good]
         decoder, _ = pretrained.load(workdir)
         leaves = jax.tree.leaves(nnx.state(decoder))
         assert all(bool(np.isfinite(leaf).all()) for leaf in leaves)

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.io import pretrained
-from rrope_jax.jobs import train
+from rrope_jax.jobs import train_config
 from rrope_jax.jobs.configuration import from_config
-from rrope_jax.jobs.train import CheckpointConfig
+from rrope_jax.jobs.train_config import CheckpointConfig
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.train.heldout import HeldoutConfig
 
@@ -35,7 +35,7 @@ def _planned(name: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> Any:
             pass
 
     monkeypatch.setattr(pretrained, "open_source", lambda path: Source())
-    return train.plan_program(_config(name))
+    return train_config.plan_program(_config(name))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_smollm2_reaches_32k(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tiny_is_as_large_as_it_says() -> None:
-    program, description, _ = train.plan_program(_config("tiny_from_scratch"))
+    program, description, _ = train_config.plan_program(_config("tiny_from_scratch"))
     assert (program.model.vocab_size, description.context) == (258, 256)
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from rrope_jax.jobs.configuration import UsageError
 from rrope_jax.jobs.peers import RETRYABLE, End, Group, JoinError, Place, join
 
 SECONDS = 30.0  # of patience with a busy machine
+TPU_CLUSTERS = "jax._src.clusters.cloud_tpu_cluster"
 
 
 def _address() -> str:
@@ -27,6 +29,27 @@ def _each(count: int, call: Callable[[int], Any]) -> list[Any]:
     """What a call gives for each index, all called at once."""
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(call, range(count)))
+
+
+@contextlib.contextmanager
+def _metadata(attributes: dict[str, str]) -> Iterator[str]:
+    """The address of a server that knows the attributes of a virtual machine in Google's cloud."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            folder, _, name = self.path.rpartition("/")
+            known = folder == "/computeMetadata/v1/instance/attributes" and name in attributes
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(attributes.get(name, "").encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 def _greet(group: Group) -> list[int]:
@@ -239,6 +262,38 @@ class TestFindPlace:
         assert place.address.startswith("node03:")
         monkeypatch.setenv("SLURM_NTASKS", "1")
         assert distributed.find_place() is None
+
+    def test_tpus_in_kubernetes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By the variables that GKE gives its pods, of one slice and of two."""
+        monkeypatch.setattr(f"{TPU_CLUSTERS}.running_in_cloud_tpu_vm", True)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "127.0.0.1,pod-1,pod-2,pod-3")
+        monkeypatch.setenv("TPU_WORKER_ID", "2")
+        for name in ("COORDINATOR_ADDRESS", "NUM_SLICES", "SLICE_ID"):
+            monkeypatch.setenv(f"MEGASCALE_{name}", "")
+        assert distributed.find_place() == Place("127.0.0.1:8482", 4, 2)
+        monkeypatch.setenv("MEGASCALE_COORDINATOR_ADDRESS", "localhost:8080")
+        monkeypatch.setenv("MEGASCALE_NUM_SLICES", "2")
+        monkeypatch.setenv("MEGASCALE_SLICE_ID", "1")
+        assert distributed.find_place() == Place("localhost:8482", 8, 6)
+
+    def test_tpu_vms(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By the metadata server that every host of a slice asks."""
+        monkeypatch.setattr(f"{TPU_CLUSTERS}.running_in_cloud_tpu_vm", True)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        for name in ("TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"):
+            monkeypatch.delenv(name, raising=False)
+        hosts = {
+            "agent-worker-number": "1",
+            "worker-network-endpoints": "a:b:127.0.0.1,c:d:10.0.0.2",
+            "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-16'\n",
+        }
+        with _metadata(hosts) as server:
+            monkeypatch.setenv("GCE_METADATA_IP", server)
+            assert distributed.find_place() == Place("127.0.0.1:8482", 2, 1)
+            hosts["worker-network-endpoints"] = "a:b:127.0.0.1"
+            hosts["agent-worker-number"] = "0"
+            assert distributed.find_place() is None
 
     @pytest.mark.parametrize("value", ["soon", "0", "inf", "-3"])
     def test_bad_seconds(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:

@@ -1,15 +1,14 @@
 """SmolLM2-135M (or any checkpoint) over context lengths up to 32K: perplexity and passkey.
 
     rrope evaluate --config=configs/evaluate_smollm2.py --workdir=runs/smollm2_yarn \
-        --checkpoint=SmolLM2-135M-Instruct.Q4_1.gguf --config.data.source=texts \
+        --checkpoint=models/SmolLM2-135M-Instruct.Q4_1.gguf \
         --config.rope.scaling=yarn --config.rope.factor=4
 
-Then the same with scaling none, ntk and, with --config.rope.resonance=True, yarn again, each in a
-workdir of its own, and all in one plot:
-
-    rrope evaluate --compare runs/smollm2_* --workdir=runs/smollm2_compared
-
-`texts` holds documents of at least 32,768 tokens each. docs/evaluate.md says how long it takes.
+launch/smollm2.sh and launch/long_texts.sh fetch model and texts; launch/extend_smollm2.sh runs this
+config for every method, before and after the fine-tune of configs/extend_smollm2.py, and compares.
+The held-out documents are those that the fine-tune leaves out, all of at least 32,768 tokens; of
+other texts, `--config.data.heldout="('*',)"` takes every document. docs/evaluate.md says what it
+costs.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +38,7 @@ def get_config() -> ConfigDict:
     config.data.text_key = placeholder(str)
     config.data.tokenizer = placeholder(str)
     config.data.bos = False
-    config.data.heldout = ("*",)  # every document of the source
+    config.data.heldout = ("anarchist_faq_E.txt", "austen_persuasion.txt", "debian_reference.txt")
     config.data.cache_dir = placeholder(str)
 
     config.eval = ConfigDict()
@@ -56,7 +55,7 @@ def get_config() -> ConfigDict:
     config.eval.passkey = ConfigDict()
     config.eval.passkey.enabled = True
     config.eval.passkey.contexts = (2048, 4096, 8192, 16384, 32768)
-    config.eval.passkey.depths = (0.0, 0.25, 0.5, 0.75, 1.0)
+    config.eval.passkey.depths = (0.1, 0.5, 0.9)
     config.eval.passkey.trials = 1
     config.eval.passkey.digits = 5
     config.eval.passkey.seed = 0

@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
     config.train.steps = 50
     config.train.batch_size = 2
     config.train.accumulation = 2
-    config.train.length = 4096
+    config.train.length = 2048
     config.train.learning_rate = 1e-4
     config.train.schedule = "linear"
     config.train.warmup_fraction = 0.05
@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every_steps = 25
-    config.eval.length = 4096
+    config.eval.length = 2048
     config.eval.batch_size = 1
     config.eval.max_rows = 3
     return config

@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     config.data.cache_dir = placeholder(str)
 
     config.train = ConfigDict()
-    config.train.steps = 50
+    config.train.steps = 30
     config.train.batch_size = 2
     config.train.accumulation = 2
     config.train.length = 2048
@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     config.train.positions.num_chunks = 2
 
     config.eval = ConfigDict()
-    config.eval.every_steps = 25
+    config.eval.every_steps = 15
     config.eval.length = 2048
     config.eval.batch_size = 1
     config.eval.max_rows = 3

@@ -58,6 +58,7 @@ def words(checkpoint: Path, texts: Path, *overrides: str) -> list[str]:
         f"--config={CONFIG}",
         f"--checkpoint={checkpoint}",
         f"--config.data.source={texts}",
+        "--config.data.heldout=('*',)",
         "--config.data.tokenizer=bytes",
         "--config.eval.perplexity.contexts=(32,64,128)",
         "--config.eval.passkey.contexts=(512,)",

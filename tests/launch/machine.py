@@ -26,6 +26,7 @@ case "$*" in
     [[ ! -e "{network_down}" ]] ;;
   "-m pip download "*) cp "{wheel}" "${{@: -2:1}}" ;;
   posgen*) mkdir -p "{runs}"; touch "{runs}/report.md" "{runs}/accuracy.png" ;;
+  "evaluate "* | "train "* | "convert "* | "generate "*) ;;
   "-c import pip" | "-m pytest"* | "check "* | "format "* | "") ;;
   *) exec "{python}" "$@" ;;
 esac

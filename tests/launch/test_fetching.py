@@ -35,6 +35,29 @@ def test_texts_need_debian(machine: Machine) -> None:
     assert not (machine.root / "texts").exists()
 
 
+def test_the_smollm2_experiment_runs_every_method(machine: Machine) -> None:
+    machine.add_python("python3", "3.11")
+    machine.add_model()
+    (machine.root / "texts").mkdir()
+    run = machine.run("launch/extend_smollm2.sh", "--config.eval.passkey.enabled=False")
+    assert run.returncode == 0, run.stderr
+    calls = [call for call in machine.calls() if call.startswith("rrope ")]
+    assert [call.split(" ")[1] for call in calls] == [
+        *("evaluate", "evaluate"),
+        *("evaluate", "train", "evaluate") * 2,
+        *("evaluate", "convert", "convert", "generate"),
+    ]
+    evaluations = [call for call in calls if call.startswith("rrope evaluate --config=")]
+    assert len(evaluations) == 6
+    assert all(call.endswith(" --config.eval.passkey.enabled=False") for call in evaluations)
+    trained, trained_with_resonance = (call for call in calls if call.startswith("rrope train"))
+    assert "runs/extended_yarn --config.rope.resonance=False" in trained
+    assert "runs/extended_resonance_yarn --config.rope.resonance=True" in trained_with_resonance
+    compared = next(call for call in calls if "--compare" in call)
+    workdirs = [call.split("--workdir=")[1].split(" ")[0] for call in evaluations]
+    assert sorted(compared.split("--compare ")[1].split(" ")) == sorted(workdirs)
+
+
 def _page_text(tmp_path: Path, html: str) -> str:
     page = tmp_path / "page.html"
     page.write_text(html)

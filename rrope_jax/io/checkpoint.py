@@ -14,6 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from rrope_jax.io.host_arrays import HostArraysRestore, HostArraysSave
+from rrope_jax.io.watched_save import WatchedHandler
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,7 +26,15 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SaveError(RuntimeError):
-    """A checkpoint could not be written; those before it are untouched."""
+    """A checkpoint could not be written; those before it are untouched.
+
+    Attributes:
+      own: whether it is this process, among several, that could not write its part.
+    """
+
+    def __init__(self, message: str, *, own: bool):
+        super().__init__(message)
+        self.own = own
 
 
 Gather = Callable[[Any], list[Any]]
@@ -152,6 +161,38 @@ class Checkpoints:
         return ocp.CheckpointManager(self._folder, options=options)
 
 
+class _Pending:
+    """A save that is under way. It settles when it has ended, or as soon as it cannot any more."""
+
+    def __init__(self, step: int):
+        self.step = step
+        self.error: Exception | None = None
+        self.own = False
+        self._settled = threading.Event()
+
+    def fail(self, error: Exception) -> None:
+        """This process cannot write its part."""
+        if not self._settled.is_set():
+            self.error = error
+            # what waits for other processes ends by time-outs and by errors of their network
+            self.own = not isinstance(error, TimeoutError | jax.errors.JaxRuntimeError)
+            self._settled.set()
+
+    def follow(self, manager: ocp.CheckpointManager) -> None:
+        """Settles with the save; for a thread, as it waits for all processes."""
+        try:
+            manager.wait_until_finished()
+        except Exception as error:  # Orbax and its drivers raise many kinds
+            self.error = self.error or error
+        self._settled.set()
+
+    def wait(self) -> None:
+        """Waits until it settles, and raises what went wrong."""
+        self._settled.wait()
+        if self.error is not None:
+            raise self.error
+
+
 class BackgroundCheckpoints(Checkpoints):
     """Checkpoints that are written while the run goes on; use as a context.
 
@@ -163,7 +204,7 @@ class BackgroundCheckpoints(Checkpoints):
         """Opens a folder; arguments as for `Checkpoints`."""
         super().__init__(folder, keep=keep, keep_every=keep_every, asynchronous=True)
         self._open: ocp.CheckpointManager | None = None
-        self._pending: int | None = None
+        self._pending: _Pending | None = None
 
     def save(self, step: int, tree: Any, metadata: dict[str, Any]) -> None:
         """Begins to save, after the save before has ended.
@@ -172,13 +213,14 @@ class BackgroundCheckpoints(Checkpoints):
           SaveError: this one could not be begun, or the one before not be ended.
         """
         self.wait()
-        self._pending = step
+        pending = self._pending = _Pending(step)
         try:
             if self._open is None:
                 self._open = self._manager()
             _save(self._open, step, ocp.args.StandardSave(tree), metadata)
         except Exception as error:  # Orbax and its drivers raise many kinds
-            raise self._failed(error) from error
+            raise self._failed(pending, error) from error
+        threading.Thread(target=pending.follow, args=[self._open], daemon=True).start()
 
     def wait(self) -> None:
         """Waits until what was saved is on disk.
@@ -186,17 +228,27 @@ class BackgroundCheckpoints(Checkpoints):
         Raises:
           SaveError: it could not be written.
         """
-        if self._open is None or self._pending is None:
+        if self._pending is None:
             return
         try:
-            self._open.wait_until_finished()
+            self._pending.wait()
         except Exception as error:  # Orbax and its drivers raise many kinds
-            raise self._failed(error) from error
+            raise self._failed(self._pending, error) from error
         self._pending = None
 
-    def _failed(self, error: Exception) -> SaveError:
+    def _manager(self) -> ocp.CheckpointManager:
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        handlers.add("tree", ocp.args.StandardSave, WatchedHandler(self._part_failed))
+        handlers.add("metadata", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+        return ocp.CheckpointManager(self._folder, options=self._options, handler_registry=handlers)
+
+    def _part_failed(self, error: Exception) -> None:
+        if self._pending is not None:
+            self._pending.fail(error)
+
+    def _failed(self, pending: _Pending, error: Exception) -> SaveError:
         """The error to raise; what was half written goes when the folder is next opened."""
-        step, self._pending = self._pending, None
+        self._pending = None
         try:
             self._close(failed=True)
         except Exception:  # says once more what the first error said
@@ -205,7 +257,10 @@ class BackgroundCheckpoints(Checkpoints):
         # kept in the message of whatever library it went through
         full = (text for text in map(os.strerror, DISK_FULL) if text in said)
         reason = next(full, said[:300])
-        return SaveError(f"checkpoint {self._folder / str(step)} cannot be written: {reason}")
+        return SaveError(
+            f"checkpoint {self._folder / str(pending.step)} cannot be written: {reason}",
+            own=pending.own,
+        )
 
     def _close(self, *, failed: bool = False) -> None:
         manager, self._open = self._open, None

@@ -290,6 +290,10 @@ def _leave(command: str, group: Group, error: BaseException, heartbeat: float) -
 
 def _may_be_anothers(error: BaseException | None) -> bool:
     """Whether an error is what devices and Orbax say, too, when another process has died."""
-    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError | SaveError):
+    while error is not None:
+        if isinstance(error, SaveError):
+            return not error.own
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            return True
         error = error.__cause__
-    return error is not None
+    return False

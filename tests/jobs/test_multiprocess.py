@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
@@ -261,6 +263,31 @@ def _freeze_in_a_save(job: Job, workdir: Path) -> None:
         if half_written():
             return
         job.processes[0].send_signal(signal.SIGCONT)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+def test_disk_that_is_full_for_one_of_them(
+    start: Start, unbroken: Path, words: list[str], tmp_path: Path
+) -> None:
+    """A limit on its files stands for the disk. The others do not wait for a time-out."""
+    workdir = tmp_path / "run"
+    job = start(2, workdir, "--config.mesh.fsdp=2")
+    job.wait_until(lambda: saved_steps(workdir) != [])
+    full = job.processes[1].pid
+    resource.prlimit(full, resource.RLIMIT_FSIZE, (1000, 1000))
+    first, second = job.wait(60)
+    assert first == 1
+    assert second in {1, -signal.SIGABRT}  # as above: JAX may be quicker
+    reason = _reasons(job)[0]  # of process 0
+    assert re.search(
+        r"process 1: checkpoint .*/checkpoints/\d+ cannot be written: File too large", reason
+    )
+    kept = saved_steps(workdir)
+    assert kept != []
+    assert f"step {kept[-1]} " in reason
+
+    assert main([*words, f"--workdir={workdir}"]) == 0
+    _assert_same(workdir, unbroken)
 
 
 class TestRefused:

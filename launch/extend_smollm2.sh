@@ -36,8 +36,13 @@ for resonance in False True; do
     --config.rope.resonance="$resonance"
   evaluate "${name}_finetuned" "runs/extended_$name" "$@"
 done
-.venv/bin/rrope evaluate --workdir=runs/smollm2_compared --compare \
-  runs/smollm2_{yarn,none,ntk,resonance_yarn,yarn_finetuned,resonance_yarn_finetuned}
+compare() { # NAME RUN...: differences are from the first
+  .venv/bin/rrope evaluate --workdir="runs/smollm2_$1" --compare "${@:2}"
+}
+compare compared runs/smollm2_{yarn,none,ntk,resonance_yarn,yarn_finetuned,resonance_yarn_finetuned}
+# the same on a scale that plain RoPE does not set
+compare scaled runs/smollm2_{yarn,ntk,resonance_yarn,yarn_finetuned,resonance_yarn_finetuned}
+compare finetuned runs/smollm2_{yarn_finetuned,resonance_yarn_finetuned}
 
 for format in hf gguf; do
   exported=runs/smollm2_32k

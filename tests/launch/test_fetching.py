@@ -45,7 +45,7 @@ def test_the_smollm2_experiment_runs_every_method(machine: Machine) -> None:
     assert [call.split(" ")[1] for call in calls] == [
         *("evaluate", "evaluate"),
         *("evaluate", "train", "evaluate") * 2,
-        *("evaluate", "convert", "convert", "generate"),
+        *("evaluate", "evaluate", "evaluate", "convert", "convert", "generate"),
     ]
     evaluations = [call for call in calls if call.startswith("rrope evaluate --config=")]
     assert len(evaluations) == 6

@@ -11,8 +11,8 @@ PoSE shows the model distances of up to 32,768 tokens in rows of 2,048, for a fr
 that full rows would take. The held-out documents are for configs/evaluate_smollm2.py;
 launch/extend_smollm2.sh runs both configs for every method.
 
-Cost: 123,000 tokens in 29 minutes of one core's time, 6 GB of memory, 2.8 GB of checkpoints. What it
-gives is in docs/extension.md.
+Cost: 123,000 tokens in 29 minutes of one core's time, 6 GB of memory, 2.8 GB of checkpoints.
+What it gives is in docs/extension.md.
 """
 
 from ml_collections import ConfigDict

@@ -5,12 +5,13 @@ fixed style, so that the bytes depend on what is drawn and the matplotlib releas
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 INK = "#333333"
@@ -47,6 +48,15 @@ def style() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         yield
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Legend below the panels, in as many columns (five at most) as the figure is wide for."""
+    for columns in range(min(len(handles), 5), 0, -1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def png(figure: Figure) -> bytes:

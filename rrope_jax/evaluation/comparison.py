@@ -21,7 +21,7 @@ from rrope_jax.evaluation.plots import (
     position_curve,
 )
 from rrope_jax.evaluation.report import method_label, number
-from rrope_jax.figure_style import INK, png, style
+from rrope_jax.figure_style import INK, legend_below, png, style
 from rrope_jax.markdown import table
 
 _NOT_THERE = "n/a"
@@ -219,7 +219,7 @@ def _mark_original(axes: Axes, runs: Mapping[str, Results]) -> None:
 def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
     runs, colours = _runs_with(results, "perplexity"), _colours(results)
     differences = results["difference"]
-    figure = Figure(figsize=(10.4 if differences else 6.4, 4.4))
+    figure = Figure(figsize=(10.4 if differences else 6.4, 4.7))
     panels = figure.subplots(1, 2 if differences else 1, squeeze=False)[0]
     for label, run in runs.items():
         contexts = [entry["context"] for entry in run["perplexity"]]
@@ -229,7 +229,7 @@ def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
     context_axis(panels[0], contexts)
     perplexity_axis(panels[0])
     panels[0].set_title("all documents", loc="left")
-    panels[0].legend()
+    legend_below(figure, panels[0].get_lines())
     _mark_original(panels[0], runs)
     if differences:
         base = differences[0]["base"]
@@ -260,20 +260,21 @@ def _draw_difference(axes: Axes, base: Results, run: Results, colour: str) -> No
 
 def _draw_position(results: Mapping[str, Any]) -> Figure:
     runs, colours = _runs_with(results, "loss_by_position"), _colours(results)
-    figure = Figure(figsize=(7.2, 4.2))
+    figure = Figure(figsize=(7.2, 4.6))
     axes = figure.subplots()
     for label, run in runs.items():
         axes.plot(*position_curve(run), color=colours[label], lw=1.5, label=label)
     axes.set(xlabel="position, tokens", ylabel="loss, nats")
     position_axis(axes)
-    axes.legend()
+    legend_below(figure, axes.get_lines())
     _mark_original(axes, runs)
     return figure
 
 
 def _draw_passkey(results: Mapping[str, Any]) -> Figure:
     runs = _runs_with(results, "passkey")
-    figure = Figure(figsize=(max(4.2, 2.9 * len(runs)), 5.4))
+    depths = {cell["depth"] for run in runs.values() for cell in run["passkey"]}
+    figure = Figure(figsize=(max(4.2, 2.9 * len(runs)), 2.4 + 0.6 * len(depths)))
     rows = figure.subplots(2, len(runs), sharex="col", sharey=True, squeeze=False)
     for row, (value, name) in enumerate(
         (("accuracy", "keys repeated, %"), ("log_probability", "log probability, nats"))

@@ -20,7 +20,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from rrope_jax.figure_style import INK, png, style
+from rrope_jax.figure_style import INK, legend_below, png, style
 from rrope_jax.posgen import labels
 from rrope_jax.posgen.cells import Cell, read_cells
 from rrope_jax.posgen.summary import SeedStatistics, seed_statistics
@@ -97,15 +97,6 @@ def _draw_over_seeds(axes: Axes, x_N: np.ndarray, y_SN: np.ndarray, method: str)
     axes.plot(x_N, y_SN.mean(axis=0), label=labels.method_label(method), **_line_style(method))
 
 
-def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Legend below the panels, in as many columns (five at most) as the figure is wide for."""
-    for columns in range(min(len(handles), 5), 0, -1):
-        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
-            return
-        legend.remove()
-
-
 def _rows(cells: Sequence[Cell], figure: Figure) -> Iterator[tuple[SubFigure, list[Cell]]]:
     """One row of the figure for each protocol, under its name where there are several."""
     protocols = labels.order_protocols(cell.key.protocol for cell in cells)
@@ -167,7 +158,7 @@ def _draw_ood_accuracy(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Fig
         Patch(color=labels.method_colour(method), label=labels.method_label(method))
         for method in methods
     ]
-    _legend(figure, [*bars, guessing])
+    legend_below(figure, [*bars, guessing])
     return figure
 
 
@@ -232,7 +223,7 @@ def _draw_accuracy_by_position(cells: Sequence[Cell], setting: Mapping[str, Any]
         axes.xaxis.set_major_locator(MultipleLocator(tick_step))
         axes.set(xlim=(0, test_length), ylim=(0, 103), xlabel="position")
     methods = labels.order_methods(cell.key.method for cell in cells)
-    _legend(figure, [*_line_handles(methods), guessing])
+    legend_below(figure, [*_line_handles(methods), guessing])
     return figure
 
 
@@ -262,7 +253,7 @@ def _draw_validation_loss(cells: Sequence[Cell], setting: Mapping[str, Any]) -> 
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set(xlabel="training step")
-    _legend(figure, _line_handles(labels.order_methods(cell.trained_as for cell in cells)))
+    legend_below(figure, _line_handles(labels.order_methods(cell.trained_as for cell in cells)))
     return figure
 
 

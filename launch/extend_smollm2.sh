@@ -36,6 +36,7 @@ for resonance in False True; do
     --config.rope.resonance="$resonance"
   evaluate "${name}_finetuned" "runs/extended_$name" "$@"
 done
+
 compare() { # NAME RUN...: differences are from the first
   .venv/bin/rrope evaluate --workdir="runs/smollm2_$1" --compare "${@:2}"
 }
@@ -44,11 +45,11 @@ compare compared runs/smollm2_{yarn,none,ntk,resonance_yarn,yarn_finetuned,reson
 compare scaled runs/smollm2_{yarn,ntk,resonance_yarn,yarn_finetuned,resonance_yarn_finetuned}
 compare finetuned runs/smollm2_{yarn_finetuned,resonance_yarn_finetuned}
 
-for format in hf gguf; do
-  exported=runs/smollm2_32k
-  [[ $format == hf ]] || exported=$exported.gguf
-  [[ -e $exported ]] ||
-    .venv/bin/rrope convert --from=runs/extended_resonance_yarn --to="$exported" --format="$format"
-done
+convert() { # FORMAT TARGET
+  [[ -e $2 ]] ||
+    .venv/bin/rrope convert --from=runs/extended_resonance_yarn --to="$2" --format="$1"
+}
+convert hf runs/smollm2_32k
+convert gguf runs/smollm2_32k.gguf
 .venv/bin/rrope generate --checkpoint=runs/smollm2_32k --prompt="The capital of France is" \
   --max_tokens=20

@@ -107,7 +107,7 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
         **more: str,
     ) -> Job:
         workdirs = workdir if isinstance(workdir, list) else [workdir] * count
-        paths = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         folder = tmp_path_factory.mktemp("logs")
         job = Job([], [])
         port = _free_port()
@@ -118,7 +118,7 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 JAX_NUM_CPU_DEVICES=str(devices),
                 JAX_COMPILATION_CACHE_DIR=str(cache),
                 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-                PYTHONPATH=paths.rstrip(os.pathsep),
+                PYTHONPATH=paths,
                 **more,
             )
             if count > 1:

@@ -82,7 +82,7 @@ class ClosedEndedSetting:
     max_tokens: int = 32
     documents: int | None = None
     template: str = "{document}\n\nQuestion: {instruction}\nAnswer:"
-    chunk: int = 512
+    chunk: int = 2048
 
     def __post_init__(self) -> None:
         if not self.files:

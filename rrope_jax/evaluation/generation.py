@@ -85,12 +85,13 @@ class Generator:
     capacity throughout.
     """
 
-    def __init__(self, decoder: Decoder, *, chunk: int = 512, unstack: bool | None = None):
+    def __init__(self, decoder: Decoder, *, chunk: int = 2048, unstack: bool | None = None):
         """Compiles nothing yet.
 
         Args:
           decoder: the model.
-          chunk: tokens of a prompt that go through the model at a time.
+          chunk: tokens of a prompt that go through the model at a time; the rest of a prompt goes
+            in quarters of that.
           unstack: whether `generate` uses `Decoder.layers_for_loop`; None for where it pays to
             compile it for a single call.
         """
@@ -276,12 +277,16 @@ class Generator:
 def _pieces(tokens: int, chunk: int, room: int) -> list[tuple[int, int]]:
     """Offsets and sizes that cover a number of tokens, of few different sizes.
 
-    Each size is a program to compile. Whole chunks, of which the last reaches back and computes
-    some tokens again; fewer tokens than a chunk are padded to a power of two where there is room,
-    and else split into such.
+    Each size is a program to compile. Whole chunks, then quarters of one for the rest, of which the
+    last reaches back and computes some tokens again; fewer tokens than a quarter are padded to a
+    power of two where there is room, and else split into such.
     """
-    if tokens >= chunk:
-        return [(min(offset, tokens - chunk), chunk) for offset in range(0, tokens, chunk)]
+    quarter = max(chunk // 4, 1)
+    whole = tokens - tokens % chunk
+    if tokens >= quarter:
+        chunks = [(offset, chunk) for offset in range(0, whole, chunk)]
+        rest = range(whole, tokens, quarter)
+        return chunks + [(min(offset, tokens - quarter), quarter) for offset in rest]
     padded = 1 << (tokens - 1).bit_length() if tokens else 0
     if padded <= room:
         return [(0, padded)] if tokens else []

@@ -56,7 +56,7 @@ class PasskeySetting:
     )
     hidden: str = "The pass key is {key}. Do not forget it: {key} is the pass key.\n"
     question: str = "What was the pass key? The pass key is"
-    chunk: int = 512
+    chunk: int = 2048
 
     def __post_init__(self) -> None:
         for name in ("contexts", "depths"):

@@ -142,7 +142,8 @@ def _chunked(call: _Call) -> jax.Array:
     )
 
 
-_CHUNKS_ON_ONE_CPU = Chunks(query_block=256, key_block=256, one_by_one=True)
+# on two cores a third faster than 256 (docs/speed_smollm2.md)
+_CHUNKS_ON_ONE_CPU = Chunks(query_block=512, key_block=512, one_by_one=True)
 _CHUNKS = Chunks(query_block=512, key_block=1024, one_by_one=False)
 
 

@@ -19,7 +19,7 @@ def decoder() -> Decoder:
 
 @pytest.fixture(scope="module")
 def generator(decoder: Decoder) -> Generator:
-    return Generator(decoder, chunk=8)
+    return Generator(decoder, chunk=32)
 
 
 def greedy(decoder: Decoder, prompt: list[int], count: int) -> list[int]:
@@ -32,13 +32,14 @@ def greedy(decoder: Decoder, prompt: list[int], count: int) -> list[int]:
     return padded[len(prompt) : end].tolist()
 
 
-# shorter than a chunk, a chunk and its last token, one that reaches back, a single token
-@pytest.mark.parametrize("size", [6, 9, 21, 1])
+# less than a quarter of a chunk, a quarter and the last token, quarters that reach back, a chunk
+# and a quarter, a single token
+@pytest.mark.parametrize("size", [6, 9, 21, 34, 1])
 def test_greedy_generation_is_that_without_a_cache(
     decoder: Decoder, generator: Generator, size: int
 ) -> None:
     prompt = random_tokens(size, size).tolist()
-    cache = generator.read([prompt], capacity=32)
+    cache = generator.read([prompt], capacity=40)
     assert generator.generate(prompt[-1:], cache, max_tokens=6) == [greedy(decoder, prompt, 6)]
 
 

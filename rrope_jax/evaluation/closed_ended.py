@@ -10,6 +10,7 @@ import json
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -44,8 +45,8 @@ def choice(text: str) -> str:
 def number(text: str) -> str:
     """The last number of an answer's first paragraph, without separators of thousands."""
     paragraph = text.strip().split("\n\n")[0]
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", paragraph)
-    return f"{float(found[-1].replace(',', '')):g}" if found else ""
+    found = re.findall(r"(?:(?<!\d)-)?\d[\d,]*(?:\.\d+)?", paragraph)
+    return f"{Decimal(found[-1].replace(',', '')).normalize():f}" if found else ""
 
 
 def exact(text: str) -> str:
@@ -115,7 +116,14 @@ def read_lines(path: str) -> list[Line]:
         names the file and the line.
     """
     lines = []
-    for index, text in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        whole = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text ({error}); convert it, as iconv does"
+        ) from error
+    # not splitlines, which also cuts at characters that JSON strings may hold
+    for index, text in enumerate(whole.split("\n"), start=1):
         if not text.strip():
             continue
         try:

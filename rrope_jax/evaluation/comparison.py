@@ -1,7 +1,7 @@
 """Several evaluations in one table and one plot."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from rrope_jax.evaluation.plots import (
     FigureKind,
-    by_fragment,
     context_axis,
     draw_passkey,
     mark_original_context,
@@ -82,12 +81,37 @@ def summarise(runs: Mapping[str, Results]) -> dict[str, Any]:
 def _pairs(first: Results, other: Results) -> dict[int, list[tuple[float, float]]]:
     """Losses of two runs on the same fragments, by context."""
     found: dict[int, list[tuple[float, float]]] = {}
-    ours, theirs = (by_fragment(run) if run.get("perplexity") else {} for run in (first, other))
-    for fragment in ours:
-        for context, loss in ours[fragment].items():
-            if context in theirs.get(fragment, {}):
-                found.setdefault(context, []).append((loss, theirs[fragment][context]))
+    for losses in _shared(first, other).values():
+        for context, pair in losses.items():
+            found.setdefault(context, []).append(pair)
     return found
+
+
+def _shared(first: Results, other: Results) -> dict[Any, dict[int, tuple[float, float]]]:
+    """Losses of two runs by fragment, then by context, where both predicted the same tokens."""
+    theirs = {_measured(entry): entry["loss"] for entry in other.get("perplexity_by_document", [])}
+    found: dict[Any, dict[int, tuple[float, float]]] = {}
+    for entry in first.get("perplexity_by_document", []):
+        if (loss := theirs.get(_measured(entry))) is not None:
+            fragment = entry["document"], entry["start"]
+            found.setdefault(fragment, {})[entry["context"]] = entry["loss"], loss
+    return found
+
+
+def _measured(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a loss is of. Other texts, tokenizers or protocols have other tokens."""
+    return tuple(entry.get(key) for key in ("context", "document", "start", "tokens", "crc32"))
+
+
+def _same_text(runs: Iterable[Results]) -> bool:
+    """Whether the runs, at each context that several have, predicted the same tokens."""
+    by_context: dict[int, set[frozenset[Any]]] = {}
+    for run in runs:
+        entries = run["perplexity_by_document"]
+        for context in {entry["context"] for entry in entries}:
+            measured = frozenset(_measured(e) for e in entries if e["context"] == context)
+            by_context.setdefault(context, set()).add(measured)
+    return all(len(different) == 1 for different in by_context.values())
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -112,14 +136,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     ]
     if measured := {label: run for label, run in runs.items() if run.get("perplexity")}:
         parts += ["## Perplexity", _by_context(measured, "perplexity", "perplexity", number)]
-        documents = {
-            frozenset((e["document"], e["start"]) for e in run["perplexity_by_document"])
-            for run in measured.values()
-        }
-        if len(documents) > 1:
+        if not _same_text(measured.values()):
             parts.append(
-                "**The runs have different documents, so that these perplexities do not compare; "
-                "the differences below are over those that two runs share.**"
+                "**The runs predicted different tokens (other documents, tokenizers or protocols), "
+                "so that these perplexities do not compare; the differences below are over the "
+                "fragments that two runs share.**"
             )
         if results["difference"]:
             parts += _difference(results["difference"], list(runs))
@@ -245,11 +266,10 @@ def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
 
 def _draw_difference(axes: Axes, base: Results, run: Results, colour: str) -> None:
     """Thin lines for the documents that both have, a thick one for their mean."""
-    ours, theirs = by_fragment(base), by_fragment(run)
     by_context: dict[int, list[float]] = {}
-    for fragment in ours:
-        contexts = sorted(ours[fragment].keys() & theirs.get(fragment, {}).keys())
-        gaps = [theirs[fragment][c] - ours[fragment][c] for c in contexts]
+    for losses in _shared(base, run).values():
+        contexts = sorted(losses)
+        gaps = [losses[c][1] - losses[c][0] for c in contexts]
         axes.plot(contexts, gaps, color=colour, alpha=0.35, lw=0.8)
         for context, gap in zip(contexts, gaps, strict=True):
             by_context.setdefault(context, []).append(gap)

@@ -5,6 +5,7 @@ B rows, T tokens of a prompt, M generated tokens, V vocabulary.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,10 +34,10 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(
-                f"temperature={self.temperature} must be at least 0; 0 takes the most probable "
-                "token"
+                f"temperature={self.temperature} must be finite and at least 0; 0 takes the most "
+                "probable token"
             )
         if self.top_k < 0:
             raise ValueError(f"top_k={self.top_k} must be at least 0; 0 is no limit")

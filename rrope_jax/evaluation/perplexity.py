@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -253,7 +254,8 @@ class Perplexity:
         """The entries of results.json, of what the store has.
 
         `perplexity` has one entry a context over all documents, `perplexity_by_document` one a
-        context and fragment, `loss_by_position` the mean losses along the longest windows.
+        context and fragment (`crc32` is that of its token ids, by which comparisons know it),
+        `loss_by_position` the mean losses along the longest windows.
         """
         by_document: list[dict[str, Any]] = []
         by_position: list[dict[str, Any]] = []
@@ -263,9 +265,9 @@ class Perplexity:
                 continue
             losses_N = np.array(found["losses"])
             for context in piece.contexts:
-                own = losses_N
+                own, tokens_N = losses_N, piece.tokens_N
                 if self._setting.protocol == "fragments":
-                    own = losses_N[: context - 1]
+                    own, tokens_N = losses_N[: context - 1], tokens_N[:context]
                 by_document.append(
                     {
                         "context": context,
@@ -274,6 +276,7 @@ class Perplexity:
                         "perplexity": float(np.exp(own.mean())),
                         "loss": float(own.mean()),
                         "tokens": own.size,
+                        "crc32": zlib.crc32(np.ascontiguousarray(tokens_N, "<i4").tobytes()),
                     }
                 )
             if max(piece.contexts) == max(self._setting.contexts):

@@ -67,7 +67,7 @@ def perplexity_axis(axes: Axes) -> None:
     axes.set_ylabel("perplexity")
 
 
-def by_fragment(results: Mapping[str, Any]) -> dict[tuple[str, int], dict[int, float]]:
+def _by_fragment(results: Mapping[str, Any]) -> dict[tuple[str, int], dict[int, float]]:
     """Losses by (document, start), then by context."""
     found: dict[tuple[str, int], dict[int, float]] = {}
     for entry in results["perplexity_by_document"]:
@@ -80,7 +80,7 @@ def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 4.2))
     axes = figure.subplots()
     colour = labels.method_colour(results["method"])
-    fragments = by_fragment(results)
+    fragments = _by_fragment(results)
     for (name, _), losses in fragments.items():
         contexts = sorted(losses)
         values = np.exp([losses[context] for context in contexts])

@@ -155,8 +155,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not overwrite:
         raise ValueError(f"{target} exists; give another path, or --overwrite to replace it")
     empty = target.is_dir() and not any(target.iterdir())
-    workdir = (target / native.CHECKPOINTS).is_dir()
-    if workdir or not (empty or any(row.recognises(target) for row in FORMATS.values())):
+    trained = any((target / name).is_dir() for name in (native.CHECKPOINTS, native.TREE))
+    if trained or not (empty or any(row.recognises(target) for row in FORMATS.values())):
         raise ValueError(
             f"{target} is not a converted checkpoint, and only such are overwritten; remove it "
             "yourself, or give another path"

@@ -157,8 +157,9 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
     for theirs, ours in EXTRAS.items():
         value = description.extras.get(ours)
         if isinstance(value, list):  # several tokens that end a text: there is room for one
-            value = value[0]
-        if value is not None:
+            value = next(iter(value), None)
+        # some configs have -1 for a token that they lack
+        if value is not None and (isinstance(value, float) or 0 <= value < model.vocab_size):
             metadata.setdefault(theirs, value)
     return metadata
 

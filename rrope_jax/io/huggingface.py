@@ -69,8 +69,19 @@ _BUFFER = "rotary_emb.inv_freq"
 
 
 def is_huggingface(path: Path) -> bool:
-    """Whether a path is a folder with a config.json."""
-    return (path / CONFIG).is_file()
+    """Whether a path is a folder with a config.json and weights, or one that names a model type.
+
+    Workdirs have a config.json, too.
+    """
+    config = path / CONFIG
+    if not config.is_file():
+        return False
+    if any(path.glob("*.safetensors*")):
+        return True
+    try:
+        return "model_type" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 class HuggingFaceSource:

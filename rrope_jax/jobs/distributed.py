@@ -74,12 +74,13 @@ class Peers:
         """Refuses what differs between processes, such as their configs.
 
         Args:
-          what: JSON-able, maybe nested; its keys are what messages call its parts.
+          what: maybe nested; its keys are what messages call its parts. What is not JSON-able is
+            compared by its repr.
 
         Raises:
           UsageError: it is not that of process 0.
         """
-        own = json.loads(json.dumps(what))
+        own = json.loads(json.dumps(what, default=repr))
         first = self.gather("what has to be the same", own if self.first else None)[0]
         if (found := difference(first, own)) is not None:
             key, there, here = found

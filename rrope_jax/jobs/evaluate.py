@@ -25,6 +25,7 @@ from rrope_jax.evaluation.units import Store, Unit, run_units
 from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
+from rrope_jax.jobs.train_config import check_groups
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import Decoder
 from rrope_jax.rope import SCALINGS, RopeSpec
@@ -106,6 +107,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
+    check_groups(config)
     settings = _settings(config)
     model = load_model(
         checkpoint,

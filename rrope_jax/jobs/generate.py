@@ -32,6 +32,12 @@ def main(argv: Sequence[str]) -> int:
     if not values.prompt:
         raise UsageError("--prompt is empty; give the text to continue")
     try:
+        values.prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"--prompt is not UTF-8 text: {error}") from error
+    if not 0 <= values.seed < 2**32:
+        raise UsageError(f"--seed={values.seed} must be from 0 to 2^32 - 1")
+    try:
         sampling = Sampling(temperature=values.temperature, top_k=values.top_k, top_p=values.top_p)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
@@ -55,6 +61,8 @@ def _continue(
     bos: bool | None,
 ) -> str:
     prompt = model.prompt(text, bos=bos)
+    if not prompt:
+        raise UsageError(f"--prompt={text!r} has no tokens; give another text, or --bos")
     capacity = len(prompt) + max_tokens
     if capacity > model.description.context:
         _LOG.warning(

@@ -274,7 +274,10 @@ def _restore(plan: Plan, store: BackgroundCheckpoints, peers: Peers) -> State | 
             "give another --workdir to begin anew"
         )
     tree, metadata = found
-    plan.batches.restore(metadata["data"])
+    try:
+        plan.batches.restore(metadata["data"])
+    except ValueError as error:
+        raise UsageError(f"config.data: {error}") from error
     _LOG.info("going on from step %d", tree["step"])
     return State(**tree, sound=jax.device_put(np.ones((), bool), plan.placement.whole))
 

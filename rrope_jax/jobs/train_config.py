@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.data.tokenizers import BYTES, load_tokenizer, read_files
 from rrope_jax.io import pretrained
+from rrope_jax.io.tokenizer_files import TokenizerFiles
 from rrope_jax.jobs.configuration import UsageError, from_config
 from rrope_jax.jobs.rope_config import extend
 from rrope_jax.model import ModelConfig
@@ -60,9 +61,7 @@ def plan_program(
     Raises:
       UsageError: the config or the checkpoint is wrong; the message names the key.
     """
-    for name in config:
-        if name not in _GROUPS:
-            raise UsageError(f"config.{name}: there is no such group; the groups are {_GROUPS}")
+    check_groups(config)
     checkpoint = from_config(CheckpointConfig, group_of(config, "checkpoint"), "config.checkpoint")
     train = from_config(TrainConfig, group_of(config, "train"), "config.train")
     data = from_config(DataConfig, group_of(config, "data"), "config.data")
@@ -72,7 +71,7 @@ def plan_program(
     elif path is None:
         description = _new_model(config, train, data, preset)
     else:
-        description = _continued_model(config, path, preset)
+        description = _continued_model(config, data, path, preset)
     segmented = data.packing != "one_document_per_row"
     try:
         program = Program(description.model, description.rope, train, segmented)
@@ -88,6 +87,14 @@ def mesh_config(config: ConfigDict) -> MeshConfig:
       UsageError: it is wrong.
     """
     return from_config(MeshConfig, group_of(config, "mesh"), "config.mesh")
+
+
+def check_groups(config: ConfigDict) -> None:
+    """Raises UsageError where a config has something that is no group of a training config."""
+    for name in config:
+        if name not in _GROUPS:
+            raise UsageError(f"config.{name}: there is no such group; the groups are {_GROUPS}")
+        group_of(config, name)
 
 
 def group_of(config: ConfigDict, name: str) -> ConfigDict:
@@ -135,8 +142,8 @@ def _new_model(
             "config.data.tokenizer has no value and there is no checkpoint to take one from: name "
             f"a tokenizer.json, a folder with one, or {BYTES!r}"
         )
+    files = _tokenizer_files(data.tokenizer)
     try:
-        files = None if data.tokenizer == BYTES else read_files(data.tokenizer)
         tokenizer = load_tokenizer(files or data.tokenizer)
     except (ValueError, OSError) as error:
         raise UsageError(f"config.data.tokenizer: {error}") from error
@@ -159,8 +166,18 @@ def _new_model(
 _SIZES = ("vocab_size", "d_model", "num_layers", "num_heads", "kv_heads", "head_size", "d_ff")
 
 
+def _tokenizer_files(name: str) -> TokenizerFiles | None:
+    """What travels with a model; bytes need nothing."""
+    if name == BYTES:
+        return None
+    try:
+        return read_files(name)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"config.data.tokenizer: {error}") from error
+
+
 def _continued_model(
-    config: ConfigDict, path: str, preset: Preset | None
+    config: ConfigDict, data: DataConfig, path: str, preset: Preset | None
 ) -> pretrained.Description:
     try:
         source = pretrained.open_source(path)
@@ -170,6 +187,9 @@ def _continued_model(
         raise UsageError(f"config.checkpoint.init_from: {error}") from error
     if preset is not None:
         _check_sizes(description.model, preset, path)
+    if data.tokenizer is not None:
+        files = _tokenizer_files(data.tokenizer)
+        description = dataclasses.replace(description, tokenizer=files)
     given = {key: value for key, value in _model_group(config).items() if value is not None}
     if fixed := sorted(given.keys() - set(pretrained.OVERRIDABLE)):
         raise UsageError(

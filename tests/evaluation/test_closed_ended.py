@@ -38,6 +38,10 @@ def tokenizer() -> Tokenizer:
         ("number", "8 + 10 is 18, so the answer is 18.", "18"),
         ("number", "The answer is 1,234.50\n\nQuestion: 7", "1234.5"),
         ("number", "-3", "-3"),
+        ("number", "the years 2019-2020", "2020"),
+        ("number", "1234567", "1234567"),
+        ("number", "100.0012", "100.0012"),
+        ("number", "100", "100"),
         ("number", "none", ""),
         ("exact", "The  Great Gatsby!\nIt was", "great gatsby"),
         ("exact", "", ""),
@@ -108,6 +112,22 @@ def test_a_long_document_is_cut_and_counted(tokenizer: Tokenizer, tmp_path: Path
     (entry,) = task.results(memory)["closed_ended"]
     around = len("\n\nQuestion: ?\nAnswer:") + 4
     assert (entry["cut_documents"], entry["cut_tokens"]) == (1, 200 - (64 - around))
+
+
+def test_lines_end_where_json_says(tmp_path: Path) -> None:
+    """Other separators of lines may stand in a string, and a byte order mark before the first."""
+    path = tmp_path / "task.jsonl"
+    line = {"input": "a\u2028b\u0085c", "instructions": ["d"], "outputs": ["e"]}
+    text = json.dumps(line, ensure_ascii=False)
+    path.write_bytes(f"\ufeff{text}\r\n{text}\n".encode())
+    assert read_lines(str(path)) == [Line(line["input"], ["d"], ["e"])] * 2
+
+
+def test_other_encodings_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "task.jsonl"
+    path.write_bytes(b'{"input": "\xff"}')
+    with pytest.raises(ValueError, match=r"task.jsonl is not UTF-8 text"):
+        read_lines(str(path))
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_draws_follow_the_probabilities(sampling: Sampling, expected: dict[int, 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"temperature": -1.0}, "temperature=-1.0 must be at least 0"),
+        ({"temperature": -1.0}, "temperature=-1.0 must be finite and at least 0"),
         ({"top_k": -1}, "top_k=-1 must be at least 0"),
         ({"top_p": 0.0}, "top_p=0.0 must be above 0 and at most 1"),
         ({"top_p": 1.1}, "top_p=1.1 must be above 0 and at most 1"),

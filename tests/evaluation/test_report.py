@@ -90,8 +90,21 @@ def test_comparison_is_paired_by_document() -> None:
     assert difference["std"] == pytest.approx(0.6 / 2**0.5)
     assert (difference["lower_in"], difference["documents"]) == (1, 2)
     text = comparison.markdown(compared)
-    assert "The runs have different documents" in text
+    assert "The runs predicted different tokens" in text
     assert "| other | -0.2000 ± 0.4243 (1 of 2) |" in text
+
+
+def test_only_losses_of_the_same_tokens_are_compared() -> None:
+    """Another tokenizer, or protocol, has other tokens in a document of the same name."""
+    one = results(entry("a", 8, 3.0) | {"crc32": 1}, entry("b", 8, 5.0) | {"crc32": 2})
+    other = results(entry("a", 8, 2.5) | {"crc32": 1}, entry("b", 8, 5.1) | {"crc32": 3})
+    windows = results(entry("a", 8, 1.0) | {"crc32": 1, "tokens": 99})
+    compared = comparison.summarise({"one": one, "other": other, "windows": windows})
+    (difference,) = compared["difference"]
+    assert (difference["run"], difference["loss"], difference["documents"]) == ("other", -0.5, 1)
+    assert "The runs predicted different tokens" in comparison.markdown(compared)
+    same = comparison.summarise({"one": one, "again": one})
+    assert "different tokens" not in comparison.markdown(same)
 
 
 def test_comparison_of_runs_with_different_sections() -> None:

@@ -441,6 +441,31 @@ def test_only_checkpoints_are_overwritten(tmp_path: Path) -> None:
     convert(source, home, "orbax", overwrite=True)  # an empty folder is nobody's
 
 
+@pytest.mark.parametrize("names", [["config.json"], ["tree/a", "metadata/metadata"]])
+def test_results_and_trainings_are_not_overwritten(names: list[str], tmp_path: Path) -> None:
+    """A workdir has a config.json, too; one checkpoint of a training is read, never replaced."""
+    source = tmp_path / "a"
+    tiny.save(tiny.decoder(), source, "hf")
+    for name in [*names, "results.json"]:
+        file = tmp_path / "run" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    with pytest.raises(ValueError, match="not a converted checkpoint"):
+        convert(source, tmp_path / "run", "orbax", overwrite=True)
+    assert (tmp_path / "run" / "results.json").read_text() == "{}"
+
+
+def test_tokens_that_a_config_lacks(folder: Path, tmp_path: Path) -> None:
+    """Some LLaMA configs have -1, and lists may be empty."""
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"pad_token_id": -1, "eos_token_id": [], "bos_token_id": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    convert(folder, tmp_path / "model.gguf", "gguf")
+    found = pretrained.describe(tmp_path / "model.gguf").extras
+    assert found["bos_token_id"] == 1
+    assert not {"pad_token_id", "eos_token_id"} & found.keys()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -266,6 +266,31 @@ def test_compare_says_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "out").exists()
 
 
+def test_group_that_is_not_there(
+    checkpoint: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the model would be measured without its changes."""
+    config = tmp_path / "config.py"
+    for line, said in (
+        ("config.rop = ConfigDict({'scaling': 'yarn'})", "config.rop: there is no such group"),
+        ("del config.rope; config.rope = 'yarn'", "config.rope is 'yarn'; it has to be a group"),
+    ):
+        config.write_text(
+            "import runpy\n"
+            "from ml_collections import ConfigDict\n"
+            "def get_config():\n"
+            f"    config = runpy.run_path({str(CONFIG)!r})['get_config']()\n"
+            "    config.unlock()\n"
+            f"    {line}\n"
+            "    return config\n"
+        )
+        command = words(checkpoint, texts)
+        command[1] = f"--config={config}"
+        assert main([*command, f"--workdir={tmp_path / 'run'}"]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -14,10 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from flax import nnx
 from tensorboardX.proto.event_pb2 import Event
 
 from rrope_jax.__main__ import main
+from rrope_jax.data.tokenizers import load_tokenizer
 from rrope_jax.io import pretrained
 from tests.jobs.training_run import count_lines, read_records, saved_steps, write_text
 
@@ -241,8 +243,9 @@ class TestBroken:
 
 
 class TestContinued:
-    def test_with_another_embedding(self, words: list[str], unbroken: Path, tmp_path: Path) -> None:
-        workdir = tmp_path / "extended"
+    @pytest.fixture
+    def config(self, unbroken: Path, tmp_path: Path) -> Path:
+        """Two steps from there with another embedding."""
         config = tmp_path / "extend.py"
         config.write_text(
             "import runpy\n"
@@ -256,6 +259,12 @@ class TestContinued:
             "    config.train.learning_rate = 1e-9\n"
             "    return config\n"
         )
+        return config
+
+    def test_with_another_embedding(
+        self, config: Path, words: list[str], unbroken: Path, tmp_path: Path
+    ) -> None:
+        workdir = tmp_path / "extended"
         assert main(["train", f"--config={config}", words[2], f"--workdir={workdir}"]) == 0
         before, after = pretrained.describe(unbroken), pretrained.describe(workdir)
         assert after.context == 4 * before.context
@@ -264,6 +273,37 @@ class TestContinued:
         old, new = (jax.tree.leaves(nnx.state(pretrained.load(w)[0])) for w in (unbroken, workdir))
         for one, other in zip(old, new, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-7)
+
+    def test_the_tokenizer_that_was_named_goes_along(
+        self, config: Path, words: list[str], tmp_path: Path
+    ) -> None:
+        file = tmp_path / "tokenizer.json"
+        vocabulary = {chr(32 + index): index for index in range(95)}
+        letters = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=" "))
+        letters.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex("."), "isolated")
+        letters.save(str(file))
+        workdir = tmp_path / "run"
+        other = f"--config.data.tokenizer={file}"
+        assert main(["train", f"--config={config}", words[2], other, f"--workdir={workdir}"]) == 0
+        kept = pretrained.describe(workdir).tokenizer
+        assert kept is not None
+        assert load_tokenizer(kept).vocab_size == len(vocabulary)
+
+
+def test_text_that_has_changed(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, workdir = tmp_path / "text", tmp_path / "run"
+    text.mkdir()
+    write_text(text)
+    again = [*words, f"--config.data.source={text}", f"--workdir={workdir}"]
+    again.append("--config.train.steps=2")
+    assert main(again) == 0
+    (text / "d.txt").write_text("another document")
+    capsys.readouterr()
+    assert main(again) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("rrope train: config.data: the saved place in the data belongs to")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from rrope_jax.jobs.distributed import Peers
 from rrope_jax.jobs.rope_config import spec_of_method
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import ModelConfig
+from rrope_jax.model.attention import CausalMask, implementation_name
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.posgen import ablation, report
 from rrope_jax.posgen.grid import PROTOCOLS, Training, parse_method, trainings
@@ -101,6 +102,7 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
     setting, program, planned = plan(config)
     peers.check_same({"config": config.to_dict()})
     mesh = _mesh(config, len(planned), peers.count)
+    _check_attention(program)
     with peers.claim(values.workdir, _identity(config)) as workdir:
         backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
         _LOG.info("%s", backend.describe())
@@ -191,6 +193,23 @@ def _mesh(config: ConfigDict, trainings: int, processes: int) -> Mesh:
         raise UsageError(f"config.mesh: {error}") from error
 
 
+def _check_attention(program: Program) -> None:
+    """Raises UsageError where the attention asked for cannot compute training or test."""
+    model, task = program.model, program.task
+    for rows, length, dropout in (
+        (program.train.batch_size, task.train_length, model.dropout > 0),
+        (program.train.eval_batch_size, task.test_length, False),
+    ):
+        queries, keys = (
+            jax.ShapeDtypeStruct((rows, length, heads, model.head_size), model.compute_dtype)
+            for heads in (model.num_heads, model.kv_heads)
+        )
+        try:
+            implementation_name(queries, keys, CausalMask(), model.attention, dropout=dropout)
+        except ValueError as error:
+            raise UsageError(f"config.model: {error}") from error
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -272,7 +291,7 @@ class _Results:
                 "model": dataclasses.asdict(program.model),
                 "train": dataclasses.asdict(program.train),
                 "positions": {**config.positions},
-                "is_paper": _is_paper(program),
+                "is_paper": is_paper(config, program),
             },
             "backend": backend.describe(),
             "versions": {
@@ -303,12 +322,24 @@ class _Results:
         return written
 
 
-def _is_paper(program: Program) -> bool:
-    """Whether data, model and optimization are those of the paper's protocol."""
+_PAPER_ROPE = {
+    "theta": 10_000.0,
+    "factor": 4.0,
+    "original_context": 64,
+    "beta_fast": 2.0,
+    "beta_slow": 1.0,
+}
+_PAPER_ROPE_AT_TEST = {"factor": 257 / 65, "original_context": 257}
+
+
+def is_paper(config: ConfigDict, program: Program) -> bool:
+    """Whether data, model, embedding and optimization are those of the paper's protocol."""
     data = {f.name: getattr(program.task, f.name) for f in dataclasses.fields(TaskConfig)}
     paper = dataclasses.replace(PRESETS["posgen_paper"].model, vocab_size=program.task.vocab_size)
     return (
         TaskConfig(**data) == TaskConfig()
+        and config.rope.to_dict() == _PAPER_ROPE
+        and config.rope_at_test.to_dict() == _PAPER_ROPE_AT_TEST
         and program.model == paper
         and dataclasses.replace(program.train, steps_per_call=None) == TrainConfig()
         and program.positions == PositionSampling()

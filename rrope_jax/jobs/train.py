@@ -35,7 +35,15 @@ from rrope_jax.sharding import MeshConfig, make_mesh
 from rrope_jax.train import loop
 from rrope_jax.train.heldout import Heldout, HeldoutConfig
 from rrope_jax.train.metrics import FILE, MetricsLog, NoLog, Progress
-from rrope_jax.train.sharded import Placement, begin, initialize, lower, place, restore_like
+from rrope_jax.train.sharded import (
+    Placement,
+    attention_of,
+    begin,
+    initialize,
+    lower,
+    place,
+    restore_like,
+)
 from rrope_jax.train.step import Program, State
 
 SUMMARY = "Trains a decoder on text, from scratch or continuing any checkpoint that convert reads."
@@ -91,6 +99,10 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
         placement = place(program, make_mesh(mesh_config(values.config)))
     except ValueError as error:
         raise UsageError(f"config.mesh: {error}") from error
+    try:
+        attention_of(program, placement.mesh)
+    except ValueError as error:
+        raise UsageError(f"config.model: {error}") from error
     plan = _open_text(values.config, program, placement, description, checkpoint)
     peers.check_same({"config.data: the text": plan.batches.state()})
     with peers.claim(values.workdir, _identity(values.config)) as workdir, plan.batches:

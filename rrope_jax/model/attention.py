@@ -290,8 +290,6 @@ def attention(
     # what continues a cache, and dropout, whose noise is drawn for whole arrays, is left to XLA
     if on_a_mesh() and mask.start_B is None and dropout is None:
         return _over_mesh(call, implementation)
-    if dropout is not None and parts("length") > 1:
-        raise ValueError("dropout on attention weights cannot be split over seq; set mesh.seq=1")
     return _choose(call, implementation).run(call)
 
 
@@ -322,6 +320,8 @@ def _of_parts(mask: CausalMask) -> CausalMask:
 
 
 def _choose(call: _Call, implementation: str) -> _Implementation:
+    if call.dropout is not None and parts("length") > 1:
+        raise ValueError("dropout on attention weights cannot be split over seq; set mesh.seq=1")
     if implementation == "auto":
         pairs = call.q_BTNH.shape[1] * call.k_BSKH.shape[1]
         return next(

@@ -47,6 +47,17 @@ _LISTED = re.compile(r"replica_groups=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _MESH_SIZE = re.compile(r"'(\w+)'=(\d+)")
 _MESH_AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
+# What slices of TPUs send each other goes through their hosts: the program is that of one slice.
+_BETWEEN_SLICES = re.compile(r'\b_xla_megascale_transfer_type="(\w+)"')
+_SLICES = re.compile(r'\b_xla_megascale_target="\{([\d,]+)\}')
+_DEVICES = re.compile(r"^HloModule .*\bnum_partitions=(\d+)", re.MULTILINE)
+_KINDS_BETWEEN_SLICES = {
+    "ALL_GATHER": "all-gather",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_REDUCE": "all-reduce",
+    "ALL_TO_ALL": "all-to-all",
+    "ONE_TO_ONE": "collective-permute",
+}
 _PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
 
 
@@ -96,21 +107,23 @@ def read(text: str) -> tuple[Collective, ...]:
     An asynchronous one counts where it starts. Of branches, all are counted. A loop turns as often
     as the compiler says, or up to the constant that its condition compares with, as JAX's scans do;
     one that says neither counts as one turn. A sum of which each device keeps a part, which TPUs
-    run as one operation, is a reduce-scatter.
+    run as one operation, is a reduce-scatter. What slices of TPUs send each other is counted where
+    it is received.
 
     Args:
       text: of a module after partitioning, such as `compiled.as_text()`.
 
     Raises:
-      ValueError: the text has no entry computation.
+      ValueError: the text has no entry computation, or slices send each other what is not known.
     """
     bodies, entry = _computations(text)
+    between_slices = _same_place_in_each_slice(text)
     turns = _turns(bodies, entry)
     chains: set[str] = set()
     found = []
     for name, lines in bodies.items():
         for line in lines if turns[name] else ():
-            made = _collective(line, turns[name])
+            made = _collective(line, turns[name]) or _from_slices(line, turns[name], between_slices)
             if made is None or _is_repeated(line, chains):
                 continue
             if _SCATTERED_SUM in name:
@@ -210,6 +223,27 @@ def _collective(line: str, times: int) -> Collective | None:
         return None
     arrays = [_bytes(*array) for array in _ARRAY.findall(found["shape"])]
     return Collective(kind, _whole(found["operation"], arrays, len(groups[0])), groups, times)
+
+
+def _same_place_in_each_slice(text: str) -> tuple[tuple[int, ...], ...]:
+    """Groups of the devices that have the same place in their slices; none for one slice."""
+    slices = max((named.count(",") + 1 for named in _SLICES.findall(text)), default=1)
+    devices = _DEVICES.search(text)
+    if slices == 1 or devices is None:
+        return ()
+    count = int(devices[1])
+    return tuple(tuple(range(place, slices * count, count)) for place in range(count))
+
+
+def _from_slices(line: str, times: int, groups: tuple[tuple[int, ...], ...]) -> Collective | None:
+    found, transfer = _INSTRUCTION.match(line), _BETWEEN_SLICES.search(line)
+    if found is None or transfer is None or found["operation"] != "recv":
+        return None
+    if transfer[1] not in _KINDS_BETWEEN_SLICES:
+        raise ValueError(f"slices send each other {transfer[1]}, which is not known here")
+    first = _ARRAY.search(found["shape"])
+    size = _bytes(first[1], first[2]) if first else 0
+    return Collective(_KINDS_BETWEEN_SLICES[transfer[1]], size, groups, times)
 
 
 def _whole(operation: str, arrays: list[int], members: int) -> int:

@@ -55,6 +55,7 @@ def expected(
         ("reduce-scatter", ("fsdp", "seq"), of_layer, layers * parts),
         ("reduce-scatter", ("fsdp", "seq"), of_ends, parts),
         ("all-reduce", ("data",), _of_data(of_layer, mesh_shape), layers * parts),
+        ("all-reduce", ("data",), _of_data(of_ends, mesh_shape), parts),
         ("all-gather", ("seq",), keys, (2 + again.attention) * layers * parts),
         ("reduce-scatter", ("seq",), keys, layers * parts),
         ("all-reduce", ("tensor",), stream, (4 + again.matrices) * layers * parts),

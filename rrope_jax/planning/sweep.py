@@ -35,6 +35,8 @@ def nearest(base: Plan, cache: Cache, *, quick: bool) -> list[Tried]:
     for change in smaller(base.workload, base.mesh_shape):
         if len(tried) == _TRIES:
             break
+        if not _runs(change, base.topology):
+            continue
         _LOG.info("does not fit; trying %s", " ".join(change.overrides))
         tried.append(Tried(change, make_plan(change.workload, base.topology, cache, quick=quick)))
         if tried[-1].plan.fits:
@@ -61,6 +63,8 @@ def sweep(
     """
     outlines = []
     for change in alternatives(base, topology.size):
+        if not _runs(change, topology):
+            continue
         plan = outline(change.workload, topology)
         if sum(plan.demands.state.values()) + plan.demands.saved < topology.chip.memory:
             outlines.append(Tried(change, plan))
@@ -73,6 +77,15 @@ def sweep(
         for change, _ in ranked
     ]
     return sorted(compiled, key=lambda tried: (not tried.plan.fits, tried.plan.roofline.step))
+
+
+def _runs(change: Change, topology: Topology) -> bool:
+    """Whether the step can be laid onto these devices: a mesh may rule out the attention."""
+    try:
+        change.workload.check(topology.devices())
+    except ValueError:
+        return False
+    return True
 
 
 def recommended(compared: Sequence[Tried]) -> Tried | None:

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rrope_jax.model.attention import CausalMask, implementation_name
 from rrope_jax.planning import flops, rules, traffic
 from rrope_jax.planning.collectives import Collective
 from rrope_jax.sharding import MeshConfig, make_mesh
@@ -102,7 +100,11 @@ class TextTraining:
             sharded.place(self.program, mesh)
         except ValueError as error:
             raise ValueError(f"config.mesh: {error}") from error
-        if self._attention(mesh) == "cudnn":
+        try:
+            attention = sharded.attention_of(self.program, mesh)
+        except ValueError as error:
+            raise ValueError(f"config.model: {error}") from error
+        if attention == "cudnn":
             raise ValueError(
                 "config.model.attention: cuDNN's is compiled by the GPU's own library and needs a "
                 "GPU here; plan with --config.model.attention=chunked"
@@ -137,7 +139,7 @@ class TextTraining:
         state = sharded.abstract_state(self.program)
         parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
         rows = train.batch_size // train.accumulation
-        implementation = self._attention(mesh)
+        implementation = sharded.attention_of(self.program, mesh)
         with jax.set_mesh(mesh):
             chunked = count_chunks(rows, train.length, train.loss_chunk) > 1
         own_parameters = _bytes_of_shards(state.params, placement.state.params)
@@ -172,21 +174,6 @@ class TextTraining:
             calls=train.steps,
             details={"parameters": parameters, "attention": implementation},
         )
-
-    def _attention(self, mesh: Mesh) -> str:
-        """Which implementation of attention the step takes."""
-        model, train = self.program.model, self.program.train
-        rows = train.batch_size // train.accumulation
-        queries, keys = (
-            jax.ShapeDtypeStruct((rows, train.length, heads, model.head_size), model.compute_dtype)
-            for heads in (model.num_heads, model.kv_heads)
-        )
-        tokens = jax.ShapeDtypeStruct((rows, train.length), jnp.int32)
-        mask = CausalMask(tokens if self.program.segmented else None, arranged=True)  # type: ignore[arg-type]
-        with jax.set_mesh(mesh):
-            return implementation_name(
-                queries, keys, mask, model.attention, dropout=model.dropout > 0
-            )
 
 
 def _bytes_of_shards(abstract: Any, shardings: Any) -> int:

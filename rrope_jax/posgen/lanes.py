@@ -47,7 +47,8 @@ def inputs(program: Program, slots: Round) -> Inputs:
     filled = [training or present[0] for training in slots]
     most = _most_evaluations(slots)
     # the lengths matter to the scalings that depend on the current one
-    trained, tested = program.task.train_length, program.task.test_length
+    trained = max(program.task.train_length, program.positions.target_length or 0)
+    tested = program.task.test_length
     keys_S3 = [jax.random.split(jax.random.key(training.seed), 3) for training in filled]
     data_key_S, init_key_S, train_key_S = jnp.stack(keys_S3, axis=1)
     evaluations_SE = [

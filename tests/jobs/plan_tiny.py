@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.model.preset = "tiny"
     config.model.remat = "none"
     config.model.attention = placeholder(str)
+    config.model.dropout = 0.0
 
     config.rope = ConfigDict()
     config.rope.scaling = "yarn"

@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
     config.model.head_dim = 8
     config.model.d_ff = 32
     config.model.activation = "relu"
+    config.model.attention = "auto"
 
     config.train = ConfigDict()
     config.train.steps = 30

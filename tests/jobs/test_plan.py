@@ -123,6 +123,21 @@ def test_what_does_not_fit_comes_with_the_nearest_change_that_does(tmp_path: Pat
     assert "Changes tried" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.slow
+def test_a_sweep_leaves_out_meshes_that_rule_out_the_attention(tmp_path: Path) -> None:
+    """Dropout on attention weights cannot be split over seq."""
+    run = _plan(tmp_path, "--topology=cpu:2", "--config.model.dropout=0.1", "--sweep")
+    assert run.returncode == 0, run.stderr
+    meshes = [tried["mesh"] for tried in _results(tmp_path)["sweep"]]
+    assert {mesh["seq"] for mesh in meshes} == {1}
+    refused = _plan(
+        tmp_path / "a", "--topology=cpu:2", "--config.model.dropout=0.1", "--config.mesh.seq=2"
+    )
+    assert refused.returncode == 2
+    assert "config.model: dropout on attention weights cannot be split" in refused.stderr
+    assert not (tmp_path / "a").exists()
+
+
 @needs_libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["--quick", "--noquick"])

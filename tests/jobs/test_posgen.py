@@ -268,6 +268,13 @@ class TestRefusals:
         assert run.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
 
+    def test_attention_that_cannot_run_here(self, rrope: Run, tmp_path: Path) -> None:
+        run = rrope(tmp_path / "run", "--config.model.attention=cudnn")
+        assert run.returncode == 2
+        assert "config.model: attention='cudnn' cannot be used here: it needs a GPU" in run.stderr
+        assert run.stderr.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
+
     def test_workdir_of_another_config(
         self, rrope: Run, finished: tuple[Path, "subprocess.CompletedProcess[str]"]
     ) -> None:
@@ -294,6 +301,9 @@ class TestShippedConfigs:
         config = runpy.run_path(str(file))["get_config"]()
         setting, program, planned = posgen.plan(config)
         assert {training.task for training in planned} == set(setting.tasks)
+        assert posgen.is_paper(config, program) == (file.stem == "posgen_paper")
+        config.rope.theta = 500.0
+        assert not posgen.is_paper(config, program)
         assert program.train.steps > 0
 
     def test_paper_is_60_trainings_and_120_cells(self) -> None:

@@ -318,6 +318,7 @@ def test_text_that_has_changed(
         (["--config.train.positions.target_length=8"], "target_length=8 must be at least"),
         (["--profile=3"], "--profile=3: give the first and the last step"),
         (["--profile=3:401"], "from 1 to 400"),
+        (["--config.model.attention=cudnn"], "config.model: attention='cudnn' cannot be used here"),
     ],
 )
 def test_bad_config_is_one_line_and_writes_nothing(

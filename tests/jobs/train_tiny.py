@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.model.d_ff = 32
     config.model.tie_embeddings = True
     config.model.dropout = 0.1
+    config.model.attention = "auto"
 
     config.rope = ConfigDict()
     config.rope.scaling = "none"

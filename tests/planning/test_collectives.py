@@ -59,6 +59,34 @@ def test_every_collective_of_a_module_is_found_with_its_turns() -> None:
     ]
 
 
+def test_transfers_between_slices() -> None:
+    """As libtpu 0.0.52 writes them for two slices of four: the program of a slice, by its hosts."""
+    module = """\
+HloModule step, is_scheduled=true, num_partitions=4
+
+ENTRY %main (a: f32[64]) -> f32[64] {
+  %send = (f32[8,8]{1,0:T(8,128)}, u32[], token[]) send(%a, %t), channel_id=2, \
+is_host_transfer=true, frontend_attributes={_xla_megascale_reduce_operation="SUM",\
+_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[8,8]{1,0:T(8,128)}, u32[], token[]) recv(%t), channel_id=1, \
+is_host_transfer=true, frontend_attributes={_xla_megascale_reduce_operation="SUM",\
+_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send.1 = (f32[4]{0}, u32[], token[]) send(%a, %t), channel_id=3, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_GATHER"}
+  %recv.1 = (f32[8]{0}, u32[], token[]) recv(%t), channel_id=4, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_GATHER"}
+}
+"""
+    by_kind = {c.kind: c for c in read(module)}
+    assert {kind: c.bytes for kind, c in by_kind.items()} == {"all-reduce": 256, "all-gather": 32}
+    assert by_kind["all-reduce"].groups == ((0, 4), (1, 5), (2, 6), (3, 7))
+    mesh = {"data": 2, "fsdp": 4, "seq": 1, "tensor": 1}
+    assert sum_by_axis(read(module), mesh) == {
+        "all-gather": {"data": 16.0},
+        "all-reduce": {"data": 256.0},
+    }
+
+
 def test_groups_say_which_axes_of_the_mesh_they_go_over() -> None:
     axes = {(c.kind, len(c.groups[0])): c.axes(MESH) for c in read(MODULE)}
     assert axes == {

@@ -30,6 +30,13 @@ def test_parameters_are_gathered_twice_and_their_gradients_scattered_once() -> N
     }
 
 
+def test_gradients_are_summed_over_data() -> None:
+    """Of the layers and of both ends, what scattering over fsdp leaves."""
+    mesh = {**ONE, "data": 2, "fsdp": 4}
+    sent = sum_by_axis(expected(MODEL, Batch(rows=8, length=8, parts=1), mesh), mesh)
+    assert sent["all-reduce"] == {"data": 2 * 0.5 * 2 * (3 * LAYER + ENDS) / 4}
+
+
 def test_keys_and_values_are_gathered_over_seq() -> None:
     mesh = {**ONE, "seq": 2}
     sent = sum_by_axis(expected(MODEL, Batch(rows=1, length=8, parts=1), mesh), mesh)

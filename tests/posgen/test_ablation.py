@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.posgen import ablation
+from rrope_jax.posgen import ablation, lanes
 from rrope_jax.posgen.grid import Evaluation, Training
 from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig
-from rrope_jax.rope import RopeSpec
+from rrope_jax.rope import RopeSpec, phase_table
+from rrope_jax.rope.positions import PositionSampling
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -162,6 +163,16 @@ class TestCells:
         assert plain["ood_loss"] != yarn["ood_loss"]
         # at the context that it was made for, dynamic_ntk is plain RoPE; the test is longer
         assert plain["ood_loss"] != dynamic["ood_loss"]
+
+
+def test_training_has_the_tables_of_the_positions_it_draws() -> None:
+    """Scalings that follow the length see that of the positions, not that of the rows."""
+    sampling = PositionSampling(sampler="pose", target_length=16)
+    for positions, length in ((PositionSampling(), 8), (sampling, 16)):
+        program = dataclasses.replace(PROGRAM, positions=positions)
+        made = lanes.inputs(program, (_training("dynamic_ntk"),)).table_S
+        for found, table in zip(made, phase_table(SPECS["dynamic_ntk"], length), strict=True):
+            np.testing.assert_array_equal(np.asarray(found)[0], table)
 
 
 def test_lanes_agree_with_trainings_one_by_one(finished: MemoryStore) -> None:

@@ -237,7 +237,7 @@ def _same_place_in_each_slice(text: str) -> tuple[tuple[int, ...], ...]:
 
 def _from_slices(line: str, times: int, groups: tuple[tuple[int, ...], ...]) -> Collective | None:
     found, transfer = _INSTRUCTION.match(line), _BETWEEN_SLICES.search(line)
-    if found is None or transfer is None or found["operation"] != "recv":
+    if found is None or transfer is None or found["operation"] != "recv" or not groups:
         return None
     if transfer[1] not in _KINDS_BETWEEN_SLICES:
         raise ValueError(f"slices send each other {transfer[1]}, which is not known here")

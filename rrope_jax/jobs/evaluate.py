@@ -25,7 +25,7 @@ from rrope_jax.evaluation.units import Store, Unit, run_units
 from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
-from rrope_jax.jobs.train_config import check_groups
+from rrope_jax.jobs.train_config import check_groups, group_of
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import Decoder
 from rrope_jax.rope import SCALINGS, RopeSpec
@@ -63,7 +63,7 @@ class _Kind(NamedTuple):
 def _perplexity(
     setting: PerplexitySetting, model: PretrainedModel, config: ConfigDict
 ) -> Perplexity:
-    data = from_config(DataConfig, _group(config, "data"), "config.data")
+    data = from_config(DataConfig, group_of(config, "data"), "config.data")
     try:
         documents = heldout_documents(data, model.tokenizer)
     except (ValueError, OSError) as error:
@@ -82,7 +82,7 @@ def _closed_ended(
 
 
 def _begins_with_bos(config: ConfigDict) -> bool:
-    return bool(config.get("data", ConfigDict()).get("bos"))
+    return bool(group_of(config, "data").get("bos"))
 
 
 _SECTIONS: Mapping[str, _Kind] = {
@@ -111,9 +111,9 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
     settings = _settings(config)
     model = load_model(
         checkpoint,
-        rope=config.get("rope"),
-        model=config.get("model"),
-        tokenizer=config.get("data", ConfigDict()).get("tokenizer"),
+        rope=group_of(config, "rope"),
+        model=group_of(config, "model"),
+        tokenizer=group_of(config, "data").get("tokenizer"),
     )
     sections = _sections(settings, model, config)
     with Workdir.claim(folder, _identity(model)) as workdir:
@@ -165,7 +165,7 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
     Raises:
       UsageError: a field is wrong, or nothing is on.
     """
-    group = _group(config, "eval")
+    group = group_of(config, "eval")
     # single fields beside the sections are those of rrope train
     for name in group:
         if isinstance(group[name], ConfigDict) and name not in _SECTIONS:
@@ -198,14 +198,6 @@ def _sections(
         except (ValueError, OSError) as error:
             raise UsageError(f"config.eval.{name}: {error}") from error
     return sections
-
-
-def _group(config: ConfigDict, name: str) -> ConfigDict:
-    group = config.get(name)
-    if not isinstance(group, ConfigDict):
-        found = repr(group) if name in config else "missing"
-        raise UsageError(f"config.{name} is {found}; it has to be a group of fields")
-    return group
 
 
 def _identity(model: PretrainedModel) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rrope_jax.jobs.distributed import Peers
 from rrope_jax.jobs.rope_config import spec_of_method
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import ModelConfig
-from rrope_jax.model.attention import CausalMask, implementation_name
+from rrope_jax.model.decoder import attention_name
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.posgen import ablation, report
 from rrope_jax.posgen.grid import PROTOCOLS, Training, parse_method, trainings
@@ -195,19 +195,16 @@ def _mesh(config: ConfigDict, trainings: int, processes: int) -> Mesh:
 
 def _check_attention(program: Program) -> None:
     """Raises UsageError where the attention asked for cannot compute training or test."""
-    model, task = program.model, program.task
-    for rows, length, dropout in (
-        (program.train.batch_size, task.train_length, model.dropout > 0),
-        (program.train.eval_batch_size, task.test_length, False),
-    ):
-        queries, keys = (
-            jax.ShapeDtypeStruct((rows, length, heads, model.head_size), model.compute_dtype)
-            for heads in (model.num_heads, model.kv_heads)
+    model, task, train = program.model, program.task, program.train
+    try:
+        attention_name(
+            model, train.batch_size, task.train_length, segmented=False, dropout=model.dropout > 0
         )
-        try:
-            implementation_name(queries, keys, CausalMask(), model.attention, dropout=dropout)
-        except ValueError as error:
-            raise UsageError(f"config.model: {error}") from error
+        attention_name(
+            model, train.eval_batch_size, task.test_length, segmented=False, dropout=False
+        )
+    except ValueError as error:
+        raise UsageError(f"config.model: {error}") from error
 
 
 def cores() -> int:

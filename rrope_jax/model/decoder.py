@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rrope_jax.model.attention import CausalMask, on_one_cpu
+from rrope_jax.model.attention import CausalMask, implementation_name, on_one_cpu
 from rrope_jax.model.cache import KVCache, LayerCache
 from rrope_jax.model.config import REMAT_POLICIES, ModelConfig
 from rrope_jax.model.context_parallel import arrange
@@ -64,6 +64,32 @@ class Block(nnx.Module):
 def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> "Decoder":
     """A decoder whose parameters are shapes without memory."""
     return nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(0)))
+
+
+def attention_name(
+    config: ModelConfig, rows: int, length: int, *, segmented: bool, dropout: bool
+) -> str:
+    """Which implementation of attention a decoder takes for whole sequences, on the current mesh.
+
+    Args:
+      config: the model.
+      rows, length: of the batch, in tokens; the mesh may split both.
+      segmented: whether rows hold several segments.
+      dropout: whether the attention weights have dropout.
+
+    Returns:
+      A key of `attention.IMPLEMENTATIONS`.
+
+    Raises:
+      ValueError: the one that the config asks for cannot compute it here.
+    """
+    queries, keys = (
+        jax.ShapeDtypeStruct((rows, length, heads, config.head_size), config.compute_dtype)
+        for heads in (config.num_heads, config.kv_heads)
+    )
+    segment_ids: Any = jax.ShapeDtypeStruct((rows, length), jnp.int32) if segmented else None
+    mask = CausalMask(segment_ids, arranged=True)
+    return implementation_name(queries, keys, mask, config.attention, dropout=dropout)
 
 
 @functools.lru_cache(maxsize=16)

@@ -18,8 +18,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.model.attention import CausalMask, implementation_name
-from rrope_jax.model.decoder import parameter_layout
+from rrope_jax.model.decoder import attention_name, parameter_layout
 from rrope_jax.sharding import RULES, parts, sharding, spec
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.optimizer import make_optimizer
@@ -163,14 +162,10 @@ def attention_of(program: Program, mesh: Mesh) -> str:
     """
     model, train = program.model, program.train
     rows = train.batch_size // train.accumulation
-    queries, keys = (
-        jax.ShapeDtypeStruct((rows, train.length, heads, model.head_size), model.compute_dtype)
-        for heads in (model.num_heads, model.kv_heads)
-    )
-    tokens = jax.ShapeDtypeStruct((rows, train.length), jnp.int32)
-    mask = CausalMask(tokens if program.segmented else None, arranged=True)  # type: ignore[arg-type]
     with jax.set_mesh(mesh):
-        return implementation_name(queries, keys, mask, model.attention, dropout=model.dropout > 0)
+        return attention_name(
+            model, rows, train.length, segmented=program.segmented, dropout=model.dropout > 0
+        )
 
 
 def check_rows(train: TrainConfig, mesh: Mesh | AbstractMesh) -> None:

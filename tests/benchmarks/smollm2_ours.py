@@ -16,8 +16,8 @@ from rrope_jax.train.loss import next_token_losses
 from rrope_jax.train.step import Program
 
 PRESET = PRESETS["smollm2_135m"]
-LOSS_CHUNK = 2048
-"""Tokens whose logits exist at a time, in `score` and `train`: the defaults of both."""
+LOSS_CHUNK = TrainConfig.loss_chunk
+"""Tokens whose logits exist at a time, in `score` and `train`: the default."""
 
 Run = Callable[[], object]
 

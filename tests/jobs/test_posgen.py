@@ -261,17 +261,22 @@ class TestRefusals:
         assert [part for part in parts if part not in captured.err] == []
         assert [path.name for path in tmp_path.iterdir()] == ["bad.py"]
 
-    def test_more_devices_than_there_are(self, rrope: Run, tmp_path: Path) -> None:
-        run = rrope(tmp_path / "run", "--config.mesh.ablation=2")
+    @pytest.mark.parametrize(
+        ("override", "said"),
+        [
+            ("mesh.ablation=2", "config.mesh: ablation=2, but there are 1 devices; -1 takes all"),
+            (
+                "model.attention=cudnn",
+                "config.model: attention='cudnn' cannot be used here: it needs a GPU",
+            ),
+        ],
+    )
+    def test_what_these_devices_cannot_do(
+        self, override: str, said: str, rrope: Run, tmp_path: Path
+    ) -> None:
+        run = rrope(tmp_path / "run", f"--config.{override}")
         assert run.returncode == 2
-        assert "config.mesh: ablation=2, but there are 1 devices; -1 takes all" in run.stderr
-        assert run.stderr.count("\n") == 1
-        assert list(tmp_path.iterdir()) == []
-
-    def test_attention_that_cannot_run_here(self, rrope: Run, tmp_path: Path) -> None:
-        run = rrope(tmp_path / "run", "--config.model.attention=cudnn")
-        assert run.returncode == 2
-        assert "config.model: attention='cudnn' cannot be used here: it needs a GPU" in run.stderr
+        assert said in run.stderr
         assert run.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
 

@@ -257,8 +257,8 @@ def _print_nothing() -> None:
 
 
 def _follow(command: str, place: Place, end: End) -> NoReturn:
-    """Ends this process because of another; runs beside a main thread that may be stuck."""
-    if place.index == 0 or (end.lost and end.process == 0):
+    """Ends this process because of the others; runs beside a main thread that may be stuck."""
+    if place.index == 0 or (end.lost and end.process in (0, place.index)):
         own = "" if end.code == RETRYABLE else f"process {end.process}: "
         after = "; the same command goes on from the last checkpoint"
         text = f"rrope {command}: {own}{end.reason}{after * (end.code == RETRYABLE)}\n"

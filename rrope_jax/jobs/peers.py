@@ -99,8 +99,9 @@ class _Line:
 class Group(abc.ABC):
     """The processes, seen from one of them.
 
-    A thread listens to the others. Once one of them has failed or is lost, it calls `on_end`, which
-    is to end the process, also while the main thread waits for devices that will not answer.
+    A thread listens to the others. Once one of them has failed or is lost, or they have given up
+    this one, it calls `on_end`, which is to end the process, also while the main thread waits for
+    devices that will not answer.
     """
 
     def __init__(self, place: Place, heartbeat: float) -> None:
@@ -190,7 +191,8 @@ class Group(abc.ABC):
                     self._send_all({"beat": True})
             if self._end is not None:
                 self._tell(self._end, selector)
-                if self._end.process != self.place.index:
+                # one that the others have given up may be stuck, and only cut off from them
+                if self._end.lost or self._end.process != self.place.index:
                     self._on_end(self._end)
 
     def _read(self, line: _Line, selector: selectors.BaseSelector) -> None:

@@ -2,13 +2,10 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
-
-from jax.sharding import AbstractMesh
+from collections.abc import Callable, Iterator, Mapping
 
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.sharding import AXES, MeshConfig
-from rrope_jax.train.sharded import check_rows, place_parameters
 
 # From what computes least again to what keeps least.
 _POLICIES = ("none", "dots", "full")
@@ -20,6 +17,10 @@ class Change:
 
     workload: TextTraining
     overrides: tuple[str, ...]
+
+
+Runs = Callable[[TextTraining], bool]
+"""Whether the devices at hand can run a workload: whatever it splits divides, and so on."""
 
 
 def _change(base: TextTraining, mesh: MeshConfig, remat: str, accumulation: int) -> Change:
@@ -41,7 +42,7 @@ def _change(base: TextTraining, mesh: MeshConfig, remat: str, accumulation: int)
     return Change(TextTraining(changed, mesh), tuple(overrides))
 
 
-def smaller(base: TextTraining, mesh_shape: Mapping[str, int]) -> Iterator[Change]:
+def smaller(base: TextTraining, mesh_shape: Mapping[str, int], runs: Runs) -> Iterator[Change]:
     """Changes that need less memory, the nearest first.
 
     Remat policies that keep less; then, with the one that keeps least: parameters split over what
@@ -50,36 +51,43 @@ def smaller(base: TextTraining, mesh_shape: Mapping[str, int]) -> Iterator[Chang
     Args:
       base: what does not fit.
       mesh_shape: its mesh, without -1.
+      runs: what it says no to is left out, and the next way is tried.
     """
-    program = base.program
-    sizes, remat = dict(mesh_shape), program.model.remat
-    accumulation = program.train.accumulation
-    for policy in _POLICIES[_POLICIES.index(remat) + 1 :]:
-        yield _change(base, base.mesh, policy, accumulation)
-    remat = _POLICIES[-1]
-    slices = base.mesh.num_slices
+    program, slices = base.program, base.mesh.num_slices
+    for policy in _POLICIES[_POLICIES.index(program.model.remat) + 1 :]:
+        yield _change(base, base.mesh, policy, program.train.accumulation)
+
+    def change(sizes: Mapping[str, int], accumulation: int) -> Change:
+        return _change(base, _mesh(sizes, slices), _POLICIES[-1], accumulation)
+
+    sizes, accumulation = dict(mesh_shape), program.train.accumulation
     if sizes["data"] > slices:
-        sizes |= {"data": slices, "fsdp": sizes["fsdp"] * (sizes["data"] // slices)}
-        yield _change(base, _mesh(sizes, slices), remat, accumulation)
-    halved = dict(sizes)
-    while _fits(base, halved, 2 * accumulation) or halved["fsdp"] % 2 == 0:
-        if _fits(base, halved, 2 * accumulation):
-            accumulation *= 2
-        elif _fits(base, _moved(halved, "seq"), 2 * accumulation):
-            halved, accumulation = _moved(halved, "seq"), 2 * accumulation
-        elif _fits(base, _moved(halved, "tensor"), accumulation):
-            halved = _moved(halved, "tensor")
+        copies = sizes["data"] // slices
+        split = {**sizes, "data": slices, "fsdp": sizes["fsdp"] * copies}
+        if runs((found := change(split, accumulation)).workload):
+            sizes = split
+            yield found
+    while True:
+        ways = [(sizes, 2 * accumulation)]
+        if sizes["fsdp"] % 2 == 0:
+            ways.append((_moved(sizes, "seq"), 2 * accumulation))
+            ways.append((_moved(sizes, "tensor"), accumulation))
+        for sizes, accumulation in ways:
+            if program.train.batch_size % accumulation:
+                continue
+            if runs((found := change(sizes, accumulation)).workload):
+                yield found
+                break
         else:
             return
-        yield _change(base, _mesh(halved, slices), remat, accumulation)
 
 
 def _moved(sizes: Mapping[str, int], to: str) -> dict[str, int]:
-    return {**sizes, "fsdp": max(sizes["fsdp"] // 2, 1), to: sizes[to] * 2}
+    return {**sizes, "fsdp": sizes["fsdp"] // 2, to: sizes[to] * 2}
 
 
-def alternatives(base: TextTraining, devices: int) -> Iterator[Change]:
-    """Every mesh that the training divides onto, with every remat policy.
+def alternatives(base: TextTraining, devices: int, runs: Runs) -> Iterator[Change]:
+    """Every mesh that can run the training, with every remat policy.
 
     `seq` and `tensor` are powers of two and `fsdp` is what is left; `data` is the number of slices,
     since over one network splitting parameters costs no more.
@@ -90,23 +98,11 @@ def alternatives(base: TextTraining, devices: int) -> Iterator[Change]:
         if devices % (slices * seq * tensor):
             continue
         fsdp = devices // (slices * seq * tensor)
-        sizes = {"data": slices, "fsdp": fsdp, "seq": seq, "tensor": tensor}
-        if _fits(base, sizes, accumulation):
-            for policy in _POLICIES:
-                yield _change(base, _mesh(sizes, slices), policy, accumulation)
+        mesh = _mesh({"data": slices, "fsdp": fsdp, "seq": seq, "tensor": tensor}, slices)
+        changes = [_change(base, mesh, policy, accumulation) for policy in _POLICIES]
+        if runs(changes[0].workload):  # remat is no matter of the mesh
+            yield from changes
 
 
 def _mesh(sizes: Mapping[str, int], slices: int) -> MeshConfig:
     return MeshConfig(num_slices=slices, **sizes)
-
-
-def _fits(base: TextTraining, sizes: Mapping[str, int], accumulation: int) -> bool:
-    """Whether `rrope train` would lay the training onto a mesh."""
-    program = base.program
-    mesh = AbstractMesh(tuple(sizes[name] for name in AXES), AXES)
-    try:
-        check_rows(dataclasses.replace(program.train, accumulation=accumulation), mesh)
-        place_parameters(program.model, mesh)
-    except ValueError:
-        return False
-    return True

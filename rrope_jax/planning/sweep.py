@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rrope_jax.planning.changes import Change, alternatives, smaller
+from rrope_jax.planning.changes import Change, Runs, alternatives, smaller
 from rrope_jax.planning.plan import Cache, Plan, make_plan, outline
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
@@ -32,11 +32,9 @@ def nearest(base: Plan, cache: Cache, *, quick: bool) -> list[Tried]:
     """
     assert isinstance(base.workload, TextTraining)
     tried: list[Tried] = []
-    for change in smaller(base.workload, base.mesh_shape):
+    for change in smaller(base.workload, base.mesh_shape, _runs_on(base.topology)):
         if len(tried) == _TRIES:
             break
-        if not _runs(change, base.topology):
-            continue
         _LOG.info("does not fit; trying %s", " ".join(change.overrides))
         tried.append(Tried(change, make_plan(change.workload, base.topology, cache, quick=quick)))
         if tried[-1].plan.fits:
@@ -62,9 +60,7 @@ def sweep(
       Those that were compiled: what fits before what does not, the fastest first.
     """
     outlines = []
-    for change in alternatives(base, topology.size):
-        if not _runs(change, topology):
-            continue
+    for change in alternatives(base, topology.size, _runs_on(topology)):
         plan = outline(change.workload, topology)
         if sum(plan.demands.state.values()) + plan.demands.saved < topology.chip.memory:
             outlines.append(Tried(change, plan))
@@ -79,13 +75,18 @@ def sweep(
     return sorted(compiled, key=lambda tried: (not tried.plan.fits, tried.plan.roofline.step))
 
 
-def _runs(change: Change, topology: Topology) -> bool:
-    """Whether the step can be laid onto these devices: a mesh may rule out the attention."""
-    try:
-        change.workload.check(topology.devices())
-    except ValueError:
-        return False
-    return True
+def _runs_on(topology: Topology) -> Runs:
+    """Whether a workload can be laid onto these devices: a mesh may rule out the attention, too."""
+    devices = topology.devices()
+
+    def runs(workload: TextTraining) -> bool:
+        try:
+            workload.check(devices)
+        except ValueError:
+            return False
+        return True
+
+    return runs
 
 
 def recommended(compared: Sequence[Tried]) -> Tried | None:

@@ -227,11 +227,9 @@ def _draw_accuracy_by_position(cells: Sequence[Cell], setting: Mapping[str, Any]
     return figure
 
 
-def _losses_over_seeds(trainings: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
+def _losses_over_seeds(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
     """Steps that all seeds were validated at, int[N], and their losses, float64[S, N]."""
-    by_step = [
-        dict(zip(cell.validation_step, cell.validation_loss, strict=True)) for cell in trainings
-    ]
+    by_step = [dict(zip(cell.validation_step, cell.validation_loss, strict=True)) for cell in cells]
     step_N = sorted(set.intersection(*map(set, by_step)))
     return np.array(step_N), np.array([[losses[step] for step in step_N] for losses in by_step])
 
@@ -240,11 +238,9 @@ def _draw_validation_loss(cells: Sequence[Cell], setting: Mapping[str, Any]) -> 
     del setting
     figure, panels = _task_panels(cells, "validation loss", share_y=False)
     for axes, of_panel in panels:
-        # Several methods may be tested on one training: it is drawn once.
-        trainings = {(cell.trained_as, cell.key.seed): cell for cell in of_panel}
-        for method in labels.order_methods(trained_as for trained_as, _ in trainings):
+        for method in labels.order_methods(cell.key.method for cell in of_panel):
             step_N, loss_SN = _losses_over_seeds(
-                [cell for (trained_as, _), cell in trainings.items() if trained_as == method]
+                [cell for cell in of_panel if cell.key.method == method]
             )
             _draw_over_seeds(axes, step_N, loss_SN, method)
         axes.set_yscale("log")
@@ -253,7 +249,7 @@ def _draw_validation_loss(cells: Sequence[Cell], setting: Mapping[str, Any]) -> 
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set(xlabel="training step")
-    legend_below(figure, _line_handles(labels.order_methods(cell.trained_as for cell in cells)))
+    legend_below(figure, _line_handles(labels.order_methods(cell.key.method for cell in cells)))
     return figure
 
 
@@ -289,8 +285,9 @@ FIGURES: Mapping[str, FigureKind] = MappingProxyType(
         ),
         "validation_loss.png": FigureKind(
             "Validation loss during training",
-            "One line for each training, the mean over seeds (the paper's Figure 3); bands reach "
-            "from the lowest to the highest seed. The tasks' scales differ.",
+            "Lines are means over seeds (the paper's Figure 3), bands reach from the lowest to the "
+            "highest seed. A training that serves several methods is validated with the tables of "
+            "each. The tasks' scales differ.",
             _draw_validation_loss,
         ),
     }

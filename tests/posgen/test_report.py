@@ -480,20 +480,22 @@ def test_accuracy_by_position_marks_the_training_length(results: dict[str, Any])
     np.testing.assert_allclose(y_T[16:], 70)
 
 
-def test_a_training_that_serves_two_methods_is_one_loss_curve() -> None:
+def test_loss_curves_are_of_methods_not_of_trainings() -> None:
+    """One training serves both here, and is validated with the tables of each."""
     raw_cells = [
         make_cell("cot", method, seed, 0.5, protocol="scaled_at_test", trained_as="rope")
-        for method in ("rope", "yarn")
+        | {"validation_loss": [2.8, middle + 0.1 * seed, 0.1]}
+        for method, middle in (("rope", 1.0), ("yarn", 2.0))
         for seed in (0, 1, 2)
     ]
     figure = plots.figures(make_results(raw_cells))["validation_loss.png"]
     (axes,) = figure.subfigs[0].axes
-    (line,) = axes.lines
     assert axes.get_yscale() == "log"
-    np.testing.assert_allclose(
-        np.asarray(line.get_xydata()), [[0.0, 2.8], [100.0, 1.1], [200.0, 0.1]]
-    )
-    assert legend_texts(figure) == ["RoPE"]
+    for line, middle in zip(axes.lines, (1.1, 2.1), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(line.get_xydata()), [[0.0, 2.8], [100.0, middle], [200.0, 0.1]]
+        )
+    assert legend_texts(figure) == ["RoPE", "YaRN"]
 
 
 def test_two_protocols_have_a_row_each_and_empty_panels_say_so() -> None:

@@ -23,9 +23,12 @@ from matplotlib.ticker import (
 from rrope_jax.figure_style import INK, legend_below, png, style
 from rrope_jax.posgen import labels
 from rrope_jax.posgen.cells import Cell, read_cells
-from rrope_jax.posgen.summary import SeedStatistics, seed_statistics
+from rrope_jax.posgen.summary import SeedStatistics, is_learned, seed_statistics
 
 SMOOTHING_WINDOW = 8
+
+_HATCH = "////"
+_NOT_LEARNED = "not learned in distribution"
 
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -131,35 +134,55 @@ def _task_panels(
     return figure, panels
 
 
+def _learned(cells: Sequence[Cell]) -> bool:
+    """Whether the cells of one method and task have learned it in distribution."""
+    return is_learned(seed_statistics([cell.id_accuracy for cell in cells]).mean)
+
+
+def _not_learned(of_methods: Sequence[Sequence[Cell]]) -> list[str]:
+    """A line for a panel's label that says how many of its methods have not learned the task."""
+    count = sum(not _learned(of_method) for of_method in of_methods)
+    if count == 0:
+        return []
+    return [_NOT_LEARNED + (f": {count} of {len(of_methods)}" if count < len(of_methods) else "")]
+
+
 def _draw_ood_accuracy(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Figure:
     tasks = labels.order_tasks(cell.key.task for cell in cells)
     methods = labels.order_methods(cell.key.method for cell in cells)
     num_rows = len({cell.key.protocol for cell in cells})
     bar_width = min(0.84 / len(methods), 0.25)
     figure = Figure(figsize=(max(6.5, 0.55 * len(tasks) * len(methods) + 2), 3.5 * num_rows + 0.4))
+    all_learned = True
     for row, of_row in _rows(cells, figure):
         axes = row.subplots()
         guessing = _draw_guessing(axes, setting["modulus"])
         for (t, task), (m, method) in itertools.product(enumerate(tasks), enumerate(methods)):
-            accuracy_S = [
-                100 * cell.ood_accuracy
-                for cell in of_row
-                if (cell.key.task, cell.key.method) == (task, method)
-            ]
+            of_bar = [c for c in of_row if (c.key.task, c.key.method) == (task, method)]
+            accuracy_S = [100 * cell.ood_accuracy for cell in of_bar]
             statistics = seed_statistics(accuracy_S)
             if statistics.n > 0:
                 x = t + (m - (len(methods) - 1) / 2) * bar_width
-                _draw_bar(axes, x, bar_width, accuracy_S, statistics, method)
+                learned = _learned(of_bar)
+                all_learned &= learned
+                _draw_bar(axes, x, bar_width, accuracy_S, statistics, _bar_style(method, learned))
         axes.set_xticks(range(len(tasks)), [labels.task_label(task) for task in tasks], fontsize=11)
         axes.tick_params(axis="x", length=0)
         axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(0, 112), yticks=range(0, 101, 20))
         axes.set_ylabel(f"accuracy beyond {setting['train_length']} tokens, %")
-    bars = [
-        Patch(color=labels.method_colour(method), label=labels.method_label(method))
-        for method in methods
-    ]
+    bars = [Patch(label=labels.method_label(m), **_bar_style(m, learned=True)) for m in methods]
+    if not all_learned:
+        bars.append(Patch(facecolor="white", edgecolor=INK, hatch=_HATCH, label=_NOT_LEARNED))
     legend_below(figure, [*bars, guessing])
     return figure
+
+
+def _bar_style(method: str, learned: bool) -> dict[str, Any]:
+    """Filled where the task is learned, else hatched: such a bar is no result."""
+    colour = labels.method_colour(method)
+    if learned:
+        return {"color": colour}
+    return {"facecolor": "white", "edgecolor": colour, "hatch": _HATCH}
 
 
 def _draw_bar(
@@ -168,10 +191,10 @@ def _draw_bar(
     width: float,
     accuracy_S: Sequence[float],
     statistics: SeedStatistics,
-    method: str,
+    bar_style: Mapping[str, Any],
 ) -> None:
     """A bar with its standard deviation, its seeds as dots and its mean written above."""
-    axes.bar(x, statistics.mean, 0.92 * width, color=labels.method_colour(method))
+    axes.bar(x, statistics.mean, 0.92 * width, **bar_style)
     top = statistics.maximum
     if statistics.n > 1:
         axes.errorbar(
@@ -200,12 +223,15 @@ def _draw_accuracy_by_position(cells: Sequence[Cell], setting: Mapping[str, Any]
     figure, panels = _task_panels(cells, "accuracy, %", share_y=True)
     for axes, of_panel in panels:
         guessing = _draw_guessing(axes, setting["modulus"])
-        for method in labels.order_methods(cell.key.method for cell in of_panel):
+        of_methods = {
+            method: [cell for cell in of_panel if cell.key.method == method]
+            for method in labels.order_methods(cell.key.method for cell in of_panel)
+        }
+        for method, of_method in of_methods.items():
             accuracy_ST = np.array(
                 [
                     smooth_by_position(np.array(cell.accuracy_by_position), train_length)
-                    for cell in of_panel
-                    if cell.key.method == method
+                    for cell in of_method
                 ]
             )
             _draw_over_seeds(axes, np.arange(accuracy_ST.shape[1]), 100 * accuracy_ST, method)
@@ -221,7 +247,8 @@ def _draw_accuracy_by_position(cells: Sequence[Cell], setting: Mapping[str, Any]
         # Room above the axes for the mark of the training length, which must not cover a line.
         axes.set_title(axes.get_title(), pad=18)
         axes.xaxis.set_major_locator(MultipleLocator(tick_step))
-        axes.set(xlim=(0, test_length), ylim=(0, 103), xlabel="position")
+        axes.set(xlim=(0, test_length), ylim=(0, 103))
+        axes.set_xlabel("\n".join(["position", *_not_learned(list(of_methods.values()))]))
     methods = labels.order_methods(cell.key.method for cell in cells)
     legend_below(figure, [*_line_handles(methods), guessing])
     return figure
@@ -273,7 +300,7 @@ FIGURES: Mapping[str, FigureKind] = MappingProxyType(
         "ood_accuracy.png": FigureKind(
             "Accuracy beyond the training length",
             "Bars are means over seeds, error bars one sample standard deviation, dots single "
-            "seeds; the dotted line is guessing.",
+            "seeds; the dotted line is guessing. Hatched: not learned in distribution, no result.",
             _draw_ood_accuracy,
         ),
         "accuracy_by_position.png": FigureKind(

@@ -4,7 +4,7 @@ Nothing here writes files: `markdown` returns text and `plots` returns PNG bytes
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rrope_jax.markdown import table
@@ -12,6 +12,7 @@ from rrope_jax.posgen import labels, published
 from rrope_jax.posgen.cells import Cell, CellKey, missing_cells, read_cells
 from rrope_jax.posgen.plots import FIGURES, plots
 from rrope_jax.posgen.summary import (
+    LEARNED_ID_ACCURACY,
     MethodSummary,
     ResonanceDifference,
     SeedStatistics,
@@ -21,11 +22,8 @@ from rrope_jax.posgen.summary import (
 
 __all__ = ["markdown", "plots", "resonance_differences", "summarise"]
 
-# Below this a model has not learned the task where it was trained, and its accuracy further out
-# says little about extrapolation.
-LEARNED_ID_ACCURACY = 0.9
-
 _NOT_THERE = "n/a"
+_NOT_LEARNED = "†"
 
 
 def _percent(fraction: float) -> str:
@@ -44,6 +42,14 @@ def _mean_std(statistics: SeedStatistics | None, num_seeds: int) -> str:
     if statistics.n > 1:
         text += f" ± {_percent(statistics.std)}"
     return text if statistics.n == num_seeds else f"{text} (n={statistics.n})"
+
+
+def _ood_text(row: MethodSummary | None, num_seeds: int) -> str:
+    """OOD `mean ± std`, marked where the task is not learned in distribution."""
+    if row is None:
+        return _NOT_THERE
+    text = _mean_std(row.ood, num_seeds)
+    return text if row.learned else f"{text} {_NOT_LEARNED}"
 
 
 def _setting_value(value: Any) -> str:
@@ -89,8 +95,10 @@ def _by_task_and_method(
     return {(row.task, row.method): row for row in rows}
 
 
-def _accuracy_table(rows: Sequence[MethodSummary], which: str, num_seeds: int) -> str:
-    """Methods by tasks; `which` is the `MethodSummary` field shown, `ood` or `id`.
+def _accuracy_table(
+    rows: Sequence[MethodSummary], entry: Callable[[MethodSummary | None], str]
+) -> str:
+    """Methods by tasks, with `entry` of each summary (None where no seed has finished).
 
     A column says what the models were trained as, where that is not the method tested.
     """
@@ -103,16 +111,14 @@ def _accuracy_table(rows: Sequence[MethodSummary], which: str, num_seeds: int) -
         if show_training:
             trainings = labels.order_methods(r.trained_as for r in rows if r.method == method)
             line.append(" / ".join(map(labels.method_label, trainings)))
-        for task in tasks:
-            summary = summaries.get((task, method))
-            line.append(_mean_std(getattr(summary, which) if summary else None, num_seeds))
+        line += [entry(summaries.get((task, method))) for task in tasks]
         lines.append(line)
     text = ["method", "trained as"] if show_training else ["method"]
     return table([*text, *map(labels.task_label, tasks)], lines, text_columns=len(text))
 
 
 def _not_learned(rows: Sequence[MethodSummary]) -> str | None:
-    low = [row for row in rows if row.id.mean < LEARNED_ID_ACCURACY]
+    low = [row for row in rows if not row.learned]
     if not low:
         return None
     names = "; ".join(
@@ -121,8 +127,9 @@ def _not_learned(rows: Sequence[MethodSummary]) -> str | None:
         for row in low
     )
     return (
-        f"Below {100 * LEARNED_ID_ACCURACY:.0f} % already in distribution, so that the OOD "
-        f"accuracy says little about extrapolation: {names}."
+        f"{_NOT_LEARNED} Not learned: below {100 * LEARNED_ID_ACCURACY:.0f} % already in "
+        "distribution, so that the OOD accuracy says nothing about extrapolation, and no method is "
+        f"called better: {names}."
     )
 
 
@@ -161,7 +168,8 @@ def _differences_section(differences: Sequence[ResonanceDifference], is_paper: b
         "points, paired by seed over the n seeds that both finished: mean and standard deviation "
         "of the differences, and in how many seeds Resonance is higher. *spread* is the pooled "
         "standard deviation of the two variants over these seeds. The verdict is a rule and no "
-        "significance test: above or below when the mean difference is larger than the spread, "
+        "significance test: not learned where one of the two has not learned the task in "
+        "distribution, else above or below when the mean difference is larger than the spread, "
         "otherwise within spread.",
         table(header, lines, text_columns=3),
         f"Verdicts: {counts}.",
@@ -190,7 +198,7 @@ def _paper_section(rows: Sequence[MethodSummary], num_seeds: int) -> list[str]:
         for task in tasks:
             ours = summaries.get((task, method))
             line.append(_published_text(published.TABLE_1.get((task, method))))
-            line.append(_mean_std(ours.ood if ours else None, num_seeds))
+            line.append(_ood_text(ours, num_seeds))
         lines.append(line)
     sources = ("paper", "ours")
     header = ["method", *(f"{labels.task_label(task)}, {s}" for task in tasks for s in sources)]
@@ -205,7 +213,9 @@ def _paper_section(rows: Sequence[MethodSummary], num_seeds: int) -> list[str]:
         }
         paper_means = {method: published.TABLE_1[task, method].mean for method in ours_means}
         if len(ours_means) > 1:
-            orders.append((labels.task_label(task), _order(paper_means), _order(ours_means)))
+            learned = all(summaries[task, method].learned for method in ours_means)
+            ours_order = _order(ours_means) if learned else "not learned"
+            orders.append((labels.task_label(task), _order(paper_means), ours_order))
     parts = [
         "### Beside the paper's Table 1",
         "OOD accuracy as published (arXiv 2403.00071v2) and here. The paper prints a variance over "
@@ -253,13 +263,15 @@ def _protocol_section(
         parts.append(labels.PROTOCOL_NOTES[protocol])
     parts += [
         f"### OOD accuracy, {num_seeds} seed{'s' if num_seeds > 1 else ''}",
-        _accuracy_table(rows, "ood", num_seeds),
-        "### In-distribution accuracy",
-        _accuracy_table(rows, "id", num_seeds),
+        _accuracy_table(rows, lambda row: _ood_text(row, num_seeds)),
     ]
     not_learned = _not_learned(rows)
     if not_learned:
         parts.append(not_learned)
+    parts += [
+        "### In-distribution accuracy",
+        _accuracy_table(rows, lambda row: _mean_std(row.id if row else None, num_seeds)),
+    ]
     if differences:
         parts += _differences_section(differences, setting["is_paper"])
     if setting["is_paper"]:

@@ -290,12 +290,50 @@ def test_header_says_what_was_run(results: dict[str, Any]) -> None:
     assert values["rope"] == "theta 10000.0"
 
 
-def test_methods_that_have_not_learned_the_task_are_named(results: dict[str, Any]) -> None:
-    assert "says little about extrapolation" not in report.markdown(results)
+@pytest.fixture
+def half_learned(results: dict[str, Any]) -> dict[str, Any]:
+    """Plain RoPE has not learned Chain-of-Thought where it was trained."""
     for cell in results["cells"]:
         if (cell["task"], cell["method"]) == ("cot", "rope"):
             cell["id_accuracy"] = 0.57
-    assert "extrapolation: RoPE on Chain-of-Thought (57.00)." in report.markdown(results)
+    return results
+
+
+def test_task_that_is_not_learned_has_no_winner(half_learned: dict[str, Any]) -> None:
+    text = report.markdown(half_learned)
+    assert "no method is called better: RoPE on Chain-of-Thought (57.00)." in text
+    rows = table_after(text, "### OOD accuracy, 3 seeds")
+    assert [row["Chain-of-Thought"] for row in rows] == ["54.00 ± 4.00 †", "92.00 ± 2.00"]
+    assert [row["Recursive"] for row in rows] == ["70.00 ± 10.00", "71.00 ± 9.54"]
+    differences = table_after(text, "### Does Resonance help?")
+    assert [row["verdict"] for row in differences] == ["within spread", "not learned"]
+    assert "Verdicts: not learned 1, within spread 1." in text
+
+
+def test_learned_tasks_carry_no_mark(results: dict[str, Any]) -> None:
+    assert "†" not in report.markdown(results)
+
+
+def test_paper_order_of_a_task_that_is_not_learned_is_not_given(
+    half_learned: dict[str, Any],
+) -> None:
+    half_learned["setting"]["is_paper"] = True
+    text = report.markdown(half_learned)
+    orders = {row["task"]: row["ours"] for row in table_after(text, "Order of the means")}
+    assert orders == {"Recursive": "Resonance RoPE > RoPE", "Chain-of-Thought": "not learned"}
+    rows = table_after(text, "### Beside the paper's Table 1")
+    assert rows[0]["Chain-of-Thought, ours"].endswith("†")
+
+
+def test_plots_mark_what_is_not_learned(half_learned: dict[str, Any]) -> None:
+    drawn = plots.figures(half_learned)
+    bars = drawn["ood_accuracy.png"]
+    hatches = [bar.get_hatch() for bar in bars.subfigs[0].axes[0].patches]
+    assert sum(hatch is not None for hatch in hatches) == 1
+    assert "not learned in distribution" in legend_texts(bars)
+    left, right = drawn["accuracy_by_position.png"].subfigs[0].axes
+    assert left.get_xlabel() == "position"
+    assert right.get_xlabel() == "position\nnot learned in distribution: 1 of 2"
 
 
 def test_partial_results_carry_their_n_and_list_what_is_missing(results: dict[str, Any]) -> None:

@@ -3,17 +3,32 @@
 #
 #   bash launch/test.sh [PYTEST ARGUMENTS]
 #
-# Without arguments every test runs, the slow ones too (some ten minutes on two cores); to leave
-# them out, give -m 'not slow'. PYTHON=/path/to/python chooses the Python (3.11 to 3.13).
+# Without arguments all tests run, the slow ones too, but for those of the launch scripts where
+# these are as they were: `-m launch` runs them alone, `-m ''` everything. To leave the slow ones
+# out, give -m 'not slow'. PYTHON=/path/to/python chooses the Python (3.11 to 3.13).
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+# launchers_changed: whether the launch scripts or their tests differ from what the upstream branch
+# (without one, the last commit) has. True as well where git cannot tell.
+launchers_changed() {
+  local base folders=(launch .ci tests/launch)
+  base=$(git merge-base HEAD '@{upstream}' 2>/dev/null || echo HEAD)
+  ! git diff --quiet "$base" -- "${folders[@]}" 2>/dev/null ||
+    [[ -n $(git ls-files --others --exclude-standard -- "${folders[@]}") ]]
+}
 
 prepare "$root/.venv" dev
 cd "$root"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# Files side by side, one for each core. More would rather want memory than save time.
-.venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
+if [[ $# -eq 0 && -z ${CI:-} ]] && ! launchers_changed; then
+  printf 'Tests of the launch scripts are left out: the scripts have not changed (-m launch runs them)\n'
+  set -- -m "not launch"
+fi
+# Side by side, one for each core; who is done takes over what others have left. More than four
+# would rather want memory than save time.
+.venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal "$@"

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -108,6 +109,7 @@ class Program:
         Returns:
           The new state, and what the step measured.
         """
+        _check_shapes(batch)
         config = self.train
         position_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         targets = jnp.sum(batch["weights"])
@@ -127,6 +129,7 @@ class Program:
 
     def heldout(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Summed loss and number of targets of a batch, at its own positions, without dropout."""
+        _check_shapes(batch)
         positions = Positions(batch["positions"])
         losses_BT = self._losses(params, batch, positions, None)
         return jnp.sum(losses_BT * batch["weights"]), jnp.sum(batch["weights"])
@@ -195,3 +198,12 @@ class Program:
 
     def _graph(self) -> Any:
         return nnx.graphdef(abstract_decoder(self.model, self.rope))
+
+
+def _check_shapes(batch: Batch) -> None:
+    """All arrays are [B, T]: [T] or [B, 1] would broadcast to a loss that looks right.
+
+    Checked while the step is traced, so it costs nothing when it runs.
+    """
+    chex.assert_rank(batch["tokens"], 2)
+    chex.assert_equal_shape(list(batch.values()))

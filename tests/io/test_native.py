@@ -142,7 +142,7 @@ print("same")
 @pytest.mark.parametrize("target_format", ["hf", "orbax"])
 def test_each_device_gets_its_part(target_format: str, tmp_path: Path) -> None:
     path = tiny.save(tiny.decoder(), tmp_path / "a", target_format)
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    environment = {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(
         [sys.executable, "-c", _SHARDED, path],
         capture_output=True,

@@ -92,8 +92,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts processes of the job; what they compile is compiled once."""
-    cache = tmp_path_factory.mktemp("compiled")
+    """Starts processes of the job."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(
@@ -116,8 +115,6 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 continue
             environment = _environment(
                 JAX_NUM_CPU_DEVICES=str(devices),
-                JAX_COMPILATION_CACHE_DIR=str(cache),
-                JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
                 PYTHONPATH=paths,
                 **more,
             )

@@ -1,6 +1,5 @@
 """`rrope train` as a user runs it: killed, stopped, out of disk, diverging, and left alone."""
 
-import os
 import random
 import shutil
 import signal
@@ -57,12 +56,8 @@ def _numbers(workdir: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Starts the command in a process of its own; they share what they compile."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def start(words: list[str]) -> Start:
+    """Starts the command in a process of its own."""
 
     def run(workdir: Path, *overrides: str, largest_file: int = -1) -> "subprocess.Popen[str]":
         code = (
@@ -76,7 +71,6 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Start:
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | cache,
         )
 
     return run

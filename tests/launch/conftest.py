@@ -9,6 +9,13 @@ from tests.launch.cloud import Cloud
 from tests.launch.machine import ROOT, TOOLS, Machine
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of this folder: launch/test.sh leaves them out where nothing changed."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.launch)
+
+
 def _make_machine(folder: Path) -> Machine:
     made = Machine(folder)
     (folder / "bin").mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # What the scripts call besides Python, and the stubs themselves.
-TOOLS = ("bash", "basename", "cp", "dirname", "mkdir", "mktemp", "mv", "rm", "tee", "touch")
+TOOLS = ("bash", "basename", "cp", "dirname", "grep", "mkdir", "mktemp", "mv", "rm", "tee", "touch")
 
 # The stubs whose calls are of interest.
 PROGRAMS = {"python", "python3", "python3.11", "python3.12", "python3.13", "rrope", "ruff", "mypy"}

@@ -16,7 +16,7 @@ SCRIPTS = [
     ROOT / "launch" / "slurm.sbatch",
     ROOT / ".ci" / "run",
 ]
-PYTEST = "python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile"
+PYTEST = "python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal"
 EVERY_SCRIPT = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 
 
@@ -239,6 +239,24 @@ class TestTest:
             f"{PYTEST} -m not slow",
         ]
 
+    def test_launchers_are_left_out_where_they_have_not_changed(self, machine: Machine) -> None:
+        git = shutil.which("git")
+        assert git is not None
+        (machine.folder / "bin" / "git").symlink_to(git)
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.example")
+        for words in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-qm", "all")):
+            subprocess.run([git, *words], cwd=machine.root, check=True)
+
+        def marked(**environment: str) -> bool:
+            machine.calls()
+            assert machine.run("launch/test.sh", **environment).returncode == 0
+            return f"{PYTEST} -m not launch" in machine.calls()
+
+        assert marked()
+        assert not marked(CI="true")
+        (machine.root / "launch" / "new.sh").touch()
+        assert not marked()
+
 
 class TestCi:
     def test_steps(self, machine: Machine) -> None:
@@ -248,7 +266,9 @@ class TestCi:
         run = machine.run(".ci/run")
         assert (run.returncode, run.stderr) == (0, "")
         tests = [call for call in machine.calls() if " -m pytest" in call]
-        assert tests == [
+        older = [call for call in tests if "tests/model" in call]
+        assert len(older) == ("held to" in run.stdout and "left out, XLA" not in run.stdout)
+        assert [call for call in tests if call not in older] == [
             PYTEST,
             "python -m pytest -m peers and not long",
             "python -m pytest -m smoke -W default",

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,8 +62,7 @@ def test_gradients_are_those_of_whole_logits(
 
     found = jax.grad(chunked, argnums=(0, 1))(params, hidden_BTD)
     expected = jax.grad(whole, argnums=(0, 1))(params, hidden_BTD)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_memory_is_that_of_a_chunk() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,12 +73,6 @@ def _start(program: Program) -> State:
 @functools.cache
 def _step(program: Program) -> Any:
     return jax.jit(program.step)
-
-
-def _close(ours: Any, theirs: Any, **tolerance: float) -> None:
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(one, other, **tolerance)
 
 
 def _decoder(params: Any) -> Decoder:
@@ -150,9 +145,9 @@ def test_accumulation_changes_nothing() -> None:
     state = _start(whole)
     after, measures = _step(whole)(state, batch, KEY)
     after_parts, measures_parts = _step(parts)(state, batch, KEY)
-    _close(measures_parts, measures, rtol=1e-5)
+    chex.assert_trees_all_close(measures_parts, measures, rtol=1e-5)
     first, first_parts = after.opt_state, after_parts.opt_state
-    _close(first_parts, first, rtol=1e-3, atol=1e-6)
+    chex.assert_trees_all_close(first_parts, first, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -210,10 +205,10 @@ def test_a_loss_that_is_not_finite_changes_nothing_ever_after() -> None:
     before, _ = step(_start(program), good, KEY)
     after, measures = step(before, bad, KEY)
     assert not bool(measures.sound)
-    _close(after._replace(sound=before.sound), before, rtol=0)
+    chex.assert_trees_all_close(after._replace(sound=before.sound), before, rtol=0)
     later, measures = step(after, good, KEY)  # started by the host before it could know
     assert not bool(measures.sound)
-    _close(later, after, rtol=0)
+    chex.assert_trees_all_close(later, after, rtol=0)
 
 
 def test_training_learns_a_batch_by_heart() -> None:
@@ -233,7 +228,7 @@ def test_unsegmented_rows_need_no_segments() -> None:
     params = _start(masked).params
     expected = jax.jit(masked.heldout)(params, packed)
     del packed["segment_ids"]
-    _close(jax.jit(plain.heldout)(params, packed), expected, rtol=1e-6)
+    chex.assert_trees_all_close(jax.jit(plain.heldout)(params, packed), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -253,3 +248,14 @@ def test_unsegmented_rows_need_no_segments() -> None:
 def test_parts_that_do_not_fit_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(_program(), **fields)
+
+
+def test_arrays_that_would_broadcast_are_refused() -> None:
+    program, batch = _program(), _batch()
+    wide = batch | {"weights": batch["weights"][:, :1]}
+    for call in (
+        lambda: program.step(_start(program), wide, KEY),
+        lambda: program.heldout(_params(), wide),
+    ):
+        with pytest.raises(AssertionError, match="shape"):
+            call()

@@ -455,8 +455,8 @@ class TestInterruption:
 
 
 def _with_devices(environment: dict[str, str], devices: int) -> dict[str, str]:
-    flags = f"--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count={devices}"
-    return environment | {"XLA_FLAGS": flags}
+    flags = f"{environment.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+    return environment | {"XLA_FLAGS": flags, "JAX_NUM_CPU_DEVICES": str(devices)}
 
 
 # four trainings, none of which is done before a signal comes

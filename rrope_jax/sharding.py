@@ -14,12 +14,14 @@ Models name the axes of their arrays by what they mean; `RULES` says where each 
 import dataclasses
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "seq", "tensor")
 
@@ -37,6 +39,36 @@ RULES: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
 """Logical axis -> mesh axes that split it. What is not in it is never split."""
 
 LogicalAxes = tuple[str | None, ...]
+
+
+class LayoutError(ValueError):
+    """What is asked for cannot be laid onto the devices.
+
+    Attributes:
+      key: of the setting that asks for it, such as `train.batch_size`, or of its group.
+    """
+
+    def __init__(self, key: str, reason: str, value: object = None):
+        """`value` is that of a single setting; a reason that begins with it names it itself."""
+        self.key = key
+        self._reason = reason if value is None else f"={value} {reason}"
+        super().__init__(reason if value is None else key.rpartition(".")[2] + self._reason)
+
+    def under(self, root: str) -> str:
+        """The message with the key in full, such as `config.train.batch_size=3 ...`."""
+        separator = "" if self._reason.startswith("=") else ": "
+        return f"{root}.{self.key}{separator}{self._reason}"
+
+
+@contextmanager
+def refused_for(key: str) -> Iterator[None]:
+    """Turns any ValueError into a LayoutError, unless it is one already."""
+    try:
+        yield
+    except LayoutError:
+        raise
+    except ValueError as error:
+        raise LayoutError(key, str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,28 +134,47 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       ValueError: the sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = config.sizes(len(devices))
-    if config.num_slices == 1:
-        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-        return Mesh(grid, AXES)
-    between = _between_slices(sizes, config.num_slices)
-    within = tuple(size // part for size, part in zip(sizes, between, strict=True))
-    if hasattr(devices[0], "slice_index"):
-        grid = mesh_utils.create_hybrid_device_mesh(
-            within, between, devices, allow_split_physical_axes=True
+    grid = _grid(config, config.sizes(len(devices)), devices)
+    # the compiler moves what `constrain` does not place; other types would make it refuse to
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _grid(
+    config: MeshConfig, sizes: tuple[int, ...], devices: Sequence[jax.Device]
+) -> np.typing.NDArray[Any]:
+    """The devices in an array of these sizes, neighbours along fast links."""
+    slices = config.num_slices
+    between = _between_slices(sizes, slices)
+    islands = _islands(devices)
+    if len(islands) != slices and getattr(devices[0], "platform", None) == "tpu":
+        raise ValueError(
+            f"num_slices={slices}, but the devices are in {len(islands)} "
+            f"slice{'s' * (len(islands) > 1)}; it has to be {len(islands)}"
         )
-        return Mesh(grid, AXES)
-    # Other platforms number their devices island by island.
-    size = len(devices) // config.num_slices
-    islands = [
-        mesh_utils.create_device_mesh(within, devices[first : first + size])
-        for first in range(0, len(devices), size)
-    ]
-    axis = between.index(config.num_slices)
-    return Mesh(np.concatenate(islands, axis=axis), AXES)
+    if len(islands) != slices:  # other platforms number their devices island by island
+        size = len(devices) // slices
+        islands = [devices[first : first + size] for first in range(0, len(devices), size)]
+    within = tuple(size // part for size, part in zip(sizes, between, strict=True))
+    try:
+        grids = [
+            mesh_utils.create_device_mesh(within, island, allow_split_physical_axes=True)
+            for island in islands
+        ]
+    except (AssertionError, NotImplementedError) as error:
+        raise ValueError(f"JAX lays no mesh over these devices: {error}") from error
+    return np.concatenate(grids, axis=between.index(slices))
+
+
+def _islands(devices: Sequence[jax.Device]) -> list[Sequence[jax.Device]]:
+    """The devices of each slice, in the order of slices; one where the platform names none."""
+    found: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        found.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    return [found[index] for index in sorted(found)]
 
 
 def _between_slices(sizes: tuple[int, ...], num_slices: int) -> tuple[int, ...]:
+    """Into how many parts slices cut each axis."""
     for axis in ("data", "fsdp"):
         if sizes[AXES.index(axis)] % num_slices == 0:
             return tuple(num_slices if name == axis else 1 for name in AXES)

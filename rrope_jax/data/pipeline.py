@@ -1,15 +1,14 @@
-"""Batches of packed text for one host or many, resumable on another number of hosts."""
+"""Batches of packed text, of which every process reads its rows, whatever their number."""
 
 import dataclasses
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import grain
 import numpy as np
-from grain import experimental as grain_experimental
 
 from rrope_jax.data.document import Documents
 from rrope_jax.data.packing import PACKINGS, Row, Rows, Summary
@@ -60,12 +59,12 @@ class DataConfig(TextConfig):
 
 
 class Batches(Iterator[Row]):
-    """Endless batches of shuffled rows, this host's share of them.
+    """Endless batches of shuffled rows, of each the rows that this process provides.
 
-    Iterating gives dicts of arrays as in `packing.Rows` with a leading axis: the host's rows of
-    the global batch, which are consecutive, so that laying the hosts' parts side by side in order
-    gives the same global batch for any number of hosts. Every epoch has another order; a batch may
-    hold the end of one epoch and the beginning of the next, so no row is left out.
+    Iterating gives dicts of arrays as in `packing.Rows` with a leading axis: the rows asked for, in
+    that order. Which rows a batch has does not depend on who reads them. Every epoch has another
+    order; a batch may hold the end of one epoch and the beginning of the next, so no row is left
+    out.
 
     Attributes:
       summary: what an epoch holds.
@@ -74,45 +73,40 @@ class Batches(Iterator[Row]):
 
     def __init__(
         self,
-        rows: Rows,
+        text: Rows,
         *,
         fingerprint: str,
         seed: int,
         batch_size: int,
-        process_index: int,
-        process_count: int,
+        rows: Sequence[int],
         prefetch: int,
     ):
         """Use `build_batches`."""
-        self.summary: Summary = rows.summary
+        self.summary: Summary = text.summary
         self.waiting_seconds = 0.0
         self._identity = {"data": fingerprint, "batch_size": batch_size}
-        shuffled = grain.MapDataset.source(rows).shuffle(seed=seed).repeat()
-        by_host = grain.MapDataset.source(_HostOrder(shuffled, batch_size, process_count))
-        self._iterator = grain_experimental.ElasticIterator(
-            by_host,
-            batch_size,
-            grain.sharding.ShardOptions(process_index, process_count),
-            read_options=grain.ReadOptions(
-                num_threads=min(_READ_THREADS, prefetch), prefetch_buffer_size=prefetch
-            ),
-        )
+        self._batch_size, self._prefetch = batch_size, prefetch
+        shuffled = grain.MapDataset.source(text).shuffle(seed=seed).repeat()
+        self._source = _OwnRows(shuffled, batch_size, rows)
+        self._step = 0
+        self._reader = self._read()
 
     def __next__(self) -> Row:
         began = time.perf_counter()
-        batch: Row = next(self._iterator)
+        batch: Row = next(self._reader)
+        self._step += 1
         self.waiting_seconds += time.perf_counter() - began
         return batch
 
     def state(self) -> dict[str, Any]:
         """Where the iteration is, JSON-able and the same on every host."""
-        return {**self._identity, **self._iterator.get_state()}
+        return {**self._identity, _NEXT_ROW: self._step * self._batch_size}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on where `state()` was called, on this or any other number of hosts.
+        """Goes on where `state()` was called, with these or any other rows of the same batches.
 
         Raises:
-          ValueError: the state is that of other data or of another batch size.
+          ValueError: the state is that of other data or of another batch size, or is no state.
         """
         for key, here in self._identity.items():
             if state.get(key) != here:
@@ -121,11 +115,19 @@ class Batches(Iterator[Row]):
                     f"{here!r}; continue with the text, tokenizer, length, packing, seed and batch "
                     "size that it was saved with, or begin anew"
                 )
-        self._iterator.set_state({k: v for k, v in state.items() if k not in self._identity})
+        row = state.get(_NEXT_ROW)
+        if type(row) is not int or row < 0 or row % self._batch_size:
+            raise ValueError(
+                f"the saved place in the data has {_NEXT_ROW}={row!r}, which is no beginning of a "
+                f"batch of {self._batch_size} rows; restore an earlier checkpoint, or begin anew"
+            )
+        self.close()
+        self._step = row // self._batch_size
+        self._reader = self._read()
 
     def close(self) -> None:
         """Ends the threads that read ahead."""
-        self._iterator.close()
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -133,24 +135,37 @@ class Batches(Iterator[Row]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _read(self) -> grain.DatasetIterator[Row]:
+        """Reads ahead from the next step on, once its batch is asked for."""
+        own = self._source.own
+        left = grain.MapDataset.source(self._source)[self._step * own :]
+        options = grain.ReadOptions(
+            num_threads=min(_READ_THREADS, self._prefetch), prefetch_buffer_size=self._prefetch
+        )
+        return iter(left.batch(own, drop_remainder=True).to_iter_dataset(options))
 
-class _HostOrder:
-    """Reorders every global batch so that the hosts' strided shares are consecutive rows.
 
-    ElasticIterator gives host p the elements p, p + P, p + 2P, ... of a batch; this puts row
-    p (B / P) + j of the batch where host p reads its j-th.
+# Where `Batches.state` keeps the number of rows that lie before the next batch.
+_NEXT_ROW = "global_next_index"
+
+
+class _OwnRows:
+    """The rows that a process provides, batch after batch, of an endless sequence of rows.
+
+    Attributes:
+      own: how many of each batch.
     """
 
-    def __init__(self, rows: grain.MapDataset[Row], batch_size: int, process_count: int):
-        self._rows, self._batch, self._hosts = rows, batch_size, process_count
+    def __init__(self, rows: grain.MapDataset[Row], batch_size: int, numbers: Sequence[int]):
+        self.own = len(numbers)
+        self._rows, self._batch_size, self._numbers = rows, batch_size, numbers
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) // self._batch_size * self.own
 
     def __getitem__(self, index: int) -> Row:
-        batch, place = divmod(index, self._batch)
-        turn, host = divmod(place, self._hosts)
-        row: Row = self._rows[batch * self._batch + host * (self._batch // self._hosts) + turn]
+        step, place = divmod(index, self.own)
+        row: Row = self._rows[step * self._batch_size + self._numbers[place]]
         return row
 
 
@@ -160,40 +175,41 @@ def build_batches(
     *,
     batch_size: int,
     length: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> Batches:
     """Batches of the documents that are not held out.
 
     Args:
       config: the text and how to pack it.
       tokenizer: the model's.
-      batch_size: rows of a batch over all hosts.
+      batch_size: rows of a batch over all processes.
       length: tokens of a row.
-      process_index, process_count: this host and how many there are.
+      rows: numbers of the rows of a batch that this process provides, in any order; all by default.
 
     Raises:
       ValueError: the text cannot be read or leaves nothing to train on, or the sizes do not fit.
     """
-    if batch_size < 1 or batch_size % process_count:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    own = range(batch_size) if rows is None else tuple(rows)
+    if not own or not all(0 <= row < batch_size for row in own):
         raise ValueError(
-            f"batch_size={batch_size} must be a positive multiple of the number of hosts "
-            f"({process_count})"
+            f"rows={own} must be some of the {batch_size} rows of a batch, from 0 to "
+            f"{batch_size - 1}"
         )
     text = documents(config)
     train = split(config, text.names).train
     order = np.random.default_rng(config.seed).permutation(len(train))
     tokens = _tokens(config, tokenizer, text, [train[i] for i in order])
-    rows = Rows(tokens.arrays, length=length, packing=config.packing)
-    _LOG.info("text to train on: %s", rows.summary)
+    packed = Rows(tokens.arrays, length=length, packing=config.packing)
+    _LOG.info("text to train on: %s", packed.summary)
     layout = f"{tokens.fingerprint} {config.packing} {length} {config.seed}"
     return Batches(
-        rows,
+        packed,
         fingerprint=hashlib.blake2b(layout.encode(), digest_size=16).hexdigest(),
         seed=config.seed,
         batch_size=batch_size,
-        process_index=process_index,
-        process_count=process_count,
+        rows=own,
         prefetch=config.prefetch,
     )
 

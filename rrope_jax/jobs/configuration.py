@@ -14,11 +14,14 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
+
+from rrope_jax.sharding import LayoutError
 
 T = TypeVar("T")
 
@@ -31,6 +34,15 @@ _OVERRIDABLE = (bool, int, float, str, tuple)
 
 class UsageError(ValueError):
     """The command line or the config is wrong; the message is one line and says how to mend it."""
+
+
+@contextmanager
+def refusing_layouts() -> Iterator[None]:
+    """Names the key of the config that asks for what the devices do not allow."""
+    try:
+        yield
+    except LayoutError as error:
+        raise UsageError(error.under("config")) from error
 
 
 def parse(

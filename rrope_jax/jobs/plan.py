@@ -9,9 +9,17 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.jobs import backend, posgen
-from rrope_jax.jobs.configuration import UsageError, parse
-from rrope_jax.jobs.train_config import mesh_config, plan_program
+from rrope_jax.jobs.configuration import UsageError, from_config, parse, refusing_layouts
+from rrope_jax.jobs.train import open_tokenizer
+from rrope_jax.jobs.train_config import (
+    group_of,
+    heldout_config,
+    is_here,
+    mesh_config,
+    plan_program,
+)
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.planning import report, saved, sweep, topology
 from rrope_jax.planning.compilation import Keep
@@ -35,9 +43,9 @@ def main(argv: Sequence[str]) -> int:
     place = _topology(values.topology, values.config)
     place.prepare()
     planned = _ablation(values.config) if "tasks" in values.config else _training(values.config)
-    with _refusing("--topology="):
+    with _refusing_topology():
         devices = place.devices()
-    with _refusing(""):
+    with refusing_layouts():
         planned.check(devices)
     if values.sweep and isinstance(planned, Ablation):
         raise UsageError("--sweep: trainings of PosGen share nothing, so there is one mesh only")
@@ -68,22 +76,24 @@ def main(argv: Sequence[str]) -> int:
 def _topology(name: str, config: ConfigDict) -> Topology:
     group = config.get("mesh")
     slices = group.get("num_slices") if isinstance(group, ConfigDict) else None
-    with _refusing("--topology="):
+    with _refusing_topology():
         return topology.parse(name, num_slices=1 if slices is None else slices)
 
 
 @contextmanager
-def _refusing(where: str) -> Iterator[None]:
-    """Whatever is refused is a matter of the flag or the config."""
+def _refusing_topology() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UsageError(f"{where}{error}") from error
+        raise UsageError(f"--topology={error}") from error
 
 
 def _training(config: ConfigDict) -> TextTraining:
-    program, _, _ = plan_program(config, elsewhere=True)
-    return TextTraining(program, mesh_config(config))
+    program, description, checkpoint = plan_program(config, elsewhere=True)
+    data = from_config(DataConfig, group_of(config, "data"), "config.data")
+    if description.tokenizer is not None or is_here(data.tokenizer or checkpoint.init_from):
+        open_tokenizer(data, description)
+    return TextTraining(program, mesh_config(config), heldout_config(config))
 
 
 def _ablation(config: ConfigDict) -> Ablation:

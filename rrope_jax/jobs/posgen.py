@@ -16,16 +16,15 @@ from ml_collections import ConfigDict
 import rrope_jax
 from rrope_jax.io.checkpoint import Checkpoints
 from rrope_jax.jobs import backend, distributed
-from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.jobs.configuration import UsageError, from_config, parse, refusing_layouts
 from rrope_jax.jobs.distributed import Peers
 from rrope_jax.jobs.rope_config import spec_of_method
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import ModelConfig
-from rrope_jax.model.decoder import attention_name
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.posgen import ablation, report
 from rrope_jax.posgen.grid import PROTOCOLS, Training, parse_method, trainings
-from rrope_jax.posgen.layout import MeshConfig, make_mesh
+from rrope_jax.posgen.layout import MeshConfig, lay_out
 from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig, check_tasks
 from rrope_jax.rope.positions import PositionSampling
 
@@ -101,8 +100,7 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
     config = values.config
     setting, program, planned = plan(config)
     peers.check_same({"config": config.to_dict()})
-    mesh = _mesh(config, len(planned), peers.count)
-    _check_attention(program)
+    mesh = _mesh(config, program, len(planned), peers.count)
     with peers.claim(values.workdir, _identity(config)) as workdir:
         backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
         _LOG.info("%s", backend.describe())
@@ -182,29 +180,13 @@ def _identity(config: ConfigDict) -> dict[str, Any]:
     return identity
 
 
-def _mesh(config: ConfigDict, trainings: int, processes: int) -> Mesh:
+def _mesh(config: ConfigDict, program: Program, trainings: int, processes: int) -> Mesh:
     """Starts the backend, and lays its devices out as `config.mesh` says."""
     wanted = mesh_config(config)
     automatic = min(trainings, cores() * processes)
     use_cpu_devices(automatic if wanted.ablation == -1 else wanted.ablation, processes)
-    try:
-        return make_mesh(wanted)
-    except ValueError as error:
-        raise UsageError(f"config.mesh: {error}") from error
-
-
-def _check_attention(program: Program) -> None:
-    """Raises UsageError where the attention asked for cannot compute training or test."""
-    model, task, train = program.model, program.task, program.train
-    try:
-        attention_name(
-            model, train.batch_size, task.train_length, segmented=False, dropout=model.dropout > 0
-        )
-        attention_name(
-            model, train.eval_batch_size, task.test_length, segmented=False, dropout=False
-        )
-    except ValueError as error:
-        raise UsageError(f"config.model: {error}") from error
+    with refusing_layouts():
+        return lay_out(program, wanted)
 
 
 def cores() -> int:

@@ -25,24 +25,30 @@ from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer
 from rrope_jax.io import native, pretrained
 from rrope_jax.io.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
 from rrope_jax.jobs import backend, distributed
-from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.jobs.configuration import UsageError, from_config, parse, refusing_layouts
 from rrope_jax.jobs.distributed import JobError, Peers
 from rrope_jax.jobs.peers import RETRYABLE
-from rrope_jax.jobs.train_config import CheckpointConfig, group_of, mesh_config, plan_program
+from rrope_jax.jobs.train_config import (
+    CheckpointConfig,
+    group_of,
+    heldout_config,
+    mesh_config,
+    plan_program,
+)
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.rope import RopeSpec
-from rrope_jax.sharding import MeshConfig, make_mesh
+from rrope_jax.sharding import MeshConfig
 from rrope_jax.train import loop
-from rrope_jax.train.heldout import Heldout, HeldoutConfig
+from rrope_jax.train.heldout import Heldout
+from rrope_jax.train.layout import lay_out
 from rrope_jax.train.metrics import FILE, MetricsLog, NoLog, Progress
 from rrope_jax.train.sharded import (
     Placement,
-    attention_of,
     begin,
     initialize,
     lower,
-    place,
     restore_like,
+    rows_of_process,
 )
 from rrope_jax.train.step import Program, State
 
@@ -95,14 +101,8 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
     peers.check_same({"config": _shared(values.config), "--profile": values.profile})
     program, description, checkpoint = plan_program(values.config)
     window = _window(values.profile, program.train.steps, values.workdir)
-    try:
-        placement = place(program, make_mesh(mesh_config(values.config)))
-    except ValueError as error:
-        raise UsageError(f"config.mesh: {error}") from error
-    try:
-        attention_of(program, placement.mesh)
-    except ValueError as error:
-        raise UsageError(f"config.model: {error}") from error
+    with refusing_layouts():
+        placement = lay_out(program, mesh_config(values.config), heldout_config(values.config))
     plan = _open_text(values.config, program, placement, description, checkpoint)
     peers.check_same({"config.data: the text": plan.batches.state()})
     with peers.claim(values.workdir, _identity(values.config)) as workdir, plan.batches:
@@ -141,22 +141,20 @@ def _open_text(
     checkpoint: CheckpointConfig,
 ) -> Plan:
     data = from_config(DataConfig, group_of(config, "data"), "config.data")
-    evaluation = from_config(HeldoutConfig, group_of(config, "eval"), "config.eval")
-    tokenizer = _tokenizer(data, description)
+    evaluation = heldout_config(config)
+    tokenizer = open_tokenizer(data, description)
     train = program.train
     try:
         heldout = None
         if evaluation.every_steps is not None:
             documents = [tokens for _, tokens in heldout_documents(data, tokenizer)]
             heldout = Heldout(program, placement, evaluation, documents)
-        share, shares = placement.own_share
         batches = build_batches(
             data,
             tokenizer,
             batch_size=train.batch_size,
             length=train.length,
-            process_index=share,
-            process_count=shares,
+            rows=rows_of_process(placement.mesh, jax.process_index(), train.batch_size),
         )
     except (ValueError, OSError) as error:
         raise UsageError(f"config.data: {error}") from error
@@ -165,7 +163,8 @@ def _open_text(
     )
 
 
-def _tokenizer(data: DataConfig, description: pretrained.Description) -> Tokenizer:
+def open_tokenizer(data: DataConfig, description: pretrained.Description) -> Tokenizer:
+    """The tokenizer of a training; raises UsageError where it does not go with the model."""
     source = data.tokenizer or description.tokenizer
     if source is None:
         raise UsageError(

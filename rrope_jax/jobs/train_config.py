@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -16,6 +17,7 @@ from rrope_jax.model.presets import PRESETS, Preset
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import MeshConfig
 from rrope_jax.train.config import TrainConfig
+from rrope_jax.train.heldout import HeldoutConfig
 from rrope_jax.train.step import Program
 
 _GROUPS = ("model", "rope", "data", "train", "mesh", "checkpoint", "eval")
@@ -66,7 +68,10 @@ def plan_program(
     train = from_config(TrainConfig, group_of(config, "train"), "config.train")
     data = from_config(DataConfig, group_of(config, "data"), "config.data")
     preset, path = _preset(config), checkpoint.init_from
-    if elsewhere and preset is not None and (path is None or not os.path.exists(path)):
+    heldout_config(config)
+    if elsewhere and preset is not None and not is_here(path or data.tokenizer):
+        if path is not None:
+            _check_overridable(config)
         description = _model_of_preset(config, preset)
     elif path is None:
         description = _new_model(config, train, data, preset)
@@ -78,6 +83,27 @@ def plan_program(
     except ValueError as error:
         raise UsageError(f"config: {error}") from error
     return program, description, checkpoint
+
+
+def is_here(name: str | None) -> bool:
+    """Whether this machine has a file that a config names; no name, and bytes, need none."""
+    return name in (None, BYTES) or os.path.exists(name)
+
+
+def heldout_config(config: ConfigDict) -> HeldoutConfig:
+    """The `eval` group of a training config.
+
+    Raises:
+      UsageError: it is wrong, or asks for a loss on held-out text where no text is held out.
+    """
+    found = from_config(HeldoutConfig, group_of(config, "eval"), "config.eval")
+    data = from_config(DataConfig, group_of(config, "data"), "config.data")
+    if found.every_steps is not None and not data.heldout and not data.heldout_share:
+        raise UsageError(
+            f"config.eval.every_steps={found.every_steps}, but no text is held out: name documents "
+            "in config.data.heldout, or set config.data.heldout_share"
+        )
+    return found
 
 
 def mesh_config(config: ConfigDict) -> MeshConfig:
@@ -190,15 +216,21 @@ def _continued_model(
     if data.tokenizer is not None:
         files = _tokenizer_files(data.tokenizer)
         description = dataclasses.replace(description, tokenizer=files)
+    given = _check_overridable(config)
+    shape = ConfigDict(dataclasses.asdict(description.model) | given)
+    model = from_config(ModelConfig, shape, "config.model")
+    return extend(dataclasses.replace(description, model=model), group_of(config, "rope"))
+
+
+def _check_overridable(config: ConfigDict) -> dict[str, Any]:
+    """The fields that a config sets of a model that is continued."""
     given = {key: value for key, value in _model_group(config).items() if value is not None}
     if fixed := sorted(given.keys() - set(pretrained.OVERRIDABLE)):
         raise UsageError(
             f"config.model.{fixed[0]} = {given[fixed[0]]!r}: a checkpoint that is continued has "
             f"its own; only {', '.join(pretrained.OVERRIDABLE)} can be set"
         )
-    shape = ConfigDict(dataclasses.asdict(description.model) | given)
-    model = from_config(ModelConfig, shape, "config.model")
-    return extend(dataclasses.replace(description, model=model), group_of(config, "rope"))
+    return given
 
 
 def _check_sizes(model: ModelConfig, preset: Preset, path: str) -> None:

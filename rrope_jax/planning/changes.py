@@ -39,7 +39,8 @@ def _change(base: TextTraining, mesh: MeshConfig, remat: str, accumulation: int)
         overrides.append(f"--config.model.remat={remat}")
     if accumulation != program.train.accumulation:
         overrides.append(f"--config.train.accumulation={accumulation}")
-    return Change(TextTraining(changed, mesh), tuple(overrides))
+    workload = dataclasses.replace(base, program=changed, mesh=mesh)
+    return Change(workload, tuple(overrides))
 
 
 def smaller(base: TextTraining, mesh_shape: Mapping[str, int], runs: Runs) -> Iterator[Change]:

@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 
 from rrope_jax.planning import traffic
 from rrope_jax.planning.collectives import Collective
-from rrope_jax.planning.workload import Demands
+from rrope_jax.planning.workload import Demands, check_compiles_here
 from rrope_jax.posgen import lanes
 from rrope_jax.posgen.grid import Training
-from rrope_jax.posgen.layout import MeshConfig, make_mesh
+from rrope_jax.posgen.layout import MeshConfig, attentions_of, lay_out, make_mesh
 from rrope_jax.posgen.training import Program
 from rrope_jax.sharding import AXES
 
@@ -35,11 +35,10 @@ class Ablation:
     lanes: int
 
     def check(self, devices: Sequence[jax.Device]) -> None:
-        """Raises ValueError where there are fewer devices than the mesh asks for."""
-        try:
-            make_mesh(self.mesh, devices)
-        except ValueError as error:
-            raise ValueError(f"config.mesh: {error}") from error
+        """Raises LayoutError for what `rrope posgen` refuses, or what cannot be compiled here."""
+        mesh = lay_out(self.program, self.mesh, devices)
+        for attention in attentions_of(self.program, mesh):
+            check_compiles_here(attention)
 
     def programs(self, devices: Sequence[jax.Device]) -> tuple["AblationProgram", ...]:
         """What it runs, the training first.

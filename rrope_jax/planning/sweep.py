@@ -8,6 +8,7 @@ from rrope_jax.planning.changes import Change, Runs, alternatives, smaller
 from rrope_jax.planning.plan import Cache, Plan, make_plan, outline
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
+from rrope_jax.sharding import LayoutError
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 8
@@ -82,7 +83,7 @@ def _runs_on(topology: Topology) -> Runs:
     def runs(workload: TextTraining) -> bool:
         try:
             workload.check(devices)
-        except ValueError:
+        except LayoutError:
             return False
         return True
 

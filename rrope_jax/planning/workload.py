@@ -14,8 +14,10 @@ from jax.sharding import Mesh
 
 from rrope_jax.planning import flops, rules, traffic
 from rrope_jax.planning.collectives import Collective
-from rrope_jax.sharding import MeshConfig, make_mesh
+from rrope_jax.sharding import LayoutError, MeshConfig, make_mesh
 from rrope_jax.train import sharded
+from rrope_jax.train.heldout import HeldoutConfig
+from rrope_jax.train.layout import lay_out
 from rrope_jax.train.loss import count_chunks
 from rrope_jax.train.step import Program
 
@@ -78,10 +80,12 @@ class TextTraining:
 
     Attributes:
       program, mesh: the setting.
+      evaluation: of the held-out loss, which is checked and not planned.
     """
 
     program: Program
     mesh: MeshConfig
+    evaluation: HeldoutConfig = dataclasses.field(default_factory=HeldoutConfig)
 
     @property
     def name(self) -> str:
@@ -94,21 +98,9 @@ class TextTraining:
         )
 
     def check(self, devices: Sequence[jax.Device]) -> None:
-        """Raises ValueError where the step cannot be laid onto the mesh, or compiled elsewhere."""
-        try:
-            mesh = self.make_mesh(devices)
-            sharded.place(self.program, mesh)
-        except ValueError as error:
-            raise ValueError(f"config.mesh: {error}") from error
-        try:
-            attention = sharded.attention_of(self.program, mesh)
-        except ValueError as error:
-            raise ValueError(f"config.model: {error}") from error
-        if attention == "cudnn":
-            raise ValueError(
-                "config.model.attention: cuDNN's is compiled by the GPU's own library and needs a "
-                "GPU here; plan with --config.model.attention=chunked"
-            )
+        """Raises LayoutError for what `rrope train` refuses, or what cannot be compiled here."""
+        placement = lay_out(self.program, self.mesh, self.evaluation, devices)
+        check_compiles_here(sharded.attention_of(self.program, placement.mesh))
 
     def identity(self) -> Mapping[str, Any]:
         """All fields of the program and the mesh."""
@@ -173,6 +165,17 @@ class TextTraining:
             tokens=train.batch_size * train.length,
             calls=train.steps,
             details={"parameters": parameters, "attention": implementation},
+        )
+
+
+def check_compiles_here(attention: str) -> None:
+    """Raises LayoutError for an implementation of attention that needs the devices themselves."""
+    if attention == "cudnn":
+        raise LayoutError(
+            "model.attention",
+            "is compiled by the GPU's own library and needs a GPU here; plan with "
+            "--config.model.attention=chunked",
+            attention,
         )
 
 

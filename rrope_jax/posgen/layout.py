@@ -11,7 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from rrope_jax.model.decoder import attention_name
 from rrope_jax.posgen.grid import Training
+from rrope_jax.posgen.training import Program
+from rrope_jax.sharding import refused_for
 
 AXIS = "ablation"
 
@@ -54,6 +57,47 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"ablation={size}, but there are {len(devices)} devices; -1 takes all there are"
         )
     return Mesh(np.array(devices[:size]), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def lay_out(
+    program: Program, mesh: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The mesh of an ablation; `rrope posgen` and `rrope plan` refuse what this refuses.
+
+    Args:
+      program: the setting.
+      mesh, devices: as for `make_mesh`.
+
+    Raises:
+      LayoutError: there are not so many devices, or the attention that the model asks for cannot be
+        computed there.
+    """
+    with refused_for("mesh"):
+        made = make_mesh(mesh, devices)
+    attentions_of(program, made)
+    return made
+
+
+def attentions_of(program: Program, mesh: Mesh) -> tuple[str, str]:
+    """Which implementations of attention training and test take on the devices of a mesh.
+
+    Raises:
+      LayoutError: the one that the model asks for cannot compute it there.
+    """
+    model, task, train = program.model, program.task, program.train
+    with refused_for("model"), jax.set_mesh(mesh):
+        return (
+            attention_name(
+                model,
+                train.batch_size,
+                task.train_length,
+                segmented=False,
+                dropout=model.dropout > 0,
+            ),
+            attention_name(
+                model, train.eval_batch_size, task.test_length, segmented=False, dropout=False
+            ),
+        )
 
 
 Round = tuple[Training | None, ...]

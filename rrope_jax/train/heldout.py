@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from rrope_jax.data.packing import Rows
-from rrope_jax.sharding import parts
+from rrope_jax.model.decoder import attention_name
+from rrope_jax.sharding import parts, refused_for
 from rrope_jax.train.sharded import Placement, check_length
 from rrope_jax.train.step import Batch, Params, Program
 
@@ -38,6 +40,20 @@ class HeldoutConfig:
                 raise ValueError(f"{name}={value} must be at least 1")
 
 
+def check(program: Program, mesh: Mesh, config: HeldoutConfig) -> tuple[int, int]:
+    """The rows and tokens of a batch on a mesh: as many rows as asked for, or some more.
+
+    Raises:
+      LayoutError: the mesh does not divide the length, or the model's attention cannot compute it.
+    """
+    length = config.length or program.train.length
+    rows = config.batch_size + -config.batch_size % parts("batch", mesh)
+    check_length(length, mesh, "eval.length")
+    with refused_for("eval"), jax.set_mesh(mesh):
+        attention_name(program.model, rows, length, segmented=program.segmented, dropout=False)
+    return rows, length
+
+
 class Heldout:
     """Measures the loss of a model on fixed rows, with contiguous positions and no dropout."""
 
@@ -57,11 +73,10 @@ class Heldout:
           documents: int[N_d] tokens of each, the same for every process.
 
         Raises:
-          ValueError: there is nothing to predict in them, or the mesh does not divide the length.
+          ValueError: there is nothing to predict in them.
+          LayoutError: as `check`.
         """
-        length = config.length or program.train.length
-        batch_size = config.batch_size + -config.batch_size % parts("batch", placement.mesh)
-        check_length(length, placement.mesh, "config.eval.length")
+        batch_size, length = check(program, placement.mesh, config)
         rows = Rows(documents, length=length, packing="one_document_per_row")
         count = min(len(rows), config.max_rows or len(rows))
         chosen = [rows[i * len(rows) // count] for i in range(count)]

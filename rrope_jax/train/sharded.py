@@ -8,7 +8,8 @@ transfers between devices here.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.decoder import attention_name, parameter_layout
-from rrope_jax.sharding import RULES, parts, sharding, spec
+from rrope_jax.sharding import RULES, LayoutError, parts, refused_for, sharding, spec
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.optimizer import make_optimizer
 from rrope_jax.train.step import Batch, Params, Program, State
@@ -55,70 +56,103 @@ class Placement:
         """A `NamedSharding` for every parameter."""
         return self.state.params
 
-    def share_of_rows(self, process_index: int) -> tuple[int, int]:
-        """Which of how many equal, consecutive shares of a batch's rows a process has to provide.
-
-        Processes that differ only in what they have of each row provide the same rows.
-
-        Raises:
-          ValueError: the mesh gives the process rows that are not consecutive.
-        """
-        batch_axes = [self.mesh.axis_names.index(name) for name in RULES["batch"]]
-        others = [i for i in range(self.mesh.devices.ndim) if i not in batch_axes]
-        groups = self.mesh.devices.transpose(*batch_axes, *others)
-        groups = groups.reshape(math.prod(groups.shape[: len(batch_axes)]), -1)
-        own = [
-            i
-            for i, group in enumerate(groups)
-            if any(device.process_index == process_index for device in group)
-        ]
-        index, rest = divmod(own[0], len(own))
-        if own != list(range(own[0], own[0] + len(own))) or rest or len(groups) % len(own):
-            raise ValueError(
-                f"process {process_index} has the parts {own} of {len(groups)} of a batch; meshes "
-                "whose processes have equal shares of consecutive rows are supported: let data x "
-                "fsdp be a multiple of the number of processes, or the other way round"
-            )
-        return index, len(groups) // len(own)
-
     @functools.cached_property
-    def own_share(self) -> tuple[int, int]:
-        """That of this process, which every step asks for."""
-        return self.share_of_rows(jax.process_index())
+    def _own_parts(self) -> tuple[int, ...]:
+        return _parts_of(_devices_by_part(self.mesh), jax.process_index())
 
     def put(self, rows: Mapping[str, np.ndarray]) -> Batch:
-        """Lays this process's share of a batch onto its devices."""
-        index, shares = self.own_share
-        return {
-            name: self._lay(x_bT, first=index * len(x_bT), rows=shares * len(x_bT))
-            for name, x_bT in rows.items()
-        }
+        """Lays this process's rows of a batch onto its devices.
+
+        Args:
+          rows: arrays [b, T] of the rows of `rows_of_process`, in that order.
+        """
+        own, of = self._own_parts, parts("batch", self.mesh)
+
+        def lay(x_bT: np.ndarray) -> jax.Array:
+            size = len(x_bT) // len(own)  # rows of a part
+            place_of = {part * size: place * size for place, part in enumerate(own)}
+            return self._lay(x_bT, rows=of * size, place=place_of.__getitem__)
+
+        return {name: lay(x_bT) for name, x_bT in rows.items()}
 
     def put_whole(self, rows: Mapping[str, np.ndarray]) -> Batch:
         """Lays a batch, of which this process has all, onto the devices."""
-        return {name: self._lay(x_BT, first=0, rows=len(x_BT)) for name, x_BT in rows.items()}
+        return {
+            name: self._lay(x_BT, rows=len(x_BT), place=lambda row: row)
+            for name, x_BT in rows.items()
+        }
 
-    def _lay(self, x_bT: np.ndarray, *, first: int, rows: int) -> jax.Array:
-        """An array of so many rows, of which x_bT has those from `first` on."""
+    def _lay(self, x_bT: np.ndarray, *, rows: int, place: Callable[[int], int]) -> jax.Array:
+        """An array of so many rows, of which x_bT has the parts of this process.
 
-        def part(place: tuple[slice, ...] | None) -> np.ndarray:
-            over_rows, over_row = place or (slice(None), slice(None))
+        `place` gives where in x_bT a part is, by the number of its first row.
+        """
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            over_rows, over_row = index or (slice(None), slice(None))
             begin, end, _ = over_rows.indices(rows)
-            own: np.ndarray = x_bT[begin - first : end - first, over_row]
+            first = place(begin)
+            own: np.ndarray = x_bT[first : first + end - begin, over_row]
             return own
 
         return jax.make_array_from_callback((rows, *x_bT.shape[1:]), self.rows, part)
+
+
+def rows_of_process(mesh: Mesh, process_index: int, rows: int) -> tuple[int, ...]:
+    """The rows of a batch that a process provides: those that its devices compute with.
+
+    A batch is cut into as many equal parts as the mesh's axes for rows have places. The parts of a
+    process need not follow one another: meshes go along the links of a torus, and hosts are blocks
+    of it. Processes that differ only in `seq` or `tensor` provide the same rows.
+
+    Args:
+      mesh: the devices of all processes.
+      process_index: of which process.
+      rows: of the whole batch.
+
+    Returns:
+      Numbers in range(rows), ascending; none where the mesh has no device of the process.
+
+    Raises:
+      LayoutError: the mesh does not divide the rows into equal parts.
+    """
+    groups = _devices_by_part(mesh)
+    size, rest = divmod(rows, len(groups))
+    if rest:
+        raise LayoutError(
+            "mesh", f"{rows} rows of a batch are not a multiple of its {len(groups)} parts"
+        )
+    return tuple(
+        part * size + row for part in _parts_of(groups, process_index) for row in range(size)
+    )
+
+
+def _devices_by_part(mesh: Mesh) -> np.typing.NDArray[Any]:
+    """The devices [P, D] that compute with each of the P parts of a batch."""
+    names = list(mesh.axis_names)
+    batch_axes = [names.index(name) for name in RULES["batch"] if name in names]
+    others = [axis for axis in range(len(names)) if axis not in batch_axes]
+    groups = mesh.devices.transpose(*batch_axes, *others)
+    return groups.reshape(math.prod(groups.shape[: len(batch_axes)]), -1)
+
+
+def _parts_of(groups: np.typing.NDArray[Any], process_index: int) -> tuple[int, ...]:
+    """The parts that the devices of a process compute with, ascending."""
+    processes = np.array([device.process_index for device in groups.flat]).reshape(groups.shape)
+    having = np.flatnonzero((processes == process_index).any(axis=1))
+    return tuple(having.tolist())
 
 
 def place(program: Program, mesh: Mesh) -> Placement:
     """Where the arrays of a program lie on a mesh.
 
     Raises:
-      ValueError: the mesh does not divide one of them; the message names it.
+      LayoutError: the mesh does not divide one of them; the message names it.
     """
     check_rows(program.train, mesh)
     whole = NamedSharding(mesh, PartitionSpec())
-    params = place_parameters(program.model, mesh)
+    with refused_for("mesh"):
+        params = place_parameters(program.model, mesh)
     # moments lie where their parameters do, counters everywhere
     opt_state = optax.tree.map_params(
         make_optimizer(program.train),
@@ -147,7 +181,7 @@ def place_parameters(model: ModelConfig, mesh: Mesh | AbstractMesh) -> Params:
     """
     placed: Params = nnx.traversals.unflatten_mapping(
         {
-            path: sharding(mesh, axes, shape, "config.model: the parameter " + ".".join(path))
+            path: sharding(mesh, axes, shape, "the parameter " + ".".join(path))
             for path, (shape, axes) in parameter_layout(model).items()
         }
     )
@@ -158,35 +192,39 @@ def attention_of(program: Program, mesh: Mesh) -> str:
     """Which implementation of attention the step takes on a mesh.
 
     Raises:
-      ValueError: the one that the model asks for cannot compute it there.
+      LayoutError: the one that the model asks for cannot compute it there.
     """
     model, train = program.model, program.train
     rows = train.batch_size // train.accumulation
-    with jax.set_mesh(mesh):
+    with refused_for("model"), jax.set_mesh(mesh):
         return attention_name(
             model, rows, train.length, segmented=program.segmented, dropout=model.dropout > 0
         )
 
 
 def check_rows(train: TrainConfig, mesh: Mesh | AbstractMesh) -> None:
-    """Raises ValueError where a mesh cannot split the rows of a training."""
+    """Raises LayoutError where a mesh cannot split the rows of a training."""
     rows, shares = train.batch_size // train.accumulation, parts("batch", mesh)
     if rows % shares:
-        raise ValueError(
-            f"config.train.batch_size={train.batch_size} in accumulation={train.accumulation} "
-            f"parts is {rows} rows at a time, which data={mesh.shape['data']} x fsdp="
-            f"{mesh.shape['fsdp']} of the mesh does not divide; choose a multiple of {shares}"
+        raise LayoutError(
+            "train.batch_size",
+            f"in accumulation={train.accumulation} parts is {rows} rows at a time, which "
+            f"data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} of the mesh does not divide; "
+            f"choose a multiple of {shares}",
+            train.batch_size,
         )
-    check_length(train.length, mesh, "config.train.length")
+    check_length(train.length, mesh, "train.length")
 
 
-def check_length(length: int, mesh: Mesh | AbstractMesh, name: str) -> None:
-    """Raises ValueError where a mesh cannot split rows of so many tokens."""
+def check_length(length: int, mesh: Mesh | AbstractMesh, key: str) -> None:
+    """Raises LayoutError where a mesh cannot split rows of so many tokens, which the key gives."""
     pieces = 2 * mesh.shape["seq"]
     if pieces > 2 and length % pieces:
-        raise ValueError(
-            f"{name}={length} is not a multiple of {pieces}: over seq={mesh.shape['seq']}, rows "
-            "are split into two pieces for each part"
+        raise LayoutError(
+            key,
+            f"is not a multiple of {pieces}: over seq={mesh.shape['seq']} of the mesh, rows are "
+            "split into two pieces for each part",
+            length,
         )
 
 

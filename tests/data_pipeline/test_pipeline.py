@@ -1,10 +1,11 @@
 """Batches: shuffled, the same for any number of hosts, and continued exactly."""
 
+import hashlib
 import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from tests.data_pipeline.samples import NAMES, TEXTS
 
 ROOT = Path(__file__).parents[2]
 Build = Callable[..., Batches]
+
+
+# Rows of a batch of 8, by process.
+SHARES: dict[str, list[tuple[int, ...]]] = {
+    "one": [tuple(range(8))],
+    "two": [(0, 1, 2, 3), (4, 5, 6, 7)],
+    "eight": [(row,) for row in range(8)],
+    "torus": [(0, 1, 4, 5), (2, 3, 6, 7)],
+    "unequal": [(7, 0, 3), (6,), (5, 4, 2, 1)],
+    "overlapping": [(0, 2, 4, 6), (0, 2, 4, 6), (1, 3, 5, 7), (1, 3, 5, 7)],
+}
 
 
 @pytest.fixture
@@ -39,8 +51,7 @@ def build(source: str, tokenizer: Tokenizer) -> Iterator[Build]:
     made: list[Batches] = []
 
     def batches(
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | None = None,
         batch_size: int = 8,
         length: int = 16,
         **fields: Any,
@@ -51,8 +62,7 @@ def build(source: str, tokenizer: Tokenizer) -> Iterator[Build]:
                 tokenizer,
                 batch_size=batch_size,
                 length=length,
-                process_index=process_index,
-                process_count=process_count,
+                rows=rows,
             )
         )
         return made[-1]
@@ -73,6 +83,20 @@ def _equal(one: list[Row], other: list[Row]) -> bool:
     )
 
 
+def _joined(shares: list[tuple[int, ...]], parts: list[list[Row]]) -> list[Row]:
+    """The whole batches that processes have together."""
+    joined = []
+    for step in zip(*parts, strict=True):
+        whole = {
+            name: np.empty((8, *array.shape[1:]), array.dtype) for name, array in step[0].items()
+        }
+        for rows, part in zip(shares, step, strict=True):
+            for name, array in part.items():
+                whole[name][list(rows)] = array
+        joined.append(whole)
+    return joined
+
+
 def _rows(batches: list[Row]) -> list[bytes]:
     """Every row of the batches, as bytes of its tokens and targets."""
     return [
@@ -84,7 +108,7 @@ def _rows(batches: list[Row]) -> list[bytes]:
 
 class TestBatches:
     def test_shapes_and_dtypes(self, build: Build) -> None:
-        batch = next(build(process_index=1, process_count=2))
+        batch = next(build(rows=(1, 2, 4, 7)))
         assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
             "tokens": ((4, 16), "int32"),
             "targets": ((4, 16), "int32"),
@@ -129,15 +153,19 @@ class TestBatches:
         seen = {int(token) for batch in _take(batches, 10) for token in batch["tokens"].flat}
         assert seen == {0, *range(66, 95)}  # A has one byte, so no target; 30 to 39 are held out
 
-    @pytest.mark.parametrize("hosts", [2, 4, 8])
-    def test_hosts_side_by_side_make_the_same_batches(self, build: Build, hosts: int) -> None:
+    def test_the_order_is_that_of_earlier_releases(self, build: Build) -> None:
+        """Runs that were begun with them go on with the same rows."""
+        batches = _take(build(seed=7), 40)
+        found = hashlib.sha256(b"".join(_rows(batches))).hexdigest()
+        assert found[:16] == "144e636fb793d6ec"
+
+    @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES.keys())
+    def test_shares_together_make_the_same_batches(
+        self, build: Build, shares: list[tuple[int, ...]]
+    ) -> None:
         alone = _take(build(), 9)
-        parts = [_take(build(i, hosts), 9) for i in range(hosts)]
-        together = [
-            {name: np.concatenate([part[name] for part in step]) for name in step[0]}
-            for step in zip(*parts, strict=True)
-        ]
-        assert _equal(alone, together)
+        parts = [_take(build(rows), 9) for rows in shares]
+        assert _equal(alone, _joined(shares, parts))
 
 
 class TestResuming:
@@ -151,27 +179,38 @@ class TestResuming:
         second.restore(state)
         assert _equal(_take(second, 9), unbroken[done:])
 
-    @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 8)])
-    def test_goes_on_with_another_number_of_hosts(
-        self, build: Build, before: int, after: int
-    ) -> None:
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [("one", "torus"), ("torus", "one"), ("two", "eight"), ("unequal", "torus")],
+    )
+    def test_goes_on_with_other_shares(self, build: Build, before: str, after: str) -> None:
         unbroken = _take(build(), 16)
-        hosts = [build(i, before) for i in range(before)]
         states = []
-        for host in hosts:
-            _take(host, 7)
-            states.append(host.state())
+        for rows in SHARES[before]:
+            batches = build(rows)
+            _take(batches, 7)
+            states.append(batches.state())
         assert all(state == states[0] for state in states)
         parts = []
-        for i in range(after):
-            host = build(i, after)
-            host.restore(states[-1])
-            parts.append(_take(host, 9))
-        together = [
-            {name: np.concatenate([part[name] for part in step]) for name in step[0]}
-            for step in zip(*parts, strict=True)
-        ]
-        assert _equal(together, unbroken[7:])
+        for rows in SHARES[after]:
+            batches = build(rows)
+            batches.restore(states[-1])
+            parts.append(_take(batches, 9))
+        assert _equal(_joined(SHARES[after], parts), unbroken[7:])
+
+    @pytest.mark.parametrize("place", [None, -8, 12, 8.0, True, "8"])
+    def test_what_is_no_place(self, build: Build, place: object) -> None:
+        state = {**build().state(), "global_next_index": place}
+        with pytest.raises(ValueError, match="which is no beginning of a batch of 8 rows"):
+            build().restore(state)
+
+    def test_places_are_those_of_earlier_releases(self, build: Build) -> None:
+        """Checkpoints have them: the rows before the next batch, and what they belong to."""
+        batches = build()
+        _take(batches, 3)
+        state = batches.state()
+        assert state.keys() == {"data", "batch_size", "global_next_index"}
+        assert (state["batch_size"], state["global_next_index"]) == (8, 24)
 
     def test_state_counts_what_was_given_not_what_was_made_ahead(self, build: Build) -> None:
         batches = build(prefetch=8)
@@ -250,11 +289,9 @@ class TestRefusals:
             ({"packing": "best"}, "packing='best' is unknown; choose one of documents, one_docu"),
             ({"seed": -1}, r"seed=-1 must be from 0 to 2\^32 - 1"),
             ({"prefetch": 0}, "prefetch=0 must be at least 1"),
-            (
-                {"batch_size": 0},
-                r"batch_size=0 must be a positive multiple of the number of hosts \(1\)",
-            ),
-            ({"batch_size": 6, "process_count": 4}, r"batch_size=6 must be .* hosts \(4\)"),
+            ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+            ({"rows": (6, 7, 8)}, r"rows=\(6, 7, 8\) must be some of the 8 rows .* from 0 to 7"),
+            ({"rows": ()}, r"rows=\(\) must be some of the 8 rows"),
             ({"heldout": ("*",)}, "nothing to predict in the 0 documents .* hold out less"),
         ],
     )

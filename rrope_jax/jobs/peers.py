@@ -67,6 +67,10 @@ class JoinError(RuntimeError):
     """Not all processes have come; the message names those that have not."""
 
 
+class MessageError(ValueError):
+    """What has come is no message of a process of ours; the text says what it is."""
+
+
 class _Line:
     """A connection that carries JSON, one object a line."""
 
@@ -86,14 +90,48 @@ class _Line:
 
         Raises:
           OSError: the connection has ended.
-          ValueError: it does not come from a process of ours.
+          MessageError: it does not come from a process of ours.
         """
         data = self.socket.recv(1 << 16)
         if not data:
             raise ConnectionResetError("closed by the other side")
         self.heard = time.monotonic()
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [_read_message(line) for line in lines]
+
+
+def _read_message(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise MessageError(_shown(line))
+    return message
+
+
+def _field(message: dict[str, Any], name: str, kind: type) -> Any:
+    """A field of a message, which has to be there and of a type."""
+    value = message.get(name)
+    if type(value) is not kind:
+        raise MessageError(_shown(message))
+    return value
+
+
+def _read_end(message: dict[str, Any]) -> End:
+    end = _field(message, "end", dict)
+    return End(
+        _field(end, "code", int),
+        _field(end, "process", int),
+        _field(end, "reason", str),
+        _field(end, "lost", bool),
+    )
+
+
+def _shown(what: object) -> str:
+    """The beginning of a message, for people."""
+    text = repr(what)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class Group(abc.ABC):
@@ -169,7 +207,17 @@ class Group(abc.ABC):
             self._changed.notify_all()
 
     def _listen(self) -> None:
-        """Runs in the thread until the job ends."""
+        """Runs in the thread until the job ends, which it does as well where the thread fails."""
+        try:
+            self._listen_until_the_end()
+        except Exception as error:
+            reason = f"{type(error).__name__} while it listens to the others: {error}"
+            end = End(1, self.place.index, reason, lost=True)
+            self._report(end)
+            self._decide(end)
+            self._on_end(self._end or end)
+
+    def _listen_until_the_end(self) -> None:
         beat = 0.0
         with contextlib.ExitStack() as stack:
             selector = stack.enter_context(selectors.DefaultSelector())
@@ -178,7 +226,7 @@ class Group(abc.ABC):
             for line in self._lines():
                 selector.register(line.socket, selectors.EVENT_READ, line)
                 for message in line.unread:
-                    self._take(line, message)
+                    self._hear(line, message)
             while self._end is None and selector.get_map():
                 for found, _ in selector.select(_WAKE_SECONDS):
                     self._read(found.data, selector)
@@ -198,17 +246,40 @@ class Group(abc.ABC):
     def _read(self, line: _Line, selector: selectors.BaseSelector) -> None:
         try:
             messages = line.receive()
-        except (OSError, ValueError):
-            line.closed = True
-            selector.unregister(line.socket)
+        except OSError:
+            self._drop(line, selector)
             self._decide(self._lost(line, "its connection is gone"))
+            return
+        except MessageError as error:
+            self._drop(line, selector)
+            self._refuse(line, error)
             return
         for message in messages:
             if "bye" in message:
-                line.closed = True
-                selector.unregister(line.socket)
+                self._drop(line, selector)
                 return
+            self._hear(line, message)
+
+    def _hear(self, line: _Line, message: dict[str, Any]) -> None:
+        """Acts on a message, whatever it holds."""
+        try:
             self._take(line, message)
+        except MessageError as error:
+            self._refuse(line, error)
+
+    def _drop(self, line: _Line, selector: selectors.BaseSelector) -> None:
+        line.closed = True
+        selector.unregister(line.socket)
+
+    def _refuse(self, line: _Line, error: MessageError) -> None:
+        """Ends the job, in all processes: what does not understand itself cannot stay together."""
+        reason = (
+            f"what it sends is no message of this job: {error}; start all processes with the same "
+            "release, and keep others off the coordinator's port"
+        )
+        end = End(1, line.index, reason, lost=True)
+        self._report(end)
+        self._decide(end)
 
     def _lost(self, line: _Line, how: str) -> End:
         return End(RETRYABLE, line.index, f"lost process {line.index} ({how})", lost=True)
@@ -232,7 +303,7 @@ class Group(abc.ABC):
 
     @abc.abstractmethod
     def _take(self, line: _Line, message: dict[str, Any]) -> None:
-        """Acts on a message."""
+        """Acts on a message; raises MessageError for what is none."""
 
     @abc.abstractmethod
     def _tell(self, end: End, selector: selectors.BaseSelector) -> None:
@@ -258,9 +329,13 @@ class _Hub(Group):
 
     def _take(self, line: _Line, message: dict[str, Any]) -> None:
         if "say" in message:
-            self._collect(message["say"], line.index, message["value"])
+            if "value" not in message:
+                raise MessageError(_shown(message))
+            self._collect(_field(message, "say", str), line.index, message["value"])
         elif "end" in message:
-            self._decide(End(**message["end"]))
+            self._decide(_read_end(message))
+        elif "beat" not in message:
+            raise MessageError(_shown(message))
 
     def _collect(self, key: str, index: int, value: Any) -> None:
         with self._changed:
@@ -303,9 +378,14 @@ class _Member(Group):
 
     def _take(self, line: _Line, message: dict[str, Any]) -> None:
         if "all" in message:
-            self._answer(message["all"], message["values"])
+            values = _field(message, "values", list)
+            if len(values) != self.place.count:
+                raise MessageError(_shown(message))
+            self._answer(_field(message, "all", str), values)
         elif "end" in message:
-            self._decide(End(**message["end"]))
+            self._decide(_read_end(message))
+        elif "beat" not in message:
+            raise MessageError(_shown(message))
 
 
 def join(place: Place, *, timeout: float, heartbeat: float) -> Group:
@@ -338,8 +418,11 @@ def _call_roll(place: Place, deadline: float, timeout: float) -> list[_Line]:
                     continue
                 line: _Line = found.data
                 try:
-                    claims = [(message["join"], message["of"]) for message in line.receive()]
-                except (OSError, ValueError, LookupError, TypeError):
+                    claims = [
+                        (_field(message, "join", int), _field(message, "of", int))
+                        for message in line.receive()
+                    ]
+                except (OSError, MessageError):
                     # a process that was stopped and may come again, or something else
                     selector.unregister(line.socket)
                     line.socket.close()
@@ -400,7 +483,7 @@ def _answer_roll(place: Place, deadline: float, timeout: float) -> _Line:
     host, port = place.address.rsplit(":", 1)
     while time.monotonic() < deadline:
         left = deadline - time.monotonic()
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, MessageError):
             connection = socket.create_connection((host.strip("[]"), int(port)), timeout=left)
             with contextlib.ExitStack() as stack:
                 stack.enter_context(connection)
@@ -411,8 +494,8 @@ def _answer_roll(place: Place, deadline: float, timeout: float) -> _Line:
                 answers = line.receive()
                 connection.settimeout(None)
                 if answers:  # else of something else, such as the JAX of an earlier run
-                    if answers[0]["refused"]:
-                        raise JoinError(answers[0]["refused"])
+                    if refused := _field(answers[0], "refused", str):
+                        raise JoinError(refused)
                     line.unread = answers[1:]
                     stack.pop_all()
                     return line

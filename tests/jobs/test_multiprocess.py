@@ -103,6 +103,7 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
         own: dict[int, list[str]] | None = None,
         absent: int | None = None,
         folders: list[Path] | None = None,
+        module: str = "rrope_jax",
         **more: str,
     ) -> Job:
         workdirs = workdir if isinstance(workdir, list) else [workdir] * count
@@ -128,7 +129,7 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
             log = folder / f"{index}.log"
             with log.open("wb") as file:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "rrope_jax", *words, *flags],
+                    [sys.executable, "-m", module, *words, *flags],
                     cwd=folders[index] if folders else ROOT,
                     stdout=file,
                     stderr=file,
@@ -198,6 +199,38 @@ def test_stopped_together_and_gone_on_with_by_four_and_by_one(
 
     assert main([*words, f"--workdir={workdir}"]) == 0
     _assert_same(workdir, unbroken)
+
+
+class TestTorus:
+    """Processes whose devices lie as the chips of a slice do: their rows are not consecutive."""
+
+    STEPS = 60
+    SIZES = (f"--config.train.steps={STEPS}", "--config.train.batch_size=8")
+
+    def test_losses_are_those_of_one_process_and_others_go_on(
+        self, start: Start, words: list[str], tmp_path: Path
+    ) -> None:
+        alone = tmp_path / "alone"
+        assert main([*words, *self.SIZES, f"--workdir={alone}"]) == 0
+
+        workdir = tmp_path / "run"
+        job = start(4, workdir, *self.SIZES, devices=2, module="tests.jobs.torus")
+        job.wait_until(lambda: count_lines(workdir) >= 25)
+        job.processes[2].send_signal(signal.SIGTERM)
+        assert job.wait() == [RETRYABLE] * 4, [job.said(i) for i in range(4)]
+        stopped = count_lines(workdir)
+        assert saved_steps(workdir)[-1] == stopped < self.STEPS
+
+        # two with four devices each, and other parts of a batch
+        mesh = "--config.mesh.data=2"
+        job = start(2, workdir, *self.SIZES, mesh, devices=4, module="tests.jobs.torus")
+        job.wait_until(lambda: count_lines(workdir) >= stopped + 15)
+        job.processes[1].send_signal(signal.SIGTERM)
+        assert job.wait() == [RETRYABLE] * 2, [job.said(i) for i in range(2)]
+        assert f"going on from step {stopped}" in job.said(0)
+
+        assert main([*words, *self.SIZES, f"--workdir={workdir}"]) == 0
+        _assert_same(workdir, alone)
 
 
 def _launch(count: int, folder: Path, *flags: str) -> "subprocess.Popen[str]":

@@ -159,6 +159,64 @@ class TestEnd:
         assert ends == [lost, lost]
 
 
+MALFORMED = {
+    "no JSON": b"GET / HTTP/1.1\r\n",
+    "no UTF-8": b'{"beat": "\xff"}\n',
+    "no object": b"[1]\n",
+    "a number": b"1\n",
+    "nested": b"[" * 100_000 + b"\n",
+    "unknown": b'{"hello": 1}\n',
+    "half an answer": b'{"say": "1 x"}\n',
+    "a key that is none": b'{"say": ["1 x"], "value": 1, "all": ["1 x"], "values": [1, 2, 3]}\n',
+    "answers of others": b'{"say": 1, "all": "1 x", "values": [1]}\n',
+    "half an end": b'{"end": {"code": 1}}\n',
+    "an end of other types": b'{"end": {"code": "1", "process": 1, "reason": "", "lost": false}}\n',
+}
+
+
+class TestMalformed:
+    """What one process sends is named, and ends all of them."""
+
+    @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED.keys())
+    @pytest.mark.parametrize("index", [0, 2])
+    def test_named_by_all(self, sent: bytes, index: int) -> None:
+        made = _Job(mute=index)
+        try:
+            for line in made.groups[index]._lines():
+                line.socket.sendall(sent)
+            others = [i for i in range(3) if i != index]
+            for end in made.noted(2).values():
+                assert (end.code, end.process, end.lost) == (1, index, True)
+                assert end.reason.startswith("what it sends is no message of this job: ")
+                assert "with the same release" in end.reason
+                assert len(end.reason) < 300
+            assert all(made.groups[i].wait_for_end(0) is not None for i in others)
+        finally:
+            for line in made.groups[index]._lines():
+                line.socket.close()
+
+    def test_the_end_reaches_a_process_that_speaks_well(self) -> None:
+        """Process 0 gets nonsense of one, and tells the other."""
+        made = _Job(mute=1)
+        (line,) = made.groups[1]._lines()
+        line.socket.sendall(b'{"beat": true}\nnonsense\n')
+        ends = made.noted(2)
+        assert ends[0] == ends[2]
+        assert "b'nonsense'" in ends[2].reason
+        line.socket.close()
+
+    def test_a_thread_that_fails_ends_the_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = _Job()
+
+        def fail(line: object, message: object) -> None:
+            raise ZeroDivisionError("no reason")
+
+        monkeypatch.setattr(made.groups[2], "_take", fail)
+        made.groups[0]._send_all({"beat": True})
+        reason = "ZeroDivisionError while it listens to the others: no reason"
+        assert made.noted(3) == dict.fromkeys(range(3), End(1, 2, reason, lost=True))
+
+
 class TestJoin:
     def test_missing_are_named(self) -> None:
         address = _address()
@@ -193,7 +251,16 @@ class TestJoin:
         host, port = address.split(":")
 
         def stranger() -> None:
-            for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"join": 1}\n'):
+            said_by_others = (
+                b"",
+                b"GET / HTTP/1.1\r\n\r\n",
+                b"[1]\n",
+                b'{"join": 1}\n',
+                b'{"join": [1], "of": 2}\n',
+                b'{"join": "1", "of": "2"}\n',
+                b'{"join": true, "of": 2}\n',
+            )
+            for said in said_by_others:
                 with socket.create_connection((host, int(port)), SECONDS) as connection:
                     connection.sendall(said)
 

@@ -208,40 +208,37 @@ class Group(abc.ABC):
 
     def _listen(self) -> None:
         """Runs in the thread until the job ends, which it does as well where the thread fails."""
-        try:
-            self._listen_until_the_end()
-        except Exception as error:
-            reason = f"{type(error).__name__} while it listens to the others: {error}"
-            end = End(1, self.place.index, reason, lost=True)
-            self._report(end)
-            self._decide(end)
-            self._on_end(self._end or end)
-
-    def _listen_until_the_end(self) -> None:
-        beat = 0.0
         with contextlib.ExitStack() as stack:
             selector = stack.enter_context(selectors.DefaultSelector())
             for line in self._lines():
                 stack.enter_context(line.socket)
-            for line in self._lines():
-                selector.register(line.socket, selectors.EVENT_READ, line)
-                for message in line.unread:
-                    self._hear(line, message)
-            while self._end is None and selector.get_map():
-                for found, _ in selector.select(_WAKE_SECONDS):
-                    self._read(found.data, selector)
-                now = time.monotonic()
-                for line in self._lines():
-                    if now - line.heard > self._heartbeat and not line.closed:
-                        self._decide(self._lost(line, f"no sign of life for {self._heartbeat:g} s"))
-                if now - beat > self._heartbeat / _BEATS:
-                    beat = now
-                    self._send_all({"beat": True})
+            try:
+                self._listen_until_the_end(selector)
+            except Exception as error:
+                reason = f"{type(error).__name__} while it listens to the others: {error}"
+                self._end_all(End(1, self.place.index, reason, lost=True))
             if self._end is not None:
                 self._tell(self._end, selector)
                 # one that the others have given up may be stuck, and only cut off from them
                 if self._end.lost or self._end.process != self.place.index:
                     self._on_end(self._end)
+
+    def _listen_until_the_end(self, selector: selectors.BaseSelector) -> None:
+        beat = 0.0
+        for line in self._lines():
+            selector.register(line.socket, selectors.EVENT_READ, line)
+            for message in line.unread:
+                self._hear(line, message)
+        while self._end is None and selector.get_map():
+            for found, _ in selector.select(_WAKE_SECONDS):
+                self._read(found.data, selector)
+            now = time.monotonic()
+            for line in self._lines():
+                if now - line.heard > self._heartbeat and not line.closed:
+                    self._decide(self._lost(line, f"no sign of life for {self._heartbeat:g} s"))
+            if now - beat > self._heartbeat / _BEATS:
+                beat = now
+                self._send_all({"beat": True})
 
     def _read(self, line: _Line, selector: selectors.BaseSelector) -> None:
         try:
@@ -277,7 +274,10 @@ class Group(abc.ABC):
             f"what it sends is no message of this job: {error}; start all processes with the same "
             "release, and keep others off the coordinator's port"
         )
-        end = End(1, line.index, reason, lost=True)
+        self._end_all(End(1, line.index, reason, lost=True))
+
+    def _end_all(self, end: End) -> None:
+        """Ends the job from the thread that listens."""
         self._report(end)
         self._decide(end)
 
@@ -372,6 +372,15 @@ class _Member(Group):
 
     def _report(self, end: End) -> None:
         self._send_all({"end": dataclasses.asdict(end)})
+
+    def _end_all(self, end: End) -> None:
+        super()._end_all(end)
+        # until process 0 has read it: as in its `_tell`
+        with contextlib.suppress(OSError):
+            self._hub.socket.shutdown(socket.SHUT_WR)
+            self._hub.socket.settimeout(_LINGER_SECONDS)
+            while self._hub.socket.recv(1 << 16):
+                pass
 
     def _tell(self, end: End, selector: selectors.BaseSelector) -> None:
         pass  # process 0 does

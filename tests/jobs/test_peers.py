@@ -184,6 +184,7 @@ class TestMalformed:
         try:
             for line in made.groups[index]._lines():
                 line.socket.sendall(sent)
+                line.socket.shutdown(socket.SHUT_WR)  # the others do not wait for more
             others = [i for i in range(3) if i != index]
             for end in made.noted(2).values():
                 assert (end.code, end.process, end.lost) == (1, index, True)
@@ -200,6 +201,7 @@ class TestMalformed:
         made = _Job(mute=1)
         (line,) = made.groups[1]._lines()
         line.socket.sendall(b'{"beat": true}\nnonsense\n')
+        line.socket.shutdown(socket.SHUT_WR)
         ends = made.noted(2)
         assert ends[0] == ends[2]
         assert "b'nonsense'" in ends[2].reason

@@ -15,7 +15,6 @@ import secrets
 import shutil
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from typing import Any, NoReturn
 import jax
 
 from rrope_jax.io.checkpoint import SaveError
+from rrope_jax.jobs import cluster
 from rrope_jax.jobs.configuration import UsageError
 from rrope_jax.jobs.peers import RETRYABLE, End, Group, JoinError, Place, join
 from rrope_jax.jobs.workdir import Workdir, difference
@@ -219,25 +219,13 @@ def find_place() -> Place | None:
 
 
 def _detected() -> Place | None:
-    # Not public, but what jax.distributed.initialize() calls; it alone cannot tell one from many.
-    from jax._src.clusters import ClusterEnv
-
-    with warnings.catch_warnings():
-        # in Kubernetes without the package kubernetes, which a single process does not need
-        warnings.simplefilter("ignore")
-        try:
-            address, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
-                None, None, None, None, None, int(_seconds(_JOIN_TIMEOUT))
-            )
-        except Exception as error:  # of many libraries
-            raise UsageError(
-                f"JAX finds a cluster here, but not its processes; set {_ADDRESS}, {_COUNT} and "
-                f"{_INDEX}, to localhost:1234, 1 and 0 where this is the only one "
-                f"({' '.join(str(error).split())[:300]})"
-            ) from error
-    if address is None or count is None or index is None or count == 1:
-        return None
-    return Place(address, count, index, None if devices is None else list(devices))
+    try:
+        return cluster.detect(int(_seconds(_JOIN_TIMEOUT)))
+    except cluster.DetectionError as error:
+        raise UsageError(
+            f"JAX finds a cluster here, but not its processes; set {_ADDRESS}, {_COUNT} and "
+            f"{_INDEX}, to localhost:1234, 1 and 0 where this is the only one ({error})"
+        ) from error
 
 
 def _seconds(name: str) -> float:

@@ -346,6 +346,23 @@ class TestFindPlace:
         monkeypatch.setenv("SLURM_NTASKS", "1")
         assert distributed.find_place() is None
 
+    @pytest.mark.parametrize("private", [None, lambda address: None], ids=["gone", "other"])
+    def test_a_release_of_jax_that_detects_otherwise(
+        self, monkeypatch: pytest.MonkeyPatch, private: object
+    ) -> None:
+        """A process that is alone needs nothing of it; several are told what to set."""
+        monkeypatch.setattr(
+            "jax._src.clusters.ClusterEnv.auto_detect_unset_distributed_params", private
+        )
+        assert distributed.find_place() is None
+        monkeypatch.setenv("SLURM_NTASKS", "1")
+        assert distributed.find_place() is None
+        monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+        with pytest.raises(UsageError, match=r"set JAX_COORDINATOR_ADDRESS, .*_HOSTNAMES=a,b, but"):
+            distributed.find_place()
+        self.set(monkeypatch, "host:99", "2", "1")
+        assert distributed.find_place() == Place("host:99", 2, 1)
+
     def test_tpus_in_kubernetes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By the variables that GKE gives its pods, of one slice and of two."""
         monkeypatch.setattr(f"{TPU_CLUSTERS}.running_in_cloud_tpu_vm", True)

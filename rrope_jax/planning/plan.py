@@ -5,11 +5,13 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import jax
 from jax.sharding import Mesh
 
 import rrope_jax
@@ -20,18 +22,16 @@ from rrope_jax.planning.roofline import Roofline
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import Demands, Workload
 
-# What a compiled step depends on, and what reads the compiler's answer.
-_CODE = (
-    "model",
-    "planning/collectives.py",
-    "planning/compilation.py",
-    "planning/quick.py",
-    "posgen",
-    "rope",
-    "sharding.py",
-    *(f"train/{name}.py" for name in ("config", "loss", "optimizer", "sharded", "step")),
+# All modules that make the program, choose its devices, compile it, or read the compiler's answer;
+# folders with what is in them.
+CODE = ("data/packing.py", "model", "planning", "posgen", "rope", "sharding.py", "train")
+_VERSIONS = (
+    *("jax", "jaxlib", "flax", "optax", "libtpu"),
+    *(f"jax-cuda{version}-{part}" for version in (12, 13) for part in ("plugin", "pjrt")),
 )
-_VERSIONS = ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
+# What of the environment compilers read.
+_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64", "jax_optimization_level")
 
 
 SOURCES: Mapping[str, str] = MappingProxyType(
@@ -217,13 +217,20 @@ def _plan(
 
 
 def fingerprint(workload: Workload, topology: Topology, *, quick: bool) -> str:
-    """A key for what a compilation depends on: program, devices, releases, and code of ours."""
+    """A key for all that a compilation depends on.
+
+    That is the program, the devices and their figures, what compilers are told, releases, and code
+    of ours.
+    """
     content = {
         "workload": workload.identity(),
         "topology": [topology.name, topology.num_slices],
+        "chip": repr(topology.chip),
         "quick": quick,
+        "variables": {name: os.environ.get(name, "") for name in _VARIABLES},
+        "settings": {name: getattr(jax.config, name) for name in _SETTINGS},
         "versions": _versions(),
-        "code": _code(),
+        "code": code_digest(),
     }
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -239,13 +246,14 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _code() -> str:
-    package = Path(rrope_jax.__file__).parent
+def code_digest(package: Path = Path(rrope_jax.__file__).parent) -> str:
+    """Of the files of `CODE` in a package, names and contents."""
     digest = hashlib.sha256()
-    for name in _CODE:
+    for name in CODE:
         path = package / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
+            digest.update(f"{file.relative_to(package).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -1,6 +1,11 @@
 """Plans for this machine's own CPU, whose compiled programs can be asked and run."""
 
 import dataclasses
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,6 +13,7 @@ import numpy as np
 import pytest
 
 from rrope_jax.model.presets import PRESETS
+from rrope_jax.planning import plan as module
 from rrope_jax.planning.plan import Plan, fingerprint, make_plan, outline
 from rrope_jax.planning.saved import dump, load
 from rrope_jax.planning.sweep import nearest, recommended, sweep
@@ -18,6 +24,7 @@ from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.sharded import BATCH_DTYPES, initialize, place
 from rrope_jax.train.step import Program
 
+ROOT = Path(__file__).parents[2]
 CPU = Topology("cpu:1", "cpu", (1,))
 TINY = PRESETS["tiny"]
 
@@ -105,6 +112,66 @@ def test_the_key_is_of_everything_that_a_program_depends_on() -> None:
     }
     assert len(keys) == 5
     assert fingerprint(_training(), CPU, quick=False) in keys
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        (lambda patch: patch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2"), "a flag of XLA"),
+        (lambda patch: patch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_x=1"), "one of libtpu"),
+        (
+            lambda patch: patch.setattr(
+                Topology, "chip", dataclasses.replace(CPU.chip, core_mode="megacore")
+            ),
+            "figures of the chip",
+        ),
+        (lambda patch: patch.setattr(module, "code_digest", lambda: "other"), "code of ours"),
+    ],
+)
+def test_the_key_is_another_with(
+    change: Callable[[pytest.MonkeyPatch], None], value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint(_training(), CPU, quick=False)
+    change(monkeypatch)
+    assert fingerprint(_training(), CPU, quick=False) != before, value
+
+
+def test_code_of_the_key_is_all_that_planning_imports() -> None:
+    """A module that is left out could change a plan that is then not made again."""
+    names = ("plan", "posgen", "quick", "sweep", "workload")
+    code = (
+        f"import sys\nfor name in {names}: __import__(f'rrope_jax.planning.{{name}}')\n"
+        "print(*(m.__file__ for name, m in sys.modules.items() if name.startswith('rrope_jax.')))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    package = ROOT / "rrope_jax"
+    imported = {Path(name).relative_to(package).as_posix() for name in run.stdout.split()}
+    marks = {name for name in imported if not name.endswith("__init__.py")}
+    assert len(marks) > 30
+    left_out = {
+        name
+        for name in marks
+        if not any(name == part or name.startswith(f"{part}/") for part in module.CODE)
+    }
+    assert left_out == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["planning/chips.py", "planning/topology.py", "planning/workload.py", "sharding.py"]
+)
+def test_the_digest_is_of_contents(name: str, tmp_path: Path) -> None:
+    package = tmp_path / "rrope_jax"
+    for part in module.CODE:
+        source = ROOT / "rrope_jax" / part
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        (package / part).parent.mkdir(parents=True, exist_ok=True)
+        copy(source, package / part)
+    before = module.code_digest(package)
+    assert before == module.code_digest(ROOT / "rrope_jax")
+    with (package / name).open("a") as file:
+        file.write("# another\n")
+    assert module.code_digest(package) != before
 
 
 def test_an_outline_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ done
 
 # Every default gives way to what the caller has set.
 set_environment() {
-  local node
+  local node share
   export PATH="$root/.venv/bin:$PATH"
   export PYTHONUNBUFFERED=${PYTHONUNBUFFERED:-1} # a log that is followed has whole lines at once
   for node in /dev/accel* /dev/vfio/[0-9]* /dev/nvidia[0-9]*; do
@@ -49,8 +49,9 @@ set_environment() {
       break
     fi
   done
-  # JAX takes 75 % of a GPU's memory unless told otherwise; the rest here is for CUDA and NCCL.
-  export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}
+  # JAX takes 75 % of a GPU's memory unless told otherwise; rrope plan counts on this share.
+  share=$(sed -n 's/^GPU_MEMORY_SHARE = //p' "$root/rrope_jax/planning/chips.py")
+  export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-$share}
 }
 
 child="" told="" interrupted=""

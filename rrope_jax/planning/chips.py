@@ -79,7 +79,7 @@ class Chip:
       title: what reports call it.
       platform: as in `jax.Device.platform`.
       memory: bytes that a program may use. On TPUs the limit that the compiler itself holds
-        programs to; on GPUs what JAX allocates by default, three quarters of what the card has.
+        programs to; on GPUs what JAX allocates of the card, `GPU_MEMORY_SHARE` of it.
       memory_bandwidth: bytes/s.
       peak: dense matrix products at JAX's default precision by dtype, FLOP/s. For float32 that is
         one pass of bfloat16 on TPUs and TF32 on GPUs.
@@ -114,7 +114,10 @@ _CLOUD = "https://cloud.google.com/tpu/docs/"
 _BOOK = "https://jax-ml.github.io/scaling-book/"
 _XLA_GPU = "https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs"
 _COMPILER = "the limit named by the compiler of libtpu 0.0.52"
-_GPU_SHARE = 0.75  # XLA_PYTHON_CLIENT_MEM_FRACTION's default
+
+# Of a GPU's memory, what JAX allocates for programs: launch/run_worker.sh reads the number in this
+# line and sets XLA_PYTHON_CLIENT_MEM_FRACTION to it. The rest is for CUDA and NCCL.
+GPU_MEMORY_SHARE = 0.9
 
 
 def _gpu_chip(title: str, target: GpuTarget, *, page: str, **rates: Any) -> Chip:
@@ -122,7 +125,7 @@ def _gpu_chip(title: str, target: GpuTarget, *, page: str, **rates: Any) -> Chip
     return Chip(
         title=title,
         platform="gpu",
-        memory=int(_GPU_SHARE * target.memory),
+        memory=int(GPU_MEMORY_SHARE * target.memory),
         sources=(f"https://www.nvidia.com/en-us/data-center/{page}", _XLA_GPU, _BOOK + "gpus"),
         gpu=target,
         **rates,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rrope_jax.planning.chips import CHIPS, GPU_MEMORY_SHARE
 from tests.launch.cloud import wait_for
 from tests.launch.machine import ROOT
 
@@ -122,7 +123,10 @@ def test_environment(tmp_path: Path) -> None:
     said = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
     assert said["PATH"].startswith(f"{ROOT}/.venv/bin:")
     assert said["PYTHONUNBUFFERED"] == "1"
-    assert said["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.9"
+    # what plans for GPUs count on
+    assert float(said["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == GPU_MEMORY_SHARE
+    for chip in (chip for chip in CHIPS.values() if chip.gpu is not None):
+        assert chip.memory == int(GPU_MEMORY_SHARE * chip.gpu.memory)
     mine = run("env", XLA_PYTHON_CLIENT_MEM_FRACTION="0.5", JAX_PROCESS_ID="3")
     assert "XLA_PYTHON_CLIENT_MEM_FRACTION=0.5\n" in mine.stdout
     assert "JAX_PROCESS_ID=3\n" in mine.stdout

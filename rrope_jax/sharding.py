@@ -161,7 +161,8 @@ def _grid(
             for island in islands
         ]
     except (AssertionError, NotImplementedError) as error:
-        raise ValueError(f"JAX lays no mesh over these devices: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"JAX lays no mesh over these devices: {reason}") from error
     return np.concatenate(grids, axis=between.index(slices))
 
 

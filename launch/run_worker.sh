@@ -38,7 +38,7 @@ done
 
 # Every default gives way to what the caller has set.
 set_environment() {
-  local node share
+  local node
   export PATH="$root/.venv/bin:$PATH"
   export PYTHONUNBUFFERED=${PYTHONUNBUFFERED:-1} # a log that is followed has whole lines at once
   for node in /dev/accel* /dev/vfio/[0-9]* /dev/nvidia[0-9]*; do
@@ -49,9 +49,15 @@ set_environment() {
       break
     fi
   done
-  # JAX takes 75 % of a GPU's memory unless told otherwise; rrope plan counts on this share.
-  share=$(sed -n 's/^GPU_MEMORY_SHARE = //p' "$root/rrope_jax/planning/chips.py")
-  export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-$share}
+  # JAX takes 75 % of a GPU's memory unless told otherwise. The share that rrope plan counts on:
+  local line chips=$root/rrope_jax/planning/chips.py
+  if [[ -z ${XLA_PYTHON_CLIENT_MEM_FRACTION:-} && -r $chips ]]; then
+    while IFS= read -r line; do
+      if [[ $line == "GPU_MEMORY_SHARE = "* ]]; then
+        export XLA_PYTHON_CLIENT_MEM_FRACTION=${line##* }
+      fi
+    done <"$chips"
+  fi
 }
 
 child="" told="" interrupted=""

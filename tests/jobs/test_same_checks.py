@@ -1,5 +1,6 @@
 """`rrope plan` refuses what `rrope train` and `rrope posgen` refuse, with the same words."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -133,3 +134,16 @@ def test_a_plan_for_a_slice(mesh: MeshConfig, evaluation: HeldoutConfig, message
     said = caught.value.under("config")
     assert re.match(message, said), said
     assert said.count("config.") == 1
+
+
+def test_attention_of_the_heldout_loss_is_checked_before_the_first_step() -> None:
+    """A kernel that computes the rows of training need not compute those of evaluation."""
+    tiny, train = PRESETS["tiny"], TrainConfig(steps=1, batch_size=4, length=256)
+    model = dataclasses.replace(tiny.model, attention="splash")
+    devices = slices.tpus("v5e", (2, 2))
+    training = TextTraining(Program(model, tiny.rope, train), MeshConfig())
+    training.check(devices)
+    short = dataclasses.replace(training, evaluation=HeldoutConfig(every_steps=1, length=100))
+    with pytest.raises(LayoutError) as caught:
+        short.check(devices)
+    assert caught.value.under("config").startswith("config.eval: attention='splash' cannot be")

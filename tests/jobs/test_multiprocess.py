@@ -204,7 +204,7 @@ def test_stopped_together_and_gone_on_with_by_four_and_by_one(
 class TestTorus:
     """Processes whose devices lie as the chips of a slice do: their rows are not consecutive."""
 
-    STEPS = 60
+    STEPS = 40
     SIZES = (f"--config.train.steps={STEPS}", "--config.train.batch_size=8")
 
     def test_losses_are_those_of_one_process_and_others_go_on(
@@ -215,16 +215,16 @@ class TestTorus:
 
         workdir = tmp_path / "run"
         job = start(4, workdir, *self.SIZES, devices=2, module="tests.jobs.torus")
-        job.wait_until(lambda: count_lines(workdir) >= 25)
+        job.wait_until(lambda: count_lines(workdir) >= 12)
         job.processes[2].send_signal(signal.SIGTERM)
         assert job.wait() == [RETRYABLE] * 4, [job.said(i) for i in range(4)]
         stopped = count_lines(workdir)
         assert saved_steps(workdir)[-1] == stopped < self.STEPS
 
         # two with four devices each, and other parts of a batch
-        mesh = "--config.mesh.data=2"
+        mesh = "--config.mesh.data=4"
         job = start(2, workdir, *self.SIZES, mesh, devices=4, module="tests.jobs.torus")
-        job.wait_until(lambda: count_lines(workdir) >= stopped + 15)
+        job.wait_until(lambda: count_lines(workdir) >= stopped + 8)
         job.processes[1].send_signal(signal.SIGTERM)
         assert job.wait() == [RETRYABLE] * 2, [job.said(i) for i in range(2)]
         assert f"going on from step {stopped}" in job.said(0)

@@ -26,6 +26,7 @@ RETRYABLE = 42
 _RETRY_SECONDS = 0.2
 _LINGER_SECONDS = 5.0  # for the others to hear why the job ends, before their connection does
 _WAKE_SECONDS = 0.5
+_LONGEST = 1 << 24  # bytes of a message; configs, the largest of them, have some thousands
 _BEATS = 4  # in the time without one after which a process counts as lost
 
 
@@ -97,6 +98,8 @@ class _Line:
             raise ConnectionResetError("closed by the other side")
         self.heard = time.monotonic()
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST:
+            raise MessageError(_shown(self._rest[:80]))
         return [_read_message(line) for line in lines]
 
 

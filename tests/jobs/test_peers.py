@@ -165,6 +165,7 @@ MALFORMED = {
     "no object": b"[1]\n",
     "a number": b"1\n",
     "nested": b"[" * 100_000 + b"\n",
+    "without an end": b"a" * 300_000,
     "unknown": b'{"hello": 1}\n',
     "half an answer": b'{"say": "1 x"}\n',
     "a key that is none": b'{"say": ["1 x"], "value": 1, "all": ["1 x"], "values": [1, 2, 3]}\n',
@@ -179,7 +180,8 @@ class TestMalformed:
 
     @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED.keys())
     @pytest.mark.parametrize("index", [0, 2])
-    def test_named_by_all(self, sent: bytes, index: int) -> None:
+    def test_named_by_all(self, sent: bytes, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("rrope_jax.jobs.peers._LONGEST", 200_000)
         made = _Job(mute=index)
         try:
             for line in made.groups[index]._lines():

@@ -4,7 +4,8 @@
 #   bash launch/xpk.sh [--SETTING=VALUE ...] [--dry-run] COMMAND...
 #
 #   bash launch/xpk.sh --tpu-type=v5p-128 \
-#       rrope train --config=configs/llama2_7b_resonance_yarn_32k.py --workdir=runs/llama2_7b
+#       rrope train --config=configs/llama2_7b_resonance_yarn_32k.py --workdir=runs/llama2_7b \
+#       --config.train.accumulation=1
 #
 # Settings: launch/cluster.env.example; launch/Dockerfile makes the image, docs/launch.md the cluster
 # and its storage. --dry-run prints the command. The job restarts on exit codes 42 and 127 to 255;

@@ -17,7 +17,7 @@ from tests.launch.machine import Machine
 FAKE_GCLOUD = Path(__file__).with_name("fake_gcloud.py")
 # What the scripts call, here and on the workers, besides the tools of `machine`.
 TOOLS = (
-    *("cat", "chmod", "date", "env", "git", "grep", "gzip", "head", "kill", "nohup", "setsid"),
+    *("cat", "chmod", "date", "env", "git", "gzip", "head", "kill", "nohup", "setsid"),
     *("sleep", "sort", "tail", "tar", "tr"),
 )
 

@@ -206,11 +206,13 @@ def check_rows(train: TrainConfig, mesh: Mesh | AbstractMesh) -> None:
     """Raises LayoutError where a mesh cannot split the rows of a training."""
     rows, shares = train.batch_size // train.accumulation, parts("batch", mesh)
     if rows % shares:
+        whole, rest = divmod(train.batch_size, shares)
+        mend = "" if rest else f", such as by accumulation={math.gcd(train.accumulation, whole)}"
         raise LayoutError(
             "train.batch_size",
             f"in accumulation={train.accumulation} parts is {rows} rows at a time, which "
             f"data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} of the mesh does not divide; "
-            f"choose a multiple of {shares}",
+            f"let batch_size / accumulation be a multiple of {shares}{mend}",
             train.batch_size,
         )
     check_length(train.length, mesh, "train.length")

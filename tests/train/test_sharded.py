@@ -58,7 +58,11 @@ def _mesh(**sizes: int) -> jax.sharding.AbstractMesh:
     ("sizes", "train", "message"),
     [
         ({"fsdp": 3}, {}, r"^batch_size=8 in accumulation=1 parts is 8 rows .* data=1 x fsdp=3"),
-        ({"fsdp": 8}, {"accumulation": 2}, r"is 4 rows at a time, which data=1 x fsdp=8"),
+        (
+            {"fsdp": 8},
+            {"accumulation": 2},
+            r"is 4 rows at a time, which data=1 x fsdp=8 .* multiple of 8, such as by accumulation=1$",
+        ),
         ({"seq": 5}, {}, r"^length=32 is not a multiple of 10: over seq=5 of the mesh"),
         ({"tensor": 3}, {}, r"^the parameter \S+ has \S+=\d+, which tensor=3 of the mesh does not"),
     ],

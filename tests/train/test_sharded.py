@@ -61,7 +61,7 @@ def _mesh(**sizes: int) -> jax.sharding.AbstractMesh:
         (
             {"fsdp": 8},
             {"accumulation": 2},
-            r"is 4 rows at a time, which data=1 x fsdp=8 .* multiple of 8, such as by accumulation=1$",
+            r"is 4 rows at a time, which .* multiple of 8, such as by accumulation=1$",
         ),
         ({"seq": 5}, {}, r"^length=32 is not a multiple of 10: over seq=5 of the mesh"),
         ({"tensor": 3}, {}, r"^the parameter \S+ has \S+=\d+, which tensor=3 of the mesh does not"),

@@ -18,6 +18,7 @@ from rrope_jax.planning import collectives
 from rrope_jax.planning.collectives import Collective
 from rrope_jax.planning.quick import TooBigError, assign
 from rrope_jax.planning.topology import Topology
+from rrope_jax.planning.uncached import uncached
 from rrope_jax.planning.workload import Workload
 
 _LOG = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def _compiled(
     workload: Workload, topology: Topology, keep: Keep | None
 ) -> tuple[Memory, str | None]:
     lowered = workload.lower(workload.make_mesh(topology.devices()))
-    with tempfile.TemporaryDirectory() as dump:
+    with tempfile.TemporaryDirectory() as dump, uncached():
         try:
             compiled = lowered.compile({"xla_dump_to": dump, "xla_dump_hlo_as_text": True})
         except jax.errors.JaxRuntimeError as error:

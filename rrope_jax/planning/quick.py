@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rrope_jax.planning.topology import Topology
+from rrope_jax.planning.uncached import uncached
 from rrope_jax.planning.workload import Workload
 
 _POLL_SECONDS = 0.2
@@ -113,7 +114,8 @@ def _compile(workload: Workload, topology: Topology, folder: str) -> None:
     try:
         topology.prepare()
         lowered = workload.lower(workload.make_mesh(topology.devices()))
-        lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        with uncached():
+            lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
     except Exception as error:
         name = _REFUSAL if "RESOURCE_EXHAUSTED" in str(error) else _FAILURE
         text = str(error) if name == _REFUSAL else traceback.format_exc()

@@ -85,11 +85,12 @@ def test_a_known_program_is_not_compiled_again(
 @pytest.mark.slow
 def test_a_saved_step_runs_like_the_one_that_was_saved() -> None:
     training, kept = _training(), []
-    make_plan(training, CPU, _Kept(), keep=lambda compiled: kept.append(compiled))
+    for _ in range(2):  # the second time, a cache of JAX may have it
+        make_plan(training, CPU, _Kept(), keep=kept.append)
     devices = jax.devices("cpu")[:1]
     mesh = training.make_mesh(devices)
     placement = place(training.program, mesh)
-    loaded = load(dump(kept[0]), training.lower(mesh), devices)
+    loaded = load(dump(kept[1]), training.lower(mesh), devices)
     rows = {name: np.ones((2, 32), dtype) for name, dtype in BATCH_DTYPES.items()}
     key = jax.random.key(1)
     losses = []

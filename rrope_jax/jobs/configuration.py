@@ -1,8 +1,9 @@
 """Flags and config files of the commands, up to the frozen dataclasses that the library takes.
 
 A config is a Python file with ``get_config()`` returning an ``ml_collections.ConfigDict``; any of
-its fields is overridden as ``--config.rope.scaling=yarn``. Everything that can be wrong with either
-becomes a ``UsageError`` of one line, which ``rrope`` prints before it ends with exit code 2.
+its fields is overridden as ``--config.rope.scaling=yarn`` (see ``overrides``). Everything that can
+be wrong with either becomes a ``UsageError`` of one line, which ``rrope`` prints before it ends
+with exit code 2.
 """
 
 import dataclasses
@@ -19,17 +20,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import flags
-from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections import ConfigDict, config_dict
+
+from rrope_jax.jobs import overrides
 
 from rrope_jax.sharding import LayoutError
 
 T = TypeVar("T")
 
 _CONFIG = "config"
-_OVERRIDE = re.compile(rf"--?(?:no)?{_CONFIG}\.(?P<key>[^=]*)")
-_WORD_LIST = re.compile(r"[\w.-]+(,[\w.-]+)+")
-# Types that config_flags can read from a command line.
-_OVERRIDABLE = (bool, int, float, str, tuple)
+_CONFIG_FILE = re.compile(rf"--?{_CONFIG}(=(?P<path>.*))?", re.DOTALL)
 
 
 class UsageError(ValueError):
@@ -73,30 +73,36 @@ def parse(
     """
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
+    loaded: ConfigDict | None = None
+    required: list[str] = []
+    given: list[overrides.Override] = []
     try:
-        words = values.read_flags_from_files([f"rrope {command}", *argv])
-        if isinstance(config, ConfigDict):
-            _define_overrides(values, config, words)
-        elif config:
-            _define_config(values, words)
+        _, *words = values.read_flags_from_files([f"rrope {command}", *argv])
+        if config is not False:
+            _define_config(values, config)
         define(values)
         if any(word in ("--help", "-help", "-h") for word in words):
             print(_help(command, summary, values))
             raise SystemExit(0)
-        positional = values(words)[1:]
+        if isinstance(config, ConfigDict):
+            loaded = _without_file(config, words)
+        elif config and (path := _config_file(words)) is not None:
+            loaded = _load(path)
+            required = list(_loosen(loaded))
+        if loaded is not None:
+            there = loaded
+            given, words = overrides.take(words, lambda key: _type_of(there, key) is bool)
+        positional = values([f"rrope {command}", *words])[1:]
     except flags.UnrecognizedFlagError as error:
         raise UsageError(_unknown_flag(command, error.flagname, values)) from None
     except flags.Error as error:
-        # absl wraps what a parser raises; a UsageError already says everything.
-        if isinstance(error.__context__, UsageError):
-            raise error.__context__ from None
         raise UsageError(_bad_value(command, str(error), values)) from None
     if positional:
         raise UsageError(f"unexpected argument {positional[0]!r}; see rrope {command} --help")
-    if config is not False:
-        _split_word_lists(values[_CONFIG])
-    if config is True:
-        _check_required(values[_CONFIG])
+    if loaded is not None:
+        _override(loaded, given)
+        _check_required(loaded, required)
+        values[_CONFIG].value = loaded.lock()
     return values
 
 
@@ -152,69 +158,59 @@ def from_config(cls: type[T], config: ConfigDict, path: str, **fixed: Any) -> T:
         raise UsageError(f"{path}: {error}") from error
 
 
-def _define_config(values: flags.FlagValues, words: list[str]) -> None:
-    config_flags.DEFINE_config_file(
-        _CONFIG,
-        help_string="config file; --config.KEY=VALUE overrides a field of it",
-        flag_values=values,
-        sys_argv=words,
-    )
-    values[_CONFIG].parser = _ConfigFileParser(words)
-    flags.mark_flag_as_required(_CONFIG, flag_values=values)
+def _define_config(values: flags.FlagValues, config: bool | ConfigDict) -> None:
+    """Defines ``--config``; ``parse`` replaces its path by what the file holds."""
+    text = "config file; --config.KEY=VALUE overrides a field of it"
+    if isinstance(config, ConfigDict):
+        text = f"sets a field of the group(s) {_list(config)}"
+    flags.DEFINE(_FileParser(), _CONFIG, None, text, flag_values=values)
+    if config is True:
+        flags.mark_flag_as_required(_CONFIG, flag_values=values)
 
 
-def _define_overrides(values: flags.FlagValues, config: ConfigDict, words: list[str]) -> None:
+class _FileParser(flags.ArgumentParser[str]):
+    """Tells the help what ``--config`` takes."""
+
+    def flag_type(self) -> str:
+        return "file"
+
+
+def _without_file(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
     for word in words:
-        if override := _OVERRIDE.match(word):
-            _check_override(config, override["key"], word)
-        elif re.match(rf"--?{_CONFIG}(=|$)", word):
+        if _CONFIG_FILE.fullmatch(word):
             raise UsageError(f"{word}: this command takes no config file, only overrides of fields")
-    config_flags.DEFINE_config_dict(
-        _CONFIG,
-        config,
-        help_string=f"sets a field of the group(s) {_list(config)}",
-        flag_values=values,
-        sys_argv=words,
-    )
+    return config
 
 
-def _split_word_lists(flag: Any) -> None:
-    """Makes ``--config.methods=rope,yarn`` two words; config_flags takes it for one string."""
-    for path, value in flag.override_values.items():
-        match value:
-            case (str(word),) if _WORD_LIST.fullmatch(word):
-                flag.value.update_from_flattened_dict({path: tuple(word.split(","))})
+def _config_file(words: Sequence[str]) -> str | None:
+    """The path in the last ``--config=PATH`` or ``--config PATH``."""
+    path = None
+    for place, word in enumerate(words):
+        if word == "--":
+            break
+        if found := _CONFIG_FILE.fullmatch(word):
+            path = found["path"] if "=" in word else next(iter(words[place + 1 :]), path)
+    return path
 
 
-def _check_required(flag: Any) -> None:
+def _override(config: ConfigDict, given: Sequence[overrides.Override]) -> None:
+    for override in given:
+        _check_override(config, override.key, override.word)
+    try:
+        overrides.apply(config, given)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _check_required(config: ConfigDict, required: Iterable[str]) -> None:
     """Every required placeholder of the config file has got a value."""
-    for path in flag.parser.required:
-        value = flag.value
+    for path in required:
+        value = config
         for key in path.split("."):
             value = value[key]
         if value is None:
             name = f"{_CONFIG}.{path}"
             raise UsageError(f"{name} has no value: give one with --{name}=VALUE")
-
-
-class _ConfigFileParser(flags.ArgumentParser[ConfigDict]):
-    """Loads a config file and looks at its overrides, with messages a user can act on."""
-
-    def __init__(self, argv: Sequence[str]) -> None:
-        super().__init__()
-        self._argv = argv
-        self.required: list[str] = []
-
-    def flag_type(self) -> str:
-        return "file"
-
-    def parse(self, argument: str) -> ConfigDict:
-        config = _load(argument)
-        self.required = list(_loosen(config))
-        for word in self._argv:
-            if override := _OVERRIDE.match(word):
-                _check_override(config, override["key"], word)
-        return config.lock()
 
 
 def _load(path: str) -> ConfigDict:
@@ -287,17 +283,41 @@ def _check_override(config: ConfigDict, key: str, word: str) -> None:
         if not isinstance(group, ConfigDict):
             raise UsageError(f"{word}: {path} is a value, not a group of fields")
         if name not in group:
-            raise UsageError(f"{word}: {path} has no key {name!r}; {_choose_from(name, group)}")
-        holder, group, path = group, group.get(name), f"{path}.{name}"
+            elsewhere = [place for place in _fields(config) if place.split(".")[-1] == last]
+            meant = f"; {_CONFIG}.{elsewhere[0]} is there" if elsewhere else ""
+            raise UsageError(
+                f"{word}: {path} has no key {name!r}{meant}; {_choose_from(name, group)}"
+            )
+        holder, group, path = group, group[name], f"{path}.{name}"
     if isinstance(group, ConfigDict):
         raise UsageError(f"{word}: {path} is a group; override one of its fields: {_list(group)}")
     kind = holder.get_type(last)
-    if not issubclass(kind, _OVERRIDABLE):
-        allowed = ", ".join(t.__name__ for t in _OVERRIDABLE)
+    if not overrides.can_set(kind):
         raise UsageError(
-            f"{word}: {path} is of type {kind.__name__}, which a flag cannot set (only {allowed}); "
-            "change it in the config file"
+            f"{word}: {path} is of type {kind.__name__}, which a flag cannot set; change it in the "
+            "config file"
         )
+
+
+def _fields(config: ConfigDict, path: str = "") -> Iterator[str]:
+    """The paths of all fields of a config."""
+    for key in config:
+        if isinstance(config[key], ConfigDict):
+            yield from _fields(config[key], f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
+
+
+def _type_of(config: ConfigDict, key: str) -> type | None:
+    """The type of a field; None where there is no such field."""
+    group: Any = config
+    *groups, last = key.split(".")
+    for name in groups:
+        group = group.get(name) if isinstance(group, ConfigDict) else None
+    if not isinstance(group, ConfigDict) or last not in group:
+        return None
+    kind: type = group.get_type(last)
+    return kind
 
 
 def _unknown_flag(command: str, name: str, values: flags.FlagValues) -> str:
@@ -333,7 +353,7 @@ def _help(command: str, summary: str, values: flags.FlagValues) -> str:
         note = " (required)" if required else f" (default {flag.default_as_str})"
         note = "" if flag.default is None and not required else note
         shown = f"--[no]{name}" if flag.boolean else f"--{name}={kind}"
-        if name == _CONFIG and not required:  # `_define_overrides`
+        if name == _CONFIG and not required:  # it stands for the content of a file
             shown, note = f"--{_CONFIG}.KEY=VALUE", ""
         lines.append(f"  {shown}\n      {flag.help}{note}")
     return "\n".join(lines)

@@ -20,7 +20,10 @@ def get_config(size="small"):
         tasks=("cot", "recursive"),
         steps={"small": 10, "large": 1000}[size],
         layers=[1, 2],
+        sizes=(1, 2.5),
+        unset=config_dict.placeholder(tuple),
         note=None,
+        callback=len,
         rope=dict(theta=10000.0, scaling="none", resonance=False,
                   head_dim=config_dict.placeholder(int)),
     ))
@@ -81,8 +84,54 @@ class TestParse:
             (["--config.tasks=cot,semi_recursive"], "tasks", ("cot", "semi_recursive")),
             (["--config.tasks=('cot', 'recursive')"], "tasks", ("cot", "recursive")),
             (["--config.tasks=cot", "--config.tasks=recursive"], "tasks", ("cot", "recursive")),
-            (["--config.tasks=1,2"], "tasks", (1, 2)),
+            (["--config.tasks=1,2"], "tasks", ("1", "2")),
             (["--config.tasks='Hello, world'"], "tasks", ("Hello, world",)),
+            (["--config.tasks='a','b'"], "tasks", ("a", "b")),
+            (["--config.tasks=['a', 'b']"], "tasks", ("a", "b")),
+            (["--config.tasks=('cot',)"], "tasks", ("cot",)),
+            (["--config.tasks=cot,"], "tasks", ("cot",)),
+            (["--config.tasks=deep/a.txt,deep/b.txt"], "tasks", ("deep/a.txt", "deep/b.txt")),
+            (["--config.tasks=r.jsonl:5,r.jsonl:6"], "tasks", ("r.jsonl:5", "r.jsonl:6")),
+            (["--config.tasks=my book.txt, b.txt"], "tasks", ("my book.txt", "b.txt")),
+            (["--config.tasks=*.txt,b?.txt"], "tasks", ("*.txt", "b?.txt")),
+            (["--config.tasks=[ab].txt,[a,b].txt"], "tasks", ("[ab].txt", "[a,b].txt")),
+            (["--config.tasks=a=b,c==d"], "tasks", ("a=b", "c==d")),
+            (["--config.tasks=2024"], "tasks", ("2024",)),
+            (["--config.tasks=007,1e3"], "tasks", ("007", "1e3")),
+            (["--config.tasks=[1]"], "tasks", ("[1]",)),
+            (["--config.tasks=(1, 2)"], "tasks", (1, 2)),
+            (["--config.tasks="], "tasks", ()),
+            (["--config.tasks=()"], "tasks", ()),
+            (["--config.tasks", "cot,x"], "tasks", ("cot", "x")),
+            (["--config.tasks=a,b", "--config.tasks=c"], "tasks", ("a", "b", "c")),
+            (["--config.tasks=None"], "tasks", None),
+            (["--config.tasks=a", "--config.tasks=None", "--config.tasks=b"], "tasks", ("b",)),
+            (["--config.sizes=3"], "sizes", (3,)),
+            (["--config.sizes=3,0.5,-1,1e3"], "sizes", (3, 0.5, -1, 1000.0)),
+            (["--config.sizes=(1,2)"], "sizes", (1, 2)),
+            (["--config.sizes=[1, 2]"], "sizes", (1, 2)),
+            (["--config.sizes=x"], "sizes", ("x",)),
+            (["--config.unset=3,x"], "unset", (3, "x")),
+            (["--config.layers=3,4"], "layers", [3, 4]),
+            (["--config.layers="], "layers", []),
+            (["--config.note=1"], "note", 1),
+            (["--config.note=1.5"], "note", 1.5),
+            (["--config.note=yes=no"], "note", "yes=no"),
+            (["--config.note="], "note", ""),
+            (["--config.note=None"], "note", None),
+            (["--config.rope.scaling="], "rope.scaling", ""),
+            (["--config.rope.scaling=a=b, c"], "rope.scaling", "a=b, c"),
+            (["--config.rope.scaling=None"], "rope.scaling", None),
+            (["--config.rope.scaling=none"], "rope.scaling", "none"),
+            (["--config.rope.theta=None"], "rope.theta", None),
+            (["--config.rope.theta=-.5"], "rope.theta", -0.5),
+            (["--config.rope.resonance=None"], "rope.resonance", None),
+            (["--config.rope.resonance=0"], "rope.resonance", False),
+            (["-config.rope.resonance"], "rope.resonance", True),
+            (["--config.rope.head_dim=None"], "rope.head_dim", None),
+            (["--config.rope.head_dim=64", "--config.rope.head_dim=None"], "rope.head_dim", None),
+            (["--config.steps=None", "--config.steps=4"], "steps", 4),
+            (["--config.steps", "-4"], "steps", -4),
         ],
     )
     def test_override(
@@ -134,16 +183,30 @@ class TestParse:
             (["--workdir=w", "--config.steps=abc"], ["--config.steps=abc", "int"]),
             (["--workdir=w", "--config.rope.resonance=abc"], ["resonance=abc", "True nor False"]),
             (["--workdir=w", "--config.tasks=(1,"], ["--config.tasks=(1,", "tuple"]),
+            (["--workdir=w", "--config.tasks='a"], ["--config.tasks='a", "tuple"]),
+            (["--workdir=w", "--config.steps"], ["--config.steps", "Missing value"]),
+            (["--workdir=w", "--config.steps="], ["--config.steps=", "int"]),
+            (["--workdir=w", "--config.steps=1.5"], ["--config.steps=1.5", "int"]),
+            (["--workdir=w", "--config.steps", "abc"], ["--config.steps=abc", "int"]),
+            (["--workdir=w", "--config.rope.theta="], ["--config.rope.theta=", "float"]),
+            (["--workdir=w", "--config.rope.resonance="], ["resonance=", "True nor False"]),
+            (["--workdir=w", "--noconfig.steps"], ["--noconfig.steps", "only fields of type bool"]),
+            (["--workdir=w", "--noconfig.rope.resonance=True"], ["without a value"]),
+            (["--workdir=w", "--config.theta=1"], ["'theta'; config.rope.theta is there"]),
+            (["--workdir=w", "--config.rop.theta=1"], ["no key 'rop'", "did you mean 'rope'?"]),
+            (["--workdir=w", "--config.mesh.fsdp=1"], ["config has no key 'mesh'", "rope, sizes"]),
             (
                 ["--workdir=w", "--config.rope.thet=1"],
                 ["config.rope", "'thet'", "did you mean 'theta'?", "head_dim, resonance, scaling"],
             ),
-            (["--workdir=w", "--config.zzz=1"], ["'zzz'", "layers, note, rope, steps, tasks"]),
+            (
+                ["--workdir=w", "--config.zzz=1"],
+                ["'zzz'", "layers, note, rope, sizes, steps, tasks, "],
+            ),
             (["--workdir=w", "--config.=1"], ["config has no key ''"]),
             (["--workdir=w", "--config.rope=1"], ["config.rope is a group", "theta"]),
             (["--workdir=w", "--config.steps.x=1"], ["config.steps is a value"]),
-            (["--workdir=w", "--config.layers=1"], ["config.layers", "list", "in the config file"]),
-            (["--workdir=w", "--config.note=1"], ["config.note", "NoneType"]),
+            (["--workdir=w", "--config.callback=1"], ["config.callback", "in the config file"]),
         ],
     )
     def test_bad_flags(self, config_file: Path, words: Sequence[str], parts: Sequence[str]) -> None:
@@ -179,9 +242,13 @@ class TestParse:
         assert given.config.rope.theta == 5.0
 
     def test_override_before_its_config(self, config_file: Path) -> None:
-        message = _error("--config.steps=1", f"--config={config_file}", "--workdir=w")
-        assert "before" in message
-        assert "--config.steps=1" in message
+        values = _parse("--config.steps=1", f"--config={config_file}", "--workdir=w")
+        assert values.config.steps == 1
+
+    def test_flags_in_a_file(self, config_file: Path) -> None:
+        file = config_file.with_name("flags.txt")
+        file.write_text(f"--config={config_file}\n--workdir=w\n--config.tasks=a b,c\n")
+        assert _parse(f"--flagfile={file}").config.tasks == ("a b", "c")
 
     @pytest.mark.parametrize(
         ("source", "parts"),

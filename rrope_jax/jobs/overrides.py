@@ -1,0 +1,196 @@
+"""Fields of a config as flags: `--config.KEY=VALUE`, read from the words of a command line.
+
+Any field can be given. What it holds in the config says how its flag is read, and `None` is None
+for all of them:
+
+    bool         --config.KEY, --noconfig.KEY, or a value such as True, false, 1
+    int, float   a number; a field of type int takes no fraction
+    str          the text as it is, which may be empty
+    tuple, list  elements with commas between them, Python's ('a', 'b'), or the flag several times;
+                 without any it is empty
+    None         a Python literal, else text: nothing is known of the type
+
+Elements are text where those in the config are (`--config.tasks=1,2` names two tasks); otherwise
+those that read as numbers are numbers. A comma inside of an element wants quotes: "('a, b',)".
+"""
+
+import ast
+import re
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict
+
+_WORD = re.compile(r"--?(?P<no>no)?config\.(?P<key>[^=]*)(=(?P<text>.*))?", re.DOTALL)
+# What is between commas, but for those in brackets: they are of a pattern such as [a,b].txt.
+_ELEMENT = re.compile(r"(?:\[[^\]]*\]|[^,])+", re.DOTALL)
+
+
+class Override(NamedTuple):
+    """One flag of a field.
+
+    Attributes:
+      word: the flag as it was given, with its value, for messages.
+      key: the field, such as `rope.theta`.
+      text: the value; None where there is none (`--config.rope.resonance`).
+      no: whether it is `--noconfig.KEY`.
+    """
+
+    word: str
+    key: str
+    text: str | None
+    no: bool
+
+
+def take(
+    words: Sequence[str], is_switch: Callable[[str], bool]
+) -> tuple[list[Override], list[str]]:
+    """Parts the overrides from the other words of a command line.
+
+    Args:
+      words: all of them. What follows a `--` is left alone.
+      is_switch: whether a key is of a field that needs no value; the word after any other key is
+        its value.
+
+    Returns:
+      The overrides in their order, and the other words.
+    """
+    overrides: list[Override] = []
+    others: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == "--":
+            others += [word, *left]
+        elif found := _WORD.fullmatch(word):
+            text, no = found["text"], found["no"] is not None
+            if text is None and not no and not is_switch(found["key"]):
+                text = next(left, None)
+                word = word if text is None else f"{word}={text}"
+            overrides.append(Override(word, found["key"], text, no))
+        else:
+            others.append(word)
+    return overrides, others
+
+
+def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
+    """Sets the fields, which the config has to have.
+
+    The last flag of a field counts; several of a tuple or a list are joined, from the last None on.
+
+    Raises:
+      ValueError: a value is not of the field's type; the message begins with the flag.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        holder, name = _place(config, override.key)
+        try:
+            value = _read(override, holder.get_type(name), holder[name])
+        except ValueError as error:
+            raise ValueError(f"{override.word}: {error}") from None
+        before = values.get(override.key)
+        if isinstance(value, tuple | list) and before is not None:
+            value = before + value
+        values[override.key] = value
+    for key, value in values.items():
+        holder, name = _place(config, key)
+        holder[name] = value
+
+
+def can_set(kind: type) -> bool:
+    """Whether a flag can set fields of a type."""
+    return issubclass(kind, tuple(_READERS))
+
+
+def _place(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
+    """The group that has a field, and the field's name there."""
+    *groups, name = key.split(".")
+    for group in groups:
+        config = config[group]
+    return config, name
+
+
+def _read(override: Override, kind: type, present: Any) -> Any:
+    expected = f"(expected {kind.__name__})"
+    if override.no and (override.text is not None or kind is not bool):
+        raise ValueError(f"only fields of type bool have a --no..., without a value {expected}")
+    if override.text is None:
+        if kind is not bool:
+            raise ValueError(f"Missing value {expected}")
+        return not override.no
+    if override.text == "None":
+        return None
+    reader = next(reader for known, reader in _READERS.items() if issubclass(kind, known))
+    try:
+        return reader(override.text, present)
+    except ValueError as error:
+        raise ValueError(f"{error} {expected}") from None
+
+
+def _boolean(text: str, present: Any) -> bool:
+    try:
+        return bool(flags.BooleanParser().parse(text))
+    except ValueError:
+        raise ValueError("neither True nor False") from None
+
+
+def _integer(text: str, present: Any) -> int:
+    return int(flags.IntegerParser().parse(text))
+
+
+def _number(text: str, present: Any) -> float:
+    return float(text)
+
+
+def _text(text: str, present: Any) -> str:
+    return text
+
+
+def _elements(text: str, present: Any) -> tuple[Any, ...]:
+    as_text = bool(present) and all(isinstance(element, str) for element in present)
+    literal = _literal(text)
+    if isinstance(literal, str):
+        return (literal,)
+    if isinstance(literal, tuple | list):
+        texts = all(isinstance(element, str) for element in literal)
+        if texts or not as_text or text.startswith("("):
+            return tuple(literal)
+    elif text.startswith(("(", "'", '"')):
+        raise ValueError("neither a Python tuple nor words with commas between them")
+    words = [word.strip() for word in _ELEMENT.findall(text)]
+    return tuple(words if as_text else map(_number_or_text, words))
+
+
+def _list(text: str, present: Any) -> list[Any]:
+    return list(_elements(text, present))
+
+
+def _number_or_text(word: str) -> Any:
+    literal = _literal(word)
+    return literal if isinstance(literal, int | float | str) else word
+
+
+def _literal_or_text(text: str, present: Any) -> Any:
+    literal = _literal(text)
+    return text if literal is None else literal
+
+
+def _literal(text: str) -> Any:
+    """The Python value that a text writes; None where it writes none."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # as its documentation has it
+        return None
+
+
+_READERS: dict[type, Callable[[str, Any], Any]] = {
+    bool: _boolean,  # before int, of which it is one
+    int: _integer,
+    float: _number,
+    str: _text,
+    tuple: _elements,
+    list: _list,
+    types.NoneType: _literal_or_text,
+}
+"""Type of a field -> what makes a value of a flag's text and the field's present value."""

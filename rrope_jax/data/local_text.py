@@ -1,26 +1,22 @@
 """Text in local files: plain text, one document a file; JSONL, one a line; either gzipped."""
 
+import codecs
 import contextlib
-import glob
 import gzip
 import hashlib
 import itertools
 import json
-import logging
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from rrope_jax.data import local_files
 from rrope_jax.data.document import Document, Documents
 
-_LOG = logging.getLogger(__name__)
-
 _GZIP, _JSONL = ".gz", ".jsonl"
-# What is read of a folder. A file that is named or globbed is plain text where it is none of these.
-_IN_FOLDERS = (".txt", _JSONL, _GZIP)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -46,7 +42,7 @@ class LocalText(Documents):
         """Finds the documents; of plain text it reads nothing yet.
 
         Args:
-          source: a path, or a glob (`**` for folders of any depth).
+          source: a path, or a glob (`**` for folders of any depth): see `local_files.find`.
           text_key: the field of a JSONL object that holds the text.
 
         Raises:
@@ -55,11 +51,14 @@ class LocalText(Documents):
         self._text_key = text_key
         self._entries: list[_Entry] = []
         digest = hashlib.blake2b(text_key.encode(), digest_size=16)
-        folder, files = _find(source)
+        with _saying(Path(source)):
+            folder, files = local_files.find(source)
         for file in files:
-            name, status = file.relative_to(folder).as_posix(), file.stat()
+            name = file.relative_to(folder).as_posix()
+            with _saying(file):
+                status = file.stat()
+                self._entries += _entries(name, file)
             digest.update(os.fsencode(f"\n{name}\0{status.st_size}\0{status.st_mtime_ns}"))
-            self._entries += _entries(name, file)
         self.names = [entry.name for entry in self._entries]
         self.fingerprint = digest.hexdigest()
         if not self._entries:
@@ -79,16 +78,24 @@ class LocalText(Documents):
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
+            what = f"{error.reason} at byte {error.start}"
+            if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                what = "it begins like UTF-16"
             raise ValueError(
-                f"{_where(entry)} is not UTF-8 ({error.reason} at byte {error.start}); convert it "
-                "first, with iconv for instance"
+                f"{_where(entry)} is not UTF-8 ({what}); convert it first, with iconv for instance"
             ) from error
+        if "\0" in text:
+            raise ValueError(
+                f"{_where(entry)} is no text (byte {data.index(0)} is NUL): an archive, or UTF-16, "
+                "which has to be converted first, with iconv for instance"
+            )
         return text if entry.line is None else self._field(text, entry)
 
     def _field(self, line: str, entry: _Entry) -> str:
         try:
-            fields = json.loads(line)
-        except ValueError as error:
+            # float: Python reads whole numbers of 4,300 digits at most
+            fields = json.loads(line, parse_int=float)
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{_where(entry)} is not JSON ({error}); JSONL has one JSON object a line"
             ) from error
@@ -102,40 +109,12 @@ class LocalText(Documents):
         return _LONE_SURROGATE.sub("\ufffd", text)  # an escape can make one; UTF-8 has none
 
 
-def _find(source: str) -> tuple[Path, Sequence[Path]]:
-    """The folder that names are relative to, and the files."""
-    path = Path(source)
-    if path.is_file():
-        return path.parent, [path]
-    if path.is_dir():
-        every = sorted(p for p in path.rglob("*") if p.is_file())
-        files = [p for p in every if p.suffix in _IN_FOLDERS and not _hidden(p.relative_to(path))]
-        if not files:
-            raise ValueError(
-                f"source={source!r}: no file in this folder ends in {', '.join(_IN_FOLDERS)}; "
-                "give a glob for files of other endings"
-            )
-        if others := len(every) - len(files):
-            _LOG.info("%s: %d files not read, hidden or of other kinds", path, others)
-        return path, files
-    files = sorted(p for name in glob.iglob(source, recursive=True) if (p := Path(name)).is_file())
-    if not files:
-        raise ValueError(f"source={source!r} is neither a file nor a folder nor a glob of files")
-    # not the files' own common folder: a file added elsewhere would rename all the others
-    fixed = itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts)
-    return Path(*fixed), files
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def _entries(name: str, file: Path) -> Iterator[_Entry]:
-    if _JSONL not in file.suffixes[-2:]:
+    if not file.name.lower().removesuffix(_GZIP).endswith(_JSONL):
         yield _Entry(name, file)
         return
     offset = 0
-    with _saying(file), _opened(file) as lines:
+    with _opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield _Entry(f"{name}:{number}", file, number, offset)
@@ -143,7 +122,11 @@ def _entries(name: str, file: Path) -> Iterator[_Entry]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == _GZIP else path.open("rb")
+    if path.suffix.lower() != _GZIP:
+        return path.open("rb")
+    if path.stat().st_size == 0:  # which Python takes for a compressed nothing
+        raise EOFError("it is empty, not even a header")
+    return cast(BinaryIO, gzip.open(path))
 
 
 @contextlib.contextmanager

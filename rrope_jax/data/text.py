@@ -4,15 +4,18 @@ import dataclasses
 import difflib
 import fnmatch
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from rrope_jax.data.document import Documents
 from rrope_jax.data.local_text import LocalText
-from rrope_jax.data.text_tfds import TfdsText, prepared
 
 TFDS = "tfds:"
 """What a source begins with that names a TFDS data set."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NAMES_SHOWN = 10_000  # among which the nearest to a wrong name is looked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,18 +25,19 @@ class TextConfig:
     Attributes:
       source: path of a text file, of a JSONL file (either may be gzipped) or of a folder of such
         files; a glob of files; or "tfds:NAME" with "/CONFIG" and ":VERSION" where there are
-        several.
+        several. What exists under the very name is no glob, whatever is in it.
       data_dir: where TFDS keeps its data sets. Local text is made into one there, once, and read
         from there afterwards; None reads the local files themselves.
       split: split of a TFDS data set.
       text_key: field of a JSONL object or TFDS example that holds the text. None is "text" for
         JSONL, and the only text field for TFDS.
-      heldout: names of documents, or patterns of names (`*`, `?`, `[...]`), not to train on.
+      heldout: names of documents, or patterns of names (`*`, `?`, `[...]`), not to train on. The
+        very name of a document is no pattern.
       heldout_share: share of the other documents that is held out as well, by a hash of their
         names.
 
     Raises:
-      ValueError: a field is out of range.
+      ValueError: a field is out of range, empty, or the URL of what is not on this machine.
     """
 
     source: str
@@ -48,6 +52,16 @@ class TextConfig:
             raise ValueError(
                 f"source={self.source!r} names nothing; give a file, folder or glob, or {TFDS}NAME"
             )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value == "":
+                unset = " or None" if field.default is None else ""
+                raise ValueError(f"{field.name}='' names nothing; give a name{unset}")
+            if isinstance(value, str) and _URL.match(value):
+                raise ValueError(
+                    f"{field.name}={value!r} is a URL, and only local paths are read and written; "
+                    "copy what it names to this machine, or mount it"
+                )
         if not 0 <= self.heldout_share < 1:
             raise ValueError(
                 f"heldout_share={self.heldout_share} must be at least 0 and below 1: it is a share "
@@ -62,6 +76,8 @@ def documents(config: TextConfig) -> Documents:
       ValueError: there is nothing to read at the source, or it cannot be read.
     """
     if config.source.startswith(TFDS):
+        from rrope_jax.data.text_tfds import TfdsText  # here: TFDS takes a second to import
+
         return TfdsText(
             config.source.removeprefix(TFDS),
             data_dir=config.data_dir,
@@ -69,7 +85,11 @@ def documents(config: TextConfig) -> Documents:
             text_key=config.text_key,
         )
     local = LocalText(config.source, text_key=config.text_key or "text")
-    return local if config.data_dir is None else prepared(local, config.data_dir)
+    if config.data_dir is None:
+        return local
+    from rrope_jax.data.text_tfds import prepared  # here, as above
+
+    return prepared(local, config.data_dir)
 
 
 class Parts(NamedTuple):
@@ -88,16 +108,19 @@ def split(config: TextConfig, names: Sequence[str]) -> Parts:
     Raises:
       ValueError: an entry of `heldout` fits no name.
     """
-    for pattern in config.heldout:
+    every = frozenset(names)
+    exact = every.intersection(config.heldout)
+    patterns = [pattern for pattern in config.heldout if pattern not in exact]
+    for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)
+            nearest = difflib.get_close_matches(pattern, names[:_NAMES_SHOWN], n=1, cutoff=0.0)
             raise ValueError(
                 f"heldout: {pattern!r} fits none of the {len(names)} documents; the nearest name "
                 f"is {nearest[0]!r}"
             )
     parts = Parts([], [])
     for index, name in enumerate(names):
-        named = any(fnmatch.fnmatchcase(name, pattern) for pattern in config.heldout)
+        named = name in exact or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
         held = named or _place(name) < config.heldout_share
         (parts.heldout if held else parts.train).append(index)
     return parts

@@ -1,5 +1,6 @@
 """Text in TFDS data sets of the array_record format, made and read without TensorFlow."""
 
+import contextlib
 import difflib
 import hashlib
 import re
@@ -44,16 +45,29 @@ def prepared(documents: Documents, data_dir: str) -> "TfdsText":
     """Makes the data set `rrope_text/FINGERPRINT` of the documents, or finds it made earlier.
 
     Raises:
-      ValueError: a document cannot be read, or data_dir cannot be written.
+      ValueError: a document cannot be read or has a name that TFDS cannot write, or data_dir cannot
+        be written.
     """
+    for name in documents.names:
+        if not _is_unicode(name):
+            raise ValueError(
+                f"{name!a}: the file's name is not UTF-8, and TFDS writes no other; rename the "
+                f"file, or read the files themselves: data_dir=None instead of {data_dir!r}"
+            )
     config = tfds.core.BuilderConfig(name=documents.fingerprint)
+    folder = Path(data_dir, RropeText.name, config.name, str(RropeText.VERSION))
     try:
-        prepare(RropeText, documents, data_dir=data_dir, config=config)
-    except OSError as error:
+        if not folder.exists():
+            prepare(RropeText, documents, data_dir=data_dir, config=config)
+    except ValueError:
+        raise  # of the documents
+    except Exception as error:  # TFDS, its writer and the disk raise all kinds
         raise ValueError(
-            f"data_dir={data_dir!r} cannot be used: {error.strerror or error}; give a folder with "
-            "room that can be written, or None to read the files themselves"
+            f"data_dir={data_dir!r} cannot be used: {_reason(error)}; give a folder with room that "
+            "can be written, or None to read the files themselves"
         ) from error
+    if not (folder / _INFO).is_file():
+        raise DamagedError(folder, f"it has no {_INFO}")
     return TfdsText(f"rrope_text/{config.name}", data_dir=data_dir, split="train", text_key="text")
 
 
@@ -76,7 +90,8 @@ class TfdsText(Documents):
           ValueError: it is not prepared there as array_record, or lacks the split or the feature.
         """
         folder = _folder(name, Path(data_dir or tfds.core.constants.DATA_DIR))
-        builder = tfds.builder_from_directory(folder)
+        with _naming_damage(folder):
+            builder = tfds.builder_from_directory(folder)
         found = builder.info.file_format
         if found is None or found.value != FORMAT:
             raise ValueError(
@@ -88,6 +103,8 @@ class TfdsText(Documents):
             self._examples = builder.as_data_source(split=split)
         except ValueError as error:
             raise ValueError(f"split={split!r} of source='tfds:{name}': {_line(error)}") from error
+        except Exception as error:
+            raise DamagedError(folder, _line(error)) from error
         self._folder, self._prefix = folder, f"{builder.info.name}/{split}"
         content = f"{builder.info.as_json}\0{split}\0{self._text_key}"
         self.fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -101,15 +118,44 @@ class TfdsText(Documents):
             yield Document(self.names[index], self._read(index, self._text_key))
 
     def _read(self, index: int, key: str) -> str:
+        with _naming_damage(self._folder):
+            data = self._examples[index][key]
+            if not isinstance(data, bytes):  # None, from a file that was cut short at some places
+                raise TypeError(f"there is no {key} in example {index}")
         try:
-            text: str = self._examples[index][key].decode()
+            return data.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{key} of {self._prefix}/{index} is not UTF-8: {error}") from error
-        except RuntimeError as error:  # of the C++ reader
-            raise ValueError(
-                f"{self._folder} is damaged: {_line(error)}; prepare or copy it again"
-            ) from error
-        return text
+
+
+class DamagedError(ValueError):
+    """A data set that cannot be read."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        """Takes the folder of the data set, and what is wrong."""
+        mend = "prepare or copy it again after removing the folder"
+        super().__init__(f"{folder} is damaged: {reason}; {mend}")
+
+
+@contextlib.contextmanager
+def _naming_damage(folder: Path) -> Iterator[None]:
+    """Names the data set where reading it fails: damaged files raise errors of every kind."""
+    try:
+        yield
+    except Exception as error:
+        raise DamagedError(folder, _line(error)) from error
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or _line(error)
 
 
 def _line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -168,8 +169,8 @@ def _is_whole(folder: Path) -> bool:
         tokens, table = _load(folder)
         if len(tokens) == table["size"].sum():
             return True
-    except (OSError, EOFError, ValueError, KeyError):
-        pass
+    except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
+        pass  # whatever JSON and numpy make of damaged files
     _LOG.warning("%s is damaged and made again", folder)
     shutil.rmtree(folder)
     return False

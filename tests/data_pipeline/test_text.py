@@ -1,15 +1,19 @@
 """Local files as documents, and which of them are held out."""
 
+import codecs
+import errno
 import gzip
 import json
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rrope_jax.data.text import TextConfig, documents, split
+from rrope_jax.jobs.workdir import Workdir
 from tests.data_pipeline.samples import NAMES, TEXTS
 
 # Name of a file -> its bytes, and what is said of them.
@@ -21,8 +25,30 @@ DAMAGED = {
     "e.jsonl": (b'["x"]', r"/e\.jsonl:1 has no string 'text' \(found: list\)"),
     "f.txt.gz": (b"no gzip", r"/f\.txt\.gz is damaged \(Not a gzipped file"),
     "g.txt.gz": (gzip.compress(b"x" * 99)[:-12], r"/g\.txt\.gz is damaged .*again"),
+    "i.txt": (codecs.BOM_UTF16_LE + "text".encode("utf-16-le"), "not UTF-8 .*begins like UTF-16"),
+    "j.txt": ("text".encode("utf-16-le"), r"/j\.txt is no text \(byte 1 is NUL\)"),
+    "k.jsonl": ('{"text": ""}'.encode("utf-16-le"), r"/k\.jsonl:1 is no text"),
+    "l.txt.gz": (b"", r"/l\.txt\.gz is damaged \(it is empty"),
+    "m.jsonl.gz": (b"", r"/m\.jsonl\.gz is damaged \(it is empty"),
+    "n.jsonl": (b"[" * 100_000, r"/n\.jsonl:1 is not JSON"),
+    "o.jsonl": (b'{"text": null}', r"/o\.jsonl:1 has no string 'text'"),
+    "p.jsonl": (b'{"text": ["x"]}', r"/p\.jsonl:1 has no string 'text'"),
+    "q.jsonl": (b'"text"', r"/q\.jsonl:1 has no string 'text' \(found: str\)"),
+    "r.txt.gz": (gzip.compress(b"x" * 99) + b"rest", r"/r\.txt\.gz is damaged"),
+    "s.txt.gz": (gzip.compress(b"\xff"), r"/s\.txt\.gz is not UTF-8"),
     "h.jsonl.gz": (gzip.compress(b'{"text": ""}')[:-9], r"/h\.jsonl\.gz is damaged"),
 }
+
+
+def _denying(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The function, but not of a folder `deep`: root, who may run the tests, can read them all."""
+
+    def denied(path: str) -> Any:
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return function(path)
+
+    return denied
 
 
 class TestSources:
@@ -46,6 +72,13 @@ class TestSources:
             ("?.txt", ["a.txt", "b.txt"]),
             ("**/*.txt", ["a.txt", "b.txt", "deep/d.txt"]),
             ("deep/*", ["d.txt"]),
+            ("deep/**", ["d.txt"]),
+            ("**/d*", ["deep/d.txt"]),
+            ("**/deep/**/d.txt", ["deep/d.txt"]),
+            ("[ab].txt", ["a.txt", "b.txt"]),
+            ("[!a].txt", ["b.txt"]),
+            (".h*", [".hidden.txt"]),
+            ("*/../a.txt", ["deep/../a.txt"]),
         ],
     )
     def test_file_and_glob(self, folder: Path, name: str, names: list[str]) -> None:
@@ -71,6 +104,124 @@ class TestSources:
         with caplog.at_level(logging.INFO, "rrope_jax"):
             documents(TextConfig(source=str(folder)))
         assert "2 files not read, hidden or of other kinds" in caplog.text
+
+    @pytest.mark.parametrize(
+        "name",
+        ["a.json.gz", "a.csv.gz", "a.tar.gz", "a.tgz", "a.gz", "a.jsonl.bz2", "a.txt~", "a.json"],
+    )
+    def test_only_text_is_read_of_a_folder(self, folder: Path, name: str) -> None:
+        data = b'{"text": "a page"}'
+        (folder / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+        assert list(documents(TextConfig(source=str(folder))).names) == NAMES
+
+    def test_file_of_another_ending_is_text_where_it_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"one,two"))
+        (tmp_path / "b.jsonl.txt").write_text("not rows")
+        for name, text in (("a.csv.gz", "one,two"), ("*.csv.gz", "one,two"), ("b*", "not rows")):
+            (document,) = documents(TextConfig(source=str(tmp_path / name)))
+            assert document.text == text
+
+    @pytest.mark.parametrize(
+        "pattern", ["**/**/*.txt", "**/./**/*.txt", "**/*.txt", "*/../**/*.txt", "./**/**/**/d.txt"]
+    )
+    def test_every_file_once(self, folder: Path, pattern: str) -> None:
+        found = documents(TextConfig(source=f"{folder}/{pattern}"))
+        texts = [document.text for document in found]
+        assert len(set(texts)) == len(texts) > 0
+        assert len(set(found.names)) == len(texts)
+
+    @pytest.mark.parametrize("pattern", [".", "**/*", "*", "linked/**/*", "./*/../**/*"])
+    def test_links_give_no_file_twice(self, folder: Path, pattern: str) -> None:
+        (folder / "picture.png").unlink()
+        (folder / "0.txt").symlink_to("a.txt")
+        (folder / "linked").symlink_to("deep")
+        (folder / "deep" / "up").symlink_to("..")  # round and round
+        found = documents(TextConfig(source=os.path.join(folder, pattern)))
+        texts = [document.text for document in found]
+        assert len(set(texts)) == len(texts) > 0
+        assert "0.txt" not in found.names
+
+    def test_linked_folder_as_a_source(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(folder)
+        (folder / "0.txt").symlink_to("a.txt")
+        found = documents(TextConfig(source=str(tmp_path / "link")))
+        assert [document.text for document in found] == TEXTS
+
+    def test_link_to_a_file_elsewhere(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "blob").write_text("linked")
+        (folder / "y.txt").symlink_to(tmp_path / "blob")
+        (folder / "z.txt").symlink_to(tmp_path / "blob")
+        assert list(documents(TextConfig(source=str(folder))).names) == [*NAMES, "y.txt"]
+
+    @pytest.mark.parametrize("source", [".", "**/*.*", "./**/**/*"])
+    def test_results_of_a_run_are_no_text(
+        self, folder: Path, source: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / "picture.png").unlink()
+        monkeypatch.chdir(folder)
+        before = documents(TextConfig(source=source))
+        with Workdir.claim("runs/x", {"steps": 3}) as workdir:
+            workdir.write_text("metrics.jsonl", '{"step": 1}\n')
+            workdir.write_text("deep/sample.txt", "of the model")
+            after = documents(TextConfig(source=source))
+        assert list(after.names) == list(before.names)
+        assert after.fingerprint == before.fingerprint
+
+    def test_results_of_a_run_that_are_named(self, tmp_path: Path) -> None:
+        with Workdir.claim(tmp_path / "run", {}) as workdir:
+            workdir.write_text("samples/a.txt", "of the model")
+        for source in ("run", "run/samples", "run/samples/a.txt", "run/**/*.txt"):
+            (document,) = documents(TextConfig(source=str(tmp_path / source)))
+            assert document.text == "of the model"
+
+    @pytest.mark.parametrize("name", ["a[1].txt", "[a].txt", "*.txt", "a?.txt", "**", "[x]/a.txt"])
+    def test_file_named_like_a_pattern(self, tmp_path: Path, name: str) -> None:
+        for other in ("a1.txt", "a.txt", "ab.txt", "x/a.txt"):
+            (tmp_path / other).parent.mkdir(exist_ok=True)
+            (tmp_path / other).write_text("other")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("this")
+        (document,) = documents(TextConfig(source=str(tmp_path / name)))
+        assert document.text == "this"
+
+    def test_folder_named_like_a_pattern(self, tmp_path: Path) -> None:
+        for folder in ("[ab]", "a"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "c.txt").write_text(folder)
+        for source in ("[ab]", "[ab]/*.txt", "[ab]/c.txt"):
+            found = documents(TextConfig(source=str(tmp_path / source)))
+            assert [*found] == [("c.txt", "[ab]")]
+
+    def test_marks_of_byte_order_begin_any_file_or_row(self, tmp_path: Path) -> None:
+        rows = [codecs.BOM_UTF8 + json.dumps({"text": t}).encode() for t in ("a", "b")]
+        (tmp_path / "rows.jsonl").write_bytes(b"\r\n".join(rows))
+        assert [d.text for d in documents(TextConfig(source=str(tmp_path)))] == ["a", "b"]
+
+    def test_rows_hold_what_json_allows(self, tmp_path: Path) -> None:
+        (tmp_path / "rows.jsonl").write_text(f'{{"text": "a\\u0000", "n": {"9" * 5000}}}')
+        assert documents(TextConfig(source=str(tmp_path)))[0].text == "a\0"
+
+    def test_name_that_is_not_utf8(self, tmp_path: Path) -> None:
+        with open(os.fsencode(tmp_path) + b"/caf\xe9.txt", "wb") as file:
+            file.write(b"text")
+        (document,) = documents(TextConfig(source=str(tmp_path)))
+        assert document == ("caf\udce9.txt", "text")
+
+    @pytest.mark.parametrize("pattern", [".", "**/*.txt"])
+    def test_folder_that_cannot_be_read_is_told(
+        self,
+        folder: Path,
+        pattern: str,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for function in ("scandir", "listdir"):
+            monkeypatch.setattr(os, function, _denying(getattr(os, function)))
+        monkeypatch.setattr(logging.getLogger("rrope_jax"), "propagate", True)
+        found = documents(TextConfig(source=str(folder / pattern)))
+        assert "deep/d.txt" not in found.names
+        assert "1 folders not read, such as " in caplog.text
+        assert "deep: Permission denied" in caplog.text
 
     def test_text_is_kept_to_the_letter(self, tmp_path: Path) -> None:
         text = "\r\n one\ttwo \n\n\u2028é\n"
@@ -108,7 +259,14 @@ class TestRefusals:
         ("make", "message"),
         [
             (lambda p: p.rmdir(), r"source='.*/x' is neither a file nor a folder nor a glob"),
-            (lambda p: None, r"source='.*/x': no file in this folder ends in \.txt, \.jsonl, \.gz"),
+            (lambda p: None, r"source='.*/x': no file in this folder ends in \.txt, \.jsonl, "),
+            (lambda p: (p / "x.txt").mkdir(), r"no file in this folder ends in"),
+            (lambda p: os.mkfifo(p / "x.txt"), r"no file in this folder ends in"),
+            (lambda p: (p / "x.txt").symlink_to("gone"), r"no file in this folder ends in"),
+            (
+                lambda p: Workdir.claim(p / "run", {}).release(),
+                r"\(1 working folders .* left out\)",
+            ),
             (lambda p: (p / "e.jsonl").write_text("\n \n"), r"no line in it, so no document"),
         ],
     )
@@ -134,10 +292,41 @@ class TestRefusals:
             found[1]
 
     @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (os.mkfifo, r"source='.*/x.txt' is neither a file nor a folder; copy its text"),
+            (lambda p: p.symlink_to("gone"), r"source='.*/x.txt' is a link to what is not there"),
+            (lambda p: p.symlink_to("x.txt"), r"x\.txt cannot be read: Too many levels"),
+            (lambda p: p.write_text(""), None),
+        ],
+        ids=["pipe", "broken link", "endless link", "empty"],
+    )
+    def test_path_that_is_no_text(
+        self, tmp_path: Path, make: Callable[[Path], object], message: str | None
+    ) -> None:
+        make(tmp_path / "x.txt")
+        config = TextConfig(source=str(tmp_path / "x.txt"))
+        if message is None:  # a text without a word, which training counts
+            assert [*documents(config)] == [("x.txt", "")]
+        else:
+            with pytest.raises(ValueError, match=message):
+                documents(config)
+
+    def test_name_that_is_too_long(self) -> None:
+        with pytest.raises(ValueError, match="cannot be read: File name too long"):
+            documents(TextConfig(source="x" * 5000))
+
+    @pytest.mark.parametrize(
         ("fields", "message"),
         [
             ({"source": ""}, "source='' names nothing"),
             ({"source": "tfds:"}, "source='tfds:' names nothing"),
+            ({"source": "gs://bucket/text"}, "source='gs://bucket/text' is a URL"),
+            ({"source": "https://x.example/a.txt"}, "is a URL, and only local paths"),
+            ({"source": "x", "data_dir": "s3://bucket"}, "data_dir='s3://bucket' is a URL"),
+            ({"source": "x", "data_dir": ""}, "data_dir='' names nothing; give a name or None"),
+            ({"source": "x", "text_key": ""}, "text_key='' names nothing"),
+            ({"source": "x", "split": ""}, "split='' names nothing; give a name$"),
             ({"source": "x", "heldout_share": 1.0}, r"heldout_share=1\.0 must be .* below 1"),
             ({"source": "x", "heldout_share": -0.1}, r"heldout_share=-0\.1 must be at least 0"),
         ],
@@ -151,6 +340,11 @@ class TestSplit:
     def test_by_name_and_pattern(self) -> None:
         config = TextConfig(source="x", heldout=("b.txt", "e.jsonl:*"))
         assert split(config, NAMES) == ([0, 2, 3, 6], [1, 4, 5])
+
+    def test_name_of_a_document_is_no_pattern(self) -> None:
+        names = ["a[1].txt", "a1.txt", "*.txt", "b.txt", "c.txt"]
+        assert split(TextConfig(source="x", heldout=("a[1].txt",)), names).heldout == [0]
+        assert split(TextConfig(source="x", heldout=("*.txt", "[bc]*")), names).heldout == [2, 3, 4]
 
     def test_nothing_is_held_out_unless_asked_for(self) -> None:
         assert split(TextConfig(source="x"), NAMES) == (list(range(7)), [])

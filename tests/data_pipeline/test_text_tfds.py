@@ -1,5 +1,6 @@
 """Text in TFDS data sets: ours from local files, and others that were prepared elsewhere."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,42 @@ class TestLocalText:
         with pytest.raises(ValueError, match=r"z\.txt is not UTF-8"):
             documents(TextConfig(source=str(folder), data_dir=data_dir))
         assert list(Path(data_dir).rglob("*.array_record*")) == []
+
+    @pytest.mark.parametrize("left", [0, 1000, 65536, 70000, 131072])
+    def test_copy_that_was_cut_short(self, tmp_path: Path, data_dir: str, left: int) -> None:
+        text = tmp_path / "text"
+        text.mkdir()
+        for name in ("a.txt", "b.txt"):  # which does not shrink when it is compressed
+            (text / name).write_text(np.random.default_rng(0).bytes(80_000).hex())
+        config = TextConfig(source=str(text), data_dir=data_dir)
+        assert len(list(documents(config))) == 2
+        (file,) = Path(data_dir).rglob("*.array_record*")
+        file.write_bytes(file.read_bytes()[:left])
+        with pytest.raises(ValueError, match=r"/1\.0\.0 is damaged: .*; prepare or copy it again"):
+            list(documents(config))
+
+    @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+    @pytest.mark.parametrize("content", [None, b"", b"{", b"null", b"[]", b'"x"', b"\xff"])
+    def test_damaged_description(
+        self, folder: Path, data_dir: str, name: str, content: bytes | None
+    ) -> None:
+        config = TextConfig(source=str(folder), data_dir=data_dir)
+        documents(config)
+        (file,) = Path(data_dir).rglob(name)
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"/1\.0\.0 is damaged: .*; prepare or copy it again"):
+            documents(config)
+
+    def test_name_that_is_not_utf8(self, folder: Path, data_dir: str) -> None:
+        with open(os.fsencode(folder) + b"/caf\xe9.txt", "wb") as file:
+            file.write(b"text")
+        with pytest.raises(
+            ValueError, match=r"'caf\\udce9\.txt': the file's name is not UTF-8.*re"
+        ):
+            documents(TextConfig(source=str(folder), data_dir=data_dir))
+        assert not Path(data_dir).exists()
 
     def test_folder_that_cannot_be_written(self, folder: Path) -> None:
         with pytest.raises(ValueError, match=r"data_dir='.*/a.txt' cannot be used: .*; give a"):

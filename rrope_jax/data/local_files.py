@@ -1,0 +1,221 @@
+"""The files of a source of local text: which a path, a folder or a glob names, each once."""
+
+import fnmatch
+import functools
+import logging
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+_LOG = logging.getLogger(__name__)
+
+ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+"""What is read of a folder. A file that is named or globbed may end in anything."""
+
+# What a folder holds that `rrope_jax.jobs.workdir` has claimed: results of a run, not text.
+_WORKDIR = (".lock", "config.json")
+_WILD = frozenset("*?[")
+
+
+class Files(NamedTuple):
+    """What a source names.
+
+    Attributes:
+      folder: names of documents are relative to it.
+      paths: the files, sorted, each once whatever links lead to it.
+    """
+
+    folder: Path
+    paths: list[Path]
+
+
+def find(source: str) -> Files:
+    """Finds the files of a source.
+
+    What exists under the very name is that file or folder, whatever `*`, `?` and `[` are in it.
+    Working folders of `rrope` below the source are left out, and so are hidden files.
+
+    Raises:
+      ValueError: there is nothing to read; the message says how to mend it.
+      OSError: the source cannot be looked at.
+    """
+    path = Path(source)
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise ValueError(f"source={source!r} is a link to what is not there") from None
+        return _of_glob(source, path)
+    if stat.S_ISREG(mode):
+        return Files(path.parent, [path])
+    if stat.S_ISDIR(mode):
+        return _in_folder(source, path)
+    raise ValueError(f"source={source!r} is neither a file nor a folder; copy its text into a file")
+
+
+def _in_folder(source: str, folder: Path) -> Files:
+    every, workdirs, linked = 0, 0, 0
+    unreadable: list[OSError] = []
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=unreadable.append):
+        here = Path(place)
+        if here != folder and _is_workdir(here):
+            workdirs += 1
+            folders.clear()
+            continue
+        hidden = _hidden(here.relative_to(folder))
+        every += len(names)
+        linked += sum(os.path.islink(here / name) for name in folders)  # which it does not follow
+        found += [
+            here / name
+            for name in names
+            if name.endswith(ENDINGS)
+            and not (hidden or name.startswith("."))
+            and os.path.isfile(here / name)
+        ]
+    if others := every - len(found):
+        _LOG.info("%s: %d files not read, hidden or of other kinds", folder, others)
+    if linked:
+        _LOG.info("%s: %d links to folders not followed", folder, linked)
+    _say_unreadable(folder, unreadable)
+    _say_workdirs(folder, workdirs)
+    if not found:
+        left_out = f" ({workdirs} working folders of rrope left out)" if workdirs else ""
+        raise ValueError(
+            f"source={source!r}: no file in this folder ends in {', '.join(ENDINGS)}{left_out}; "
+            "give a glob for files of other endings"
+        )
+    return Files(folder, _once(sorted(found), folder))
+
+
+def _of_glob(source: str, path: Path) -> Files:
+    folder = _literal_part(path)
+    walk = _Walk()
+    found = walk.files(folder, path.relative_to(folder).parts)
+    _say_unreadable(folder, list(walk.unreadable.values()))
+    _say_workdirs(folder, walk.workdirs)
+    if not found:
+        left_out = " outside of working folders of rrope" if walk.workdirs else ""
+        raise ValueError(
+            f"source={source!r} is neither a file nor a folder nor a glob of files{left_out}"
+        )
+    return Files(folder, _once(sorted(found), folder))
+
+
+class _Walk:
+    """Follows a glob. Links to folders are followed, and every folder is looked into once.
+
+    The standard library's goes round in circles where links lead upwards.
+
+    Attributes:
+      workdirs: how many working folders of `rrope` were left out.
+      unreadable: folders that could not be read, and why.
+    """
+
+    def __init__(self) -> None:
+        self.workdirs = 0
+        self.unreadable: dict[Path, OSError] = {}
+
+    def files(self, folder: Path, parts: tuple[str, ...]) -> set[Path]:
+        """The files below a folder that fit the parts of a pattern."""
+        found: set[Path] = set()
+        seen: set[tuple[str, tuple[str, ...]]] = set()
+        waiting, links = [(folder, parts)], list[tuple[Path, tuple[str, ...]]]()
+        while waiting or links:
+            # links last, so that files have the names at which they really are
+            here, left = waiting.pop() if waiting else links.pop()
+            if (state := (os.path.realpath(here), left)) in seen:
+                continue
+            seen.add(state)
+            if here != folder and _is_workdir(here):
+                self.workdirs += 1
+                continue
+            for path, rest in self._steps(here, left):
+                if not os.path.isdir(path):
+                    if os.path.isfile(path) and not rest:
+                        found.add(path)
+                elif rest:
+                    (links if path.is_symlink() else waiting).append((path, rest))
+        return found
+
+    def _steps(
+        self, folder: Path, parts: tuple[str, ...]
+    ) -> Iterator[tuple[Path, tuple[str, ...]]]:
+        """What of a folder fits the first part, and the parts that are left for it."""
+        part, *others = parts
+        rest = tuple(others)
+        if os.path.lexists(folder / part):  # under the very name: no pattern
+            yield folder / part, rest
+        elif part == "**":
+            if rest:  # no folder is as good as any number of them
+                yield from self._steps(folder, rest)
+            for name in self._names(folder):
+                if not name.startswith("."):
+                    yield folder / name, parts
+                    if not rest:
+                        yield folder / name, ()
+        elif _WILD & set(part):
+            for name in self._names(folder):
+                hidden = name.startswith(".") and not part.startswith(".")
+                if fnmatch.fnmatchcase(name, part) and not hidden:
+                    yield folder / name, rest
+
+    def _names(self, folder: Path) -> list[str]:
+        try:
+            return os.listdir(folder)
+        except OSError as error:
+            self.unreadable[folder] = error
+            return []
+
+
+def _say_unreadable(folder: Path, errors: Sequence[OSError]) -> None:
+    if errors:
+        where, why = errors[0].filename, errors[0].strerror
+        _LOG.warning("%s: %d folders not read, such as %s: %s", folder, len(errors), where, why)
+
+
+def _say_workdirs(folder: Path, count: int) -> None:
+    if count:
+        _LOG.info("%s: %d working folders of rrope left out", folder, count)
+
+
+def _literal_part(path: Path) -> Path:
+    """The folder that a glob begins in: all parts before the first that is a pattern.
+
+    Not the files' own common folder: a file added elsewhere would rename all the others.
+    """
+    folder = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        if _WILD & set(part) and not os.path.lexists(folder / part):
+            break
+        folder /= part
+    return folder if folder != path else path.parent
+
+
+def _once(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Drops files that are there twice, by links or roundabout ways; the file itself stays."""
+    root = os.path.realpath(folder)
+    real_parent = functools.cache(os.path.realpath)  # of few folders, where files may be millions
+    kept: dict[str, Path] = {}
+    itself: set[str] = set()
+    for path in paths:
+        place = os.path.join(real_parent(path.parent), path.name)
+        real = os.path.realpath(path) if path.is_symlink() else place
+        direct = os.path.join(root, path.relative_to(folder)) == real
+        if real not in kept or (direct and real not in itself):
+            kept[real] = path
+        if direct:
+            itself.add(real)
+    if again := len(paths) - len(kept):
+        _LOG.info("%s: %d files are there under another name too, and read once", folder, again)
+    return sorted(kept.values())
+
+
+def _is_workdir(folder: Path) -> bool:
+    return all(os.path.exists(folder / name) for name in _WORKDIR)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -28,9 +28,10 @@ flag_of() {
 }
 
 # read_flags WORDS...: the settings given as flags are set, --dry-run and --keep (where the script
-# has set `keep`) too; `command` gets the words from the first that is no flag, or after a --.
+# has set `keep`) too; `command` gets the words from the first that is no flag, or after a --. A
+# setting that is none of the script's own, in `reads`, is refused.
 read_flags() {
-  local name
+  local name unread=""
   dry_run=""
   while (($#)); do
     case $1 in
@@ -45,6 +46,8 @@ read_flags() {
         name=$(tr '[:lower:]-' '[:upper:]_' <<<"${name#--}")
         is_setting "$name" || refuse "there is no flag ${1%%=*}; those of the settings in\
  launch/cluster.env.example are, and --dry-run; the command comes after a --"
+        # shellcheck disable=SC2154 # the script sets it
+        [[ " $reads NAME RETRIES " == *" $name "* ]] || unread=${1%%=*}
         printf -v "RROPE_$name" %s "${1#*=}"
         ;;
       -*) refuse "$1 is no flag; flags are --SETTING=VALUE and --dry-run, the command comes last" ;;
@@ -56,6 +59,24 @@ read_flags() {
   if ((${#command[@]} == 0)); then
     refuse "no command; give one, such as: rrope train --config=configs/X.py --workdir=runs/x"
   fi
+  [[ -z $unread ]] || refuse "$unread has no meaning here; it is a setting of other scripts"
+  check_command
+}
+
+# check_command: no folder of an rrope command is the URL of an object store, which it would refuse
+# where the machines are there and billed.
+check_command() {
+  local word flag="" rrope="" url='[A-Za-z][A-Za-z0-9+.-]*://'
+  local folder='--?(workdir|checkpoint|from|to|config(\.[^=]*)?)'
+  for word in "${command[@]}"; do
+    if [[ -n $rrope && $flag$word =~ ^$folder=$url ]]; then
+      refuse "$flag$word is a URL, and rrope reads and writes folders only; give one below runs/,\
+ which is what all machines share (docs/launch.md)"
+    fi
+    flag=""
+    [[ ! $word =~ ^$folder$ ]] || flag=$word=
+    [[ ! $word =~ ^(.*/)?rrope(_jax)?$ ]] || rrope=1
+  done
 }
 
 # read_file: sets what flags and environment have left open to what launch/cluster.env says.
@@ -101,6 +122,21 @@ require_tool() {
 check() {
   local name=RROPE_$1
   [[ ${!name} =~ ^($2)$ ]] || refuse "$(flag_of "$1")=${!name} must be $3"
+}
+
+# check_shared: --shared, where it is set, is an NFS share and not the URL of something else.
+check_shared() {
+  local what="SERVER:/PATH of an NFS share, such as 10.0.0.2:/vol; object stores cannot be mounted\
+ as one"
+  check SHARED '([A-Za-z0-9][A-Za-z0-9._-]*:/([^/[:cntrl:]][^[:cntrl:]]*)?)?' "$what"
+  [[ ! $RROPE_SHARED =~ ^(gs|s3a?|az|abfss?|wasbs?|hf|https?|ftp|file|nfs): ]] ||
+    refuse "--shared=$RROPE_SHARED must be $what"
+}
+
+# check_image: --image is a name that docker pulls, without a scheme.
+check_image() {
+  [[ $RROPE_IMAGE != *://* ]] || refuse "--image=$RROPE_IMAGE is a URL; give the name that docker\
+ push took, such as us-docker.pkg.dev/my-project/r/rrope:1"
 }
 
 # name_job: gives the job a name of its own where it has none, such as rrope-ada-1122-091502.

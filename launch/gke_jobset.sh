@@ -13,21 +13,24 @@ set -euo pipefail
 
 # shellcheck source=launch/cluster.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
+# shellcheck source=launch/slices.sh
+source "$root/launch/slices.sh"
 
+# shellcheck disable=SC2034 # read_flags reads it
+reads="GKE_ACCELERATOR TOPOLOGY IMAGE SHARED NUM_SLICES CHIPS_PER_HOST"
 read_flags "$@"
 read_file
 require GKE_ACCELERATOR TOPOLOGY IMAGE SHARED
 name_job
 : "${RROPE_NUM_SLICES:=1}" "${RROPE_RETRIES:=10}" "${RROPE_CHIPS_PER_HOST:=4}"
-check GKE_ACCELERATOR 'tpu[a-z0-9-]*' "the label of a TPU node pool, such as tpu-v5p-slice"
-check TOPOLOGY '[1-9][0-9]*(x[1-9][0-9]*){1,2}' "such as 4x4x4 or 16x16"
-check SHARED '[^:]+:/.*' "SERVER:/PATH"
+check TOPOLOGY '[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){1,2}' "such as 4x4x4 or 16x16"
+check_shared
+check_image
 check NUM_SLICES '[1-9][0-9]*' "a whole number, 1 or more"
 check CHIPS_PER_HOST '[1-9][0-9]*' "a whole number, 1 or more"
 check RETRIES '0|[1-9][0-9]*' "a whole number, 0 or more"
+check_topology
 chips=$((${RROPE_TOPOLOGY//x/ * }))
-((chips % RROPE_CHIPS_PER_HOST == 0)) || refuse "--topology=$RROPE_TOPOLOGY has $chips chips, which\
- machines of --chips-per-host=$RROPE_CHIPS_PER_HOST cannot make up"
 require_tool kubectl "install it: gcloud components install kubectl"
 [[ -n $dry_run ]] || kubectl get crd jobsets.jobset.x-k8s.io >/dev/null ||
   refuse "kubectl's current cluster has no JobSet; choose another context or install JobSet there:\

@@ -18,18 +18,23 @@ set -euo pipefail
 
 # shellcheck source=launch/cluster.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
+# shellcheck source=launch/slices.sh
+source "$root/launch/slices.sh"
 
 readonly PREEMPTED=42 LOST=255 TRIES=5
 readonly MOST_LOST=10 # connections in a row; gcloud tries each for nearly a minute
 poll=${RROPE_POLL:-20} # seconds between two looks at the queue, and between two tries
 
 keep=""
+# shellcheck disable=SC2034 # read_flags reads it
+reads="PROJECT ZONE TPU_TYPE CAPACITY RUNTIME_VERSION QUEUE_FOR NETWORK SUBNETWORK SHARED"
 read_flags "$@"
 read_file
 require PROJECT ZONE TPU_TYPE
 name_job
 : "${RROPE_CAPACITY:=on-demand}" "${RROPE_QUEUE_FOR:=6h}" "${RROPE_SHARED:=}" "${RROPE_RETRIES:=10}"
-check SHARED '([^:]+:/.*)?' "SERVER:/PATH"
+check_shared
+check_tpu_type
 check RETRIES '0|[1-9][0-9]*' "a whole number, 0 or more"
 check CAPACITY 'on-demand|spot|reserved' "on-demand, spot or reserved"
 if [[ -z ${RROPE_RUNTIME_VERSION:-} ]]; then

@@ -14,13 +14,21 @@ set -euo pipefail
 
 # shellcheck source=launch/cluster.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/cluster.sh"
+# shellcheck source=launch/slices.sh
+source "$root/launch/slices.sh"
 
+# shellcheck disable=SC2034 # read_flags reads it
+reads="PROJECT ZONE GKE_CLUSTER TPU_TYPE IMAGE XPK_STORAGE NUM_SLICES"
 read_flags "$@"
 read_file
 require PROJECT ZONE GKE_CLUSTER TPU_TYPE IMAGE XPK_STORAGE
 name_job
 : "${RROPE_NUM_SLICES:=1}" "${RROPE_RETRIES:=10}"
 check NUM_SLICES '[1-9][0-9]*' "a whole number, 1 or more"
+check XPK_STORAGE '[a-z0-9]([a-z0-9._-]*[a-z0-9])?' "the name of a storage that xpk attached, not a\
+ bucket (xpk storage list)"
+check_image
+check_tpu_type
 check RETRIES '0|[1-9][0-9]*' "a whole number, 0 or more"
 require_tool xpk "install it: pip install xpk"
 

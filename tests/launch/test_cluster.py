@@ -14,6 +14,19 @@ from tests.launch.kubernetes import expand
 from tests.launch.machine import ROOT
 
 CLUSTER = ROOT / "launch" / "cluster.sh"
+# What each script cannot do without.
+SETTINGS = {
+    "tpu_vm.sh": ("--project=p", "--zone=z", "--tpu-type=v5p-16", "--name=run"),
+    "xpk.sh": (
+        *("--project=p", "--zone=z", "--tpu-type=v5p-16", "--name=run"),
+        *("--gke-cluster=c", "--image=i", "--xpk-storage=s"),
+    ),
+    "gke_jobset.sh": (
+        *("--gke-accelerator=tpu-v5p-slice", "--topology=4x4x4", "--image=i", "--name=run"),
+        "--shared=10.0.0.2:/vol",
+    ),
+    "slurm.sbatch": ("--slurm-partition=p", "--name=run"),
+}
 SHOW = f"{sys.executable} -S -c 'import json, sys; print(json.dumps(sys.argv[1:]))'"
 
 
@@ -115,6 +128,80 @@ class TestSettings:
         assert (run.returncode, run.stderr.count("\n")) == (2, 1)
         assert what in run.stderr
         assert cloud.calls() == []
+
+    @pytest.mark.parametrize("script", ["tpu_vm.sh", "gke_jobset.sh"])
+    @pytest.mark.parametrize(
+        "shared",
+        [
+            *("gs://bucket/runs", "gs://bucket", "s3://bucket/runs", "https://x.example/runs"),
+            *("gs:/bucket", "nfs://10.0.0.2/vol", "bucket/runs", "bucket", "10.0.0.2:vol"),
+            *("10.0.0.2", ":/vol", "a b:/vol", "-o:/vol", "10.0.0.2://vol"),
+        ],
+    )
+    def test_share_that_is_none(self, cloud_of_module: Cloud, script: str, shared: str) -> None:
+        run = cloud_of_module.run(
+            script, *SETTINGS[script], f"--shared={shared}", "--dry-run", "job"
+        )
+        assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
+        assert f"--shared={shared} must be SERVER:/PATH of an NFS share" in run.stderr
+
+    @pytest.mark.parametrize("script", ["tpu_vm.sh", "gke_jobset.sh"])
+    @pytest.mark.parametrize("shared", ["10.0.0.2:/vol", "filer-1.example:/a/b c:d", "fs:/"])
+    def test_share(self, cloud_of_module: Cloud, script: str, shared: str) -> None:
+        run = cloud_of_module.run(
+            script, *SETTINGS[script], f"--shared={shared}", "--dry-run", "job"
+        )
+        assert run.returncode == 0, run.stderr
+
+    @pytest.mark.parametrize("script", ["tpu_vm.sh", "xpk.sh", "gke_jobset.sh", "slurm.sbatch"])
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["rrope", "train", "--workdir=gs://bucket/x"],
+            ["rrope", "train", "--workdir", "gs://bucket/x"],
+            ["rrope", "evaluate", "--workdir=runs/x", "--checkpoint=s3://bucket/x"],
+            ["env", "A=b", "python", "-m", "rrope_jax", "train", "-workdir=https://x.example/x"],
+            [".venv/bin/rrope", "train", "--config.data.cache_dir=gs://bucket/x"],
+            ["rrope", "convert", "--from=a", "--to=hf://x/y"],
+        ],
+        ids=lambda words: words[-1],
+    )
+    def test_command_with_the_folder_of_an_object_store(
+        self, cloud_of_module: Cloud, script: str, words: list[str]
+    ) -> None:
+        run = cloud_of_module.run(script, *SETTINGS[script], "--dry-run", *words)
+        assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
+        assert "is a URL, and rrope reads and writes folders only" in run.stderr
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["rrope", "generate", "--checkpoint=runs/x", "--prompt=see https://x.example"],
+            ["rrope", "generate", "--checkpoint=runs/x", "--prompt=gs://bucket"],
+            ["env", "HTTPS_PROXY=http://x.example", "rrope", "train", "--workdir=runs/x"],
+            ["python", "other.py", "--to=https://x.example"],
+        ],
+        ids=lambda words: words[-1],
+    )
+    def test_other_urls_are_words_like_any(self, cloud_of_module: Cloud, words: list[str]) -> None:
+        run = cloud_of_module.run("slurm.sbatch", *SETTINGS["slurm.sbatch"], "--dry-run", *words)
+        assert run.returncode == 0, run.stderr
+
+    @pytest.mark.parametrize(
+        ("script", "flag"),
+        [
+            ("slurm.sbatch", "--shared=10.0.0.2:/vol"),
+            ("slurm.sbatch", "--topology=4x4x4"),
+            ("tpu_vm.sh", "--topology=4x4x4"),
+            ("tpu_vm.sh", "--num-slices=2"),
+        ],
+    )
+    def test_setting_of_another_script(
+        self, cloud_of_module: Cloud, script: str, flag: str
+    ) -> None:
+        run = cloud_of_module.run(script, *SETTINGS[script], flag, "--dry-run", "job")
+        assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
+        assert f"{flag.partition('=')[0]} has no meaning here" in run.stderr
 
     @pytest.mark.parametrize("script", ["tpu_vm.sh", "xpk.sh", "gke_jobset.sh", "slurm.sbatch"])
     def test_no_command(self, cloud: Cloud, script: str) -> None:

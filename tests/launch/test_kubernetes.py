@@ -1,5 +1,6 @@
 """launch/gke_jobset.sh and launch/xpk.sh: their manifests and their calls."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -103,7 +104,8 @@ class TestJobSet:
             "cloud.google.com/gke-tpu-accelerator": "tpu-v5p-slice",
             "cloud.google.com/gke-tpu-topology": "4x4x4",
         }
-        small = manifest(cloud, "--topology=2x4", "--chips-per-host=8", "job")
+        flat = ("--gke-accelerator=tpu-v6e-slice", "--topology=2x4", "--chips-per-host=8")
+        small = manifest(cloud, *flat, "job")
         (container,) = pod_of(small)["containers"]
         assert job_spec_of(small)["parallelism"] == 1
         assert container["resources"] == {"limits": {"google.com/tpu": 8}}
@@ -161,7 +163,15 @@ class TestJobSet:
         ("flag", "what"),
         [
             ("--topology=4x4x", "--topology=4x4x must be"),
-            ("--topology=3x3", "--topology=3x3 has 9 chips"),
+            ("--topology=2x2", "has 2 axes, tpu-v5p-slice has 3: 2x2x1, 2x2x2"),
+            ("--topology=8x4x4", "--topology=8x4x4 is none of tpu-v5p-slice"),
+            ("--topology=1x2x2", "--topology=1x2x2 is none of tpu-v5p-slice"),
+            ("--topology=4x4x6", "--topology=4x4x6 is none of tpu-v5p-slice"),
+            ("--gke-accelerator=tpu-v6e-slice", "has 3 axes, tpu-v6e-slice has 2: 1x1, 2x2"),
+            ("--gke-accelerator=tpu-v5p-podslice", "must be the label of a TPU node pool: tpu-v4"),
+            ("--chips-per-host=8", "tpu-v5p-slice of --topology=4x4x4 has machines of 4"),
+            ("--image=https://us-docker.pkg.dev/p/r/i:1", "is a URL; give the name that docker"),
+            ("--tpu-type=v5p-128", "--tpu-type has no meaning here"),
             ("--gke-accelerator=nvidia-h100-80gb", "must be the label of a TPU node pool"),
             ("--shared=10.0.0.2", "--shared=10.0.0.2 must be SERVER:/PATH"),
             ("--shared=", "not set: RROPE_SHARED"),
@@ -171,6 +181,53 @@ class TestJobSet:
         run = cloud.run("gke_jobset.sh", *JOBSET, SHARED, flag, "--dry-run", "job")
         assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
         assert what in run.stderr
+
+    @pytest.mark.parametrize(
+        ("accelerator", "topology", "chips"),
+        [
+            *(("tpu-v5p-slice", shape, 4) for shape in ("2x2x1", "2x2x4", "4x4x8", "8x8x16")),
+            *(("tpu-v5p-slice", shape, 4) for shape in ("4x4x12", "16x16x24")),
+            ("tpu-v4-podslice", "2x4x4", 4),
+            ("tpu-v5-lite-device", "2x4", 8),
+            ("tpu-v5-lite-podslice", "1x1", 1),
+            ("tpu-v5-lite-podslice", "2x4", 4),
+            ("tpu-v5-lite-podslice", "16x16", 4),
+            ("tpu-v6e-slice", "2x4", 8),
+            ("tpu-v6e-slice", "8x16", 4),
+        ],
+    )
+    def test_slices_that_there_are(
+        self, cloud_of_module: Cloud, accelerator: str, topology: str, chips: int
+    ) -> None:
+        slice_ = (f"--gke-accelerator={accelerator}", f"--topology={topology}")
+        made = manifest(cloud_of_module, *slice_, f"--chips-per-host={chips}", "job")
+        machines = math.prod(map(int, topology.split("x"))) // chips
+        assert job_spec_of(made)["parallelism"] == machines
+
+    @pytest.mark.parametrize(
+        ("accelerator", "topology", "chips"),
+        [
+            ("tpu-v5-lite-podslice", "3x3", 4),
+            ("tpu-v5-lite-podslice", "4x2", 4),
+            ("tpu-v5-lite-podslice", "16x32", 4),
+            ("tpu-v5-lite-podslice", "4x4", 8),
+            ("tpu-v5-lite-podslice", "1x1", 4),
+            ("tpu-v5-lite-podslice", "4x4x4", 4),
+            ("tpu-v5-lite-device", "4x4", 4),
+            ("tpu-v5-lite-device", "2x4", 4),
+            ("tpu-v6e-slice", "2x2x1", 4),
+            ("tpu-v4-podslice", "4x4", 4),
+            ("tpu-v4-podslice", "2x2x8", 4),
+        ],
+    )
+    def test_slices_that_there_are_not(
+        self, cloud_of_module: Cloud, accelerator: str, topology: str, chips: int
+    ) -> None:
+        slice_ = (f"--gke-accelerator={accelerator}", f"--topology={topology}")
+        words = (*slice_, f"--chips-per-host={chips}", "--dry-run", "job")
+        run = cloud_of_module.run("gke_jobset.sh", *JOBSET, SHARED, *words)
+        assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
+        assert accelerator in run.stderr
 
     def test_no_kubectl(self, cloud: Cloud) -> None:
         run = cloud.run("gke_jobset.sh", *JOBSET, SHARED, "job")
@@ -199,6 +256,22 @@ class TestXpk:
         cloud.run("xpk.sh", *XPK, "job", *TRICKY)
         printed, called = cloud.calls()
         assert printed == called
+
+    @pytest.mark.parametrize(
+        ("flag", "what"),
+        [
+            ("--xpk-storage=gs://bucket", "must be the name of a storage that xpk attached"),
+            ("--image=gs://bucket/i", "--image=gs://bucket/i is a URL"),
+            ("--tpu-type=v5p-100", "two a chip: 8, 16, 32, 64 or a multiple of 128"),
+            ("--shared=10.0.0.2:/vol", "--shared has no meaning here"),
+        ],
+    )
+    def test_bad_setting(self, cloud: Cloud, flag: str, what: str) -> None:
+        cloud.add_recorder("xpk")
+        run = cloud.run("xpk.sh", *XPK, flag, "job")
+        assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
+        assert what in run.stderr
+        assert cloud.calls() == []
 
     def test_xpk_fails(self, cloud: Cloud) -> None:
         cloud.add_recorder("xpk", "sys.exit(7)\n")

@@ -155,6 +155,14 @@ class TestVariants:
         dry = cloud.run("tpu_vm.sh", *PLACE, f"--tpu-type={tpu}", "--dry-run", "job")
         assert f"--runtime-version={version}" in dry.stdout
 
+    @pytest.mark.parametrize(
+        "tpu", ["v5p-4", "v5p-100", "v5p-", "v4-127", "v5litepod-2", "v6e-12", "v6e-8x"]
+    )
+    def test_size_that_there_is_not(self, cloud_of_module: Cloud, tpu: str) -> None:
+        dry = cloud_of_module.run("tpu_vm.sh", *PLACE, f"--tpu-type={tpu}", "--dry-run", "job")
+        assert (dry.returncode, dry.stdout, dry.stderr.count("\n")) == (2, "", 1)
+        assert f"--tpu-type={tpu}: the number is that of the " in dry.stderr
+
     def test_unknown_type(self, cloud: Cloud) -> None:
         dry = cloud.run("tpu_vm.sh", *PLACE, "--tpu-type=v9-8", "--dry-run", "job")
         assert dry.returncode == 2

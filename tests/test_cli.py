@@ -80,12 +80,20 @@ def test_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_help_of_a_command(command: str) -> None:
-    shown = _rrope(command, "--help")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout.startswith(f"usage: rrope {command}")
+def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    shown = capsys.readouterr()
+    assert (stopped.value.code, shown.err) == (0, "")
+    assert shown.out.startswith(f"usage: rrope {command}")
     for flag in cli.COMMANDS[command].requires:
-        assert re.search(rf"--{flag}=\w+\n.*\(required\)", shown.stdout)
+        assert re.search(rf"--{flag}=\w+\n.*\(required\)", shown.out)
+
+
+def test_help_of_a_command_as_a_process() -> None:
+    shown = _rrope("analyze", "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("usage: rrope analyze")
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -107,15 +115,31 @@ def _bad_usages() -> Iterator[tuple[str, list[str], str]]:
 
 @pytest.mark.parametrize(("command", "words", "expected"), list(_bad_usages()))
 def test_bad_usage_is_one_line_and_writes_nothing(
-    command: str, words: list[str], expected: str, tmp_path: Path
+    command: str,
+    words: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    run = _rrope(command, *words, cwd=tmp_path)
-    assert run.returncode == 2
-    assert run.stdout == ""
-    assert run.stderr.startswith(f"rrope {command}: ")
-    assert run.stderr.count("\n") == 1
-    assert expected in run.stderr
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([command, *words]) == 2
+    _check_one_line(command, *capfd.readouterr(), expected)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_usage_as_a_process(tmp_path: Path) -> None:
+    run = _rrope("train", "--config=absent", "--workdir=absent", cwd=tmp_path)
+    assert run.returncode == 2
+    _check_one_line("train", run.stdout, run.stderr, "absent")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _check_one_line(command: str, out: str, error: str, expected: str) -> None:
+    assert out == ""
+    assert error.startswith(f"rrope {command}: ")
+    assert error.count("\n") == 1
+    assert expected in error
 
 
 def test_job_gets_its_words_and_gives_the_exit_code(

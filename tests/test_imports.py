@@ -129,6 +129,34 @@ def test_light_modules_load_nothing_heavy(module: str, absent: tuple[str, ...]) 
     assert loaded.stdout.strip() == "[]"
 
 
+# Every command says its help, refuses a config and a place; then one trains.
+_COMMANDS = """
+import contextlib, io, sys
+from rrope_jax.__main__ import COMMANDS, main
+config, text, workdir = sys.argv[1:]
+words = [f"--config={config}", f"--workdir={workdir}", f"--config.data.source={text}"]
+for name in COMMANDS:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main([name, "--help"])
+assert main(["train", *words, "--config.train.steps=0"]) == 2
+assert main(["plan", *words, "--topology=v5p:4x4"]) == 2
+assert main(["train", *words, "--config.train.steps=1", "--config.eval.every_steps=None"]) == 0
+print([name for name in ("tensorflow_datasets", "matplotlib") if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_commands_load_neither_tfds_nor_matplotlib_unless_they_need_them(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("some text to train on")
+    (tmp_path / "text" / "c.txt").write_text("held out")
+    config = ROOT / "tests" / "jobs" / "train_tiny.py"
+    words = [sys.executable, "-c", _COMMANDS, config, tmp_path / "text", tmp_path / "run"]
+    run = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
 def test_version_is_the_same_everywhere() -> None:
     citation = (ROOT / "CITATION.cff").read_text().splitlines()
     assert f"version: {rrope_jax.__version__}" in citation

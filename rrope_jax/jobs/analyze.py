@@ -9,7 +9,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from rrope_jax.jobs import analyze_report, backend
+from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.rope_config import spec_of, spec_of_method
 from rrope_jax.jobs.workdir import Workdir
@@ -68,6 +68,8 @@ def main(argv: Sequence[str]) -> int:
     values = parse("analyze", SUMMARY, argv, _define)
     setting, spec, specs = plan(values.config)
     results = analyze(setting, spec, specs)
+    from rrope_jax.jobs import analyze_report  # here, after all refusals: it imports matplotlib
+
     identity = {
         **dataclasses.asdict(setting),
         "rope": _fields(spec),

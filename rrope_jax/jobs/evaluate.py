@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 import rrope_jax
 from rrope_jax.data.pipeline import DataConfig, heldout_documents
-from rrope_jax.evaluation import comparison, plots, report
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
@@ -116,6 +115,8 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
         tokenizer=group_of(config, "data").get("tokenizer"),
     )
     sections = _sections(settings, model, config)
+    from rrope_jax.evaluation import plots, report  # here, after all refusals: matplotlib is slow
+
     with Workdir.claim(folder, _identity(model)) as workdir:
         backend.configure_logging()
         store = _WorkdirStore(workdir)
@@ -150,6 +151,8 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
 
 
 def _compare(folders: Sequence[str], workdir_path: str) -> int:
+    from rrope_jax.evaluation import comparison  # here: it imports matplotlib
+
     runs = comparison.label_runs({folder: _read_results(folder) for folder in folders})
     with Workdir.claim(workdir_path, {"compare": [os.path.abspath(f) for f in folders]}) as workdir:
         backend.configure_logging()

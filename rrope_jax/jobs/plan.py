@@ -21,7 +21,7 @@ from rrope_jax.jobs.train_config import (
     plan_program,
 )
 from rrope_jax.jobs.workdir import Workdir
-from rrope_jax.planning import report, saved, sweep, topology
+from rrope_jax.planning import saved, sweep, topology
 from rrope_jax.planning.compilation import Keep
 from rrope_jax.planning.plan import make_plan
 from rrope_jax.planning.posgen import Ablation
@@ -52,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
     if values.save_step and (values.quick or isinstance(planned, Ablation)):
         raise UsageError("--save_step goes with the whole compilation of a training config only")
     identity = {"config": values.config.to_dict(), "topology": values.topology}
+    from rrope_jax.planning import report  # here, after all refusals: it imports matplotlib
+
     with Workdir.claim(values.workdir, identity) as workdir:
         backend.configure_logging()
         known = _Compiled(workdir)

@@ -22,7 +22,7 @@ from rrope_jax.jobs.rope_config import spec_of_method
 from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS
-from rrope_jax.posgen import ablation, report
+from rrope_jax.posgen import ablation
 from rrope_jax.posgen.grid import PROTOCOLS, Training, parse_method, trainings
 from rrope_jax.posgen.layout import MeshConfig, lay_out
 from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig, check_tasks
@@ -101,6 +101,8 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
     setting, program, planned = plan(config)
     peers.check_same({"config": config.to_dict()})
     mesh = _mesh(config, program, len(planned), peers.count)
+    from rrope_jax.posgen import report  # here, after all refusals: it takes matplotlib a second
+
     with peers.claim(values.workdir, _identity(config)) as workdir:
         backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
         _LOG.info("%s", backend.describe())
@@ -291,6 +293,8 @@ class _Results:
 
     def write(self, workdir: Workdir) -> list[Path]:
         """Writes table and plots; returns their paths, results.json first."""
+        from rrope_jax.posgen import report  # here, as in `_run`
+
         results = self.collect()
         written = [
             workdir.write_json("results.json", results),

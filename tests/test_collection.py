@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def _collect(hash_seed: str) -> "subprocess.Popen[str]":
-    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+def _collect(hash_seed: str, cache: Path) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", f"cache_dir={cache}"]
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     return subprocess.Popen(
         words,
@@ -28,10 +28,10 @@ def _collect(hash_seed: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
-def test_two_processes_collect_the_same_tests() -> None:
-    first = _collect("1")
+def test_two_processes_collect_the_same_tests(tmp_path: Path) -> None:
+    first = _collect("1", tmp_path)
     time.sleep(1.5)  # so that a time in whole seconds is another one
-    outputs = [process.communicate()[0] for process in (first, _collect("2"))]
+    outputs = [process.communicate()[0] for process in (first, _collect("2", tmp_path))]
     ids = [[line for line in text.splitlines() if "::" in line] for text in outputs]
     assert len(ids[0]) > 1000, outputs[0][-2000:]
     assert ids[0] == ids[1]

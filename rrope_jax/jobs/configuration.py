@@ -23,7 +23,6 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict
 
 from rrope_jax.jobs import overrides
-
 from rrope_jax.sharding import LayoutError
 
 T = TypeVar("T")

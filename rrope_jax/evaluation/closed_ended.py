@@ -171,7 +171,13 @@ class ClosedEnded:
     section = "closed_ended"
 
     def __init__(
-        self, setting: ClosedEndedSetting, decoder: Decoder, tokenizer: Tokenizer, *, bos: bool
+        self,
+        setting: ClosedEndedSetting,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        *,
+        bos: bool,
+        stop_ids: Sequence[int] | None = None,
     ):
         """Reads the files; computes nothing.
 
@@ -180,6 +186,7 @@ class ClosedEnded:
           decoder: the model.
           tokenizer: its tokenizer.
           bos: whether prompts begin with the tokenizer's first token.
+          stop_ids: tokens that end an answer; None for the one that ends the tokenizer's texts.
 
         Raises:
           ValueError: a file cannot be used, two have one name, or a question alone does not fit
@@ -190,6 +197,10 @@ class ClosedEnded:
             raise ValueError(f"files={setting.files!r}: two of them have one name; rename one")
         self._first = tokenizer.beginning(bos)
         self._setting, self._tokenizer = setting, tokenizer
+        own = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+        self._stop_ids = own if stop_ids is None else tuple(sorted(stop_ids))
+        # results of versions that knew one end only keep their names
+        self._named_ends = [] if self._stop_ids == own else [list(self._stop_ids)]
         self._model = decoder.config
         self._generator = Generator(decoder, chunk=setting.chunk)
         self._pieces: list[_Piece] = []
@@ -232,6 +243,7 @@ class ClosedEnded:
             for q in questions
         )
         depends_on = [tokens, questions, setting.context, setting.max_tokens, setting.chunk]
+        depends_on += self._named_ends
         unit = Unit(
             unit_name(self.section, [task, index], depends_on),
             flops,
@@ -243,12 +255,11 @@ class ClosedEnded:
         """Reads the document once and asks every question from there."""
         setting = self._setting
         shared = self._generator.read([document], capacity=setting.context)
-        stop_ids = [] if self._tokenizer.eos_id is None else [self._tokenizer.eos_id]
         answers = []
         for question in questions:
             cache = self._generator.read_on(shared, document[-1], question)
             (written,) = self._generator.generate(
-                question[-1:], cache, max_tokens=setting.max_tokens, stop_ids=stop_ids
+                question[-1:], cache, max_tokens=setting.max_tokens, stop_ids=self._stop_ids
             )
             answers.append(self._tokenizer.decode(written))
         return {"answers": answers}

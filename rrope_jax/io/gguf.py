@@ -1,6 +1,8 @@
 """GGUF files of the architecture `llama`, as llama.cpp reads and writes them."""
 
 import functools
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrope_jax.io import gguf_file, gguf_tokenizer
+from rrope_jax.io import end_of_text, gguf_file, gguf_tokenizer, gguf_vocabulary
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
+from rrope_jax.io.gguf_vocabulary import Vocabulary
 from rrope_jax.io.weights import (
     WEIGHTS,
     Array,
@@ -20,17 +23,14 @@ from rrope_jax.io.weights import (
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies
 
+_log = logging.getLogger(__name__)
+
 ARCHITECTURE = "llama"
 FREQUENCY_FACTORS = "rope_freqs.weight"
 RESONANCE = "rrope.resonance"
 FOLDED = f"rrope.{FOLDED_TEMPERATURE}"
-# Keys there, with those of a config.json that travel along.
-EXTRAS = {
-    "tokenizer.ggml.bos_token_id": "bos_token_id",
-    "tokenizer.ggml.eos_token_id": "eos_token_id",
-    "tokenizer.ggml.padding_token_id": "pad_token_id",
-    FOLDED: FOLDED_TEMPERATURE,
-}
+# Special tokens by their names in keys, with the keys of a config.json that travel along.
+TOKEN_IDS = {"bos": "bos_token_id", "padding": "pad_token_id"}
 # What our decoder does not have, with the value that means "without".
 _REFUSED = {"expert_count": 0, "attention.sliding_window": 0, "attention.causal": True}
 
@@ -62,6 +62,8 @@ class GgufSource:
 
     def check(self) -> None:
         """See `weights.Source`."""
+        for name, tensor in self._contents.tensors.items():
+            gguf_file.check_kind(name, tensor)
         check_weights(
             {name: tensor.shape for name, tensor in self._contents.tensors.items()},
             _name,
@@ -72,7 +74,8 @@ class GgufSource:
 
     def matrix(self, weight: Weight, layer: int) -> Array:
         """One weight; see `weights.Source`."""
-        matrix = gguf_file.read_tensor(self.path, self._contents.tensors[_name(weight, layer)])
+        name = _name(weight, layer)
+        matrix = gguf_file.read_tensor(name, self._contents.tensors[name])
         if weight.heads is None:
             return matrix
         return to_half_split(matrix, getattr(self.description.model, weight.heads))
@@ -112,10 +115,13 @@ def _describe(path: Path, contents: gguf_file.Contents) -> Description:
             f"only {ARCHITECTURE!r} is"
         )
     keys = {
-        key.removeprefix(f"{ARCHITECTURE}."): _shortest(value)
+        key.removeprefix(f"{ARCHITECTURE}."): _shortest(_one_for_all_layers(value))
         for key, value in metadata.items()
         if key.startswith(f"{ARCHITECTURE}.")
     }
+    for key, (kind, fits) in _TYPES.items():
+        if key in keys and not fits(keys[key]):
+            raise ValueError(f"{path}: {ARCHITECTURE}.{key}={str(keys[key])[:80]} must be {kind}")
     for key, absent in _REFUSED.items():
         if keys.get(key, absent) != absent:
             raise ValueError(
@@ -128,6 +134,9 @@ def _describe(path: Path, contents: gguf_file.Contents) -> Description:
             raise ValueError(f"it has no {ARCHITECTURE}.{key}, which a model needs")
         return keys[key]
 
+    temperature = metadata.get(FOLDED)
+    if temperature is not None and not _NUMBER[1](temperature):
+        raise ValueError(f"{path}: {FOLDED}={str(temperature)[:80]} must be {_NUMBER[0]}")
     embedding = contents.tensors.get(WEIGHTS[0].gguf)
     if embedding is None:
         raise ValueError(f"{path} has no weight {WEIGHTS[0].gguf!r}; it is not a whole model")
@@ -149,15 +158,91 @@ def _describe(path: Path, contents: gguf_file.Contents) -> Description:
                     f"{ARCHITECTURE}.{key}={keys[key]} differs from the head size "
                     f"{model.head_size}, which is not implemented"
                 )
+        vocabulary = gguf_vocabulary.read(metadata)
+        for note in () if vocabulary is None else vocabulary.notes:
+            _log.warning("%s: %s", path, note)
+        extras = _token_ids(metadata, vocabulary, model.vocab_size)
         return Description(
             model=model,
-            rope=_rope(path, contents, keys, model.head_size),
+            rope=_rope(contents, keys, model.head_size),
             context=required("context_length"),
-            tokenizer=gguf_tokenizer.tokenizer_files(metadata),
-            extras={name: metadata[key] for key, name in EXTRAS.items() if key in metadata},
+            tokenizer=None if vocabulary is None else gguf_tokenizer.files_of(vocabulary),
+            extras=extras if temperature is None else extras | {FOLDED_TEMPERATURE: temperature},
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_INTEGER = ("an integer", _is_int)
+_NUMBER = (
+    "a finite number",
+    lambda value: _is_int(value) or (isinstance(value, float) and math.isfinite(value)),
+)
+# The types of the keys that are read.
+_TYPES = {
+    "rope.scaling.type": ("a string", lambda value: isinstance(value, str)),
+    "attention.causal": ("a bool", lambda value: isinstance(value, bool)),
+    **dict.fromkeys(
+        (
+            "block_count",
+            "context_length",
+            "embedding_length",
+            "feed_forward_length",
+            "attention.head_count",
+            "attention.head_count_kv",
+            "attention.key_length",
+            "attention.value_length",
+            "attention.sliding_window",
+            "expert_count",
+            "rope.dimension_count",
+            "rope.scaling.original_context_length",
+        ),
+        _INTEGER,
+    ),
+    **dict.fromkeys(
+        (
+            "attention.layer_norm_rms_epsilon",
+            "rope.freq_base",
+            "rope.scale_linear",
+            "rope.scaling.factor",
+            "rope.scaling.attn_factor",
+            "rope.scaling.yarn_beta_fast",
+            "rope.scaling.yarn_beta_slow",
+        ),
+        _NUMBER,
+    ),
+}
+
+
+def _one_for_all_layers(value: Any) -> Any:
+    """Of a list of equal numbers, one a layer, the number; else the value as it is."""
+    if isinstance(value, list) and value and all(each == value[0] for each in value):
+        return value[0]
+    return value
+
+
+def _token_ids(
+    metadata: Mapping[str, Any], vocabulary: Vocabulary | None, vocab_size: int
+) -> dict[str, Any]:
+    """Keys of a config.json for the special tokens; ids that the model does not have are none."""
+    if vocabulary is None:
+        ids = gguf_vocabulary.ids_alone(metadata)
+        ends = list(dict.fromkeys(ids[name] for name in gguf_vocabulary.ENDS if name in ids))
+    else:
+        ids, ends = dict(vocabulary.ids), list(vocabulary.ends)
+    found: dict[str, Any] = {
+        theirs: ids[name]
+        for name, theirs in TOKEN_IDS.items()
+        if name in ids and 0 <= ids[name] < vocab_size
+    }
+    ends = [index for index in ends if 0 <= index < vocab_size]
+    if ends:
+        found[end_of_text.KEY] = ends if len(ends) > 1 else ends[0]
+    return found
 
 
 def _shortest(value: Any) -> Any:
@@ -165,9 +250,7 @@ def _shortest(value: Any) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _rope(
-    path: Path, contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int
-) -> RopeSpec:
+def _rope(contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int) -> RopeSpec:
     """The embedding, with the meaning that llama.cpp gives to the keys."""
     context = keys.get("context_length")
     scaling = keys.get("rope.scaling.type", "none")
@@ -183,7 +266,8 @@ def _rope(
         fields["resonance"] = True
     factors = contents.tensors.get(FREQUENCY_FACTORS)
     if factors is not None and scaling in ("none", "linear"):
-        values = factor * gguf_file.read_tensor(path, factors).astype(np.float64)
+        divisors = gguf_file.read_tensor(FREQUENCY_FACTORS, factors).astype(np.float64)
+        values = factor * divisors.reshape(-1)
         fields |= {
             "scaling": "longrope",
             "original_context": context,

@@ -1,5 +1,6 @@
 """Writes GGUF files of the architecture `llama`, which stock llama.cpp loads."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,14 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from rrope_jax.io import gguf_tokenizer
-from rrope_jax.io.description import Description
+from rrope_jax.io import gguf_tokenizer, gguf_vocabulary
+from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.dtypes import DTYPES, Dtype, cast
-from rrope_jax.io.gguf import ARCHITECTURE, EXTRAS, FREQUENCY_FACTORS, RESONANCE, to_interleaved
+from rrope_jax.io.end_of_text import end_ids
+from rrope_jax.io.gguf import (
+    ARCHITECTURE,
+    FOLDED,
+    FREQUENCY_FACTORS,
+    RESONANCE,
+    TOKEN_IDS,
+    to_interleaved,
+)
 from rrope_jax.io.portable import NEVER_TURNS, factor_lists
 from rrope_jax.io.weights import Source, matrix_shapes
 from rrope_jax.rope import RopeSpec, frequencies
+from rrope_jax.rope.fields import is_int
 from rrope_jax.rope.frequencies import stretched_theta
+
+_log = logging.getLogger(__name__)
 
 _NAME = "rrope"
 
@@ -154,14 +166,37 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
     }
     if spec.resonance:
         metadata[RESONANCE] = True
-    for theirs, ours in EXTRAS.items():
-        value = description.extras.get(ours)
-        if isinstance(value, list):  # several tokens that end a text: there is room for one
-            value = next(iter(value), None)
+    if FOLDED_TEMPERATURE in description.extras:
+        metadata[FOLDED] = float(description.extras[FOLDED_TEMPERATURE])
+    for name, key in TOKEN_IDS.items():
+        value = description.extras.get(key)
         # some configs have -1 for a token that they lack
-        if value is not None and (isinstance(value, float) or 0 <= value < model.vocab_size):
-            metadata.setdefault(theirs, value)
+        if value is not None and is_int(value) and 0 <= value < model.vocab_size:
+            metadata.setdefault(f"{gguf_vocabulary.PREFIX}{name}_token_id", value)
+    metadata |= _ends(description, metadata)
     return metadata
+
+
+def _ends(description: Description, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokens at which a text ends, as far as llama.cpp has keys for them."""
+    keys = [f"{gguf_vocabulary.PREFIX}{name}_token_id" for name in gguf_vocabulary.ENDS[:3]]
+    found: dict[str, Any] = {key: metadata[key] for key in keys if key in metadata}
+    size = description.model.vocab_size
+    wanted = [index for index in end_ids(description, found.get(keys[0])) if index < size]
+    if keys[0] not in found and wanted:
+        found[keys[0]] = wanted[0]
+    vocabulary = gguf_vocabulary.read({**metadata, **found})
+    known = found.values() if vocabulary is None else vocabulary.ends
+    missing = [index for index in wanted if index not in known]
+    free = [key for key in keys if key not in found]
+    if lost := missing[len(free) :]:
+        _log.warning(
+            "texts end at the tokens %s; GGUF has keys for three of them, and llama.cpp will not "
+            "stop at %s",
+            wanted,
+            lost,
+        )
+    return found | dict(zip(free, missing, strict=False))
 
 
 def _add(writer: Any, metadata: Mapping[str, Any]) -> None:

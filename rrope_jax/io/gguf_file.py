@@ -1,23 +1,33 @@
 """The container format GGUF: metadata and tensors by name, read one at a time.
 
+A model may be split over several files (`gguf-split` of llama.cpp); all of them are one model.
+
 The reader of the `gguf` package makes an array of every token of a vocabulary, which takes a
 minute and 150 MiB for SmolLM2; this one reads the same file's header in a second. Layout:
 docs/gguf.md of ggml-org/ggml. Quantized blocks are decoded by the package.
 """
 
 import dataclasses
+import functools
 import math
 import os
+import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+T = TypeVar("T")
+
 MAGIC = b"GGUF"
 ALIGNMENT = "general.alignment"
 _DEFAULT_ALIGNMENT = 32
+# Which part a file is, from 0, how many parts there are, and the tensors of all of them.
+SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
+_PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _STRING, _ARRAY = 8, 9
 # by the number of the value type
 _SCALARS = {
@@ -40,12 +50,14 @@ class Tensor:
     """Where a tensor is in its file.
 
     Attributes:
+      path: of the file that has it.
       shape: outermost axis first.
       kind: number of the `GGMLQuantizationType`.
       offset: of the first byte in the file.
       size: in bytes.
     """
 
+    path: Path
     shape: tuple[int, ...]
     kind: int
     offset: int
@@ -54,11 +66,11 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What is in a file.
+    """What is in a model's file, or in all of its files.
 
     Attributes:
-      metadata: numbers, strings, and arrays of them as lists.
-      tensors: by name.
+      metadata: numbers, strings, and arrays of them as lists; of the first part.
+      tensors: by name; of all parts.
     """
 
     metadata: dict[str, Any]
@@ -66,27 +78,109 @@ class Contents:
 
 
 def read_header(path: Path) -> Contents:
-    """Reads the metadata, and where the tensors are.
+    """Reads the metadata, and where the tensors are: of all parts, whichever is named.
 
     Raises:
-      ValueError: the file is not GGUF of version 2 or 3, is damaged, or ends too early.
+      ValueError: the file is not GGUF of version 2 or 3, is damaged, or ends too early; or it is
+        a part, and another one is missing or does not belong to it.
     """
+    named = _read_file(path)
+    count = _split_key(path, named, SPLIT_COUNT, 1)
+    match = _PART_NAME.fullmatch(path.name)
+    if count <= 1:
+        if SPLIT_COUNT not in named.metadata and match is not None and int(match["count"]) > 1:
+            raise ValueError(
+                f"{path} is called part {int(match['number'])} of {int(match['count'])} and has no "
+                f"{SPLIT_COUNT}; split the model with llama-gguf-split, or give the file another "
+                "name if it is a whole model"
+            )
+        return named
+    number = _split_key(path, named, SPLIT_NUMBER, 0)
+    this = f"{path} is part {number + 1} of {count} of a model ({SPLIT_COUNT}={count})"
+    parts = _parts(path, named, match, number, count, this)
+    tensors: dict[str, Tensor] = {}
+    for contents in parts:
+        for name, tensor in contents.tensors.items():
+            if name in tensors:
+                raise ValueError(f"{this}: {tensor.path} and {tensors[name].path} both have {name}")
+            tensors[name] = tensor
+    total = _split_key(path, named, SPLIT_TENSORS, len(tensors))
+    if total != len(tensors):
+        raise ValueError(
+            f"{this}: its parts have {len(tensors)} tensors, {SPLIT_TENSORS} says {total}; copy or "
+            "download all parts again"
+        )
+    return Contents(parts[0].metadata, tensors)
+
+
+def _split_key(path: Path, contents: Contents, key: str, absent: int) -> int:
+    value = contents.metadata.get(key, absent)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise ValueError(f"{path} is damaged: {key}={value!r}")
+    return value
+
+
+def _parts(
+    path: Path,
+    named: Contents,
+    match: re.Match[str] | None,
+    number: int,
+    count: int,
+    this: str,
+) -> list[Contents]:
+    """The contents of all parts in their order."""
+    if match is None or (int(match["number"]), int(match["count"])) != (number + 1, count):
+        raise ValueError(
+            f"{this}, and the others are found by its name: it has to end in "
+            f"-{number + 1:05}-of-{count:05}.gguf, as it was made"
+        )
+    stem = match["stem"]
+    if count > len(os.listdir(path.parent)):  # a damaged number must not become a loop
+        raise ValueError(f"{this}, and its folder does not have so many; copy all parts there")
+    paths = [path.with_name(f"{stem}-{part:05}-of-{count:05}.gguf") for part in range(1, count + 1)]
+    if missing := [each.name for each in paths if not each.is_file()]:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(f"{this}, and {', '.join(missing[:3])}{more} is missing; copy it there")
+    parts = []
+    for place, each in enumerate(paths):
+        contents = named if place == number else _read_file(each)
+        found = tuple(
+            _split_key(each, contents, key, 0) for key in (SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS)
+        )
+        wanted = (place, count, _split_key(path, named, SPLIT_TENSORS, 0))
+        if found != wanted:
+            raise ValueError(
+                f"{this}, and {each.name} does not belong to it: its {SPLIT_NUMBER}, {SPLIT_COUNT} "
+                f"and {SPLIT_TENSORS} are {found} and not {wanted}"
+            )
+        parts.append(contents)
+    return parts
+
+
+def _read_file(path: Path) -> Contents:
+    """What one file has, whether it is all of a model or a part."""
     with path.open("rb") as file:
         reader = _Reader(path, file)
         if reader.take(4) != MAGIC:
             raise ValueError(f"{path} does not start with {MAGIC!r}, so it is not a GGUF file")
         version = reader.number("<u4")
         if version not in (2, 3):
-            raise ValueError(f"{path} is GGUF of version {version}; versions 2 and 3 can be read")
+            swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+            raise ValueError(
+                f"{path} is GGUF in big-endian order; only little-endian files can be read"
+                if swapped in (2, 3)
+                else f"{path} is GGUF of version {version}; versions 2 and 3 can be read"
+            )
         num_tensors, num_pairs = reader.number("<u8"), reader.number("<u8")
-        metadata = {reader.string(): reader.value() for _ in range(num_pairs)}
-        found = [_tensor(reader) for _ in range(num_tensors)]
+        metadata = _unique(path, ((reader.string(), reader.value()) for _ in range(num_pairs)))
+        found = _unique(path, (_tensor(reader) for _ in range(num_tensors)))
         alignment = metadata.get(ALIGNMENT, _DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or alignment < 1:
+        if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment < 1:
             raise ValueError(f"{path} is damaged: {ALIGNMENT}={alignment!r}")
         start = -(-file.tell() // alignment) * alignment
     tensors = {
-        name: dataclasses.replace(tensor, offset=start + tensor.offset) for name, tensor in found
+        name: dataclasses.replace(tensor, offset=start + tensor.offset)
+        for name, tensor in found.items()
     }
     for name, tensor in tensors.items():
         if tensor.offset + tensor.size > reader.size:
@@ -97,35 +191,78 @@ def read_header(path: Path) -> Contents:
     return Contents(metadata, tensors)
 
 
-def read_tensor(path: Path, tensor: Tensor) -> NDArray[np.float32]:
-    """Reads one tensor and decodes it to float32."""
-    from gguf import GGMLQuantizationType, quants
+def _unique(path: Path, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{path} is damaged: it has {name!r} twice")
+        found[name] = value
+    return found
 
-    with path.open("rb") as file:
+
+def check_kind(name: str, tensor: Tensor) -> None:
+    """Raises ValueError where numbers of a tensor's type cannot be decoded; reads none of them."""
+    kind = _kind(tensor.kind)
+    if not _decodes(tensor.kind):
+        raise ValueError(
+            f"{tensor.path}: {name} is of the type {kind.name}, which cannot be decoded; take a "
+            "file of another quantisation, such as Q8_0, or of F16, BF16 or F32"
+        )
+
+
+@functools.cache
+def _decodes(number: int) -> bool:
+    """Whether the package decodes blocks of a type, as one block of zeros shows."""
+    from gguf import GGML_QUANT_SIZES, quants
+
+    kind = _kind(number)
+    try:
+        quants.dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def read_tensor(name: str, tensor: Tensor) -> NDArray[np.float32]:
+    """Reads one tensor and decodes it to float32.
+
+    Raises:
+      ValueError: its type cannot be decoded.
+    """
+    from gguf import quants
+
+    check_kind(name, tensor)
+    with tensor.path.open("rb") as file:
         file.seek(tensor.offset)
         data = np.fromfile(file, np.uint8, tensor.size)
-    kind = GGMLQuantizationType(tensor.kind)
     rows = math.prod(tensor.shape[:-1])
-    decoded = quants.dequantize(data.reshape(rows, -1), kind)
+    decoded = quants.dequantize(data.reshape(rows, -1), _kind(tensor.kind))
     return np.asarray(decoded, np.float32).reshape(tensor.shape)
 
 
+def _kind(number: int) -> Any:
+    """A `GGMLQuantizationType`; ValueError where there is none of this number."""
+    from gguf import GGMLQuantizationType
+
+    return GGMLQuantizationType(number)
+
+
 def _tensor(reader: "_Reader") -> tuple[str, Tensor]:
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf import GGML_QUANT_SIZES
 
     name = reader.string()
     shape = tuple(reader.number("<u8") for _ in range(reader.number("<u4")))[::-1]
     kind, offset = reader.number("<u4"), reader.number("<u8")
     try:
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        block, block_bytes = GGML_QUANT_SIZES[_kind(kind)]
     except ValueError:
         raise ValueError(
             f"{reader.path}: {name} is of the unknown type {kind}; the gguf package that is "
             "installed may be older than the file"
         ) from None
-    if not shape or shape[-1] % block:
+    if not all(shape) or not shape or shape[-1] % block:
         raise ValueError(f"{reader.path} is damaged: {name} has the shape {list(shape)}")
-    return name, Tensor(shape, kind, offset, math.prod(shape) // block * block_bytes)
+    return name, Tensor(reader.path, shape, kind, offset, math.prod(shape) // block * block_bytes)
 
 
 class _Reader:

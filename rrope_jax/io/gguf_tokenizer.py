@@ -6,58 +6,32 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenizers import Tokenizer
+import tokenizers
 
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io import chat_templates, gguf_vocabulary, sentencepiece, tokenizer_probes
+from rrope_jax.io.gguf_pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from rrope_jax.io.gguf_vocabulary import (
+    BYTE,
+    BYTE_LEVEL,
+    CONTROL,
+    NORMAL,
+    PREFIX,
+    SENTENCEPIECE,
+    TEMPLATE,
+    TEMPLATE_NAMES,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    Vocabulary,
+)
+from rrope_jax.io.tokenizer_files import SCORES, TokenizerFiles
 
 _log = logging.getLogger(__name__)
 
-_PREFIX = "tokenizer.ggml."
-_TEMPLATE = "tokenizer.chat_template"
-# kinds of tokens in llama.cpp
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
-# special tokens by their keys there and in tokenizer_config.json
+# special tokens by their names there and in tokenizer_config.json
 _SPECIAL = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
-
-
-def _byte_level(use_regex: bool) -> dict[str, Any]:
-    return {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": use_regex,
-    }
-
-
-def _split(pattern: str) -> dict[str, Any]:
-    split = {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
-    return {"type": "Sequence", "pretokenizers": [split, _byte_level(use_regex=False)]}
-
-
-_SINGLE_DIGITS = {
-    "type": "Sequence",
-    "pretokenizers": [{"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)],
-}
-# How a text is cut into words before merging, by llama.cpp's names for it (`tokenizer.ggml.pre`).
-# The first name with an equal entry is the one that is written.
-PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
-    "smollm": _SINGLE_DIGITS,
-    "starcoder": _SINGLE_DIGITS,
-    "refact": _SINGLE_DIGITS,
-    "command-r": _SINGLE_DIGITS,
-    "gpt-2": _byte_level(use_regex=True),
-    "default": _byte_level(use_regex=True),
-    "llama-bpe": _split(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-}
 
 
 def tokenizer_files(metadata: Mapping[str, Any]) -> TokenizerFiles | None:
@@ -65,18 +39,33 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> TokenizerFiles | None:
 
     None, with a warning in the log, where it is of a kind that is not known here: a tokenizer that
     cuts text another way would be wrong without anyone noticing.
+
+    Raises:
+      ValueError: it is damaged.
     """
-    kind = metadata.get(f"{_PREFIX}model")
-    tokens = metadata.get(f"{_PREFIX}tokens")
-    if kind not in _MODELS or not tokens:
-        if kind not in (None, "no_vocab"):
-            _log.warning("tokenizer.ggml.model=%r is not known; the tokenizer is left out", kind)
+    vocabulary = gguf_vocabulary.read(metadata)
+    if vocabulary is None:
         return None
-    _check(metadata, tokens)
-    built = _MODELS[kind](metadata, tokens)
-    if built is None:
+    for note in vocabulary.notes:
+        _log.warning("%s", note)
+    return files_of(vocabulary)
+
+
+def files_of(vocabulary: Vocabulary, *, adapted: bool = False) -> TokenizerFiles | None:
+    """`tokenizer_files` of a vocabulary; `adapted` cuts as llama.cpp, not as the model's own."""
+    tokens, kinds = vocabulary.tokens, vocabulary.kinds
+    more: dict[str, Any] = {}
+    if vocabulary.model == SENTENCEPIECE:
+        built, tied = _sentencepiece_bpe(vocabulary)
+        if tied:
+            more[SCORES] = {"scores": list(vocabulary.scores)}
+    elif vocabulary.row is not None:
+        built = _byte_level_bpe(vocabulary, vocabulary.row, adapted)
+    else:
+        key = "pre" if vocabulary.model == BYTE_LEVEL else "model"
+        value = getattr(vocabulary, key)
+        _log.warning("%s%s=%r is not known; the tokenizer is left out", PREFIX, key, value)
         return None
-    kinds = metadata.get(f"{_PREFIX}token_type") or [_NORMAL] * len(tokens)
     added = [
         {
             "id": index,
@@ -85,62 +74,48 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> TokenizerFiles | None:
             "lstrip": False,
             "rstrip": False,
             "normalized": False,
-            "special": kinds[index] != _USER_DEFINED,
+            "special": kinds[index] != USER_DEFINED,
         }
         for index, token in enumerate(tokens)
-        if kinds[index] in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+        if kinds[index] in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
     tokenizer = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added,
+        "post_processor": _post_processor(vocabulary),
         **built,
     }
-    files = {
-        "tokenizer.json": tokenizer,
-        "tokenizer_config.json": _tokenizer_config(metadata, tokens, kind),
-    }
+    files = {_TOKENIZER: tokenizer, _CONFIG: _tokenizer_config(vocabulary), **more}
     return TokenizerFiles(
         {name: json.dumps(data, ensure_ascii=False).encode() for name, data in files.items()}
     )
 
 
-def _check(metadata: Mapping[str, Any], tokens: Sequence[str]) -> None:
-    for key in ("token_type", "scores"):
-        values = metadata.get(f"{_PREFIX}{key}")
-        if values is not None and len(values) != len(tokens):
-            raise ValueError(
-                f"{_PREFIX}{key} has {len(values)} entries for {len(tokens)} tokens; the file is "
-                "damaged"
-            )
-    for name in _SPECIAL:
-        key = f"{_PREFIX}{name}_token_id"
-        index = metadata.get(key)
-        if index is not None and not (isinstance(index, int) and 0 <= index < len(tokens)):
-            raise ValueError(f"{key}={index!r} is not one of the {len(tokens)} tokens")
-
-
-def _byte_level_bpe(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any] | None:
+def _byte_level_bpe(vocabulary: Vocabulary, row: PreTokenizer, adapted: bool) -> dict[str, Any]:
     """GPT-2's kind: tokens spell bytes as printable characters."""
-    pre = metadata.get(f"{_PREFIX}pre", "default")
-    if pre not in PRE_TOKENIZERS:
-        _log.warning("tokenizer.ggml.pre=%r is not known; the tokenizer is left out", pre)
-        return None
     return {
         "normalizer": None,
-        "pre_tokenizer": PRE_TOKENIZERS[pre],
-        "post_processor": _post_processor(metadata, tokens),
-        "decoder": _byte_level(use_regex=True),
-        "model": _bpe(
-            tokens, [merge.split(" ", 1) for merge in metadata.get(f"{_PREFIX}merges", [])]
-        ),
+        "pre_tokenizer": row.adapted if adapted and row.adapted is not None else row.value,
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "model": _bpe(vocabulary.tokens, [list(pair) for pair in vocabulary.merges])
+        | {"ignore_merges": row.ignore_merges},
     }
 
 
-def _sentencepiece_bpe(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
-    """LLaMA's kind: scores order the merges, and unknown characters fall back to bytes."""
-    scores = metadata[f"{_PREFIX}scores"]
+def _sentencepiece_bpe(vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
+    """LLaMA's kind: scores order the merges, and unknown characters fall back to bytes.
+
+    Returns:
+      Parts of a tokenizer.json, and whether scores are equal that it puts in some order.
+    """
+    tokens, scores = vocabulary.tokens, vocabulary.scores
     index_of = {token: index for index, token in enumerate(tokens)}
     merges = []
     for token, index in index_of.items():
@@ -152,17 +127,17 @@ def _sentencepiece_bpe(metadata: Mapping[str, Any], tokens: Sequence[str]) -> di
         halves.sort(key=lambda pair: (index_of[pair[0]], index_of[pair[1]]))
         merges += [(scores[index], pair) for pair in halves]
     merges.sort(key=lambda merge: merge[0], reverse=True)  # stable
-    prepends = metadata.get(f"{_PREFIX}add_space_prefix", True)
-    spaces = [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    tied = sentencepiece.has_ties([(score, "".join(pair)) for score, pair in merges])
+    prepends = vocabulary.prepends_space
+    spaces: list[Any] = [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
-    unknown = metadata.get(f"{_PREFIX}unknown_token_id")
-    return {
+    unknown = vocabulary.ids.get("unknown")
+    built = {
         "normalizer": {
             "type": "Sequence",
             "normalizers": [{"type": "Prepend", "prepend": "▁"}] * prepends + spaces,
         },
         "pre_tokenizer": None,
-        "post_processor": _post_processor(metadata, tokens),
         "decoder": {
             "type": "Sequence",
             "decoders": [
@@ -179,9 +154,7 @@ def _sentencepiece_bpe(metadata: Mapping[str, Any], tokens: Sequence[str]) -> di
             "byte_fallback": True,
         },
     }
-
-
-_MODELS = {"gpt2": _byte_level_bpe, "llama": _sentencepiece_bpe}
+    return built, tied
 
 
 def _bpe(tokens: Sequence[str], merges: list[list[str]]) -> dict[str, Any]:
@@ -199,134 +172,182 @@ def _bpe(tokens: Sequence[str], merges: list[list[str]]) -> dict[str, Any]:
     }
 
 
-def _post_processor(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any] | None:
-    """Puts the token of the beginning before a text, where the model expects it."""
-    bos = metadata.get(f"{_PREFIX}bos_token_id")
-    if bos is None or not _adds_bos(metadata):
+def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    """Puts special tokens around a text, where the model expects them."""
+    around = {
+        name: vocabulary.tokens[vocabulary.ids[name]]
+        for name, added in (("bos", vocabulary.adds_bos), ("eos", vocabulary.adds_eos))
+        if added
+    }
+    if not around:
         return None
-    token = tokens[bos]
-    first = {"SpecialToken": {"id": token, "type_id": 0}}
+    special = {
+        name: [{"SpecialToken": {"id": token, "type_id": 0}}] for name, token in around.items()
+    }
+    first, last = special.get("bos", []), special.get("eos", [])
     text, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     return {
         "type": "TemplateProcessing",
-        "single": [first, text],
-        "pair": [first, text, second],
-        "special_tokens": {token: {"id": token, "ids": [bos], "tokens": [token]}},
+        "single": [*first, text, *last],
+        "pair": [*first, text, second, *last],
+        "special_tokens": {
+            token: {"id": token, "ids": [vocabulary.ids[name]], "tokens": [token]}
+            for name, token in around.items()
+        },
     }
 
 
-def _adds_bos(metadata: Mapping[str, Any]) -> bool:
-    default = metadata[f"{_PREFIX}model"] == "llama"  # as llama.cpp takes it
-    return bool(metadata.get(f"{_PREFIX}add_bos_token", default))
-
-
-def _tokenizer_config(
-    metadata: Mapping[str, Any], tokens: Sequence[str], kind: str
-) -> dict[str, Any]:
+def _tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": _adds_bos(metadata),
+        "add_bos_token": vocabulary.adds_bos,
+        "add_eos_token": vocabulary.adds_eos,
         "clean_up_tokenization_spaces": False,
     }
     for theirs, name in _SPECIAL.items():
-        index = metadata.get(f"{_PREFIX}{theirs}_token_id")
-        if index is not None:
-            config[f"{name}_token"] = tokens[index]
-    if _TEMPLATE in metadata:
-        config["chat_template"] = metadata[_TEMPLATE]
-    return config
+        if theirs in vocabulary.ids:
+            config[f"{name}_token"] = vocabulary.tokens[vocabulary.ids[theirs]]
+    template = chat_templates.for_config(vocabulary.templates)
+    return config if template is None else config | {"chat_template": template}
 
 
 def metadata_of(files: TokenizerFiles | None, vocab_size: int) -> dict[str, Any]:
     """The metadata of a GGUF file for a tokenizer: the inverse of `tokenizer_files`.
 
+    What llama.cpp makes of them is compared with the tokenizer on many texts
+    (`tokenizer_probes`). Where a limit of the format makes them differ around special tokens, a
+    warning names the first text.
+
     Args:
       files: the tokenizer; without one, llama.cpp takes and gives token ids only.
-      vocab_size: of the model; ids beyond the tokenizer's become tokens that no text has.
+      vocab_size: of the model. Ids beyond the tokenizer's become tokens that no text has; tokens
+        beyond the model's are left out, with a warning.
 
     Raises:
-      ValueError: the tokenizer has no tokenizer.json, or is of a kind that llama.cpp has no name
-        for.
+      ValueError: the tokenizer has no tokenizer.json or a damaged one, is of a kind that llama.cpp
+        has no name for, or llama.cpp would make other tokens of a text.
     """
     if files is None:
-        return {f"{_PREFIX}model": "no_vocab"}
-    if "tokenizer.json" not in files.files:
+        return {f"{PREFIX}model": "no_vocab"}
+    if _TOKENIZER not in files.files:
         raise ValueError(
-            f"the tokenizer has no tokenizer.json (only {', '.join(files.files)}), from which a "
+            f"the tokenizer has no {_TOKENIZER} (only {', '.join(files.files)}), from which a "
             "GGUF file is written; save it once with AutoTokenizer of transformers"
         )
-    tokenizer = json.loads(files.files["tokenizer.json"])
-    config = json.loads(files.files.get("tokenizer_config.json", b"{}"))
-    model = tokenizer["model"]
+    tokenizer, config = _object(files, _TOKENIZER), _object(files, _CONFIG)
+    model = tokenizer.get("model") or {}
     if model.get("type") != "BPE":
         raise ValueError(
             f"tokenizer.json: model.type={model.get('type')!r} has no form in GGUF here; only "
             "'BPE' has"
         )
-    added = {entry["content"]: entry for entry in tokenizer.get("added_tokens", [])}
+    try:
+        source = tokenizers.Tokenizer.from_buffer(files.files[_TOKENIZER])
+    except Exception as error:  # the Rust side raises bare Exceptions
+        raise ValueError(f"{_TOKENIZER} cannot be read: {error}") from None
+    added = {entry["content"]: entry for entry in tokenizer.get("added_tokens") or []}
     vocab = model["vocab"] | {token: entry["id"] for token, entry in added.items()}
-    if (largest := max(vocab.values())) >= vocab_size:
-        raise ValueError(
-            f"the tokenizer has a token of id {largest}, but the model's vocab_size is "
-            f"{vocab_size}; they do not belong together"
+    if beyond := sorted((index, token) for token, index in vocab.items() if index >= vocab_size):
+        _log.warning(
+            "the tokenizer has %d tokens beyond the model's vocab_size of %d, such as %r of id %d; "
+            "they are left out",
+            len(beyond),
+            vocab_size,
+            *reversed(beyond[0]),
         )
+        vocab = {token: index for token, index in vocab.items() if index < vocab_size}
     tokens = [f"[PAD{index}]" for index in range(vocab_size)]
-    kinds = [_UNUSED] * vocab_size
+    kinds = [UNUSED] * vocab_size
     for token, index in vocab.items():
-        tokens[index], kinds[index] = token, _NORMAL
-    for entry in added.values():
-        kinds[entry["id"]] = _CONTROL if entry.get("special") else _USER_DEFINED
-    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+        tokens[index], kinds[index] = token, NORMAL
+    for token, entry in added.items():
+        if token in vocab:
+            kinds[entry["id"]] = CONTROL if entry.get("special") else USER_DEFINED
+    pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+    merges = [pair for pair in pairs if {*pair, "".join(pair)} <= vocab.keys()]
     write = _write_sentencepiece if model.get("byte_fallback") else _write_byte_level
     metadata = {
-        f"{_PREFIX}tokens": tokens,
-        **write(tokenizer, tokens, kinds, merges),
-        f"{_PREFIX}token_type": kinds,
+        f"{PREFIX}tokens": tokens,
+        **write(tokenizer, source, tokens, kinds, merges),
+        f"{PREFIX}token_type": kinds,
+        **_special_tokens(source, config, vocab),
+        **_templates(files, config),
     }
-    return metadata | _special_tokens(files, config, vocab)
+    if SCORES in files.files:
+        scores = sentencepiece.scores_of(files.files[SCORES])[:vocab_size]
+        metadata[f"{PREFIX}scores"] = scores + [0.0] * (vocab_size - len(scores))
+    _check_read_back(files, metadata, vocab_size)
+    return metadata
+
+
+def _object(files: TokenizerFiles, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(files.files.get(name, b"{}"))
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must hold a JSON object, not {type(value).__name__}")
+    return value
 
 
 def _write_byte_level(
-    tokenizer: Mapping[str, Any], tokens: Sequence[str], kinds: list[int], merges: list[list[str]]
+    tokenizer: Mapping[str, Any],
+    source: tokenizers.Tokenizer,
+    tokens: Sequence[str],
+    kinds: list[int],
+    merges: list[list[str]],
 ) -> dict[str, Any]:
-    wanted = _without_offsets(tokenizer.get("pre_tokenizer"))
-    name = next((n for n, pre in PRE_TOKENIZERS.items() if _without_offsets(pre) == wanted), None)
-    if name is None or tokenizer.get("normalizer") is not None:
+    del tokens, kinds
+    if not merges:
         raise ValueError(
-            "tokenizer.json: its normalizer and pre_tokenizer have no known name in llama.cpp; "
-            f"known are those of {', '.join(PRE_TOKENIZERS)}"
+            f"{_TOKENIZER} has no merges, and llama.cpp reads no byte-level tokenizer without"
         )
+    ignores = bool(tokenizer["model"].get("ignore_merges"))
+    cuts = tokenizer_probes.cuts(source.pre_tokenizer)
+    fitting = [
+        name
+        for name, row in PRE_TOKENIZERS.items()
+        if name == row.names[0] and tokenizer_probes.cuts_of(row.value) == cuts
+    ]
+    if not fitting:
+        raise ValueError(
+            "tokenizer.json: its pre_tokenizer cuts texts in a way that has no known name in "
+            f"llama.cpp; known are those of {', '.join(PRE_TOKENIZERS)}"
+        )
+    # where none treats whole words alike it may still make no difference, which is looked at later
+    fitting.sort(key=lambda name: PRE_TOKENIZERS[name].ignore_merges != ignores)  # stable
     return {
-        f"{_PREFIX}model": "gpt2",
-        f"{_PREFIX}pre": name,
-        f"{_PREFIX}merges": [" ".join(merge) for merge in merges],
+        f"{PREFIX}model": BYTE_LEVEL,
+        f"{PREFIX}pre": fitting[0],
+        f"{PREFIX}merges": [" ".join(merge) for merge in merges],
     }
 
 
-def _without_offsets(value: Any) -> Any:
-    """What decides how text is cut: offsets do not."""
-    if isinstance(value, dict):
-        return {k: _without_offsets(v) for k, v in value.items() if k != "trim_offsets"}
-    return [_without_offsets(each) for each in value] if isinstance(value, list) else value
-
-
 def _write_sentencepiece(
-    tokenizer: Mapping[str, Any], tokens: Sequence[str], kinds: list[int], merges: list[list[str]]
+    tokenizer: Mapping[str, Any],
+    source: tokenizers.Tokenizer,
+    tokens: Sequence[str],
+    kinds: list[int],
+    merges: list[list[str]],
 ) -> dict[str, Any]:
     """Scores that put the merges in the order in which tokenizer.json has them."""
+    del source
     rank: dict[str, int] = {}
     for index, pair in enumerate(merges):
         rank.setdefault("".join(pair), index)
     for index, token in enumerate(tokens):
         if _BYTE_TOKEN.fullmatch(token):
-            kinds[index] = _BYTE
+            kinds[index] = BYTE
     unknown = tokenizer["model"].get("unk_token")
     if unknown in tokens:
-        kinds[tokens.index(unknown)] = _UNKNOWN
+        kinds[tokens.index(unknown)] = UNKNOWN
     return {
-        f"{_PREFIX}model": "llama",
-        f"{_PREFIX}scores": [-float(rank.get(token, 0)) for token in tokens],
-        f"{_PREFIX}add_space_prefix": _prepends_space(tokenizer),
+        f"{PREFIX}model": SENTENCEPIECE,
+        # those that nothing is joined to come last, and no two of them at once
+        f"{PREFIX}scores": [
+            -float(rank.get(token, len(merges) + index)) for index, token in enumerate(tokens)
+        ],
+        f"{PREFIX}add_space_prefix": _prepends_space(tokenizer),
     }
 
 
@@ -338,7 +359,7 @@ def _prepends_space(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def _special_tokens(
-    files: TokenizerFiles, config: Mapping[str, Any], vocab: Mapping[str, int]
+    source: tokenizers.Tokenizer, config: Mapping[str, Any], vocab: Mapping[str, int]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for theirs, name in _SPECIAL.items():
@@ -346,12 +367,56 @@ def _special_tokens(
         if isinstance(token, Mapping):
             token = token.get("content")
         if isinstance(token, str) and token in vocab:
-            found[f"{_PREFIX}{theirs}_token_id"] = vocab[token]
+            found[f"{PREFIX}{theirs}_token_id"] = vocab[token]
     # what it does counts, not what tokenizer_config.json says: transformers does not read that
-    encoded = Tokenizer.from_buffer(files.files["tokenizer.json"]).encode("a").ids
-    bos = found.get(f"{_PREFIX}bos_token_id")
-    found[f"{_PREFIX}add_bos_token"] = bos is not None and encoded[:1] == [bos]
-    template = files.files.get("chat_template.jinja", b"").decode() or config.get("chat_template")
-    if isinstance(template, str):
-        found[_TEMPLATE] = template
+    first, last = tokenizer_probes.around(source)
+    for theirs, there in (("bos", first), ("eos", last)):
+        key = f"{PREFIX}{theirs}_token_id"
+        if key not in found and len(there) == 1:
+            found[key] = there[0]
+        found[f"{PREFIX}add_{theirs}_token"] = key in found and there == [found[key]]
     return found
+
+
+def _templates(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, Any]:
+    templates = chat_templates.read(files, config)
+    found: dict[str, Any] = {}
+    others = []
+    for name, text in templates.items():
+        if name == chat_templates.DEFAULT:
+            found[TEMPLATE] = text
+        else:
+            plain = re.sub("[^A-Za-z0-9]", "_", name)
+            others.append(plain)
+            found[f"{TEMPLATE}.{plain}"] = text
+    return found | ({TEMPLATE_NAMES: others} if others else {})
+
+
+def _check_read_back(files: TokenizerFiles, metadata: Mapping[str, Any], vocab_size: int) -> None:
+    """Compares what is written, as llama.cpp reads it, with the source."""
+    vocabulary = gguf_vocabulary.read(metadata)
+    assert vocabulary is not None  # it was just written
+    written = files_of(vocabulary)
+    assert written is not None
+    for note in vocabulary.notes:
+        _log.warning("%s", note)
+    probes = tokenizer_probes.probes(files)
+
+    def difference(other: TokenizerFiles, texts: Sequence[str]) -> str | None:
+        return next(tokenizer_probes.differences(files, other, texts, vocab_size), None)
+
+    if (found := difference(written, probes.plain)) is not None:
+        raise ValueError(f"llama.cpp would make other tokens of a text: {found}")
+    if (found := difference(written, probes.around_added)) is not None:
+        _log.warning(
+            "beside special tokens, llama.cpp makes other tokens of some texts, since GGUF has no "
+            "place for what becomes of the spaces there: %s",
+            found,
+        )
+    if vocabulary.row is not None and vocabulary.row.adapted is not None:
+        adapted = files_of(vocabulary, adapted=True)
+        assert adapted is not None
+        if (found := difference(adapted, probes.plain)) is not None:
+            _log.warning(
+                "llama.cpp's own form of %r cuts some texts otherwise: %s", vocabulary.pre, found
+            )

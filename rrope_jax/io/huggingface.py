@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -12,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rrope_jax import rope
+from rrope_jax.io import end_of_text
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.tokenizer_files import TokenizerFiles
 from rrope_jax.io.weights import (
@@ -152,7 +154,7 @@ def _name(weight: Weight, layer: int) -> str:
 def _describe(folder: Path) -> Description:
     config = _read_json(folder / CONFIG)
     kind = config.get("model_type")
-    if kind not in _DEFAULTS:
+    if not isinstance(kind, str) or kind not in _DEFAULTS:
         raise ValueError(
             f"{folder / CONFIG}: model_type={kind!r} is not implemented; "
             f"choose a model of {', '.join(_DEFAULTS)}"
@@ -174,13 +176,18 @@ def _describe(folder: Path) -> Description:
             raise ValueError(f"{folder / CONFIG} has no {MODEL_KEYS[name]}, which a model needs")
     try:
         model = ModelConfig(**{"rms_norm_eps": _DEFAULT_EPS} | fields)
-        return Description(
+        temperature = config.get(FOLDED_TEMPERATURE, 1.0)
+        if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise ValueError(f"{FOLDED_TEMPERATURE}={temperature!r} must be a number above 0")
+        description = Description(
             model=model,
             rope=rope.from_hf(config),
             context=config["max_position_embeddings"],
             tokenizer=TokenizerFiles.of_folder(folder),
             extras={key: config[key] for key in _EXTRAS if config.get(key) is not None},
         )
+        end_of_text.end_ids(description)  # raises where they are no ids
+        return description
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
 

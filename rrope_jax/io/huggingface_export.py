@@ -1,6 +1,7 @@
 """Writes Hugging Face folders that stock transformers, vLLM and others load as a LLaMA model."""
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 from rrope_jax import rope
 from rrope_jax.io.description import Description
 from rrope_jax.io.dtypes import Dtype, cast
+from rrope_jax.io.end_of_text import GENERATION, KEY, end_ids
 from rrope_jax.io.huggingface import CONFIG, INDEX_FILE, MODEL_KEYS, TOKEN_IDS, WEIGHTS_FILE
 from rrope_jax.io.portable import factor_lists
+from rrope_jax.io.tokenizer_files import SCORES
 from rrope_jax.io.weights import Source, Weight, matrix_shapes
 from rrope_jax.model import ModelConfig
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
 
@@ -67,6 +72,13 @@ def write(source: Source, folder: Path, dtype: Dtype, *, shard_bytes: int) -> No
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     if description.tokenizer is not None:
         description.tokenizer.write(folder)
+        if SCORES in description.tokenizer.files:
+            _log.warning(
+                "several tokens have equal scores, which no tokenizer.json can say: programs other "
+                "than rrope join characters in another order in some texts"
+            )
+    if not (folder / GENERATION).exists() and (generation := _generation(description)):
+        (folder / GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
     shards = list(_shards(matrix_shapes(description.model), dtype, shard_bytes))
     if len(shards) == 1:
         _write_safetensors(source, folder / WEIGHTS_FILE, shards[0], dtype)
@@ -151,3 +163,12 @@ def _config(description: Description, dtype: Dtype) -> dict[str, Any]:
         **description.extras,
         **_rope_keys(description),
     }
+
+
+def _generation(description: Description) -> dict[str, Any]:
+    """What `generate` of transformers reads where several tokens end a text."""
+    ends = list(end_ids(description))
+    if len(ends) < 2:
+        return {}
+    others = {key: description.extras[key] for key in TOKEN_IDS if key in description.extras}
+    return others | {KEY: ends}

@@ -47,6 +47,10 @@ def format_of(path: str | os.PathLike[str]) -> str:
             return name
     if not found.exists():
         raise ValueError(f"{path} does not exist; give a checkpoint")
+    if ggufs := sorted(found.glob("*.gguf")):
+        raise ValueError(
+            f"{path} is a folder with GGUF files; name one of them, such as {ggufs[0].name}"
+        )
     raise ValueError(
         f"{path} is no checkpoint: neither a GGUF file, nor a Hugging Face folder with config.json "
         "and safetensors, nor a model folder or training workdir of rrope (pickled weights, such "

@@ -4,8 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-# What Hugging Face folders hold beside weights and config.json. The last one is read by
-# `generate` of transformers, which else would not stop at the right token.
+SCORES = "sentencepiece_scores.json"
+"""What a tokenizer.json cannot say of a vocabulary with equal scores; see `sentencepiece`."""
+MORE_TEMPLATES = "additional_chat_templates/"
+"""The folder of chat templates beside the default one, each with its name and `.jinja`."""
+# What Hugging Face folders hold beside weights and config.json, and our own file. The last one is
+# read by `generate` of transformers, which else would not stop at the right token.
 NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -16,6 +20,7 @@ NAMES = (
     "tokenizer.model",
     "chat_template.jinja",
     "chat_template.json",
+    SCORES,
     "generation_config.json",
 )
 
@@ -25,7 +30,7 @@ class TokenizerFiles:
     """Files by name, with their bytes.
 
     Attributes:
-      files: names among `NAMES`.
+      files: names among `NAMES`, and in `MORE_TEMPLATES`.
     """
 
     files: Mapping[str, bytes]
@@ -33,11 +38,14 @@ class TokenizerFiles:
     @classmethod
     def of_folder(cls, folder: Path) -> "TokenizerFiles | None":
         """Those that a folder holds; None where it has none."""
-        files = {name: (folder / name).read_bytes() for name in NAMES if (folder / name).is_file()}
+        more = sorted(each.name for each in (folder / MORE_TEMPLATES).glob("*.jinja"))
+        names = (*NAMES, *(f"{MORE_TEMPLATES}{name}" for name in more))
+        files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
         return cls(files) if files else None
 
     def write(self, folder: Path) -> None:
         """Writes them into a folder, which is made where it does not exist."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)

@@ -77,7 +77,13 @@ def _passkey(setting: PasskeySetting, model: PretrainedModel, config: ConfigDict
 def _closed_ended(
     setting: ClosedEndedSetting, model: PretrainedModel, config: ConfigDict
 ) -> ClosedEnded:
-    return ClosedEnded(setting, model.decoder, model.tokenizer, bos=_begins_with_bos(config))
+    return ClosedEnded(
+        setting,
+        model.decoder,
+        model.tokenizer,
+        bos=_begins_with_bos(config),
+        stop_ids=model.stop_ids,
+    )
 
 
 def _begins_with_bos(config: ConfigDict) -> bool:
@@ -128,6 +134,7 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
             "model": dataclasses.asdict(model.decoder.config),
             "original_context": model.original_context,
             "context": model.description.context,
+            "stop_ids": list(model.stop_ids),
             "setting": {name: dataclasses.asdict(setting) for name, setting in settings.items()},
             "backend": backend.describe(),
             "versions": {

@@ -90,9 +90,7 @@ def _continue(
         len(written),
         done - read,
     )
-    # decoded together, since some tokenizers drop the space before the first word of a text
-    before = model.tokenizer.decode(prompt)
-    return model.tokenizer.decode([*prompt, *written]).removeprefix(before)
+    return model.tokenizer.decode_after(prompt, written)
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
+from rrope_jax.io.end_of_text import end_ids
 from rrope_jax.jobs.configuration import UsageError
 from rrope_jax.jobs.rope_config import extend
 from rrope_jax.model import Decoder
@@ -37,20 +38,22 @@ class PretrainedModel:
           bos: whether the tokenizer's first token goes before it; None for what its files say.
 
         Raises:
-          UsageError: the tokenizer has no first token.
+          UsageError: the tokenizer has no first token, or the model no embedding for a token.
         """
+        try:
+            ids = self.tokenizer.encode(text)
+        except ValueError as error:
+            raise UsageError(f"--prompt: {error}") from error
         if not (self.tokenizer.adds_bos if bos is None else bos):
-            return self.tokenizer.encode(text)
+            return ids
         if self.tokenizer.bos_id is None:
             raise UsageError("--bos: the tokenizer has no token that begins a text")
-        return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        return [self.tokenizer.bos_id, *ids]
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Ids of the tokens that end a text: the tokenizer's, and those of the checkpoint."""
-        own = self.description.extras.get("eos_token_id")
-        listed = own if isinstance(own, list | tuple) else [own]
-        return tuple(sorted({*listed, self.tokenizer.eos_id} - {None}))
+        """Ids of the tokens that end a text, wherever checkpoint and tokenizer name them."""
+        return tuple(sorted(end_ids(self.description, self.tokenizer.eos_id)))
 
 
 def load_model(
@@ -89,14 +92,10 @@ def load_model(
         raise
     except (ValueError, OSError) as error:
         raise UsageError(f"--checkpoint={checkpoint}: {error}") from error
-    if loaded_tokenizer.vocab_size > description.model.vocab_size:
-        raise UsageError(
-            f"the tokenizer has {loaded_tokenizer.vocab_size} tokens, the model only "
-            f"{description.model.vocab_size}; they do not belong together"
-        )
     description = dataclasses.replace(description, context=after.context)
     original = before.rope.original_context or before.context
-    return PretrainedModel(decoder, description, original, loaded_tokenizer)
+    fitting = loaded_tokenizer.for_model(description.model.vocab_size)
+    return PretrainedModel(decoder, description, original, fitting)
 
 
 def define_checkpoint(values: flags.FlagValues) -> None:

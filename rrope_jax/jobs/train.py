@@ -175,12 +175,7 @@ def open_tokenizer(data: DataConfig, description: pretrained.Description) -> Tok
         tokenizer = load_tokenizer(source)
     except (ValueError, OSError) as error:
         raise UsageError(f"config.data.tokenizer: {error}") from error
-    if tokenizer.vocab_size > description.model.vocab_size:
-        raise UsageError(
-            f"config.data.tokenizer has {tokenizer.vocab_size} tokens, but the model's vocab_size "
-            f"is {description.model.vocab_size}; give the model's own tokenizer"
-        )
-    return tokenizer
+    return tokenizer.for_model(description.model.vocab_size)
 
 
 def _shared(config: ConfigDict) -> dict[str, Any]:

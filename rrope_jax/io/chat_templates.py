@@ -1,0 +1,66 @@
+"""Chat templates of a tokenizer, by name, from and to the files of a Hugging Face folder."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rrope_jax.io.tokenizer_files import MORE_TEMPLATES, TokenizerFiles
+
+DEFAULT = "default"
+"""The name of the template that is used where none is asked for."""
+_JINJA, _JSON = "chat_template.jinja", "chat_template.json"
+
+
+def read(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, str]:
+    """The templates of a tokenizer: those of files of their own count over tokenizer_config.json's.
+
+    Raises:
+      ValueError: a file is damaged.
+    """
+    found = _named(config.get("chat_template"), "tokenizer_config.json")
+    if _JSON in files.files:
+        try:
+            value = json.loads(files.files[_JSON])
+        except ValueError as error:
+            raise ValueError(f"{_JSON} cannot be read as JSON: {error}") from error
+        if isinstance(value, Mapping):
+            found |= _named(value.get("chat_template"), _JSON)
+    for name, data in files.files.items():
+        if name == _JINJA:
+            found[DEFAULT] = _text(name, data)
+        elif name.startswith(MORE_TEMPLATES):
+            found[name.removeprefix(MORE_TEMPLATES).removesuffix(".jinja")] = _text(name, data)
+    return found
+
+
+def _named(value: Any, where: str) -> dict[str, str]:
+    """One template is the default; several are a list of objects or, in old files, a mapping."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {DEFAULT: value}
+    if isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
+        value = {each.get("name"): each.get("template") for each in value}
+    if isinstance(value, Mapping) and all(
+        isinstance(each, str) for pair in value.items() for each in pair
+    ):
+        return dict(value)
+    raise ValueError(
+        f"{where}: chat_template must be a text, or a list of objects with name and template"
+    )
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8 text: {error}") from error
+
+
+def for_config(templates: Mapping[str, str]) -> str | list[dict[str, str]] | None:
+    """The `chat_template` of a tokenizer_config.json."""
+    if not templates:
+        return None
+    if templates.keys() == {DEFAULT}:
+        return templates[DEFAULT]
+    return [{"name": name, "template": text} for name, text in templates.items()]

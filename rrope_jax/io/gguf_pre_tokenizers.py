@@ -1,0 +1,219 @@
+# ruff: noqa: RUF001  characters that look like others are meant
+"""How llama.cpp cuts a text into words before it joins byte pairs: `tokenizer.ggml.pre`.
+
+The names, and what llama.cpp takes with each of them where a file leaves it out, are those of
+src/llama-vocab.cpp; the expressions are those of the tokenizer.json that a name stands for.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+# llama.cpp's default id of the first token of byte-level vocabularies
+_FALCON_BOS = 11
+
+
+@dataclasses.dataclass(frozen=True)
+class PreTokenizer:
+    """One way to cut a text, with llama.cpp's defaults for it.
+
+    Attributes:
+      names: that llama.cpp has for it; the first is the one that is written.
+      value: `pre_tokenizer` of a tokenizer.json.
+      ignore_merges: whether a word that is a token becomes that token, whatever the merges say.
+      adds_bos: whether a text begins with `bos_token_id` where `add_bos_token` is left out.
+      default_bos: what `bos_token_id` is where it is left out; None for no token.
+      adapted: `pre_tokenizer` that cuts as llama.cpp does, where that is not what the model's own
+        tokenizer does; what is read cuts as the model's own does, since that made its training
+        text.
+    """
+
+    names: tuple[str, ...]
+    value: Mapping[str, Any]
+    ignore_merges: bool = False
+    adds_bos: bool = False
+    default_bos: int | None = _FALCON_BOS
+    adapted: Mapping[str, Any] | None = None
+
+
+def _byte_level(use_regex: bool) -> dict[str, Any]:
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": use_regex,
+    }
+
+
+def _sequence(*steps: Mapping[str, Any], use_regex: bool = False) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": [*steps, _byte_level(use_regex)]}
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+
+def _splits(*patterns: str) -> dict[str, Any]:
+    return _sequence(*map(_split, patterns))
+
+
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_REST = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+_PUNCTUATED = r" ?[^(\s|.,!?…。，、।۔،)]+"
+
+
+def _letters(digits: str, *, letters: str = r"\p{L}", contractions: str = _CONTRACTIONS) -> str:
+    """Llama 3's expression, of which many others are variants."""
+    first = f"{contractions}|" if contractions else ""
+    other = r"[^\s" + letters.strip("[]") + r"\p{N}]+"
+    return rf"{first}[^\r\n\p{{L}}\p{{N}}]?{letters}+|\p{{N}}{digits}| ?{other}[\r\n]*|{_SPACES}"
+
+
+def _cased(digits: str, contractions: str) -> str:
+    """Words that begin with a capital, as GPT-4o and Mistral's Tekken have them."""
+    upper, lower = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+    before = r"[^\r\n\p{L}\p{N}]?"
+    return (
+        rf"{before}[{upper}]*[{lower}]+{contractions}|{before}[{upper}]+[{lower}]*{contractions}"
+        rf"|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+    )
+
+
+def _cased_in_ascii(digits: str, contractions: str) -> str:
+    """`_cased` as llama.cpp does it: other letters than a to z are capital and small."""
+    upper, lower = r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]"
+    before = r"[^\r\n\p{L}\p{N}]?"
+    return (
+        rf"{before}{upper}*{lower}+{contractions}|{before}{upper}+{lower}*{contractions}"
+        rf"|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+    )
+
+
+_LLAMA3 = _splits(_letters("{1,3}"))
+_ROWS = (
+    PreTokenizer(
+        (
+            "smollm",
+            "starcoder",
+            "refact",
+            "command-r",
+            "codeshell",
+            "exaone",
+            "minerva-7b",
+            "mellum2",
+        ),
+        _sequence({"type": "Digits", "individual_digits": True}, use_regex=True),
+    ),
+    PreTokenizer(
+        (
+            "gpt-2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "exaone4",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "jina-es",
+            "jina-de",
+            "jina-v2-es",
+            "jina-v2-de",
+        ),
+        _byte_level(use_regex=True),
+    ),
+    PreTokenizer(
+        (
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
+        ),
+        _LLAMA3,
+        ignore_merges=True,
+        adds_bos=True,
+    ),
+    PreTokenizer(("smaug-bpe", "dbrx"), _LLAMA3),
+    PreTokenizer(("chatglm-bpe", "glm4"), _LLAMA3, default_bos=None),
+    PreTokenizer(
+        (
+            "qwen2",
+            "deepseek-r1-qwen",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
+            "kormo",
+            "f2llmv2",
+        ),
+        _splits(_letters("")),
+    ),
+    PreTokenizer(("qwen35",), _splits(_letters("", letters=r"[\p{L}\p{M}]"))),
+    PreTokenizer(("ufakzeka",), _splits(_letters("", contractions=""))),
+    PreTokenizer(("minicpm5",), _splits(r"\p{N}{1,3}", _letters("+")), ignore_merges=True),
+    PreTokenizer(
+        ("tekken",),
+        _splits(_cased("", "")),
+        ignore_merges=True,
+        adds_bos=True,
+        adapted=_splits(_cased_in_ascii("", "")),
+    ),
+    PreTokenizer(
+        ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"),
+        _splits(_cased("{1,3}", f"{_CONTRACTIONS}?")),
+        adapted=_splits(_cased_in_ascii("{1,3}", f"{_CONTRACTIONS}?")),
+    ),
+    PreTokenizer(
+        ("bailingmoe", "bailingmoe2", "llada-moe"),
+        _splits(
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+            r"|\s*[\r\n]|\s+(?!\S)|\s+"
+        ),
+    ),
+    PreTokenizer(
+        ("seed-coder",),
+        _splits(
+            rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1}}"
+            rf"| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
+        ),
+    ),
+    PreTokenizer(
+        ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"),
+        _splits(
+            r"\p{N}{1,3}",
+            "[一-龥\u3040-ゟ゠-ヿ]+",
+            r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+            rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}",
+        ),
+    ),
+    PreTokenizer(
+        ("deepseek-coder",),
+        _splits(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}"),
+    ),
+    PreTokenizer(("superbpe",), _splits(r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
+    PreTokenizer(("bloom", "poro-chat", "gpt3-finnish"), _splits(_PUNCTUATED)),
+    PreTokenizer(("viking",), _splits(_PUNCTUATED, r"\p{N}")),
+    PreTokenizer(("falcon",), _splits(r"[\p{P}$+<=>^~|`]+", _GPT2, "[0-9][0-9][0-9]")),
+    PreTokenizer(("default",), _splits(r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+)
+PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {name: row for row in _ROWS for name in row.names}
+"""The ways to cut a text by all their names, those first that are preferred in writing."""
+DEFAULT = "default"
+"""The name that llama.cpp takes where a file has none."""

@@ -1,0 +1,329 @@
+# ruff: noqa: RUF001  characters that look like others are meant
+"""What the metadata of a GGUF file says of its tokenizer, with what llama.cpp takes for the rest.
+
+The keys are those of docs/gguf.md of ggml-org/ggml; the defaults, and the spellings that count as
+ends of a text, are those of src/llama-vocab.cpp of ggml-org/llama.cpp.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from rrope_jax.io.gguf_pre_tokenizers import DEFAULT, PRE_TOKENIZERS, PreTokenizer
+
+PREFIX = "tokenizer.ggml."
+TEMPLATE = "tokenizer.chat_template"
+TEMPLATE_NAMES = "tokenizer.chat_templates"
+# kinds of tokens
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+SENTENCEPIECE, BYTE_LEVEL = "llama", "gpt2"
+"""The two values of `tokenizer.ggml.model` that are known here."""
+
+# What a key is where a file leaves it out, by `tokenizer.ggml.model`; of byte-level vocabularies,
+# `pre` decides the first token.
+_DEFAULT_IDS: Mapping[str, Mapping[str, int]] = {
+    SENTENCEPIECE: {"bos": 1, "eos": 2, "unknown": 0},
+    BYTE_LEVEL: {"eos": 11},
+}
+ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+"""The special tokens that end a text, in the order of their importance."""
+# Where the file names no such token, one that is spelled so is, and is a control token.
+_SPELLINGS = {
+    "fim_pre": (
+        "<|fim_prefix|>",
+        "<fim-prefix>",
+        "<fim_prefix>",
+        "<｜fim▁begin｜>",
+        "<PRE>",
+        "▁<PRE>",
+        "<|code_prefix|>",
+        "<|prefix|>",
+    ),
+    "fim_suf": (
+        "<|fim_suffix|>",
+        "<fim-suffix>",
+        "<fim_suffix>",
+        "<｜fim▁hole｜>",
+        "<SUF>",
+        "▁<SUF>",
+        "<|code_suffix|>",
+        "<|suffix|>",
+    ),
+    "fim_mid": (
+        "<|fim_middle|>",
+        "<fim-middle>",
+        "<fim_middle>",
+        "<｜fim▁end｜>",
+        "<MID>",
+        "▁<MID>",
+        "<|code_middle|>",
+        "<|middle|>",
+    ),
+    "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+    "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    "fim_sep": ("<|file_sep|>",),
+}
+# Tokens that are spelled so end a text as well, whatever the file says.
+_END_SPELLINGS = frozenset(
+    {
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<|calls|>",
+        "<|flush|>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<end_of_turn>",
+        "<end_of_utterance>",
+        "<｜end▁of▁sentence｜>",
+        "</s>",
+        "<eos>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<turn|>",
+        "<|tool_response>",
+        "[e~[",
+    }
+)
+# One that ends nothing beside the others, with the kind that it then is: a turn that goes on with
+# a call, or the end of another model's texts.
+_NOT_BESIDE = (
+    ("<|end|>", USER_DEFINED, {"<|return|>"}, {"<|call|>", "<|calls|>"}),
+    ("<|end|>", USER_DEFINED, {"<|flush|>"}, {"<|call|>", "<|calls|>"}),
+    ("</s>", NORMAL, {"<|tool_response>"}, {"<|tool_response>"}),
+)
+# Tokens that are printed although they are control tokens.
+_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
+_SPECIAL = ("bos", "unknown", "padding", *ENDS, *_SPELLINGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer of a file.
+
+    Attributes:
+      model: `SENTENCEPIECE`, `BYTE_LEVEL` or the name of one that is not known here.
+      pre: name of the way to cut a text.
+      row: that way; None where it is not known, or there is none.
+      tokens: all different.
+      kinds: of each token, such as `CONTROL`.
+      scores: of each token.
+      merges: pairs of tokens that are joined, the first ones first.
+      ids: of special tokens by their names in keys, such as `bos`.
+      ends: ids of all tokens that end a text, that of `eos` first.
+      adds_bos, adds_eos: whether a text begins and ends with such a token.
+      prepends_space: whether a text, and what follows a special token, begins with a space.
+      templates: chat templates by name; the one that is used is called `default`.
+      notes: what a reader should know of keys that are wrong or left out.
+    """
+
+    model: str
+    pre: str
+    row: PreTokenizer | None
+    tokens: Sequence[str]
+    kinds: Sequence[int]
+    scores: Sequence[float]
+    merges: Sequence[tuple[str, str]]
+    ids: Mapping[str, int]
+    ends: tuple[int, ...]
+    adds_bos: bool
+    adds_eos: bool
+    prepends_space: bool
+    templates: Mapping[str, str]
+    notes: Sequence[str]
+
+
+def read(metadata: Mapping[str, Any]) -> Vocabulary | None:
+    """The tokenizer that metadata describe; None where they describe none.
+
+    Raises:
+      ValueError: a key has another type than it has in llama.cpp, or the others rule it out.
+    """
+    model = _get(metadata, "model", _STRING, None)
+    tokens = _list(metadata, "tokens", _STRING)
+    if model in (None, "no_vocab", "none") or tokens is None:
+        return None
+    tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]
+    place = {token: index for index, token in enumerate(tokens)}
+    if len(place) < len(tokens):
+        twice = next(token for index, token in enumerate(tokens) if place[token] != index)
+        raise ValueError(f"{PREFIX}tokens has {twice!r} twice; the file is damaged")
+    pre = _get(metadata, "pre", _STRING, None) or DEFAULT
+    row = PRE_TOKENIZERS.get(pre) if model == BYTE_LEVEL else None
+    ids, notes = _special_ids(metadata, model, row, tokens)
+    kinds = _list(metadata, "token_type", _INT, tokens) or [NORMAL] * len(tokens)
+    scores = _list(metadata, "scores", _NUMBER, tokens) or [0.0] * len(tokens)
+    if not all(math.isfinite(score) for score in scores):
+        raise ValueError(f"{PREFIX}scores holds a number that is not finite; the file is damaged")
+    ends = _ends(tokens, place, ids, kinds)
+    adds = {
+        name: _get(metadata, f"add_{name}_token", _BOOL, default)
+        for name, default in (
+            ("bos", model == SENTENCEPIECE or (row is not None and row.adds_bos)),
+            ("eos", False),
+        )
+    }
+    for name, used in (("bos", adds["bos"]), ("eos", True)):
+        if used and name in ids and metadata.get(f"{PREFIX}{name}_token_id") is None:
+            notes.append(
+                f"{PREFIX}{name}_token_id is left out; llama.cpp then takes {ids[name]} "
+                f"({tokens[ids[name]]!r})"
+            )
+    for name, added in adds.items():
+        if added and name not in ids and model in _DEFAULT_IDS:
+            raise ValueError(
+                f"{PREFIX}add_{name}_token is true, but there is no {PREFIX}{name}_token_id"
+            )
+    return Vocabulary(
+        model=model,
+        pre=pre,
+        row=row,
+        tokens=tokens,
+        kinds=kinds,
+        scores=scores,
+        merges=_merges(metadata, place) if row is not None else (),
+        ids=ids,
+        ends=ends,
+        adds_bos=adds["bos"],
+        adds_eos=adds["eos"],
+        prepends_space=_get(metadata, "add_space_prefix", _BOOL, model == SENTENCEPIECE),
+        templates=_templates(metadata),
+        notes=notes,
+    )
+
+
+def ids_alone(metadata: Mapping[str, Any]) -> dict[str, int]:
+    """The special tokens of a file that has no tokens to spell, by their names in keys."""
+    return {
+        name: value
+        for name in _SPECIAL
+        if (value := _get(metadata, f"{name}_token_id", _INT, None)) is not None
+    }
+
+
+_Check = tuple[str, Callable[[Any], bool]]
+_STRING: _Check = ("a string", lambda value: isinstance(value, str))
+_BOOL: _Check = ("a bool", lambda value: isinstance(value, bool))
+_INT: _Check = ("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool))
+_NUMBER: _Check = (
+    "a number",
+    lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+)
+
+
+def _get(metadata: Mapping[str, Any], name: str, check: _Check, default: Any) -> Any:
+    value = metadata.get(f"{PREFIX}{name}")
+    if value is None:
+        return default
+    if not check[1](value):
+        raise ValueError(f"{PREFIX}{name}={str(value)[:80]} must be {check[0]}")
+    return value
+
+
+def _list(
+    metadata: Mapping[str, Any], name: str, check: _Check, tokens: Sequence[str] | None = None
+) -> list[Any] | None:
+    """An array; of at least as many entries as there are tokens, of which the rest is left out."""
+    values = metadata.get(f"{PREFIX}{name}")
+    if values is None:
+        return None
+    if not isinstance(values, list) or not all(map(check[1], values)):
+        raise ValueError(f"{PREFIX}{name} must be an array, and each entry {check[0]}")
+    if tokens is None:
+        return values
+    if len(values) < len(tokens):
+        raise ValueError(
+            f"{PREFIX}{name} has {len(values)} entries for {len(tokens)} tokens; the file is "
+            "damaged"
+        )
+    return values[: len(tokens)]
+
+
+def _special_ids(
+    metadata: Mapping[str, Any], model: str, row: PreTokenizer | None, tokens: Sequence[str]
+) -> tuple[dict[str, int], list[str]]:
+    defaults = dict(_DEFAULT_IDS.get(model, {}))
+    if row is not None and row.default_bos is not None:
+        defaults["bos"] = row.default_bos
+    found: dict[str, int] = {}
+    notes: list[str] = []
+    for name in _SPECIAL:
+        key = f"{PREFIX}{name}_token_id"
+        given = _get(metadata, f"{name}_token_id", _INT, None)
+        default = defaults.get(name)
+        if default is not None and default >= len(tokens):
+            default = None
+        if given is not None and not 0 <= given < len(tokens):
+            notes.append(f"{key}={given} is not one of the {len(tokens)} tokens and is passed over")
+            given = None
+        value = default if given is None else given
+        if value is not None:
+            found[name] = value
+    return found, notes
+
+
+def _ends(
+    tokens: Sequence[str], place: Mapping[str, int], ids: dict[str, int], kinds: list[int]
+) -> tuple[int, ...]:
+    """Ids of the tokens that end a text, by key and by spelling.
+
+    What is found by its spelling is added to `ids`, and becomes a control token in `kinds`
+    whatever the file says: files that have them as ordinary text are not rare.
+    """
+    control = {place[each] for each in _END_SPELLINGS if each in place}
+    ends = sorted(control)
+    for name, spellings in _SPELLINGS.items():
+        if name not in ids and (found := [place[each] for each in spellings if each in place]):
+            ids[name] = found[0]
+            control.add(found[0])
+    for index in control:
+        kinds[index] = CONTROL
+    for each in _SHOWN:
+        if each in place:
+            kinds[place[each]] = USER_DEFINED
+    ends = list(dict.fromkeys([*(ids[name] for name in ENDS if name in ids), *ends]))
+    spelled = {tokens[index] for index in ends}
+    for spelling, kind, *others in _NOT_BESIDE:
+        if spelling in spelled and all(each & spelled for each in others):
+            kinds[place[spelling]] = kind
+            ends = [index for index in ends if tokens[index] != spelling]
+    return tuple(ends)
+
+
+def _merges(metadata: Mapping[str, Any], place: Mapping[str, int]) -> list[tuple[str, str]]:
+    lines = _list(metadata, "merges", _STRING)
+    if lines is None:
+        raise ValueError(
+            f"the file has no {PREFIX}merges, without which a text falls into single bytes; "
+            "convert the model again with its merges"
+        )
+    merges = []
+    for line in lines:
+        cut = line.find(" ", 1)  # a token may be a space
+        pair = (line[:cut], line[cut + 1 :])
+        if cut < 0 or not {*pair, "".join(pair)} <= place.keys():
+            raise ValueError(
+                f"{PREFIX}merges: {line!r} is no pair of tokens that make a third; the file is "
+                "damaged"
+            )
+        merges.append(pair)
+    return merges
+
+
+def _templates(metadata: Mapping[str, Any]) -> Mapping[str, str]:
+    found = {}
+    for key, value in metadata.items():
+        name = "default" if key == TEMPLATE else key.removeprefix(f"{TEMPLATE}.")
+        if key in (TEMPLATE, f"{TEMPLATE}.{name}"):
+            if not isinstance(value, str):
+                raise ValueError(f"{key}={str(value)[:80]} must be a string")
+            found[name] = value
+    return MappingProxyType(found)

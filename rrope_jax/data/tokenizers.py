@@ -218,7 +218,7 @@ def _from_files(files: Mapping[str, bytes], source: str) -> Tokenizer:
             "transformers' AutoTokenizer, or name another tokenizer"
         )
     try:
-        inner = tokenizers.Tokenizer.from_buffer(files[_TOKENIZER])
+        inner = tokenizer_probes.load(files[_TOKENIZER])
         special = _special_tokens(files)
         first, _ = tokenizer_probes.around(inner)
         exact = None
@@ -230,8 +230,6 @@ def _from_files(files: Mapping[str, bytes], source: str) -> Tokenizer:
             f"tokenizer={source!r} cannot be read: {' '.join(str(error).split())}; give a "
             f"{_TOKENIZER} as the tokenizers library writes it"
         ) from error
-    inner.no_truncation()  # a file may ask for either; here every text stays as it is
-    inner.no_padding()
     content = files[_TOKENIZER] + files.get(SCORES, b"")
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     bos_id, eos_id = (inner.token_to_id(special.get(key, "")) for key in ("bos_token", "eos_token"))

@@ -19,6 +19,8 @@ TEMPLATE_NAMES = "tokenizer.chat_templates"
 # kinds of tokens
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
+NO_MERGE = "[NO] [MERGE]"
+"""What is written where nothing is joined, since llama.cpp wants at least one pair."""
 SENTENCEPIECE, BYTE_LEVEL = "llama", "gpt2"
 """The two values of `tokenizer.ggml.model` that are known here."""
 
@@ -305,16 +307,21 @@ def _merges(metadata: Mapping[str, Any], place: Mapping[str, int]) -> list[tuple
             f"the file has no {PREFIX}merges, without which a text falls into single bytes; "
             "convert the model again with its merges"
         )
-    merges = []
+    pairs = []
     for line in lines:
         cut = line.find(" ", 1)  # a token may be a space
-        pair = (line[:cut], line[cut + 1 :])
-        if cut < 0 or not {*pair, "".join(pair)} <= place.keys():
+        if cut < 0:
+            raise ValueError(f"{PREFIX}merges: {line!r} is no pair; the file is damaged")
+        pairs.append((line[:cut], line[cut + 1 :]))
+    joined = {"".join(pair) for pair in pairs}
+    # the others wait for a part that nothing is joined to
+    merges = [pair for pair in pairs if all(len(part) == 1 or part in joined for part in pair)]
+    for pair in merges:
+        if not {*pair, "".join(pair)} <= place.keys():
             raise ValueError(
-                f"{PREFIX}merges: {line!r} is no pair of tokens that make a third; the file is "
-                "damaged"
+                f"{PREFIX}merges: {' '.join(pair)!r} is no pair of tokens that make a third; the "
+                "file is damaged"
             )
-        merges.append(pair)
     return merges
 
 

@@ -129,7 +129,7 @@ class Probes(NamedTuple):
 
 def probes(files: TokenizerFiles) -> Probes:
     """Texts for a tokenizer: `PLAIN`, what its tokens spell one by one, and its added tokens."""
-    source = _load(files)
+    source = load(files.files[_TOKENIZER])
     added = [
         token.content
         for _, token in sorted(source.get_added_tokens_decoder().items())
@@ -165,15 +165,16 @@ def _short(ids: Sequence[int]) -> str:
     return f"[{', '.join(map(str, ids[:12]))}{more}]"
 
 
-def _load(files: TokenizerFiles) -> tokenizers.Tokenizer:
-    inner = tokenizers.Tokenizer.from_buffer(files.files[_TOKENIZER])
+def load(data: bytes) -> tokenizers.Tokenizer:
+    """A tokenizer.json for whole texts: a file may ask for truncation and padding."""
+    inner = tokenizers.Tokenizer.from_buffer(data)
     inner.no_truncation()
     inner.no_padding()
     return inner
 
 
 def _encode(files: TokenizerFiles, texts: Sequence[str]) -> list[list[int]]:
-    inner = _load(files)
+    inner = load(files.files[_TOKENIZER])
     if SCORES not in files.files:
         return [each.ids for each in inner.encode_batch_fast(list(texts))]
     scores = sentencepiece.scores_of(files.files[SCORES])

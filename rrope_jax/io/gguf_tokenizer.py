@@ -299,12 +299,12 @@ def _write_byte_level(
 ) -> dict[str, Any]:
     del tokens, kinds
     ignores = bool(tokenizer["model"].get("ignore_merges"))
-    cuts = tokenizer_probes.cuts(source.pre_tokenizer)
-    fitting = [
-        name
-        for name, row in PRE_TOKENIZERS.items()
-        if name == row.names[0] and tokenizer_probes.cuts_of(row.value) == cuts
-    ]
+    rows = {name: row for name, row in PRE_TOKENIZERS.items() if name == row.names[0]}
+    wanted = _without_offsets(tokenizer.get("pre_tokenizer"))
+    fitting = [name for name, row in rows.items() if _without_offsets(row.value) == wanted]
+    if not fitting:  # one that is written another way, and cuts alike
+        cuts = tokenizer_probes.cuts(source.pre_tokenizer)
+        fitting = [n for n, row in rows.items() if tokenizer_probes.cuts_of(row.value) == cuts]
     if not fitting:
         raise ValueError(
             "tokenizer.json: its pre_tokenizer cuts texts in a way that has no known name in "
@@ -317,6 +317,13 @@ def _write_byte_level(
         f"{PREFIX}pre": fitting[0],
         f"{PREFIX}merges": [" ".join(merge) for merge in merges] or [gguf_vocabulary.NO_MERGE],
     }
+
+
+def _without_offsets(value: Any) -> Any:
+    """What decides how text is cut: offsets do not."""
+    if isinstance(value, dict):
+        return {k: _without_offsets(v) for k, v in value.items() if k != "trim_offsets"}
+    return [_without_offsets(each) for each in value] if isinstance(value, list) else value
 
 
 def _write_sentencepiece(

@@ -2,6 +2,7 @@
 """Texts that two tokenizers have to agree on before one is written in place of the other."""
 
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -95,11 +96,17 @@ _SCRIPTS = (
     "\x01\x02\x1f\x7f a\x00b \ue000 \uffff \U0010ffff \ufffd",
     "▁ a▁b ▁▁ Ġ Ċ ĠĠ âĢĻ <0x0A> <0xFF> [UNK] [PAD0]",
 )
-PLAIN = tuple(
-    dict.fromkeys(
-        (*_WORDS, *_DIGITS, *_SPACES, *_LINES, *_PUNCTUATION, *_SCRIPTS, "".join(_SCRIPTS))
+_TEXTS = (*_WORDS, *_DIGITS, *_SPACES, *_LINES, *_PUNCTUATION, *_SCRIPTS)
+# All short sequences of what expressions tell apart.
+_SEQUENCES = tuple(
+    "".join(parts)
+    for kinds, length in (
+        (("a", "B", "1", " ", "\n", ".", "'s", "\t", "\r", "é", "中"), 3),
+        (("a", "B", "1", " ", "\n", ".", "'s"), 4),
     )
+    for parts in itertools.product(kinds, repeat=length)
 )
+PLAIN = tuple(dict.fromkeys((*_TEXTS, "".join(_TEXTS), *_SEQUENCES)))
 """Texts of every kind, without special tokens."""
 _AROUND = (
     "{0}a",

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from rrope_jax.io import gguf_tokenizer, pretrained
+from rrope_jax.io import gguf_tokenizer, pretrained, tokenizer_probes
 from rrope_jax.io.conversion import convert
+from rrope_jax.io.gguf_pre_tokenizers import PRE_TOKENIZERS
 from rrope_jax.io.tokenizer_files import TokenizerFiles
 from tests.io import tiny
 
@@ -26,8 +28,8 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCABULARY = 400
 
 
-def _byte_level(pre: dict[str, Any]) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
+def _byte_level(pre: Mapping[str, Any], *, ignore_merges: bool = False) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -91,13 +93,16 @@ def _assert_same(one: Tokenizer, other: Tokenizer) -> None:
         assert other.decode(ids) == one.decode(ids)
 
 
-@pytest.mark.parametrize("pre", gguf_tokenizer.PRE_TOKENIZERS)
+@pytest.mark.parametrize("pre", [n for n, row in PRE_TOKENIZERS.items() if n == row.names[0]])
 def test_byte_level_round_trip(pre: str) -> None:
-    tokenizer = _byte_level(gguf_tokenizer.PRE_TOKENIZERS[pre])
+    row = PRE_TOKENIZERS[pre]
+    tokenizer = _byte_level(row.value, ignore_merges=row.ignore_merges)
     files = _files(tokenizer, eos_token="<|im_end|>", chat_template="{{ messages }}")
     metadata = gguf_tokenizer.metadata_of(files, VOCABULARY + 8)
     back = gguf_tokenizer.tokenizer_files(metadata)
     _assert_same(tokenizer, _loaded(back))
+    written = PRE_TOKENIZERS[metadata["tokenizer.ggml.pre"]]
+    assert (written.value, written.ignore_merges) == (row.value, row.ignore_merges)
     assert metadata["tokenizer.ggml.eos_token_id"] == 2
     assert len(metadata["tokenizer.ggml.tokens"]) == VOCABULARY + 8
     assert metadata["tokenizer.ggml.token_type"][:4] == [3, 3, 3, 1]
@@ -105,11 +110,37 @@ def test_byte_level_round_trip(pre: str) -> None:
     assert (config["eos_token"], config["chat_template"]) == ("<|im_end|>", "{{ messages }}")
 
 
+def test_no_two_ways_to_cut_are_taken_for_one_another() -> None:
+    """The texts tell all of them apart but those that are alike."""
+    found: dict[str, list[str]] = {}
+    for name, row in PRE_TOKENIZERS.items():
+        if name == row.names[0]:
+            cuts = json.dumps(tokenizer_probes.cuts_of(row.value))
+            found.setdefault(cuts, []).append(name)
+    assert {tuple(names) for names in found.values() if len(names) > 1} == {
+        ("llama-bpe", "smaug-bpe", "chatglm-bpe"),
+        ("qwen2", "bailingmoe"),
+    }
+
+
+def test_a_pre_tokenizer_that_is_written_another_way() -> None:
+    single = {
+        "type": "Split",
+        "pattern": {"Regex": r"\p{N}"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    steps = [single, PRE_TOKENIZERS["gpt-2"].value]
+    tokenizer = _byte_level({"type": "Sequence", "pretokenizers": steps})
+    metadata = gguf_tokenizer.metadata_of(_files(tokenizer, eos_token="<|im_end|>"), VOCABULARY)
+    assert metadata["tokenizer.ggml.pre"] == "smollm"
+
+
 def test_pre_tokenizers_cut_text_differently() -> None:
     """Digits one by one, in threes, or all at once."""
     cuts = {}
     for name in ("smollm", "llama-bpe", "gpt-2"):
-        value = {"pre_tokenizer": gguf_tokenizer.PRE_TOKENIZERS[name]}
+        value = {"pre_tokenizer": PRE_TOKENIZERS[name].value}
         made = json.loads(Tokenizer(models.BPE()).to_str()) | value
         pre = Tokenizer.from_str(json.dumps(made)).pre_tokenizer
         cuts[name] = [piece for piece, _ in pre.pre_tokenize_str("a 12345")]
@@ -157,7 +188,8 @@ def test_first_token_of_a_text_is_kept() -> None:
     [
         (TokenizerFiles({"tokenizer.model": b""}), "no tokenizer.json"),
         (_files(Tokenizer(models.WordLevel({"a": 0}))), "model.type='WordLevel'"),
-        (_files(Tokenizer(models.BPE({"a": 0, "b": 50}, []))), "token of id 50"),
+        (TokenizerFiles({"tokenizer.json": b"[1]"}), "must hold a JSON object"),
+        (TokenizerFiles({"tokenizer.json": b'{"model": {"type": "BPE"}}'}), "cannot be read"),
         (_files(Tokenizer(models.BPE({"a": 0}, []))), "no known name in llama.cpp"),
     ],
 )
@@ -166,7 +198,7 @@ def test_tokenizers_without_a_form_in_gguf(files: TokenizerFiles, message: str) 
         gguf_tokenizer.metadata_of(files, 40)
 
 
-@pytest.mark.parametrize("keys", [{"model": "bert"}, {"model": "gpt2", "pre": "mpt"}])
+@pytest.mark.parametrize("keys", [{"model": "bert"}, {"model": "gpt2", "pre": "kimi-k2"}])
 def test_unknown_tokenizers_are_left_out_with_a_warning(
     keys: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -179,7 +211,7 @@ def test_unknown_tokenizers_are_left_out_with_a_warning(
 
 
 def test_files_travel_through_all_formats(tmp_path: Path) -> None:
-    tokenizer = _byte_level(gguf_tokenizer.PRE_TOKENIZERS["smollm"])
+    tokenizer = _byte_level(PRE_TOKENIZERS["smollm"].value)
     files = _files(tokenizer, eos_token="<|im_end|>")
     made = tiny.decoder(vocab_size=VOCABULARY)
     previous = tiny.save(made, tmp_path / "first", "hf", tokenizer=files)

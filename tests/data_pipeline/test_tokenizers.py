@@ -1,6 +1,7 @@
 """Text to ids and back."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rrope_jax.data.tokenizers import load_tokenizer, read_files
 from rrope_jax.io.tokenizer_files import TokenizerFiles
+from tests.io.vocabularies import files, sentencepiece_json
 
 FIVE_ONE = [7, 3]  # "five one" in the word tokenizer
 
@@ -103,6 +106,85 @@ class TestHuggingFace:
             each: (tokenizer_folder / each).read_bytes()
             for each in ("tokenizer.json", "tokenizer_config.json")
         }
+
+
+class TestPrinting:
+    """What follows a prompt is printed apart from it, and never half a character."""
+
+    def test_broken_bytes_do_not_break_those_before_them(self) -> None:
+        tokenizer = load_tokenizer(files(sentencepiece_json()))
+        prompt = tokenizer.encode("a \U0001f600")
+        byte = {value: 3 + value for value in range(256)}
+        begun = [byte[0xF0], byte[0x9F]]
+        assert tokenizer.decode([*prompt, *begun]) == "a \U0001f600\ufffd"
+        assert tokenizer.decode_after(prompt, begun) == ""
+        assert tokenizer.decode_after(prompt, [*begun, byte[0x98], byte[0x80]]) == "\U0001f600"
+        assert tokenizer.decode_after(prompt, [*begun, *tokenizer.encode("b")]) == "\ufffd b"
+        assert tokenizer.decode_after(prompt, [byte[0xFF], 1, byte[0xC3]]) == "\ufffd"
+
+    def test_space_before_the_first_word_stays(self) -> None:
+        tokenizer = load_tokenizer(files(sentencepiece_json()))
+        prompt = tokenizer.encode("ab")
+        assert tokenizer.decode(tokenizer.encode("ab")) == "ab"
+        assert tokenizer.decode_after(prompt, tokenizer.encode("ab")) == " ab"
+
+    def test_half_a_character_of_byte_level_tokens(self) -> None:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        inner = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = decoders.ByteLevel()
+        inner.add_special_tokens(["<s>"])
+        tokenizer = load_tokenizer(TokenizerFiles({"tokenizer.json": inner.to_str().encode()}))
+        prompt, smile = tokenizer.encode("a \U0001f600"), tokenizer.encode("\U0001f600")
+        for length in range(1, 4):
+            assert tokenizer.decode_after(prompt, smile[:length]) == ""
+        assert tokenizer.decode_after(prompt, smile) == "\U0001f600"
+        assert tokenizer.decode_after(prompt, [*smile[:2], 256]) == "\ufffd"
+
+    def test_half_a_character_of_bytes(self) -> None:
+        tokenizer = load_tokenizer("bytes")
+        assert tokenizer.decode_after([97], [98, 0xF0, 0x9F]) == "b"
+        assert tokenizer.decode_after([97], [98, 0xFF]) == "b\ufffd"
+        assert tokenizer.decode_after([97], []) == ""
+
+    def test_a_decoder_that_changes_what_is_before(self) -> None:
+        """WordPiece takes the space before a full stop away, so the start is another one."""
+        inner = Tokenizer(models.WordLevel({"a": 0, " .": 1}, unk_token="a"))
+        inner.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace("a .", "b.")])
+        tokenizer = load_tokenizer(TokenizerFiles({"tokenizer.json": inner.to_str().encode()}))
+        assert tokenizer.decode([0, 1]) == "b."
+        assert tokenizer.decode_after([0], [1]) == " ."
+
+
+class TestTokensBeyondTheModel:
+    """A padding token that was added and never trained is no reason to refuse a checkpoint."""
+
+    def test_text_without_them_is_read(
+        self, tokenizer_folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tokenizer = load_tokenizer(str(tokenizer_folder))
+        with caplog.at_level(logging.WARNING):
+            fitting = tokenizer.for_model(9)
+        assert "ids up to 9 ('seven'), the model embeddings for 9" in caplog.text
+        assert fitting.encode("five one") == FIVE_ONE
+        assert (fitting.bos_id, fitting.eos_id, fitting.adds_bos) == (1, 2, True)
+        with pytest.raises(ValueError, match="token 'seven' of id 9, but the model has embeddings"):
+            fitting.encode("five seven")
+        with pytest.raises(ValueError, match="token 'seven' of id 9"):
+            list(fitting.encode_all(["one", "seven"]))
+
+    def test_a_model_with_embeddings_for_all(self, tokenizer_folder: Path) -> None:
+        tokenizer = load_tokenizer(str(tokenizer_folder))
+        assert tokenizer.for_model(10) is tokenizer
+        # cached ids of one model are not those of another
+        assert tokenizer.for_model(9).fingerprint != tokenizer.fingerprint
+
+    def test_ends_beyond_the_model(self) -> None:
+        fitting = load_tokenizer("bytes").for_model(257)
+        assert (fitting.bos_id, fitting.eos_id) == (256, None)
+        assert fitting.encode("a") == [97]
+        with pytest.raises(ValueError, match="no token that begins a text"):
+            load_tokenizer("bytes").for_model(256).beginning(True)
 
 
 class TestRefusals:

@@ -84,6 +84,8 @@ def files_of(vocabulary: Vocabulary, *, adapted: bool = False) -> TokenizerFiles
         "truncation": None,
         "padding": None,
         "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": None,
         "post_processor": _post_processor(vocabulary),
         **built,
     }
@@ -96,7 +98,6 @@ def files_of(vocabulary: Vocabulary, *, adapted: bool = False) -> TokenizerFiles
 def _byte_level_bpe(vocabulary: Vocabulary, row: PreTokenizer, adapted: bool) -> dict[str, Any]:
     """GPT-2's kind: tokens spell bytes as printable characters."""
     return {
-        "normalizer": None,
         "pre_tokenizer": row.adapted if adapted and row.adapted is not None else row.value,
         "decoder": {
             "type": "ByteLevel",
@@ -137,7 +138,6 @@ def _sentencepiece_bpe(vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
             "type": "Sequence",
             "normalizers": [{"type": "Prepend", "prepend": "▁"}] * prepends + spaces,
         },
-        "pre_tokenizer": None,
         "decoder": {
             "type": "Sequence",
             "decoders": [

@@ -101,6 +101,29 @@ def test_answers_are_those_of_the_whole_prompt(tokenizer: Tokenizer, tmp_path: P
     assert entry["cut_documents"] == 0
 
 
+def test_answers_end_at_every_end_of_a_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Of those that the checkpoint names, not only at the tokenizer's; results are not mixed up."""
+    line = {"input": "Once upon a time.", "instructions": ["Who?"], "outputs": ["A"]}
+    setting = ClosedEndedSetting(
+        files=(write_task(tmp_path / "task.jsonl", line),), context=64, max_tokens=6, chunk=16
+    )
+
+    def asked(*stop_ids: int) -> tuple[str, str]:
+        task = ClosedEnded(setting, byte_decoder(), tokenizer, bos=False, stop_ids=stop_ids)
+        (unit,) = task.units
+        return unit.name, unit.run()["answers"][0]
+
+    plain = ClosedEnded(setting, byte_decoder(), tokenizer, bos=False).units[0]
+    name, answer = asked(257)
+    assert (plain.name, plain.run()["answers"][0]) == (name, answer)
+    end = tokenizer.encode(answer)[1]
+    other, shorter = asked(257, end)
+    assert other != name
+    assert tokenizer.encode(shorter) == tokenizer.encode(answer)[: len(tokenizer.encode(shorter))]
+    assert len(shorter) < len(answer)
+    assert asked(end, 257) == (other, shorter)
+
+
 def test_a_long_document_is_cut_and_counted(tokenizer: Tokenizer, tmp_path: Path) -> None:
     file = write_task(
         tmp_path / "long.jsonl", {"input": "x" * 200, "instructions": ["?"], "outputs": ["A"]}

@@ -16,6 +16,7 @@ import pytest
 
 from rrope_jax.__main__ import main
 from rrope_jax.evaluation import comparison, plots
+from rrope_jax.io.conversion import convert
 from tests.evaluation.tiny import byte_decoder, log_probabilities
 from tests.jobs.tiny_checkpoint import CONTEXT, write_checkpoint
 from tests.posgen.conftest import quick_compilation as quick_compilation
@@ -164,6 +165,26 @@ def test_sections_can_follow_one_another(
     assert main([*words(checkpoint, texts), f"--workdir={tmp_path / 'run'}"]) == 0
     one, other = results_of(tmp_path / "run"), results_of(finished)
     assert one == other
+
+
+def test_answers_are_asked_again_where_texts_end_elsewhere(
+    checkpoint: Path, texts: Path, tmp_path: Path
+) -> None:
+    """The files that name the ends count: config.json and generation_config.json."""
+    model = tmp_path / "hf"
+    convert(checkpoint, model, "hf")
+    workdir = tmp_path / "run"
+    command = [*words(model, texts, *only("closed_ended")), f"--workdir={workdir}"]
+    assert main(command) == 0
+    units = set((workdir / "units").iterdir())
+    assert results_of(workdir)["stop_ids"] == [257]
+    every_byte = {"eos_token_id": list(range(256))}
+    (model / "generation_config.json").write_text(json.dumps(every_byte))
+    assert main(command) == 0
+    found = results_of(workdir)
+    assert found["stop_ids"] == [*range(256), 257]
+    assert {answer["answer"] for answer in found["closed_ended"][0]["answers"]} == {""}
+    assert set((workdir / "units").iterdir()) > units
 
 
 def test_another_model_is_refused(finished: Path, checkpoint: Path, texts: Path) -> None:

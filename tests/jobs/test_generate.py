@@ -1,13 +1,19 @@
 """`rrope generate` as a user runs it, on a tiny model of bytes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rrope_jax.__main__ import main
+from rrope_jax.io.conversion import convert
+from rrope_jax.io.memory import DecoderSource
+from rrope_jax.io.pretrained import Description
+from rrope_jax.io.tokenizer_files import TokenizerFiles
 from tests.evaluation.tiny import byte_decoder, logits
 from tests.jobs.tiny_checkpoint import write_checkpoint
 from tests.posgen.conftest import quick_compilation as quick_compilation
@@ -82,6 +88,55 @@ def test_as_a_process(checkpoint: Path) -> None:
     )
     assert done.stdout == greedy("Once upon", 2) + "\n"
     assert "read 9 tokens" in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of 258 ids, and a tokenizer with a padding token of id 258."""
+    folder = tmp_path_factory.mktemp("padded")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<s>", "</s>", "<pad>"])
+    config = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    decoder = byte_decoder()
+    files = TokenizerFiles(
+        {
+            "tokenizer.json": inner.to_str().encode(),
+            "tokenizer_config.json": json.dumps(config).encode(),
+        }
+    )
+    description = Description(decoder.config, decoder.rope, 64, tokenizer=files)
+    convert(DecoderSource(decoder, description), folder / "hf", "hf")
+    return folder / "hf"
+
+
+def test_an_added_token_beyond_the_embedding(
+    padded: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", f"--checkpoint={padded}", "--max_tokens=2"]
+    assert main([*words, "--prompt=Once"]) == 0
+    assert "ids up to 258 ('<pad>'), the model embeddings for 258" in capfd.readouterr().err
+    assert main([*words, "--prompt=Once<pad>"]) == 2
+    assert "--prompt: a text has the token '<pad>' of id 258" in capfd.readouterr().err
+    for target in ("a.gguf", "a"):
+        to = padded.parent / target
+        assert main(["convert", f"--from={padded}", f"--to={to}"]) == 0
+        assert main(["generate", f"--checkpoint={to}", "--prompt=a", "--max_tokens=1"]) == 0
+
+
+def test_stops_at_every_end_of_a_text(padded: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", f"--checkpoint={padded}", "--max_tokens=6", "--prompt=Once"]
+    assert main(words) == 0
+    assert "wrote 6 in" in capfd.readouterr().err
+    file = padded / "generation_config.json"
+    file.write_text(json.dumps({"eos_token_id": list(range(256))}))
+    try:
+        assert main(words) == 0
+    finally:
+        file.unlink()
+    assert "wrote 0 in" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

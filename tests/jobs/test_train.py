@@ -1,5 +1,6 @@
 """`rrope train` as a user runs it: killed, stopped, out of disk, diverging, and left alone."""
 
+import dataclasses
 import random
 import shutil
 import signal
@@ -18,8 +19,11 @@ from flax import nnx
 from tensorboardX.proto.event_pb2 import Event
 
 from rrope_jax.__main__ import main
+from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.data.tokenizers import load_tokenizer
 from rrope_jax.io import pretrained
+from rrope_jax.jobs import train
+from rrope_jax.model.presets import PRESETS
 from tests.jobs.training_run import count_lines, read_records, saved_steps, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -282,6 +286,16 @@ class TestContinued:
         kept = pretrained.describe(workdir).tokenizer
         assert kept is not None
         assert load_tokenizer(kept).vocab_size == len(vocabulary)
+
+
+def test_a_token_beyond_the_embedding_is_no_reason_to_refuse() -> None:
+    """Only a text that has it is."""
+    preset = PRESETS["tiny"]
+    model = dataclasses.replace(preset.model, vocab_size=257)  # of 258 ids that bytes have
+    description = pretrained.Description(model, preset.rope, 64)
+    tokenizer = train._tokenizer(DataConfig(source="text", tokenizer="bytes"), description)
+    assert tokenizer.encode("a") == [97]
+    assert tokenizer.eos_id is None
 
 
 def test_text_that_has_changed(

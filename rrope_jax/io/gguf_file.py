@@ -286,18 +286,26 @@ class _Reader:
         return np.frombuffer(self.take(np.dtype(dtype).itemsize), dtype)[0].item()
 
     def string(self) -> str:
-        (length,) = struct.unpack("<Q", self.take(8))
+        """A name."""
         try:
-            return self.take(length).decode()
+            return self.bytes().decode()
         except UnicodeDecodeError:
             raise self._damaged() from None
+
+    def bytes(self) -> bytes:
+        (length,) = struct.unpack("<Q", self.take(8))
+        return self.take(length)
+
+    def text(self) -> str:
+        """A value; what is not UTF-8 in it, which llama.cpp does not mind, is escaped."""
+        return self.bytes().decode(errors="surrogateescape")
 
     def value(self) -> Any:
         return self._value_of(self.number("<u4"))
 
     def _value_of(self, kind: int) -> Any:
         if kind == _STRING:
-            return self.string()
+            return self.text()
         if kind == _ARRAY:
             element, count = self.number("<u4"), self.number("<u8")
             if element in _SCALARS:
@@ -305,7 +313,7 @@ class _Reader:
                 return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
             if element != _STRING or count > self.size:  # arrays of arrays are in no model
                 raise self._damaged()
-            return [self.string() for _ in range(count)]
+            return [self.text() for _ in range(count)]
         if kind not in _SCALARS:
             raise self._damaged()
         return self.number(_SCALARS[kind])

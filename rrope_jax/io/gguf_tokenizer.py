@@ -90,9 +90,13 @@ def files_of(vocabulary: Vocabulary, *, adapted: bool = False) -> TokenizerFiles
         **built,
     }
     files = {_TOKENIZER: tokenizer, _CONFIG: _tokenizer_config(vocabulary), **more}
-    return TokenizerFiles(
-        {name: json.dumps(data, ensure_ascii=False).encode() for name, data in files.items()}
-    )
+    try:
+        return TokenizerFiles(
+            {name: json.dumps(data, ensure_ascii=False).encode() for name, data in files.items()}
+        )
+    except UnicodeEncodeError as error:
+        _log.warning("the tokenizer has text that is not UTF-8 (%s); it is left out", error.reason)
+        return None
 
 
 def _byte_level_bpe(vocabulary: Vocabulary, row: PreTokenizer, adapted: bool) -> dict[str, Any]:

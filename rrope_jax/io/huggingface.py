@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -66,6 +67,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _EXTRAS = (*TOKEN_IDS, FOLDED_TEMPERATURE)
 _DTYPES = ("F64", "F32", "F16", "BF16")
+_PART_NAME = re.compile(r".*-(?P<number>\d+)-of-(?P<count>\d+)\.safetensors", re.DOTALL)
 # Tables of frequencies that old checkpoints carry; they follow from the config.
 _BUFFER = "rotary_emb.inv_freq"
 
@@ -216,18 +218,25 @@ def _weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX_FILE).is_file():
         found = sorted(folder.glob("*.safetensors"))
         if len(found) == 1:
-            return found
+            part = _PART_NAME.fullmatch(found[0].name)
+            if part is None or int(part["count"]) == 1:
+                return found
+            raise ValueError(
+                f"{found[0]} is part {int(part['number'])} of {int(part['count'])} of a model; "
+                f"copy the others and {INDEX_FILE} beside it"
+            )
         raise ValueError(_no_weights(folder, found))
     weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, Mapping) or not weight_map:
         raise ValueError(f"{folder / INDEX_FILE} has no weight_map; copy or download it again")
-    files = []
-    for name in sorted(set(weight_map.values()), key=str):
+    for name in weight_map.values():
         if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name:
             raise ValueError(
                 f"{folder / INDEX_FILE} names the file {name!r}, which is not in the folder "
                 "itself; an index may only name files beside it"
             )
+    files = []
+    for name in sorted(set(weight_map.values())):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} lacks {name}, which its index names; copy it there")
         files.append(folder / name)

@@ -4,6 +4,7 @@
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -147,9 +148,10 @@ def probes(files: TokenizerFiles) -> Probes:
     odd = [t.content for t in flags if (t.lstrip, t.rstrip, t.single_word) not in usual]
     some = list(dict.fromkeys([*odd, *added]))[:_ADDED_TOKENS]
     spelled = source.decode_batch([[index] for index in source.get_vocab().values()])
-    plain = dict.fromkeys([*PLAIN, *(text for text in spelled if "\ufffd" not in text), *added])
+    special = re.compile("|".join(map(re.escape, some)) or "(?!)")
+    plain = dict.fromkeys([*PLAIN, *(text for text in spelled if "\ufffd" not in text)])
     return Probes(
-        [text for text in plain if text in added or not any(each in text for each in some)],
+        [*added, *(text for text in plain if not special.search(text))],
         [form.format(token) for token in some for form in _AROUND],
     )
 

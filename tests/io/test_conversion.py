@@ -198,6 +198,12 @@ _ABSENT = object()
     ("keys", "message"),
     [
         ({"model_type": "qwen3"}, "model_type='qwen3' is not implemented"),
+        ({"model_type": ["llama"]}, r"model_type=\['llama'\] is not implemented"),
+        ({"model_type": {"llama": 1}}, "model_type={'llama': 1} is not implemented"),
+        ({"model_type": None}, "model_type=None is not implemented"),
+        ({"eos_token_id": "</s>"}, "eos_token_id='</s>' must be a token id or a list of them"),
+        ({"eos_token_id": [2, [3]]}, "must be a token id or a list of them"),
+        ({"folded_temperature": "hot"}, "folded_temperature='hot' must be a number"),
         ({"attention_bias": True}, "attention_bias=True is not implemented"),
         ({"mlp_bias": True}, "mlp_bias=True"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
@@ -300,14 +306,28 @@ def test_pickled_weights_are_never_read(folder: Path) -> None:
         pretrained.load(folder / "pytorch_model.bin")
 
 
-@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/etc/passwd", "sub/a.safetensors"])
-def test_index_may_not_leave_its_folder(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../elsewhere.safetensors", "/etc/passwd", "sub/a.safetensors", ["a"], {}, 3, None]
+)
+def test_index_may_not_leave_its_folder(folder: Path, name: Any) -> None:
     shutil.copy(folder / "model.safetensors", folder.parent / "elsewhere.safetensors")
     weights = list(load_file(folder / "model.safetensors"))
     (folder / "model.safetensors").unlink()
     index = {"weight_map": dict.fromkeys(weights, name)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="not in the folder itself"):
+        pretrained.load(folder)
+
+
+def test_a_part_of_a_folder_is_not_the_whole(folder: Path) -> None:
+    name = "model-00001-of-00002.safetensors"
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(ValueError, match=r"is part 1 of 2 of a model; copy the others"):
+        pretrained.load(folder)
+    weights = list(load_file(folder / name))
+    index = {"weight_map": dict.fromkeys(weights, name) | {weights[0]: name.replace("1-", "2-")}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"lacks model-00002-of-00002\.safetensors"):
         pretrained.load(folder)
 
 

@@ -223,6 +223,14 @@ def test_damaged_keys(keys: dict[str, Any], message: str) -> None:
         gguf_tokenizer.tokenizer_files(byte_level(**keys))
 
 
+def test_tokens_that_are_not_utf_8(caplog: pytest.LogCaptureFixture) -> None:
+    """The model is read; its tokenizer is not."""
+    tokens = [*LETTERS[:-1], b"\xff".decode(errors="surrogateescape"), *CONTROL]
+    with caplog.at_level(logging.WARNING):
+        assert gguf_tokenizer.tokenizer_files(byte_level(tokens=tokens)) is None
+    assert "text that is not UTF-8" in caplog.text
+
+
 def test_more_entries_than_tokens_are_left_out() -> None:
     longer = byte_level(token_type=[1] * 15 + [3] * 3 + [1, 1], scores=[0.0] * 20)
     assert _spelled(longer, "ab<|stop|>") == ["ab", "<|stop|>"]

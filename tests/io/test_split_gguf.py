@@ -204,6 +204,17 @@ def test_a_key_or_tensor_twice(whole: Path) -> None:
         pretrained.describe(whole)
 
 
+def test_values_that_are_not_utf_8(whole: Path) -> None:
+    """A name of a model does not have to be; names of keys and tensors do."""
+    data, expected = whole.read_bytes(), pretrained.describe(whole)
+    assert data.count(b"rrope") == 1  # general.name
+    whole.write_bytes(data.replace(b"rrope", b"rr\xffpe"))
+    assert pretrained.describe(whole) == expected
+    whole.write_bytes(data.replace(b"blk.1.attn_q.weight", b"blk.1.attn_\xff.weight"))
+    with pytest.raises(ValueError, match="damaged"):
+        pretrained.describe(whole)
+
+
 def test_big_endian_files(whole: Path) -> None:
     data = whole.read_bytes()
     whole.write_bytes(data[:4] + (3).to_bytes(4, "big") + data[8:])

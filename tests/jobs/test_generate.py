@@ -113,13 +113,14 @@ def padded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_added_token_beyond_the_embedding(
-    padded: Path, capfd: pytest.CaptureFixture[str]
+    padded: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     words = ["generate", f"--checkpoint={padded}", "--max_tokens=2"]
     assert main([*words, "--prompt=Once"]) == 0
-    assert "ids up to 258 ('<pad>'), the model embeddings for 258" in capfd.readouterr().err
+    assert "ids up to 258 ('<pad>'), the model embeddings for 258" in caplog.text
+    capsys.readouterr()
     assert main([*words, "--prompt=Once<pad>"]) == 2
-    assert "--prompt: a text has the token '<pad>' of id 258" in capfd.readouterr().err
+    assert "--prompt: a text has the token '<pad>' of id 258" in capsys.readouterr().err
     for target in ("a.gguf", "a"):
         to = padded.parent / target
         assert main(["convert", f"--from={padded}", f"--to={to}"]) == 0

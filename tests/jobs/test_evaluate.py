@@ -176,7 +176,7 @@ def test_answers_are_asked_again_where_texts_end_elsewhere(
     workdir = tmp_path / "run"
     command = [*words(model, texts, *only("closed_ended")), f"--workdir={workdir}"]
     assert main(command) == 0
-    units = set((workdir / "units").iterdir())
+    units = set((workdir / "units").rglob("*.json"))
     assert results_of(workdir)["stop_ids"] == [257]
     every_byte = {"eos_token_id": list(range(256))}
     (model / "generation_config.json").write_text(json.dumps(every_byte))
@@ -184,7 +184,7 @@ def test_answers_are_asked_again_where_texts_end_elsewhere(
     found = results_of(workdir)
     assert found["stop_ids"] == [*range(256), 257]
     assert {answer["answer"] for answer in found["closed_ended"][0]["answers"]} == {""}
-    assert set((workdir / "units").iterdir()) > units
+    assert set((workdir / "units").rglob("*.json")) > units
 
 
 def test_another_model_is_refused(finished: Path, checkpoint: Path, texts: Path) -> None:

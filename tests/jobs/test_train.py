@@ -293,7 +293,7 @@ def test_a_token_beyond_the_embedding_is_no_reason_to_refuse() -> None:
     preset = PRESETS["tiny"]
     model = dataclasses.replace(preset.model, vocab_size=257)  # of 258 ids that bytes have
     description = pretrained.Description(model, preset.rope, 64)
-    tokenizer = train._tokenizer(DataConfig(source="text", tokenizer="bytes"), description)
+    tokenizer = train.open_tokenizer(DataConfig(source="text", tokenizer="bytes"), description)
     assert tokenizer.encode("a") == [97]
     assert tokenizer.eos_id is None
 

@@ -35,6 +35,7 @@ class _Codec(Protocol):
     """What differs between kinds of tokenizers."""
 
     vocab_size: int
+    ordinary_size: int  # the same without tokens that were added to the vocabulary
 
     def spelling(self, index: int) -> str: ...
 
@@ -77,12 +78,21 @@ class Tokenizer:
     def for_model(self, vocab_size: int) -> "Tokenizer":
         """This tokenizer for a model that has embeddings for ids below vocab_size only.
 
-        Many checkpoints have a padding token beyond their embedding, which no text has. With a
-        warning, such tokens are passed over: a text that has one is refused when it is encoded,
-        and one that begins or ends a text is as if there were none.
+        Many checkpoints have an added token beyond their embedding, such as one for padding, which
+        no text has. With a warning, such tokens are passed over: a text that has one is refused
+        when it is encoded, and one that begins or ends a text is as if there were none.
+
+        Raises:
+          ValueError: there is no embedding for tokens of ordinary text; the message goes on after
+            the name of the tokenizer.
         """
         if self.vocab_size <= vocab_size:
             return self
+        if self._codec.ordinary_size > vocab_size:
+            raise ValueError(
+                f"has {self.vocab_size} tokens, but the model's vocab_size is {vocab_size}; give "
+                "the model's own tokenizer"
+            )
         _log.warning(
             "the tokenizer has ids up to %d (%r), the model embeddings for %d; texts with ids "
             "beyond are refused",
@@ -266,6 +276,9 @@ class _HuggingFace:
         self._inner, self._exact = inner, exact
         vocabulary = inner.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(vocabulary.values(), default=-1)
+        added = inner.get_added_tokens_decoder()
+        ordinary = (index for index in vocabulary.values() if index not in added)
+        self.ordinary_size = 1 + max(ordinary, default=-1)
         falls_back = inner.decoder is not None and "ByteFallback" in repr(inner.decoder)
         matches = ((_BYTE_TOKEN.fullmatch(token), index) for token, index in vocabulary.items())
         self._byte_of = (
@@ -352,7 +365,7 @@ def _byte_alphabet() -> dict[str, int]:
 class _Bytes:
     """Ids 0 to 255 are the bytes of UTF-8; 256 begins and 257 ends a text."""
 
-    vocab_size = 258
+    vocab_size, ordinary_size = 258, 256
 
     def spelling(self, index: int) -> str:
         return {256: "<bos>", 257: "<eos>"}.get(index, repr(bytes([index % 256])))

@@ -224,12 +224,12 @@ def metadata_of(files: TokenizerFiles | None, vocab_size: int) -> dict[str, Any]
 
     Args:
       files: the tokenizer; without one, llama.cpp takes and gives token ids only.
-      vocab_size: of the model. Ids beyond the tokenizer's become tokens that no text has; tokens
-        beyond the model's are left out, with a warning.
+      vocab_size: of the model. Ids beyond the tokenizer's become tokens that no text has; added
+        tokens beyond the model's are left out, with a warning.
 
     Raises:
       ValueError: the tokenizer has no tokenizer.json or a damaged one, is of a kind that llama.cpp
-        has no name for, or llama.cpp would make other tokens of a text.
+        has no name for or of another model, or llama.cpp would make other tokens of a text.
     """
     if files is None:
         return {f"{PREFIX}model": "no_vocab"}
@@ -252,6 +252,11 @@ def metadata_of(files: TokenizerFiles | None, vocab_size: int) -> dict[str, Any]
     added = {entry["content"]: entry for entry in tokenizer.get("added_tokens") or []}
     vocab = model["vocab"] | {token: entry["id"] for token, entry in added.items()}
     if beyond := sorted((index, token) for token, index in vocab.items() if index >= vocab_size):
+        if ordinary := [index for index, token in beyond if token not in added]:
+            raise ValueError(
+                f"the tokenizer has a token of id {ordinary[-1]}, but the model's vocab_size is "
+                f"{vocab_size}; they do not belong together"
+            )
         _log.warning(
             "the tokenizer has %d tokens beyond the model's vocab_size of %d, such as %r of id %d; "
             "they are left out",

@@ -94,7 +94,10 @@ def load_model(
         raise UsageError(f"--checkpoint={checkpoint}: {error}") from error
     description = dataclasses.replace(description, context=after.context)
     original = before.rope.original_context or before.context
-    fitting = loaded_tokenizer.for_model(description.model.vocab_size)
+    try:
+        fitting = loaded_tokenizer.for_model(description.model.vocab_size)
+    except ValueError as error:
+        raise UsageError(f"the tokenizer {error}") from error
     return PretrainedModel(decoder, description, original, fitting)
 
 

@@ -175,7 +175,10 @@ def open_tokenizer(data: DataConfig, description: pretrained.Description) -> Tok
         tokenizer = load_tokenizer(source)
     except (ValueError, OSError) as error:
         raise UsageError(f"config.data.tokenizer: {error}") from error
-    return tokenizer.for_model(description.model.vocab_size)
+    try:
+        return tokenizer.for_model(description.model.vocab_size)
+    except ValueError as error:
+        raise UsageError(f"config.data.tokenizer {error}") from error
 
 
 def _shared(config: ConfigDict) -> dict[str, Any]:

@@ -159,25 +159,40 @@ class TestPrinting:
 class TestTokensBeyondTheModel:
     """A padding token that was added and never trained is no reason to refuse a checkpoint."""
 
+    @pytest.fixture
+    def padded(self, tokenizer_folder: Path, tmp_path: Path) -> Path:
+        """The tokenizer with a padding token of id 10."""
+        folder = shutil.copytree(tokenizer_folder, tmp_path / "padded")
+        inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        inner.add_special_tokens(["<pad>"])
+        inner.save(str(folder / "tokenizer.json"))
+        return folder
+
     def test_text_without_them_is_read(
-        self, tokenizer_folder: Path, caplog: pytest.LogCaptureFixture
+        self, padded: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        tokenizer = load_tokenizer(str(tokenizer_folder))
+        tokenizer = load_tokenizer(str(padded))
         with caplog.at_level(logging.WARNING):
-            fitting = tokenizer.for_model(9)
-        assert "ids up to 9 ('seven'), the model embeddings for 9" in caplog.text
+            fitting = tokenizer.for_model(10)
+        assert "ids up to 10 ('<pad>'), the model embeddings for 10" in caplog.text
         assert fitting.encode("five one") == FIVE_ONE
         assert (fitting.bos_id, fitting.eos_id, fitting.adds_bos) == (1, 2, True)
-        with pytest.raises(ValueError, match="token 'seven' of id 9, but the model has embeddings"):
-            fitting.encode("five seven")
-        with pytest.raises(ValueError, match="token 'seven' of id 9"):
-            list(fitting.encode_all(["one", "seven"]))
+        with pytest.raises(ValueError, match="token '<pad>' of id 10, but the model has embedding"):
+            fitting.encode("five <pad>")
+        with pytest.raises(ValueError, match="token '<pad>' of id 10"):
+            list(fitting.encode_all(["one", "<pad>"]))
 
-    def test_a_model_with_embeddings_for_all(self, tokenizer_folder: Path) -> None:
-        tokenizer = load_tokenizer(str(tokenizer_folder))
-        assert tokenizer.for_model(10) is tokenizer
+    def test_a_model_with_embeddings_for_all(self, padded: Path) -> None:
+        tokenizer = load_tokenizer(str(padded))
+        assert tokenizer.for_model(11) is tokenizer
         # cached ids of one model are not those of another
-        assert tokenizer.for_model(9).fingerprint != tokenizer.fingerprint
+        assert tokenizer.for_model(10).fingerprint != tokenizer.fingerprint
+
+    def test_another_models_tokenizer(self, padded: Path) -> None:
+        with pytest.raises(ValueError, match=r"^has 11 tokens, but the model's vocab_size is 9"):
+            load_tokenizer(str(padded)).for_model(9)
+        with pytest.raises(ValueError, match=r"^has 258 tokens, but the model's vocab_size is 99"):
+            load_tokenizer("bytes").for_model(99)
 
     def test_ends_beyond_the_model(self) -> None:
         fitting = load_tokenizer("bytes").for_model(257)

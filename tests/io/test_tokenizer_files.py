@@ -188,6 +188,7 @@ def test_first_token_of_a_text_is_kept() -> None:
     [
         (TokenizerFiles({"tokenizer.model": b""}), "no tokenizer.json"),
         (_files(Tokenizer(models.WordLevel({"a": 0}))), "model.type='WordLevel'"),
+        (_files(Tokenizer(models.BPE({"a": 0, "b": 50}, []))), "token of id 50"),
         (TokenizerFiles({"tokenizer.json": b"[1]"}), "must hold a JSON object"),
         (TokenizerFiles({"tokenizer.json": b'{"model": {"type": "BPE"}}'}), "cannot be read"),
         (_files(Tokenizer(models.BPE({"a": 0}, []))), "no known name in llama.cpp"),

@@ -12,6 +12,7 @@ from rrope_jax.rope.frequencies import SCALINGS as SCALINGS
 from rrope_jax.rope.frequencies import Frequencies as Frequencies
 from rrope_jax.rope.frequencies import frequencies as frequencies
 from rrope_jax.rope.huggingface import from_hf as from_hf
+from rrope_jax.rope.huggingface import original_context as original_context
 from rrope_jax.rope.huggingface import to_hf as to_hf
 from rrope_jax.rope.rotary import PhaseTable as PhaseTable
 from rrope_jax.rope.rotary import cos_sin as cos_sin

@@ -65,4 +65,9 @@ def is_int(value: object) -> bool:
 
 def is_number(value: object) -> bool:
     """Whether a value is a finite int or float and not a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False

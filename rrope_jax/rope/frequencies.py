@@ -78,7 +78,10 @@ def _by_wavelength_ratio(spec: "RopeSpec", low: float, high: float) -> Float64Ar
     """Interpolates features turning fewer than `low` times within L, keeps those above `high`."""
     inv_freq = _geometric(spec.theta, spec.rotary_dim)
     turns = spec.context * inv_freq / (2 * math.pi)
-    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    if low == high:  # a step, as in Llama 4 Scout
+        keep = (turns >= low).astype(np.float64)
+    else:
+        keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return (1 - keep) * inv_freq / spec.factor + keep * inv_freq
 
 

@@ -10,7 +10,10 @@ from typing import Any
 from rrope_jax.rope.fields import Unset, check_method, is_int, is_number
 from rrope_jax.rope.frequencies import SCALINGS, frequencies
 
-_LONGEST = 2**31 - 1
+_LONGEST = 2**31 - 1  # positions are int32
+# Far beyond any model, and small enough that nothing computed from them overflows or takes long.
+_WIDEST_HEAD = 2**14
+_LARGEST = 1e30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,28 +80,28 @@ class RopeSpec:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be {allowed}; {mend}")
 
         require(
-            is_int(self.head_dim) and self.head_dim >= 2 and self.head_dim % 2 == 0,
+            is_int(self.head_dim) and 2 <= self.head_dim <= _WIDEST_HEAD and self.head_dim % 2 == 0,
             "head_dim",
-            "an even integer >= 2",
+            f"an even integer >= 2 and <= {_WIDEST_HEAD}",
             "rotary features are pairs of dimensions, so choose an even head size",
         )
         require(
-            is_number(self.theta) and self.theta > 1,
+            is_number(self.theta) and 1 < self.theta <= _LARGEST,
             "theta",
-            "a finite number > 1",
+            f"a finite number > 1 and <= {_LARGEST:g}",
             "10000 is RoPE's own base",
         )
         require(
-            is_number(self.factor) and self.factor >= 1,
+            is_number(self.factor) and 1 <= self.factor <= _LONGEST,
             "factor",
-            "a finite number >= 1",
+            f"a finite number >= 1 and <= {_LONGEST}",
             "a factor says how many times longer the context becomes; use 1 for no extension",
         )
         require(
             self.original_context is None
-            or (is_int(self.original_context) and self.original_context >= 1),
+            or (is_int(self.original_context) and 1 <= self.original_context <= _LONGEST),
             "original_context",
-            "a positive integer",
+            f"a positive integer <= {_LONGEST}",
             "give the context length, in tokens, that the model was trained at",
         )
         require(
@@ -130,9 +133,9 @@ class RopeSpec:
             )
         require(
             self.attention_factor is None
-            or (is_number(self.attention_factor) and self.attention_factor > 0),
+            or (is_number(self.attention_factor) and 0 < self.attention_factor <= _LONGEST),
             "attention_factor",
-            "a finite number > 0",
+            f"a finite number > 0 and <= {_LONGEST}",
             "leave it None for the value that the scaling prescribes",
         )
         require(
@@ -142,9 +145,9 @@ class RopeSpec:
             "YaRN uses 1",
         )
         require(
-            is_number(self.beta_fast) and self.beta_fast > self.beta_slow,
+            is_number(self.beta_fast) and self.beta_slow < self.beta_fast <= _LONGEST,
             "beta_fast",
-            f"a finite number > beta_slow ({self.beta_slow!r})",
+            f"a finite number > beta_slow ({self.beta_slow!r}) and <= {_LONGEST}",
             "YaRN uses beta_fast=32 and beta_slow=1",
         )
         require(
@@ -156,9 +159,9 @@ class RopeSpec:
         for name in ("mscale", "mscale_all_dim"):
             value = getattr(self, name)
             require(
-                value is None or (is_number(value) and value >= 0),
+                value is None or (is_number(value) and 0 <= value <= _LONGEST),
                 name,
-                "a finite number >= 0",
+                f"a finite number >= 0 and <= {_LONGEST}",
                 "leave both None for YaRN's own temperature",
             )
         require(
@@ -168,9 +171,10 @@ class RopeSpec:
             "Llama 3 uses 1",
         )
         require(
-            is_number(self.high_freq_factor) and self.high_freq_factor > self.low_freq_factor,
+            is_number(self.high_freq_factor)
+            and self.low_freq_factor <= self.high_freq_factor <= _LONGEST,
             "high_freq_factor",
-            f"a finite number > low_freq_factor ({self.low_freq_factor!r})",
+            f"a finite number from low_freq_factor ({self.low_freq_factor!r}) to {_LONGEST}",
             "Llama 3 uses low_freq_factor=1 and high_freq_factor=4",
         )
         for name in ("resonance", "truncate"):
@@ -192,9 +196,10 @@ class RopeSpec:
                     f"make {expected} features; give exactly {expected} factors"
                 )
             for index, entry in enumerate(value):
-                if not (is_number(entry) and entry > 0):
+                if not (is_number(entry) and 1 / _LARGEST <= entry <= _LARGEST):
                     raise ValueError(
-                        f"{name}[{index}]={entry!r} must be a finite number > 0; "
+                        f"{name}[{index}]={entry!r} must be a finite number > 0, from "
+                        f"{1 / _LARGEST:g} to {_LARGEST:g}; "
                         "use 1.0 to leave a feature as it is"
                     )
 

@@ -171,6 +171,144 @@ _READ: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
 }
 
+# Names and defaults that are not LLaMA's. Here a head is 64 wide, too.
+_OTHER_NAMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "GPT-NeoX": (
+        {**_SIZE, "model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 1e6},
+        {"theta": 1e6, "partial_rotary_factor": 0.5},
+    ),
+    "GPT-NeoX by default": ({**_SIZE, "model_type": "gpt_neox"}, {"partial_rotary_factor": 0.25}),
+    "GPT-J": (
+        {"model_type": "gptj", "n_embd": 512, "n_head": 8, "rotary_dim": 32, "n_positions": 2048},
+        {"partial_rotary_factor": 0.5},
+    ),
+    "StableLM": (
+        {**_SIZE, "model_type": "stablelm_epoch", "rope_pct": 0.25, "rope_theta": 1e4},
+        {"partial_rotary_factor": 0.25},
+    ),
+    "StableLM by default": ({**_SIZE, "model_type": "stablelm"}, {"partial_rotary_factor": 0.25}),
+    "Phi": ({**_SIZE, "model_type": "phi"}, {"partial_rotary_factor": 0.5}),
+    "a share beside the scaling's keys": (
+        {**_SIZE, "model_type": "phi", "rope_parameters": {"partial_rotary_factor": 0.25}},
+        {"partial_rotary_factor": 0.25},
+    ),
+    "GLM": (
+        {**_SIZE, "model_type": "glm", "head_dim": None, "rope_theta": 1e4},
+        {"partial_rotary_factor": 0.5},
+    ),
+    "ChatGLM": (
+        {
+            "model_type": "chatglm",
+            "hidden_size": 1024,
+            "num_attention_heads": 8,
+            "kv_channels": 64,
+            "rope_ratio": 500,
+            "seq_length": 131072,
+        },
+        {"theta": 5e6, "partial_rotary_factor": 0.5},
+    ),
+    "MiniMax": (
+        {**_SIZE, "model_type": "minimax_m2", "head_dim": 64, "rotary_dim": 32},
+        {"theta": 5e6, "partial_rotary_factor": 0.5},
+    ),
+    "Mixtral by default": ({**_SIZE, "model_type": "mixtral"}, {"theta": 1e6}),
+    "ModernBERT's base alone": ({**_SIZE, "global_rope_theta": 160000.0}, {"theta": 160000.0}),
+    "DeepSeek by default": ({"model_type": "deepseek_v3", **_SIZE, "head_dim": 192}, {}),
+    "DeepSeek's share": (
+        {"head_dim": 128, "qk_rope_head_dim": 64, "partial_rotary_factor": 0.5},
+        {},
+    ),
+    "HunYuan": (
+        {
+            **_SIZE,
+            "model_type": "hunyuan_v1_dense",
+            "rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0, "beta_fast": 32},
+        },
+        {"scaling": "ntk", "factor": 50.0},
+    ),
+    "Llama 4's step": (
+        {
+            **_SIZE,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 2.0,
+                "high_freq_factor": 2.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        {
+            "scaling": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 2.0,
+            "high_freq_factor": 2.0,
+            "original_context": 64,
+        },
+    ),
+    "Phi-3.5-MoE with one temperature": (
+        {
+            **_SIZE,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": _ONES,
+                "long_factor": [2.0] * 32,
+                "short_mscale": 1.25,
+                "long_mscale": 1.25,
+                "original_max_position_embeddings": 64,
+                "factor": 2.0,
+            },
+        },
+        {
+            "scaling": "longrope",
+            "short_factor": _ONES,
+            "long_factor": [2.0] * 32,
+            "attention_factor": 1.25,
+            "original_context": 64,
+            "factor": 2.0,
+        },
+    ),
+    "yarn with null for the factor": (
+        {
+            **_SIZE,
+            "max_position_embeddings": 256,
+            "rope_scaling": {
+                "type": "yarn",
+                "factor": None,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        {"scaling": "yarn", "factor": 4.0, "original_context": 64},
+    ),
+    "Qwen2-VL's text": (
+        {
+            **_SIZE,
+            "model_type": "qwen2_vl_text",
+            "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]},
+        },
+        {"theta": 1e6},
+    ),
+    "layer types of one embedding": (
+        {
+            **_SIZE,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+            },
+        },
+        {"theta": 5e5},
+    ),
+    "local layers of the same base": (
+        {**_SIZE, "rope_theta": 5e5, "rope_local_base_freq": 5e5},
+        {"theta": 5e5},
+    ),
+    "all layers rotated": ({**_SIZE, "no_rope_layers": [1, 1], "no_rope_layer_interval": 4}, {}),
+    "switched off": (
+        {**_SIZE, "alibi": False, "use_dynamic_ntk": False, "use_logn_attn": False, "xpos": None},
+        {},
+    ),
+    "said to be rotary": ({**_SIZE, "position_embedding_type": "rope", "use_rope": True}, {}),
+}
+
 # A config, and what the message names.
 _REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "unknown type": (
@@ -290,6 +428,122 @@ _REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         },
         ("rope_scaling=", "rope_parameters=", "remove the wrong one"),
     ),
+    "two names that differ": (
+        {**_SIZE, "rope_theta": 1e4, "rotary_emb_base": 1e6},
+        ("rope_theta=10000.0", "rotary_emb_base=1000000.0", "remove the wrong one"),
+    ),
+    "a share and a width that differ": (
+        {**_SIZE, "partial_rotary_factor": 0.5, "rotary_dim": 16},
+        ("partial_rotary_factor=0.5", "rotary_dim=16", "remove the wrong one"),
+    ),
+    "a width beyond the head": (
+        {**_SIZE, "rotary_dim": 128},
+        ("rotary_dim=128", "2 to head_dim=64"),
+    ),
+    "an odd share": ({**_SIZE, "rotary_pct": 0.3}, ("rotary_pct=0.3", "even number")),
+    "ratio": ({**_SIZE, "rope_ratio": "8"}, ("rope_ratio='8'", "> 0")),
+    "position temperature": (
+        {**_SIZE, "rope_parameters": {"rope_theta": 1e6, "llama_4_scaling_beta": 0.1}},
+        ("llama_4_scaling_beta=0.1", "grows with the position"),
+    ),
+    "log n": ({**_SIZE, "use_logn_attn": True}, ("use_logn_attn=True", "null")),
+    "dynamic without a dict": ({**_SIZE, "use_dynamic_ntk": True}, ("use_dynamic_ntk=True",)),
+    "unknown key": ({**_SIZE, "rope_scaling_factor": 2.0}, ("rope_scaling_factor=2.0", "not read")),
+    "unknown nested key": (
+        {**_SIZE, "rope_scaling": {"type": "linear", "factor": 2.0, "beta": 2.0}},
+        ("beta=2.0", "rope_scaling", "not read"),
+    ),
+    "DBRX": (
+        {"d_model": 512, "n_heads": 8, "attn_config": {"rope_theta": 5e5}},
+        ("attn_config.rope_theta=500000.0", "top level"),
+    ),
+    "another embedding": (
+        {**_SIZE, "position_embedding_type": "absolute"},
+        ("position_embedding_type='absolute'", "rope"),
+    ),
+    "ALiBi": ({**_SIZE, "alibi": True}, ("alibi=True",)),
+    "no embedding": ({**_SIZE, "use_rope": False}, ("use_rope=False", "no rotary")),
+    "layers without": (
+        {**_SIZE, "no_rope_layers": [1, 1, 0, 1]},
+        ("no_rope_layers=[1, 1, 0, 1]", "without rotation", "'no_rope_layers': None"),
+    ),
+    "layers without, by an interval": (
+        {**_SIZE, "no_rope_layer_interval": 4},
+        ("no_rope_layer_interval=4", "without rotation"),
+    ),
+    "a base for each layer": (
+        {**_SIZE, "layer_rope_theta": [1e4, 0, 1e4]},
+        ("layer_rope_theta=[10000.0, 0, 10000.0]",),
+    ),
+    "layers without by default": (
+        {**_SIZE, "model_type": "smollm3"},
+        ("model_type='smollm3'", "no_rope_layers", "'rope_theta': 2000000.0"),
+    ),
+    "two bases by default": (
+        {**_SIZE, "model_type": "gemma3_text", "rope_theta": 1e6},
+        ("model_type='gemma3_text'", "several embeddings", "'head_dim': 256"),
+    ),
+    "layer type without": (
+        {**_SIZE, "rope_parameters": {"a": {"rope_theta": 1e6}, "b": None}},
+        ("a, b", "read each with from_hf"),
+    ),
+    "extended by default": (
+        {**_SIZE, "model_type": "gpt_oss"},
+        ("rope_parameters is missing", "model_type='gpt_oss'"),
+    ),
+    "unknown model": (
+        {**_SIZE, "model_type": "acme"},
+        ("rope_theta is missing", "model_type='acme'", "add rope_theta"),
+    ),
+    "a model of images": (
+        {**_SIZE, "model_type": "acme_vision", "rope_theta": 1e4},
+        ("model_type='acme_vision'", "no model of text"),
+    ),
+    "its own name": (
+        {**_SIZE, "model_type": "gpt_neox", "rope_theta": 1e6},
+        ("does not read rope_theta but rotary_emb_base",),
+    ),
+    "model type that is a list": ({**_SIZE, "model_type": ["llama"]}, ("model_type=['llama']",)),
+    "alpha of another type": (
+        {**_SIZE, "rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 8.0}},
+        ("alpha=8.0", "rope_type='linear'"),
+    ),
+    "alpha with a factor": (
+        {**_SIZE, "rope_scaling": {"type": "dynamic", "factor": 2.0, "alpha": 8.0}},
+        ("alpha=8.0", "factor=2.0"),
+    ),
+    "small alpha": (
+        {**_SIZE, "rope_scaling": {"type": "dynamic", "alpha": 0.5}},
+        ("alpha=0.5", ">= 1"),
+    ),
+    "two temperatures": (
+        {
+            **_SIZE,
+            "max_position_embeddings": 4096,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": _ONES,
+                "long_factor": _ONES,
+                "short_mscale": 1.1,
+                "long_mscale": 1.3,
+            },
+        },
+        ("short_mscale=1.1", "long_mscale=1.3", "one for all lengths"),
+    ),
+    "a head as wide as memory": ({"head_dim": 2**31}, ("head_dim=2147483648", "<= 16384")),
+    "sizes as wide as memory": (
+        {"hidden_size": 2**40, "num_attention_heads": 1},
+        ("head_dim=1099511627776", "<= 16384"),
+    ),
+    "a number beyond floats": ({"head_dim": 64, "rope_theta": 10**400}, ("rope_theta=1000",)),
+    "a width beyond floats": ({"head_dim": 10**400, "rotary_dim": 2}, ("head_dim=1000",)),
+    "huge base": ({**_SIZE, "rope_theta": 1e300}, ("rope_theta=1e+300", "<= 1e+30")),
+    "base that is not finite": ({**_SIZE, "rope_theta": math.nan}, ("rope_theta=nan",)),
+    "base of another kind": ({**_SIZE, "rope_theta": "1e4"}, ("rope_theta='1e4'",)),
+    "length beyond positions": (
+        {**_SIZE, "max_position_embeddings": 2**31, "rope_scaling": {"type": "yarn", "factor": 2}},
+        ("max_position_embeddings=2147483648", "<= 2147483647"),
+    ),
     "switch": ({**_SIZE, "resonance": 1}, ("resonance=1", "True or False")),
 }
 
@@ -298,6 +552,50 @@ _REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 def test_reads(name: str) -> None:
     config, fields = _READ[name]
     assert rope.from_hf(config) == RopeSpec(head_dim=64, **fields)
+
+
+@pytest.mark.parametrize("name", _OTHER_NAMES)
+def test_reads_other_names_and_defaults(name: str) -> None:
+    config, fields = _OTHER_NAMES[name]
+    spec = rope.from_hf(config)
+    assert spec == RopeSpec(head_dim=64, **fields)
+    _agree(spec, rope.from_hf(json.loads(json.dumps(rope.to_hf(spec)))))
+
+
+@pytest.mark.parametrize(
+    ("width", "head_dim"), [(w, h) for h in (48, 80, 96, 112) for w in range(2, h + 1, 2)]
+)
+def test_rotated_width_is_kept(width: int, head_dim: int) -> None:
+    assert rope.from_hf({"head_dim": head_dim, "rotary_dim": width}).rotary_dim == width
+
+
+def test_step_keeps_or_divides() -> None:
+    """Features that turn less than twice within the context become slower, the others stay."""
+    spec = rope.from_hf(_OTHER_NAMES["Llama 4's step"][0])
+    plain = rope.frequencies(RopeSpec(head_dim=64)).inv_freq
+    slow = 64 * plain / (2 * math.pi) < 2
+    np.testing.assert_allclose(
+        rope.frequencies(spec).inv_freq, np.where(slow, plain / 8, plain), rtol=1e-15
+    )
+    assert 0 < slow.sum() < 32
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        ({"max_position_embeddings": 4096}, None),
+        ({"original_max_position_embeddings": 2048, "max_position_embeddings": 4096}, 2048),
+        ({"rope_scaling": {"original_max_position_embeddings": 1024}}, 1024),
+        ({"rope_parameters": {"original_max_position_embeddings": 512}}, 512),
+        ({"max_position_embeddings": 4096, "max_sequence_length": 16384}, 4096),
+        ({"max_position_embeddings": 4096, "max_sequence_length": 4096}, None),
+        ({"original_max_position_embeddings": True, "rope_scaling": [1]}, None),
+    ],
+)
+def test_original_context_is_what_a_config_names(
+    config: dict[str, Any], context: int | None
+) -> None:
+    assert rope.original_context(config) == context
 
 
 @pytest.mark.smoke
@@ -330,6 +628,44 @@ def test_message_on_layer_types_shows_what_works() -> None:
     advice = str(error.value).partition("read each with ")[2]
     spec = eval(advice, {"from_hf": rope.from_hf, "config": config})
     assert spec == RopeSpec(head_dim=64, scaling="linear", factor=2.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        (
+            {"model_type": "gemma3_text", **_SIZE, "rope_local_base_freq": 1e4},
+            {"head_dim": 256, "theta": 1e6},
+        ),
+        ({"model_type": "modernbert", **_SIZE}, {"head_dim": 64, "theta": 160000.0}),
+        (
+            {"model_type": "llama4_text", **_SIZE, "no_rope_layers": [1, 0]},
+            {"head_dim": 128, "theta": 5e5},
+        ),
+        (
+            {"model_type": "smollm3", **_SIZE, "rope_theta": 5e6, "no_rope_layer_interval": 4},
+            {"head_dim": 64, "theta": 5e6},
+        ),
+        ({"model_type": "exaone4", **_SIZE, "sliding_window": 64}, {"head_dim": 64}),
+        (
+            {
+                "model_type": "laguna",
+                **_SIZE,
+                "rope_parameters": {
+                    "full_attention": {"rope_theta": 2e5},
+                    "sliding_attention": {"rope_theta": 1e4},
+                },
+            },
+            {"head_dim": 128, "theta": 2e5, "partial_rotary_factor": 0.5},
+        ),
+    ],
+)
+def test_advice_reads_some_of_the_layers(config: dict[str, Any], fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"from_hf\(") as error:
+        rope.from_hf(config)
+    advice = "from_hf(" + str(error.value).partition("from_hf(")[2]
+    spec = eval(advice, {"from_hf": rope.from_hf, "config": config})
+    assert spec == RopeSpec(**fields)
 
 
 def _agree(spec: RopeSpec, other: RopeSpec) -> None:

@@ -39,8 +39,8 @@ _REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({**_YARN, "truncate": 1}, ("truncate=1", "True or False")),
     ({**_YARN, "low_freq_factor": 2.0}, ("low_freq_factor=2.0", "no effect", "llama3")),
     (
-        {**_YARN, "scaling": "llama3", "low_freq_factor": 4.0},
-        ("high_freq_factor=4.0", "low_freq_factor (4.0)"),
+        {**_YARN, "scaling": "llama3", "low_freq_factor": 5.0},
+        ("high_freq_factor=4.0", "low_freq_factor (5.0)"),
     ),
     ({"partial_rotary_factor": 0.0}, ("partial_rotary_factor=0.0", "(0, 1]", "use 1")),
     ({"partial_rotary_factor": 0.4}, ("partial_rotary_factor=0.4", "even number", "3")),

@@ -1,0 +1,162 @@
+"""The names that a config.json has for the parts of a rotary embedding."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# transformers' name of each part, with the other names that models give it.
+_ONE_MEANING = {
+    "rope_theta": (
+        "global_rope_theta",
+        "rotary_emb_base",
+        "rotary_embedding_base",
+        "rotary_base",
+        "rotary_theta",
+        "rope_base",
+        "rope_freq_base",
+        "rope_freq_constant",
+    ),
+    "partial_rotary_factor": (
+        "rotary_pct",
+        "rotary_percent",
+        "rotary_percentage",
+        "rotary_fraction",
+        "rotary_emb_fraction",
+        "rope_pct",
+        "rope_percent",
+        "rope_percentage",
+    ),
+    "rotary_dim": ("rotary_dims", "rotary_ndims", "rope_dim", "rope_dims", "n_rot"),
+}
+# The same for sizes, of which a config may have several: the first counts.
+_FIRST_COUNTS = {
+    "head_dim": ("attention_head_dim", "kv_channels"),
+    "hidden_size": ("n_embd", "d_model"),
+    "num_attention_heads": ("n_head", "n_heads"),
+    "max_position_embeddings": ("n_positions", "n_ctx", "max_seq_len", "seq_length"),
+}
+# A second base for some of the layers: Gemma 3 and ModernBERT before transformers v5.
+OTHER_BASES = ("rope_local_base_freq", "local_rope_theta")
+# What multiplies queries by something that grows with their position.
+_POSITION_TEMPERATURES = ("llama_4_scaling_beta", "use_logn_attn", "log_scaling_n_floor")
+# Whether there is a rotation at all.
+_SWITCHES = (
+    "rope",
+    "rotary",
+    "use_rope",
+    "use_rotary",
+    "use_rotary_emb",
+    "use_rotary_embedding",
+    "use_rotary_embeddings",
+    "use_rotary_position_embeddings",
+    "use_mem_rope",
+)
+_KINDS = re.compile(r"pos(ition|itional)?_(emb|embedding|embeddings|encoding|encodings)(_type)?")
+_ROTARY = ("rope", "rotary", "rotary_embedding", "rotary_embeddings", "mrope")
+# Which dimensions are pairs, and sizes of other parts: nothing that changes frequencies.
+_HARMLESS = (
+    "rope_interleave",
+    "rope_interleaved",
+    "indexer_rope_interleave",
+    "rotary_interleaved",
+    "rotary_emb_interleaved",
+    "qk_rope_head_dim",
+    "qk_nope_head_dim",
+)
+# What `from_hf` looks at itself.
+_READ = (
+    "rope_scaling",
+    "rope_parameters",
+    "rope_ratio",
+    "layer_rope_theta",
+    "no_rope_layers",
+    "no_rope_layer_interval",
+    *OTHER_BASES,
+)
+_KNOWN = frozenset({*_HARMLESS, *_READ, *_ONE_MEANING, *sum(_ONE_MEANING.values(), ())})
+# A key of which one of these is a part says something about the rotation.
+_WORDS = frozenset(
+    {"alibi", "logn", "longrope", "mscale", "nope", "ntk", "rope", "rotary", "theta", "thetas"}
+    | {"xpos", "yarn"}
+)
+
+
+def in_terms_of_transformers(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A config in which every part of the embedding has transformers' name.
+
+    Returns:
+      The config, and what it calls the parts whose name is another.
+
+    Raises:
+      ValueError: two names of one part contradict each other, or a key that would change the
+        embedding is not one that is read.
+    """
+    read = dict(config)
+    names: dict[str, str] = {}
+    for name, others in {**_ONE_MEANING, **_FIRST_COUNTS}.items():
+        present = [key for key in (name, *others) if config.get(key) is not None]
+        if not present:
+            continue
+        for key in present[1:]:
+            if name in _ONE_MEANING and config[key] != config[present[0]]:
+                raise ValueError(
+                    f"{present[0]}={config[present[0]]!r} and {key}={config[key]!r} are names of "
+                    "one thing; remove the wrong one"
+                )
+        read[name] = config[present[0]]
+        names[name] = present[0]
+    for key, value in config.items():
+        _check(key, value)
+    return read, names
+
+
+def _check(key: Any, value: Any) -> None:
+    """Raises ValueError where a key would change the embedding and is not read."""
+    if not isinstance(key, str) or value is None:
+        return
+    if key in _SWITCHES and isinstance(value, bool):
+        if not value:
+            raise ValueError(f"{key}=False: this model has no rotary embedding")
+        return
+    if _KINDS.fullmatch(key) and isinstance(value, str):
+        if value.lower() not in _ROTARY:
+            raise ValueError(
+                f"{key}={value!r} is no rotary embedding; only {', '.join(_ROTARY[:2])} is read"
+            )
+        return
+    if not value and not isinstance(value, str):  # switched off
+        return
+    if key in _POSITION_TEMPERATURES:
+        raise ValueError(
+            f"{key}={value!r} multiplies queries by a factor that grows with the position, which a "
+            "RopeSpec cannot say; set it to null for the rotation alone"
+        )
+    if key not in _KNOWN and says_rotation(key):
+        raise ValueError(
+            f"{key}={value!r} is not read, and may change the embedding; say the same with "
+            "rope_theta, partial_rotary_factor and rope_parameters and set it to null"
+        )
+    if isinstance(value, Mapping) and re.search("attn|attention", key):
+        for inner, content in value.items():
+            if isinstance(inner, str) and content and (says_rotation(inner) or inner in _KNOWN):
+                raise ValueError(
+                    f"{key}.{inner}={content!r} is not read there; give it under transformers' "
+                    f"name at the top level and set {key} to null"
+                )
+
+
+def says_rotation(key: str) -> bool:
+    """Whether a name looks as if it said something about the rotation."""
+    return not _WORDS.isdisjoint(re.split(r"[^a-z]+", key.lower()))
+
+
+def check_nested(parameters: Mapping[str, Any], dialect: str, known: frozenset[str]) -> None:
+    """Raises ValueError for a key of `rope_parameters` that is not known and switched on."""
+    for key, value in parameters.items():
+        if key in _POSITION_TEMPERATURES and value:
+            _check(key, value)
+        if key not in known and value is not None and value is not False:
+            raise ValueError(
+                f"{dialect} has {key}={value!r}, which is not read and may change the embedding; "
+                f"remove it from {dialect}, or say the same with other keys"
+            )

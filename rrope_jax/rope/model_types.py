@@ -1,0 +1,196 @@
+"""The rotary embedding of each `model_type`, where a config.json leaves it unsaid.
+
+The values are those of the config classes of transformers 5.24, `chatglm` those that its conversion
+script gives to GLM. A type that is in no table is read where its config names its base.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelType:
+    """What a config of one type means where it leaves keys out.
+
+    Attributes:
+      theta: `rope_theta`.
+      share: `partial_rotary_factor`.
+      head_dim: None for hidden_size / num_attention_heads.
+      rotary_dim: the dimensions that are rotated, where the type says that instead of a share.
+      qk_rope_head_dim: the rotated part of a head, where that is an array of its own (DeepSeek).
+    """
+
+    theta: float = 10000.0
+    share: float = 1.0
+    head_dim: int | None = None
+    rotary_dim: int | None = None
+    qk_rope_head_dim: int | None = None
+
+
+LLAMA = ModelType()
+
+
+def _rows(*rows: tuple[ModelType, str]) -> dict[str, ModelType]:
+    return {name: row for row, names in rows for name in names.split()}
+
+
+MODEL_TYPES: Mapping[str, ModelType] = _rows(
+    (
+        LLAMA,
+        "arcee aria_text blt_patcher chameleon dbrx diffllama doge dots1 "
+        "esmc eurobert falcon falcon_h1 glm4v_text glm_image_text glm_ocr_text gpt_neox_japanese "
+        "granite granite4_vision_text granite_docling_text granite_swa granitemoe "
+        "granitemoe_swa granitemoehybrid granitemoeshared hunyuan_v1_dense hunyuan_v1_moe "
+        "hunyuan_vl_text hyperclovax idefics jais2 llama ministral mistral nanochat olmo olmo2 "
+        "olmo_hybrid olmoe phi3 phi4_multimodal qwen2 qwen2_moe qwen3_moe starcoder2 "
+        "voxtral_realtime_text zamba2",
+    ),
+    (ModelType(rotary_dim=64), "codegen gptj"),
+    (ModelType(share=0.25), "gpt_neox stablelm"),
+    (ModelType(share=0.25, head_dim=256), "qwen3_5_moe_text qwen3_5_text qwen3_next"),
+    (
+        ModelType(share=0.5),
+        "bamba chatglm glm4_moe glm4v_moe_text nemotron persimmon phi recurrent_gemma",
+    ),
+    (ModelType(share=0.5, head_dim=128), "glm glm4"),
+    (ModelType(share=0.9), "moonshine"),
+    (ModelType(qk_rope_head_dim=32), "axk2 minicpm3"),
+    (
+        ModelType(qk_rope_head_dim=64),
+        "axk1 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa hy_v4 hy_v4_vl_text "
+        "sarvam_mla youtu",
+    ),
+    (
+        ModelType(head_dim=128),
+        "hrm_text internlm3 iquestcoder jetmoe lara_mini molmo2_text qwen3 seed_oss",
+    ),
+    (ModelType(head_dim=256), "gemma gemma2 qwen4_exp_text t5_gemma_module vaultgemma"),
+    (ModelType(theta=1000.0), "nomic_bert"),
+    (ModelType(theta=2e4), "jina_embeddings_v3"),
+    (ModelType(theta=1e5, head_dim=128), "helium"),
+    (ModelType(theta=160000.0), "gte"),
+    (
+        ModelType(theta=5e5),
+        "bitnet blt blt_global_transformer blt_local_decoder blt_local_encoder cohere csm "
+        "csm_depth_decoder_model ernie4_5_moe evolla exaone flex_olmo mllama_text_model "
+        "qwen3_vl_moe_text",
+    ),
+    (ModelType(theta=5e5, head_dim=128), "ernie4_5 paddleocr_vl_text qwen3_vl_text"),
+    (
+        ModelType(theta=1e6),
+        "emu3_text_model lfm2 lfm2_moe minimax mixtral phimoe qwen2_5_omni_text qwen2_5_vl_text "
+        "qwen2_vl_text qwen3_omni_moe_text",
+    ),
+    (ModelType(theta=1e6, head_dim=128), "qwen2_5_omni_talker solar_open"),
+    (ModelType(theta=5e6, head_dim=128), "minimax_m2 minimax_m3_vl_text"),
+    (ModelType(theta=6e6, qk_rope_head_dim=64), "bailing_hybrid"),
+    (ModelType(theta=8e6, head_dim=64), "sarvam_moe"),
+    (ModelType(theta=1e7, qk_rope_head_dim=64), "longcat_flash"),
+    (ModelType(theta=11158840.0, head_dim=128), "hy_v3"),
+)
+
+# Types that are extended unless their config says otherwise.
+SCALED: Mapping[str, ModelType] = _rows(
+    (ModelType(theta=12e6), "apertus apertus1p5_text"),
+    (ModelType(theta=1e6, head_dim=128), "cwm"),
+    (ModelType(head_dim=128), "higgs_audio_v2 ministral3"),
+    (ModelType(theta=150000.0, head_dim=64), "gpt_oss openai_privacy_filter"),
+)
+
+# Types whose layers differ in their embedding: what those with the whole context have.
+LAYERED: Mapping[str, ModelType] = _rows(
+    (ModelType(theta=1e6, head_dim=256), "gemma3_text gemma3n_text t5gemma2_decoder t5gemma2_text"),
+    (ModelType(theta=160000.0), "modernbert modernbert-decoder"),
+    (ModelType(theta=5e5), "olmo3"),
+    (ModelType(theta=5e5, head_dim=128), "mellum"),
+    (ModelType(theta=5e5, share=0.5, head_dim=128), "laguna"),
+    (ModelType(theta=5e6, share=0.334, head_dim=192), "mimo_v2_flash"),
+    (ModelType(theta=5e6, share=0.5, head_dim=128), "zaya"),
+    (ModelType(theta=1e7, head_dim=256), "dory"),
+    (ModelType(theta=1e6, share=0.25, head_dim=64), "neomme"),
+    (ModelType(theta=2560000.0, head_dim=128), "ultrabert"),
+)
+
+# Types whose layers differ in what no RopeSpec says, or whose embedding is another kind.
+REFUSED: Mapping[str, str] = {
+    name: reason
+    for reason, names in {
+        "has heads of another size in some of its layers": "diffusion_gemma_text gemma4_text "
+        "gemma4_unified_text embedding_gemma2_text lfm3 deepseek_v4 dots3_note_text step3p5",
+        "leaves some of its layers without rotation": "afmoe beam cohere2 cohere2_moe "
+        "cohere_compass_text flint kolibri1 mistral_large4_text muse_glimmer_text muse_spark_text",
+        "rotates by places in an image": "dinov3_vit edgetam_video eomt_dinov3 mlcd pixtral "
+        "sam2_video sam3_tracker_video sapiens2 vjepa2",
+        "puts its features in another order": "ernie4_5_vl_moe_text",
+        "rotates a width or has a base that its config does not name": "clvp clvp_encoder "
+        "clvp_decoder cosmos3_edge_text deepseek_ocr2_text mistral4 moonshine_streaming neucodec "
+        "qwen2_5_omni_dit seamless_m4t timesfm2_5 unlimited_ocr_text wav2vec2-bert "
+        "wav2vec2-conformer xcodec2",
+        "takes its positions from time": "musicflamingo",
+        "keeps a table of positions that is not rotated": "roformer",
+    }.items()
+    for name in names.split()
+}
+
+# Names of types that read no text, of which there are too many to list.
+_NO_TEXT = re.compile(r"(^|[_-])(vision|vit|video|audio|image)([_-]|$)")
+
+# Types that do not read transformers' name of a part, but their own.
+_NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+OWN_NAMES: Mapping[str, Mapping[str, str]] = {"gpt_neox": _NEOX, "gpt_neox_japanese": _NEOX}
+
+# Types that rotate (all of their layers) only where a key has a certain value.
+_ALL_ONES = "a list of ones"
+CONDITIONS: Mapping[str, tuple[str, Any]] = {
+    "smollm3": ("no_rope_layers", _ALL_ONES),
+    "llama4_text": ("no_rope_layers", _ALL_ONES),
+    "exaone4": ("sliding_window", None),
+    "exaone_moe": ("sliding_window", None),
+    "granitemoehybrid": ("position_embedding_type", "rope"),
+    "esm": ("position_embedding_type", "rotary"),
+    "zamba2": ("use_mem_rope", True),
+}
+
+_MEANINGS: Mapping[str, ModelType] = {
+    **MODEL_TYPES,
+    **SCALED,
+    **LAYERED,
+    **_rows(
+        (ModelType(theta=2e6), "smollm3"),
+        (ModelType(theta=5e5, head_dim=128), "llama4_text"),
+        (ModelType(head_dim=128), "afmoe beam cohere2_moe flint kolibri1 muse_glimmer_text"),
+        (ModelType(theta=5e5, head_dim=64), "muse_spark_text"),
+        (LLAMA, "cohere2 esm exaone4 exaone_moe"),
+    ),
+}
+
+
+def meaning(name: str | None) -> ModelType | None:
+    """What a type means by what its configs leave out; None where that is not known."""
+    return LLAMA if name is None else _MEANINGS.get(name)
+
+
+def obstacle(config: Mapping[str, Any]) -> str | None:
+    """Why no single RopeSpec is the embedding of a config's type, as the end of a sentence."""
+    name = config.get("model_type")
+    if name is None:
+        return None
+    if name in REFUSED:
+        return REFUSED[name]
+    if name not in _MEANINGS and _NO_TEXT.search(name):
+        return "is no model of text"
+    for part, own in OWN_NAMES.get(name, {}).items():
+        if config.get(part) is not None and config.get(own) is None:
+            return f"does not read {part} but {own}"
+    if name in CONDITIONS:
+        key, wanted = CONDITIONS[name]
+        value = config.get(key)
+        if wanted == _ALL_ONES:
+            fulfilled = isinstance(value, list) and bool(value) and all(value)
+        else:
+            fulfilled = key in config and bool(value == wanted)
+        if not fulfilled:
+            return f"rotates the heads of all its layers only where {key} is {wanted!r}"
+    return None

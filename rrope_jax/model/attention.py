@@ -148,7 +148,10 @@ _CHUNKS = Chunks(query_block=512, key_block=1024, one_by_one=False)
 
 
 def _cudnn(call: _Call) -> jax.Array:
-    """The fused kernel of cuDNN; segments make it read a mask of all pairs."""
+    """The fused kernel of cuDNN; segments make it read a mask of all pairs.
+
+    JAX's public interface has lengths for padded rows, but no segments.
+    """
     T = call.q_BTNH.shape[1]
     segmented = call.mask.segment_ids_BT is not None
     return jax.nn.dot_product_attention(
@@ -194,6 +197,9 @@ def _splash_kernel(call: _Call) -> Any:
     )
 
 
+# Up to this many tokens a row's mask of all pairs, in the queries' type, takes 32 MiB at most.
+_LONGEST_MASK = 4096
+
 _INTERPRET = False  # tests run the kernel where there is no TPU
 
 
@@ -214,13 +220,16 @@ def _fused_obstacle(call: _Call, platform: str) -> str | None:
 def _cudnn_obstacle(call: _Call) -> str | None:
     T, _, H = call.q_BTNH.shape[1:]
     dtype = call.q_BTNH.dtype
+    segmented = call.mask.segment_ids_BT is not None
     return _fused_obstacle(call, "gpu") or _first(
         (dtype not in (jnp.bfloat16, jnp.float16), f"it needs bfloat16 or float16, not {dtype}"),
         (H % 8 != 0 or H > 128, f"it needs a head_dim that 8 divides, up to 128, not {H}"),
         (call.k_BSKH.shape[1] != T, "it needs whole rows, and the mesh splits them over seq"),
+        (T % 2 != 0 and segmented, f"with segments it needs an even length, not {T}"),
         (
-            T % 2 != 0 and call.mask.segment_ids_BT is not None,
-            f"with segments it needs an even length, not {T}",
+            T > _LONGEST_MASK and segmented,
+            f"with segments it reads a mask of all pairs, so it needs a length up to "
+            f"{_LONGEST_MASK}, not {T}",
         ),
     )
 
@@ -276,8 +285,8 @@ def attention(
       mask: who sees whom.
       scale: factor on q.k.
       implementation: a key of `IMPLEMENTATIONS`, or `auto` for the first of them that can compute
-        this call: `splash` on TPUs for long sequences, `cudnn` on GPUs in bfloat16, else `xla` for
-        short and `chunked` for long sequences.
+        this call: `splash` on TPUs for long sequences, `cudnn` on GPUs in bfloat16 (but for long
+        rows of several segments), else `xla` for short and `chunked` for long sequences.
       dropout: applied to the softmax weights, float32[B, K, G, T, S]; None for none.
 
     Returns:
@@ -287,8 +296,7 @@ def attention(
       ValueError: the implementation asked for cannot compute this call.
     """
     call = _Call(q_BTNH, k_BSKH, v_BSKH, _of_parts(mask), scale, dropout)
-    # what continues a cache, and dropout, whose noise is drawn for whole arrays, is left to XLA
-    if on_a_mesh() and mask.start_B is None and dropout is None:
+    if _over_parts(call):
         return _over_mesh(call, implementation)
     return _choose(call, implementation).run(call)
 
@@ -308,10 +316,15 @@ def implementation_name(
     """
     drop = (lambda weights: weights) if dropout else None
     call = _Call(q_BTNH, k_BSKH, k_BSKH, _of_parts(mask), 1.0, drop)
-    if on_a_mesh() and not dropout:
+    if _over_parts(call):
         call = _piece(call)
     row = _choose(call, implementation)
     return next(name for name, each in IMPLEMENTATIONS.items() if each is row)
+
+
+def _over_parts(call: _Call) -> bool:
+    """Whether devices compute parts; a cache, and dropout on whole arrays, are left to XLA."""
+    return on_a_mesh() and call.mask.start_B is None and call.dropout is None
 
 
 def _of_parts(mask: CausalMask) -> CausalMask:
@@ -349,10 +362,12 @@ def _over_mesh(call: _Call, implementation: str) -> jax.Array:
         k_BLKH: jax.Array,
         v_BLKH: jax.Array,
         segment_ids_BL: jax.Array | None,
+        key_segment_ids_BL: jax.Array | None,
         prepared: Any,
     ) -> jax.Array:
         keys, values = (gather(x, arranged=arranged) for x in (k_BLKH, v_BLKH))
-        key_segments = None if segment_ids_BL is None else gather(segment_ids_BL, arranged=arranged)
+        of_keys = CausalMask(segment_ids_BL, key_segment_ids_BL).key_segments
+        key_segments = None if of_keys is None else gather(of_keys, arranged=arranged)
         mask = CausalMask(segment_ids_BL, key_segments, arranged=arranged)
         own = _Call(q_BLNH, keys, values, mask, call.scale, None, prepared)
         if row.prepare is not None or parts("length") == 1:
@@ -364,10 +379,17 @@ def _over_mesh(call: _Call, implementation: str) -> jax.Array:
     keys = spec(("batch", "length", "kv_heads", None), mesh)
     return jax.shard_map(
         local,
-        in_specs=(queries, keys, keys, tokens, prepared_spec),
+        in_specs=(queries, keys, keys, tokens, tokens, prepared_spec),
         out_specs=queries,
         check_vma=False,  # loops of the kernels begin with constants
-    )(call.q_BTNH, call.k_BSKH, call.v_BSKH, call.mask.segment_ids_BT, prepared)
+    )(
+        call.q_BTNH,
+        call.k_BSKH,
+        call.v_BSKH,
+        call.mask.segment_ids_BT,
+        call.mask.key_segment_ids_BS,
+        prepared,
+    )
 
 
 def _piece(call: _Call) -> _Call:

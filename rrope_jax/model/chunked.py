@@ -188,10 +188,10 @@ class _Layout:
         by_key = _pad(key_segment_ids_BS, self.key_block, mode="edge")
         segments_BIQ = by_query.reshape(self.B, self.I, self.query_block)
         segments_BJC = by_key.reshape(self.B, self.J, self.key_block)
-        # queries are keys too, from start_B on, so what a segment begins with is known by place
         place_BT = start_B[:, None] + jnp.arange(by_query.shape[1], dtype=jnp.int32)
-        begins_BS = jax.vmap(_first_of_segment)(by_key)
-        begins_BT = jnp.take_along_axis(begins_BS, place_BT, axis=1, mode="clip")
+        begins_BT = jax.vmap(_first_of_segment)(by_query, by_key)
+        # a query that sees nothing has a block all the same, or it would divide by nothing
+        begins_BT = jnp.minimum(begins_BT, jnp.minimum(place_BT, by_key.shape[1] - 1))
         lower_BI = begins_BT.reshape(segments_BIQ.shape).min(-1) // self.key_block
         return _Blocks(start_B, segments_BIQ, segments_BJC, lower_BI, lower_BI, upper_BI)
 
@@ -223,13 +223,13 @@ def _pad(x_BT: jax.Array, block: int, mode: str = "constant") -> jax.Array:
     return jnp.pad(x_BT, [(0, 0), (0, missing)] + [(0, 0)] * (x_BT.ndim - 2), mode=mode)
 
 
-def _first_of_segment(ids_T: jax.Array) -> jax.Array:
-    """The index of the first token that has the same id, for every token."""
-    order_T = jnp.argsort(ids_T, stable=True)
-    sorted_T = ids_T[order_T]
-    starts_T = jnp.concatenate([jnp.ones((1,), bool), sorted_T[1:] != sorted_T[:-1]])
-    run_T = jax.lax.cummax(jnp.where(starts_T, jnp.arange(len(ids_T), dtype=jnp.int32), 0))
-    return jnp.zeros_like(order_T).at[order_T].set(order_T[run_T])
+def _first_of_segment(ids_T: jax.Array, key_ids_S: jax.Array) -> jax.Array:
+    """The index of the first key that has a query's id, int32[T]; S where none has it."""
+    order_S = jnp.argsort(key_ids_S, stable=True)
+    sorted_S = key_ids_S[order_S]
+    found_T = jnp.searchsorted(sorted_S, ids_T).clip(max=len(key_ids_S) - 1)
+    first_T = jnp.where(sorted_S[found_T] == ids_T, order_S[found_T], len(key_ids_S))
+    return first_T.astype(jnp.int32)
 
 
 def _over_key_blocks(

@@ -197,9 +197,12 @@ class Decoder(nnx.Module):
             x_BTD, _ = nnx.merge(graph, params)(x_BTD, rotation, mask, layer_key)
             return x_BTD, None
 
-        layer_keys = None if key is None else jax.random.split(key, self.config.num_layers)
+        layer_keys = last_key = None
+        if key is not None:
+            keys = jax.random.split(key, self.config.num_layers + 1)
+            layer_keys, last_key = keys[:-1], keys[-1]
         x_BTD, _ = self._scan(block, x_BTD, (stacked, layer_keys))
-        return self._finish(x_BTD, key)
+        return self._finish(x_BTD, last_key)
 
     def decode(
         self,
@@ -279,8 +282,7 @@ class Decoder(nnx.Module):
         return drop(x_BTD, self.config.dropout, own_key), rest_key
 
     def _finish(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        last_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
-        return drop(self.final_norm(x_BTD), self.config.dropout, last_key)
+        return drop(self.final_norm(x_BTD), self.config.dropout, dropout_key)
 
     def _scan(self, block: Any, carry: Any, layers: Any) -> tuple[Any, Any]:
         """Runs a block function over the stacked layers."""

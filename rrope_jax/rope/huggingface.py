@@ -365,7 +365,7 @@ def _context(
 
 def _implied_factor(config: Mapping[str, Any], name: str, context_key: str, context: Any) -> float:
     """The factor of a `longrope` dict without one, or a `yarn` dict with null for it."""
-    maximum = config.get("max_position_embeddings")
+    maximum: Any = config.get("max_position_embeddings")
     if not (is_int(maximum) and is_int(context) and _LONGEST >= maximum >= context > 0):
         raise ValueError(
             f"factor is missing: without it rope_type={name!r} takes max_position_embeddings / "

@@ -1,6 +1,8 @@
 """Attention: the mask, every implementation against plain loops or XLA's, and the choice."""
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -161,6 +163,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 LONG = 4096
 SEGMENTED = CausalMask(segment_ids_BT=jnp.zeros((1, LONG), jnp.int32))
+LONGER = CausalMask(segment_ids_BT=jnp.zeros((1, 2 * LONG), jnp.int32))
 DECODING = CausalMask(start_B=jnp.zeros((1,), jnp.int32))
 
 
@@ -176,6 +179,8 @@ DECODING = CausalMask(start_B=jnp.zeros((1,), jnp.int32))
         ("tpu", LONG, "bfloat16", CausalMask(), True, "xla"),
         ("gpu", 64, "bfloat16", CausalMask(), False, "cudnn"),
         ("gpu", LONG, "float16", SEGMENTED, False, "cudnn"),
+        ("gpu", 2 * LONG, "bfloat16", LONGER, False, "chunked"),
+        ("gpu", 8 * LONG, "bfloat16", CausalMask(), False, "cudnn"),
         ("gpu", 65, "bfloat16", CausalMask(), False, "cudnn"),
         ("gpu", 64, "float32", CausalMask(), False, "xla"),
         ("gpu", 64, "bfloat16", DECODING, False, "xla"),
@@ -227,6 +232,7 @@ def test_auto(
         ("cudnn", "gpu", (1, 128, 1, 60), "bfloat16", CausalMask(), False, "not 60"),
         ("cudnn", "gpu", (1, 128, 1, 256), "bfloat16", CausalMask(), False, "not 256"),
         ("cudnn", "gpu", (1, 5, 1, 64), "bfloat16", SEGMENTED, False, "even length, not 5"),
+        ("cudnn", "gpu", (1, 2 * LONG, 1, 64), "bfloat16", LONGER, False, "up to 4096, not 8192"),
         ("cudnn", "gpu", (1, 128, 1, 64), "bfloat16", DECODING, False, "decoding with a cache"),
         ("cudnn", "gpu", (1, 128, 1, 64), "bfloat16", CausalMask(), True, "no dropout"),
     ],
@@ -283,3 +289,48 @@ def test_cudnn_against_xla(segmented: bool) -> None:
     fused = attention(*qkv, mask, scale=0.125, implementation="cudnn")
     expected = attention(*qkv, mask, scale=0.125, implementation="xla")
     np.testing.assert_allclose(fused.astype(float), expected.astype(float), rtol=0, atol=2e-2)
+
+
+# --- over a mesh ---------------------------------------------------------------------------------
+
+_ON_TWO_DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import jax.numpy as jnp
+import numpy as np
+from rrope_jax.model.attention import CausalMask, attention
+from rrope_jax.model.context_parallel import arrange, restore
+from rrope_jax.sharding import MeshConfig, make_mesh
+
+random = np.random.default_rng(0)
+qkv = [jnp.asarray(random.standard_normal((2, 8, 2, 8)), jnp.float32) for _ in range(3)]
+of_queries = jnp.array([[1] * 8, [1] * 4 + [2] * 4])
+of_keys = jnp.array([[1, 2] * 4, [1, 3, 3, 3, 2, 1, 3, 3]])
+
+def run(implementation, order=lambda x: x, back=lambda x: x, **fields):
+    mask = CausalMask(order(of_queries), order(of_keys), **fields)
+    q, k, v = map(order, qkv)
+    attend = lambda q, k, v: attention(q, k, v, mask, scale=1.0, implementation=implementation)
+    return back(jax.jit(attend)(q, k, v))
+
+expected = run("xla")
+assert jnp.abs(expected - attention(*qkv, CausalMask(of_queries), scale=1.0)).max() > 0.1
+for sizes in ({"fsdp": 2}, {"seq": 2}, {"tensor": 2}):
+    with jax.set_mesh(make_mesh(MeshConfig(**sizes))):
+        for implementation in ("xla", "chunked"):
+            found = {"as given": run(implementation)}
+            if "seq" in sizes:
+                found["arranged"] = run(implementation, arrange, restore, arranged=True)
+            for order, out in found.items():
+                difference = float(jnp.abs(out - expected).max() / jnp.abs(expected).max())
+                assert difference < 1e-6, (sizes, implementation, order, difference)
+print("the same")
+"""
+
+
+@pytest.mark.slow
+def test_segments_of_keys_are_the_same_over_a_mesh() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_TWO_DEVICES], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "the same\n", done.stderr

@@ -71,6 +71,22 @@ def test_segments(one_by_one: bool) -> None:
 
 
 @pytest.mark.parametrize("one_by_one", [True, False])
+def test_segments_of_keys(one_by_one: bool) -> None:
+    """Keys whose ids are not those of the queries at the same place."""
+    q, k, v = _random(0, 2, 13, 2, 4), _random(1, 2, 13, 2, 4), _random(2, 2, 13, 2, 4)
+    segments = jnp.array([[1] * 5 + [2] * 8, [3] * 13])
+    of_keys = jnp.array([[1, 2] * 6 + [1], [3, 9, 9, 3, 9, 9, 9, 9, 9, 9, 9, 3, 9]])
+    _check(q, k, v, CausalMask(segments, of_keys), Chunks(4, 2, one_by_one))
+
+
+def test_a_query_that_sees_nothing_is_finite() -> None:
+    q, k, v = _random(0, 1, 6, 1, 4), _random(1, 1, 6, 1, 4), _random(2, 1, 6, 1, 4)
+    mask = CausalMask(jnp.array([[5, 1, 1, 1, 1, 5]]), jnp.array([[1, 1, 1, 1, 1, 5]]))
+    for result in _both(q, k, v, mask, Chunks(2, 2, one_by_one=True))[0]:
+        assert jnp.isfinite(result).all()
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
 def test_continued_sequences(one_by_one: bool) -> None:
     """A prompt of 5 tokens after 0, 4 and 9 cached ones, with room left in the cache."""
     q, k, v = _random(0, 3, 5, 2, 4), _random(1, 3, 17, 2, 4), _random(2, 3, 17, 2, 4)

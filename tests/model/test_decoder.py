@@ -15,6 +15,7 @@ from flax import nnx
 from rrope_jax import rope
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model import decoder as module
+from rrope_jax.model.decoder import Block
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.rope import RopeSpec
 
@@ -227,6 +228,33 @@ def test_dropout_is_where_t5_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     stream, weights, hidden = (2, 6, 16), (2, 2, 2, 6, 6), (2, 6, 24)
     assert shapes == [stream, weights, stream, hidden, stream, stream]  # a layer is traced once
     assert len(keys) == len(set(keys)) == 2 + 2 * 4
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_no_dropout_key_is_used_twice(monkeypatch: pytest.MonkeyPatch, layers: int) -> None:
+    """Keys of the layers, and those of the dropout outside of them."""
+    keys: list[tuple[int, ...]] = []
+
+    def note(key: jax.Array) -> None:
+        jax.debug.callback(lambda data: keys.append(tuple(data.tolist())), jax.random.key_data(key))
+
+    def record(x: jax.Array, rate: float, key: Any) -> jax.Array:
+        if x.ndim == 3 and x.shape[-1] == 16:
+            note(key)
+        return x
+
+    call = Block.__call__
+
+    def block(self: Block, x: Any, rotation: Any, mask: Any, key: Any, cache: Any = None) -> Any:
+        note(key)
+        return call(self, x, rotation, mask, key, cache)
+
+    monkeypatch.setattr("rrope_jax.model.decoder.drop", record)
+    monkeypatch.setattr(Block, "__call__", block)
+    decoder = _decoder(dropout=0.1, num_layers=layers)
+    jax.jit(lambda: decoder(TOKENS, dropout_key=jax.random.key(0)))()
+    jax.effects_barrier()
+    assert len(set(keys)) == len(keys) == 2 + 3 * layers
 
 
 # --- options that make T5's layers ---------------------------------------------------------------

@@ -21,12 +21,13 @@ from rrope_jax.io.weights import (
     parameter_from_matrices,
 )
 from rrope_jax.model import ModelConfig
-from rrope_jax.rope import RopeSpec, frequencies
+from rrope_jax.rope import RopeSpec, frequencies, llama3_context
 
 _log = logging.getLogger(__name__)
 
 ARCHITECTURE = "llama"
 FREQUENCY_FACTORS = "rope_freqs.weight"
+ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
 RESONANCE = "rrope.resonance"
 FOLDED = f"rrope.{FOLDED_TEMPERATURE}"
 # Special tokens by their names in keys, with the keys of a config.json that travel along.
@@ -162,10 +163,12 @@ def _describe(path: Path, contents: gguf_file.Contents) -> Description:
         for note in () if vocabulary is None else vocabulary.notes:
             _log.warning("%s: %s", path, note)
         extras = _token_ids(metadata, vocabulary, model.vocab_size)
+        spec, original = _rope(contents, keys, model.head_size), keys.get(ORIGINAL_CONTEXT)
         return Description(
             model=model,
-            rope=_rope(contents, keys, model.head_size),
+            rope=spec,
             context=required("context_length"),
+            original_context=None if original == spec.original_context else original,
             tokenizer=None if vocabulary is None else gguf_tokenizer.files_of(vocabulary),
             extras=extras if temperature is None else extras | {FOLDED_TEMPERATURE: temperature},
         )
@@ -270,7 +273,8 @@ def _rope(contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int) 
         values = factor * divisors.reshape(-1)
         fields |= {
             "scaling": "longrope",
-            "original_context": context,
+            # the lists are one, so it changes nothing that is computed
+            "original_context": llama3_context(values, theta=fields["theta"]) or context,
             "short_factor": tuple(values.tolist()),
             "long_factor": tuple(values.tolist()),
             "attention_factor": temperature,
@@ -286,7 +290,7 @@ def _rope(contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int) 
     if scaling != "none":
         fields["factor"] = factor
     if scaling == "yarn":
-        original = keys.get("rope.scaling.original_context_length", context)
+        original = keys.get(ORIGINAL_CONTEXT, context)
         fields["original_context"] = original
         for name in ("beta_fast", "beta_slow"):
             if (value := keys.get(f"rope.scaling.yarn_{name}")) is not None:

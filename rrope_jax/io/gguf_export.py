@@ -16,6 +16,7 @@ from rrope_jax.io.gguf import (
     ARCHITECTURE,
     FOLDED,
     FREQUENCY_FACTORS,
+    ORIGINAL_CONTEXT,
     RESONANCE,
     TOKEN_IDS,
     to_interleaved,
@@ -47,7 +48,7 @@ def _yarn(spec: RopeSpec) -> dict[str, Any]:
     return _plain(spec) | {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": float(spec.factor),
-        "rope.scaling.original_context_length": spec.context,
+        ORIGINAL_CONTEXT: spec.context,
     }
 
 
@@ -157,6 +158,8 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
         "rope.dimension_count": model.head_size,
         **(_NATIVE[spec.scaling](spec) if _is_native(spec) else _plain(spec)),
     }
+    if description.original_context is not None:
+        keys.setdefault(ORIGINAL_CONTEXT, description.original_context)
     metadata = {
         "general.type": "model",
         "general.name": _NAME,

@@ -181,10 +181,12 @@ def _describe(folder: Path) -> Description:
         temperature = config.get(FOLDED_TEMPERATURE, 1.0)
         if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
             raise ValueError(f"{FOLDED_TEMPERATURE}={temperature!r} must be a number above 0")
+        spec, original = rope.from_hf(config), rope.original_context(config)
         description = Description(
             model=model,
-            rope=rope.from_hf(config),
+            rope=spec,
             context=config["max_position_embeddings"],
+            original_context=None if original == spec.original_context else original,
             tokenizer=TokenizerFiles.of_folder(folder),
             extras={key: config[key] for key in _EXTRAS if config.get(key) is not None},
         )

@@ -141,9 +141,15 @@ def _bytes(shape: tuple[int, ...], dtype: Dtype) -> int:
 def _rope_keys(description: Description) -> dict[str, Any]:
     # dynamic NTK starts to stretch at this length, so there it cannot be the extended one
     dynamic = description.rope.scaling == "dynamic_ntk"
-    return rope.to_hf(
+    keys = rope.to_hf(
         description.rope, max_position_embeddings=None if dynamic else description.context
     )
+    if description.original_context is not None and keys["rope_parameters"]["rope_type"] in (
+        "default",
+        "linear",
+    ):  # nothing is computed from it there
+        keys["original_max_position_embeddings"] = description.original_context
+    return keys
 
 
 def _config(description: Description, dtype: Dtype) -> dict[str, Any]:

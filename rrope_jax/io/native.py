@@ -35,10 +35,12 @@ def description_to_json(description: Description) -> dict[str, Any]:
     spec = description.rope
     unread = SCALING_FIELDS - SCALINGS[spec.scaling].reads
     fields = dataclasses.asdict(spec).items()
+    original = description.original_context
     return {
         "model": dataclasses.asdict(description.model),
         "rope": {key: value for key, value in fields if key not in unread and value is not None},
         "context": description.context,
+        **({} if original is None else {"original_context": original}),
         "extras": dict(description.extras),
     }
 
@@ -55,6 +57,7 @@ def description_from_json(
         "model": _build(ModelConfig, value, "model"),
         "rope": _build(RopeSpec, value, "rope"),
         "context": value.get("context"),
+        "original_context": value.get("original_context"),
         "extras": value.get("extras", {}),
     }
     if unknown := sorted(value.keys() - fields.keys()):

@@ -61,7 +61,13 @@ def factor_lists(description: Description) -> tuple[Description, float]:
     extras = dict(description.extras)
     if temperature != 1:
         extras[FOLDED_TEMPERATURE] = temperature * extras.get(FOLDED_TEMPERATURE, 1.0)
-    return dataclasses.replace(description, rope=listed, extras=extras), temperature
+    original = description.original_context
+    if original is None and spec.scaling != "longrope":
+        original = spec.original_context
+    listed_description = dataclasses.replace(
+        description, rope=listed, extras=extras, original_context=original
+    )
+    return listed_description, temperature
 
 
 class FoldedSource:

@@ -10,7 +10,7 @@ from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
 from rrope_jax.io.end_of_text import end_ids
 from rrope_jax.jobs.configuration import UsageError
-from rrope_jax.jobs.rope_config import extend
+from rrope_jax.jobs.rope_config import extend, original_context
 from rrope_jax.model import Decoder
 
 
@@ -93,7 +93,7 @@ def load_model(
     except (ValueError, OSError) as error:
         raise UsageError(f"--checkpoint={checkpoint}: {error}") from error
     description = dataclasses.replace(description, context=after.context)
-    original = before.rope.original_context or before.context
+    original = original_context(before) or before.context
     try:
         fitting = loaded_tokenizer.for_model(description.model.vocab_size)
     except ValueError as error:

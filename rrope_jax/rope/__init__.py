@@ -8,6 +8,7 @@ q = rope.rotate(q_BTHD, cos, sin)
 ```
 """
 
+from rrope_jax.rope.factor_lists import llama3_context as llama3_context
 from rrope_jax.rope.frequencies import SCALINGS as SCALINGS
 from rrope_jax.rope.frequencies import Frequencies as Frequencies
 from rrope_jax.rope.frequencies import frequencies as frequencies

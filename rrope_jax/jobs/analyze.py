@@ -25,6 +25,7 @@ SUMMARY = (
 
 # In so many parts the unseen distances are drawn, each by its highest value.
 _STRETCHES = 512
+_LONGEST_NUMBER = 14_000  # bits, of the 4300 digits that Python writes of an integer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,18 @@ class Setting:
                 f"test_length={self.test_length} must exceed train_length={self.train_length}; "
                 "without unseen positions there is nothing to analyze"
             )
+        if self.test_length > analysis.LONGEST:
+            raise ValueError(
+                f"test_length={self.test_length} must be at most {analysis.LONGEST}: all unseen "
+                "positions are looked at"
+            )
         if not 1 <= self.near <= self.train_length:
             raise ValueError(f"near={self.near} must be from 1 to train_length={self.train_length}")
+        if self.near * (self.test_length - self.train_length) > analysis.MOST_PAIRS:
+            raise ValueError(
+                f"near={self.near} times the {self.test_length - self.train_length} unseen "
+                f"distances must be at most {analysis.MOST_PAIRS}"
+            )
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods={self.methods!r} must name at least one, and none twice")
         for method in self.methods:
@@ -189,9 +200,16 @@ def _measure(setting: Setting, spec: RopeSpec) -> dict[str, Any]:
     train_length, test_length = setting.train_length, setting.test_length
     pre_critical = analysis.is_pre_critical(spec, train_length, seq_len=test_length)
     gap = analysis.feature_gap(spec, train_length, test_length, seq_len=test_length)
+    uniqueness = analysis.uniqueness(spec, train_length, seq_len=test_length)
+    if uniqueness.bit_length() > _LONGEST_NUMBER:
+        raise UsageError(
+            f"config.rope.head_dim: the {int(pre_critical.sum())} pre-critical features repeat "
+            "together only after a number of tokens that has too many digits to be written; "
+            "choose a smaller head_dim or train_length"
+        )
     return {
         "critical_dimension": int(pre_critical.sum()),
-        "uniqueness": analysis.uniqueness(spec, train_length, seq_len=test_length),
+        "uniqueness": uniqueness,
         "attention_factor": frequencies(spec, test_length).attention_factor,
         "pre_critical": pre_critical.tolist(),
         "feature_gap": gap.tolist(),

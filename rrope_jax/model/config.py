@@ -43,6 +43,16 @@ REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+# Far beyond any model. Layers have no such bound: they are counted against the weights there are.
+_LARGEST = {
+    "vocab_size": 2**24,
+    "d_model": 2**20,
+    "num_layers": 2**31 - 1,
+    "num_heads": 2**16,
+    "d_ff": 2**24,
+    "num_kv_heads": 2**16,
+    "head_dim": 2**14,
+}
 _CHOICES: dict[str, Collection[str]] = {
     "activation": ACTIVATIONS,
     "initialization": ("normal", "t5"),
@@ -115,11 +125,12 @@ class ModelConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
                 )
-        sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "num_kv_heads")
-        for name in sizes:
+        for name, largest in _LARGEST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and value < 1 and name != "head_dim":
                 raise ValueError(f"{name}={value} must be at least 1")
+            if value is not None and value > largest:
+                raise ValueError(f"{name}={value} must be at most {largest}; no model is larger")
         for name in ("attention_scale", "logit_scale", "initializer_range", "rms_norm_eps"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -139,10 +150,10 @@ class ModelConfig:
                     "set head_dim explicitly or change one of them"
                 )
             object.__setattr__(self, "head_dim", self.d_model // self.num_heads)
-        if self.head_size < 2 or self.head_size % 2:
+        if self.head_size < 2 or self.head_size % 2 or self.head_size > _LARGEST["head_dim"]:
             raise ValueError(
-                f"head_dim={self.head_dim} must be even and at least 2: RoPE rotates pairs; unset, "
-                "it is d_model / num_heads"
+                f"head_dim={self.head_dim} must be even and at least 2, at most "
+                f"{_LARGEST['head_dim']}: RoPE rotates pairs; unset, it is d_model / num_heads"
             )
 
     @property

@@ -20,6 +20,11 @@ from rrope_jax.rope.spec import RopeSpec
 
 Float64Array = NDArray[np.float64]
 
+# Lengths whose positions are laid out in memory, and pairs of distances that are compared.
+LONGEST = 2**24
+MOST_PAIRS = 2**30
+_LONGEST_POSITION = 2**31 - 1
+
 
 def critical_dimension(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:
     """The number of pre-critical features: those with wavelength <= train_length.
@@ -43,7 +48,7 @@ def is_pre_critical(
     spec: RopeSpec, train_length: int, *, seq_len: int | None = None
 ) -> NDArray[np.bool_]:
     """Which features are pre-critical, bool[d/2]; otherwise as `critical_dimension`."""
-    _check_length("train_length", train_length, 1)
+    _check_length("train_length", train_length, 1, _LONGEST_POSITION)
     return np.asarray(frequencies(spec, seq_len).wavelengths <= train_length)
 
 
@@ -78,8 +83,8 @@ def feature_gap(
     Raises:
       ValueError: not 1 <= train_length < test_length.
     """
-    _check_length("train_length", train_length, 1)
-    _check_length("test_length", test_length, train_length + 1)
+    _check_length("train_length", train_length, 1, LONGEST)
+    _check_length("test_length", test_length, train_length + 1, LONGEST)
     gaps = []
     for wavelength in frequencies(spec, seq_len).wavelengths.tolist():
         if math.isinf(wavelength):  # never turns, so there is one phase
@@ -155,11 +160,14 @@ def coincidence(
     Raises:
       ValueError: not 1 <= near <= train_length < test_length.
     """
-    _check_length("train_length", train_length, 1)
-    _check_length("test_length", test_length, train_length + 1)
-    _check_length("near", near, 1)
-    if near > train_length:
-        raise ValueError(f"near={near} must be at most train_length={train_length}")
+    _check_length("train_length", train_length, 1, LONGEST)
+    _check_length("test_length", test_length, train_length + 1, LONGEST)
+    _check_length("near", near, 1, train_length)
+    if near * (test_length - train_length) > MOST_PAIRS:
+        raise ValueError(
+            f"near={near} times the {test_length - train_length} unseen distances is more than "
+            f"{MOST_PAIRS} pairs to compare; choose a smaller near"
+        )
     wavelengths = frequencies(spec, seq_len).wavelengths
     wavelengths = wavelengths[wavelengths <= train_length]
     if not wavelengths.size:
@@ -190,11 +198,13 @@ def uniqueness(spec: RopeSpec, train_length: int, *, seq_len: int | None = None)
     Raises:
       ValueError: train_length is not a positive integer, or a wavelength cannot be rounded.
     """
-    _check_length("train_length", train_length, 1)
+    _check_length("train_length", train_length, 1, _LONGEST_POSITION)
     wavelengths = resonance.round_wavelengths(frequencies(spec, seq_len).wavelengths)
     return math.lcm(*(int(wavelength) for wavelength in wavelengths[wavelengths <= train_length]))
 
 
-def _check_length(name: str, value: int, least: int) -> None:
-    if not (is_int(value) and value >= least):
+def _check_length(name: str, value: int, least: int, most: int) -> None:
+    if not (is_int(value) and least <= value):
         raise ValueError(f"{name}={value!r} must be an integer >= {least}; give a length in tokens")
+    if value > most:
+        raise ValueError(f"{name}={value!r} must be an integer <= {most}; give a length in tokens")

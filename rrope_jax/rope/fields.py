@@ -41,7 +41,7 @@ def check_method(instance: Any, choice: str, rows: Mapping[str, Row]) -> None:
       ValueError: naming the field, its value and what to do.
     """
     method = getattr(instance, choice)
-    if method not in rows:
+    if not isinstance(method, str) or method not in rows:
         raise ValueError(f"{choice}={method!r} is unknown; choose one of {', '.join(rows)}")
     row = rows[method]
     for name in sorted(row.requires):

@@ -172,6 +172,8 @@ def test_works_without_a_pre_critical_feature(tmp_path: Path) -> None:
         ("--config.methods=()", "config: methods=() must name at least one"),
         ("--config.methods=('longrope',)", "method 'longrope': config.rope: long_factor is not"),
         ("--config.near=65", "config: near=65 must be from 1 to train_length=64"),
+        ("--config.test_length=2000000000", "config: test_length=2000000000 must be at most"),
+        ("--config.rope.head_dim=2147483648", "head_dim=2147483648"),
         ("--config.feature=32", "config.feature = 32: there are features 0 to 31"),
         ("--config.rope.bogus=1", "config.rope has no key 'bogus'"),
     ],

@@ -55,6 +55,14 @@ def test_frozen() -> None:
         ({"d_model": 12}, "head_dim=3 must be even"),
         ({"head_dim": 5}, "head_dim=5 must be even"),
         ({"head_dim": 0}, "head_dim=0 must be even and at least 2"),
+        ({"vocab_size": 2**25}, "vocab_size=33554432 must be at most 16777216"),
+        ({"d_model": 2**40}, "d_model=1099511627776 must be at most 1048576"),
+        ({"d_ff": 10**9}, "d_ff=1000000000 must be at most"),
+        ({"num_heads": 2**31}, "num_heads=2147483648 must be at most"),
+        ({"num_layers": 2**31}, "num_layers=2147483648 must be at most"),
+        ({"head_dim": 2**31}, "head_dim=2147483648 must be at most 16384"),
+        ({"d_model": 2**20, "num_heads": 1}, "head_dim=1048576 must be .* at most 16384"),
+        ({"attention_scale": 10**400}, "must be a finite number"),
         ({"dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),
         ({"dropout": -0.1}, r"dropout=-0.1 must be in \[0, 1\)"),
         ({"logit_scale": 0.0}, "logit_scale=0.0 must be greater than 0"),
@@ -69,6 +77,13 @@ def test_frozen() -> None:
 def test_refuses(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelConfig(**SMALL | fields)
+
+
+def test_large_models_are_within_bounds() -> None:
+    """Llama 3.1 405B, and a vocabulary and width beyond it."""
+    llama = {"vocab_size": 128256, "d_model": 16384, "num_layers": 126, "num_heads": 128}
+    ModelConfig(**llama, num_kv_heads=8, d_ff=53248)
+    ModelConfig(vocab_size=2**20, d_model=65536, num_layers=1000, num_heads=512, d_ff=2**18)
 
 
 def test_whole_numbers_are_floats() -> None:

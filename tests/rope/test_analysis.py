@@ -153,11 +153,21 @@ def test_long_contexts_are_analyzed_exactly() -> None:
         ((0, 10), "train_length=0 must be an integer >= 1"),
         ((4.0, 10), "train_length=4.0 must be an integer"),
         ((10, 10), "test_length=10 must be an integer >= 11; give a length in tokens"),
+        ((10, 2**31), "test_length=2147483648 must be an integer <= 16777216"),
+        ((10**400, 2), "train_length=1000"),
     ],
 )
 def test_refuses_lengths(lengths: tuple[Any, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         analysis.feature_gap(_LLAMA2, *lengths)
+
+
+def test_refuses_lengths_that_are_no_positions() -> None:
+    for measure in (analysis.critical_dimension, analysis.uniqueness):
+        with pytest.raises(ValueError, match="train_length=2147483648 must be an integer <= "):
+            measure(_LLAMA2, 2**31)
+    with pytest.raises(ValueError, match=r"near=65536 times .* pairs to compare"):
+        analysis.coincidence(_LLAMA2, 2**17, 2**18, near=2**16)
 
 
 def test_refuses_wavelengths_too_short_to_round() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pickle
 from typing import Any
 
@@ -37,6 +38,18 @@ _REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({**_YARN, "mscale": 1.0}, ("mscale=1.0", "mscale_all_dim")),
     ({**_YARN, "mscale": -1.0, "mscale_all_dim": 1.0}, ("mscale=-1.0", ">= 0")),
     ({**_YARN, "truncate": 1}, ("truncate=1", "True or False")),
+    ({"scaling": ["yarn"]}, ("scaling=['yarn'] is unknown", "choose one of none")),
+    ({"head_dim": 2**31}, ("head_dim=2147483648", "<= 16384")),
+    ({"head_dim": True}, ("head_dim=True", "even integer")),
+    ({"theta": 1e31}, ("theta=1e+31", "<= 1e+30")),
+    ({"theta": 10**400}, ("theta=1000", "finite number")),
+    ({"theta": -1e4}, ("theta=-10000.0", "> 1")),
+    ({**_YARN, "factor": 2**31}, ("factor=2147483648", "<= 2147483647")),
+    ({**_YARN, "factor": math.inf}, ("factor=inf", "finite number")),
+    ({**_YARN, "original_context": 2**31}, ("original_context=2147483648", "<= 2147483647")),
+    ({**_YARN, "attention_factor": 1e300}, ("attention_factor=1e+300", "<= 2147483647")),
+    ({**_YARN, "beta_fast": 1e300}, ("beta_fast=1e+300", "<= 2147483647")),
+    ({**_YARN, "mscale": 1e300, "mscale_all_dim": 1.0}, ("mscale=1e+300", "<= 2147483647")),
     ({**_YARN, "low_freq_factor": 2.0}, ("low_freq_factor=2.0", "no effect", "llama3")),
     (
         {**_YARN, "scaling": "llama3", "low_freq_factor": 5.0},

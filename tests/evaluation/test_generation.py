@@ -9,6 +9,7 @@ import pytest
 
 from rrope_jax.evaluation.generation import Generator, Sampling, choose
 from rrope_jax.model import Decoder
+from tests.closeness import assert_close
 from tests.evaluation.tiny import log_probabilities, logits, random_tokens, tiny_decoder
 
 
@@ -78,7 +79,7 @@ def test_score_is_the_log_probability(decoder: Decoder, generator: Generator) ->
     expected = log_probability_TV[np.arange(5), np.array(continuation)]
     cache = generator.read([prompt], capacity=32)
     found, best = generator.score(prompt[-1], cache, continuation)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert_close(found, expected)
     assert best.tolist() == (log_probability_TV.argmax(-1) == tokens_T[13:]).tolist()
     # what greedy generation writes is each time the most probable token
     written = greedy(decoder, prompt, 5)

@@ -9,6 +9,7 @@ import pytest
 from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting, first_number
 from rrope_jax.evaluation.units import run_units
+from tests.closeness import assert_close
 from tests.evaluation.tiny import Memory, byte_decoder, log_probabilities
 
 SHORT = PasskeySetting(
@@ -83,7 +84,7 @@ def test_scores_are_those_of_the_whole_sequence(tokenizer: Tokenizer) -> None:
         start = len(prompt.tokens)
         found = log_probabilities(decoder, tokens)[start - 1 : -1]
         expected = found[np.arange(len(prompt.answer)), np.array(prompt.answer)].sum()
-        assert cell["log_probability"] == pytest.approx(expected, abs=1e-4)
+        assert_close(cell["log_probability"], expected)
         assert cell["answers"][0][0] == prompt.key
 
 

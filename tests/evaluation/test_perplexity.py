@@ -17,6 +17,7 @@ from rrope_jax.evaluation.perplexity import (
 from rrope_jax.evaluation.units import run_units
 from rrope_jax.model import Decoder
 from rrope_jax.rope import RopeSpec
+from tests.closeness import assert_close
 from tests.evaluation.tiny import Memory, log_probabilities, random_tokens, tiny_decoder
 
 DYNAMIC = RopeSpec(head_dim=8, scaling="dynamic_ntk", factor=2.0, original_context=16)
@@ -41,7 +42,7 @@ def test_losses_are_those_of_the_definition(decoder: Decoder) -> None:
     tokens_T = random_tokens(0, 40)
     found = Losses(decoder, logits_chunk=16)(tokens_T[None])
     assert found.shape == (1, 39)
-    np.testing.assert_allclose(found[0], reference_losses(decoder, tokens_T), atol=2e-5)
+    assert_close(found[0], reference_losses(decoder, tokens_T))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_windows_slide_over_the_document(decoder: Decoder) -> None:
         reference_losses(decoder, tokens_N[4:20])[-4:],
         reference_losses(decoder, tokens_N[8:])[-4:],
     ]
-    np.testing.assert_allclose(found, np.concatenate(expected), atol=2e-5)
+    assert_close(found, np.concatenate(expected))
 
 
 def test_a_short_document_is_refused(decoder: Decoder) -> None:
@@ -107,7 +108,7 @@ def test_fragments(rope: RopeSpec | None) -> None:
     for entry in results["perplexity_by_document"]:
         tokens = dict(documents)[entry["document"]][: entry["context"]]
         expected = reference_losses(decoder, tokens).mean()
-        assert entry["loss"] == pytest.approx(expected, abs=1e-5)
+        assert_close(entry["loss"], expected)
         assert entry["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
         assert entry["tokens"] == entry["context"] - 1
     assert [entry["context"] for entry in results["perplexity"]] == [8, 32]
@@ -127,7 +128,7 @@ def test_fragments_from_several_places() -> None:
     entries = task.results(memory)["perplexity_by_document"]
     assert [entry["start"] for entry in entries] == [0, 15, 30]
     expected = reference_losses(tiny_decoder(), tokens[15:35]).mean()
-    assert entries[1]["loss"] == pytest.approx(expected, abs=1e-5)
+    assert_close(entries[1]["loss"], expected)
 
 
 def test_sliding_protocol(decoder: Decoder) -> None:
@@ -137,7 +138,7 @@ def test_sliding_protocol(decoder: Decoder) -> None:
     run_units(task.units, memory)
     for entry in task.results(memory)["perplexity"]:
         losses = document_losses(Losses(decoder), tokens[:40], window=entry["context"], stride=6)
-        assert entry["loss"] == pytest.approx(losses.mean(), abs=1e-5)
+        assert_close(entry["loss"], losses.mean())
         assert entry["tokens"] == 39
 
 

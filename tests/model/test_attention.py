@@ -12,6 +12,7 @@ import pytest
 
 from rrope_jax.model import attention as module
 from rrope_jax.model.attention import IMPLEMENTATIONS, CausalMask, attention
+from tests.closeness import assert_close
 
 SEGMENTS = jnp.array([[0, 0, 0, 1, 1], [2, 2, 2, 2, 2]])
 
@@ -80,7 +81,7 @@ def test_xla_against_loops(mask: CausalMask, T: int, S: int, kv_heads: int) -> N
     q, k, v = _qkv(2, T, S, 4, kv_heads, 6)
     expected = _by_loops(q, k, v, np.broadcast_to(mask.dense(T, S), (2, T, S)), 0.7)
     result = attention(q, k, v, mask, scale=0.7, implementation="xla")
-    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
+    assert_close(result, expected)
 
 
 def test_bfloat16_keeps_float32_logits() -> None:
@@ -136,9 +137,9 @@ def test_splash_against_xla(segmented: bool) -> None:
 
     (_, out), gradients = outputs("splash")
     (_, expected), expected_gradients = outputs("xla")
-    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
+    assert_close(out, expected)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-5)
+        assert_close(gradient, expected_gradient)
 
 
 # --- the choice ----------------------------------------------------------------------------------
@@ -301,6 +302,7 @@ import numpy as np
 from rrope_jax.model.attention import CausalMask, attention
 from rrope_jax.model.context_parallel import arrange, restore
 from rrope_jax.sharding import MeshConfig, make_mesh
+from tests.closeness import assert_close
 
 random = np.random.default_rng(0)
 qkv = [jnp.asarray(random.standard_normal((2, 8, 2, 8)), jnp.float32) for _ in range(3)]

@@ -10,8 +10,8 @@ from flax import nnx
 
 from rrope_jax.model import Decoder, KVCache, ModelConfig, init_cache
 from rrope_jax.rope import RopeSpec
+from tests.closeness import assert_close
 
-TOLERANCE = 1e-4  # of logits around 5: sums of another length are added in another order
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 9)), jnp.int32)
 SPECS = {
     "none": RopeSpec(head_dim=4),
@@ -54,7 +54,7 @@ def test_prompt_and_steps_equal_the_whole(kv_heads: int, name: str) -> None:
     expected = jax.jit(lambda: decoder(TOKENS))()
     for pieces in ((5, 1, 1, 1, 1), (4, 3, 2)):
         logits, cache = _in_pieces(decoder, pieces, capacity=12)
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+        assert_close(logits, expected)
         np.testing.assert_array_equal(cache.length_B, [9, 9])
         assert cache.capacity == 12
 
@@ -70,9 +70,7 @@ def test_rows_of_different_lengths() -> None:
     for step in range(2):
         place_B = jnp.array([4, 7]) + step
         logits_B1V, cache = decode(TOKENS[jnp.arange(2), place_B][:, None], cache)
-        np.testing.assert_allclose(
-            logits_B1V[:, 0], expected_BTV[jnp.arange(2), place_B], rtol=0, atol=TOLERANCE
-        )
+        assert_close(logits_B1V[:, 0], expected_BTV[jnp.arange(2), place_B])
     np.testing.assert_array_equal(cache.length_B, [6, 9])
 
 
@@ -86,7 +84,7 @@ def test_given_positions() -> None:
         piece = slice(start, start + 3)
         logits, cache = decode(TOKENS[:, piece], cache, positions_BT[:, piece])
         pieces.append(logits)
-    np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), expected, rtol=0, atol=TOLERANCE)
+    assert_close(jnp.concatenate(pieces, axis=1), expected)
 
 
 def test_in_bfloat16() -> None:
@@ -112,7 +110,7 @@ def test_scaling_by_length_is_that_of_the_capacity() -> None:
     stretched = _decoder(
         RopeSpec(head_dim=4, theta=10000 * (2 * 16 / 8 - 1) ** 2)  # d / (d - 2) = 2
     )
-    np.testing.assert_allclose(logits, jax.jit(lambda: stretched(TOKENS))(), rtol=0, atol=TOLERANCE)
+    assert_close(logits, jax.jit(lambda: stretched(TOKENS))())
 
 
 def test_decoding_needs_an_attention_that_can() -> None:
@@ -138,5 +136,5 @@ def test_decoding_with_the_layers_cut_out_before() -> None:
         return jax.lax.scan(step, init_cache(decoder.config, 1, 9), TOKENS[0])
 
     cache, logits_TV = loop()
-    np.testing.assert_allclose(logits_TV, expected_BTV[0], rtol=0, atol=TOLERANCE)
+    assert_close(logits_TV, expected_BTV[0])
     np.testing.assert_array_equal(cache.length_B, [9])

@@ -18,6 +18,7 @@ from rrope_jax.model import decoder as module
 from rrope_jax.model.decoder import Block
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.rope import RopeSpec
+from tests.closeness import assert_close
 
 TINY = ModelConfig(vocab_size=29, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=24)
 SPEC = RopeSpec(head_dim=4)
@@ -91,8 +92,8 @@ def test_packed_sequences_give_the_logits_of_each_alone() -> None:
         jnp.array([[0, 1, 2, 3, 0, 1, 2]]),
         jnp.array([[1, 1, 1, 1, 2, 2, 2]]),
     )
-    np.testing.assert_allclose(packed[:, :4], _run(decoder, one), rtol=0, atol=2e-5)
-    np.testing.assert_allclose(packed[:, 4:], _run(decoder, other), rtol=0, atol=2e-5)
+    assert_close(packed[:, :4], _run(decoder, one))
+    assert_close(packed[:, 4:], _run(decoder, other))
 
 
 SPECS = {
@@ -112,9 +113,7 @@ def test_only_relative_positions_matter(name: str) -> None:
     index_T = jnp.arange(6)
     at_zero = _run(decoder, TOKENS)
     for start in (1, 1000, 1_000_003):
-        np.testing.assert_allclose(
-            _run(decoder, TOKENS, index_T + start), at_zero, rtol=0, atol=1e-4
-        )
+        assert_close(_run(decoder, TOKENS, index_T + start), at_zero)
     assert np.abs(_run(decoder, TOKENS, 2 * index_T) - at_zero).max() > 1e-2
 
 
@@ -124,7 +123,7 @@ def test_positions_per_row() -> None:
     together = _run(decoder, TOKENS, positions_BT)
     for row in range(2):
         alone = _run(decoder, TOKENS[row : row + 1], positions_BT[row])
-        np.testing.assert_allclose(together[row : row + 1], alone, rtol=0, atol=2e-5)
+        assert_close(together[row : row + 1], alone)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -133,7 +132,7 @@ def test_given_tables_replace_those_of_the_spec(name: str) -> None:
     tables = rope.cos_sin(spec, positions_T)
     expected = _run(_decoder(spec), TOKENS, positions_T)
     result = _run(_decoder(), TOKENS, rotation=tables)
-    np.testing.assert_allclose(result, expected, rtol=0, atol=5e-5)
+    assert_close(result, expected)
 
 
 def test_remat_changes_no_number() -> None:
@@ -141,9 +140,7 @@ def test_remat_changes_no_number() -> None:
     expected = _loss_and_gradients(_decoder(**fields), dropout_key=key)
     for policy in ("full", "dots"):
         result = _loss_and_gradients(_decoder(**fields, remat=policy), dropout_key=key)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), result, expected
-        )
+        jax.tree.map(lambda a, b: assert_close(a, b), result, expected)
 
 
 def test_remat_saves_memory() -> None:
@@ -166,9 +163,7 @@ def test_layers_looped_or_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "scan" in str(jax.make_jaxpr(lambda: decoder(TOKENS))())
     looped = _run(decoder, TOKENS), _loss_and_gradients(decoder)
     # XLA sums in another order: 1.3e-5 apart for logits of order 1
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5), looped, written_out
-    )
+    jax.tree.map(lambda a, b: assert_close(a, b), looped, written_out)
 
 
 def test_every_layer_counts_and_starts_differently() -> None:
@@ -206,7 +201,7 @@ def test_dropout_needs_a_key_and_follows_it() -> None:
     assert not np.allclose(one, without)
     assert not np.allclose(one, _run(decoder, TOKENS, dropout_key=jax.random.key(1)))
     unused = _run(_decoder(), TOKENS, dropout_key=jax.random.key(0))
-    np.testing.assert_allclose(unused, without, rtol=0, atol=5e-5)
+    assert_close(unused, without)
 
 
 def test_dropout_is_where_t5_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,27 +259,25 @@ def test_attention_scale() -> None:
     """Doubling the scale is doubling the queries."""
     scaled, doubled = _decoder(attention_scale=1.0), _decoder(attention_scale=0.5)
     doubled.blocks.attention.query[...] = 2 * doubled.blocks.attention.query[...]
-    np.testing.assert_allclose(_run(scaled, TOKENS), _run(doubled, TOKENS), rtol=0, atol=5e-5)
+    assert_close(_run(scaled, TOKENS), _run(doubled, TOKENS))
     default = _decoder(attention_scale=4**-0.5)
     np.testing.assert_array_equal(_run(default, TOKENS), _run(_decoder(), TOKENS))
 
 
 def test_logit_scale() -> None:
     result = _run(_decoder(logit_scale=0.25), TOKENS)
-    np.testing.assert_allclose(result, _run(_decoder(), TOKENS) / 4, rtol=0, atol=5e-5)
+    assert_close(result, _run(_decoder(), TOKENS) / 4)
 
 
 def test_tied_embeddings_are_the_output() -> None:
     tied, untied = _decoder(tie_embeddings=True), _decoder()
     assert tied.output is None
     untied.output[...] = tied.embedding[...].T
-    np.testing.assert_allclose(_run(tied, TOKENS), _run(untied, TOKENS), rtol=0, atol=5e-5)
+    assert_close(_run(tied, TOKENS), _run(untied, TOKENS))
     # both uses train it
     _, gradients = _loss_and_gradients(tied)
     _, apart = _loss_and_gradients(untied)
-    np.testing.assert_allclose(
-        gradients["embedding"], apart["embedding"] + apart["output"].T, rtol=0, atol=1e-5
-    )
+    assert_close(gradients["embedding"], apart["embedding"] + apart["output"].T)
 
 
 def test_rms_norm_eps() -> None:
@@ -319,7 +312,7 @@ def test_activations(activation: str, gated: bool, function: Callable[[Any], Any
     block = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[0], stacked))
     result = block.feed_forward(jnp.asarray(x_BTD, jnp.float32))
     expected = _feed_forward(function, decoder, x_BTD, gated)
-    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+    assert_close(result, expected)
 
 
 def test_initial_scales() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rrope_jax import rope
 from rrope_jax.rope import RopeSpec
+from tests.closeness import assert_close
 from tests.rope.strategies import specs
 
 _INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
@@ -222,7 +223,7 @@ def test_scores_depend_on_distance_alone(
         tables = rope.cos_sin(spec, first + np.arange(7))
         return jnp.einsum("thd,shd->hts", rope.rotate(q_THD, *tables), rope.rotate(k_THD, *tables))
 
-    np.testing.assert_allclose(scores(shift), scores(0), atol=2e-5)
+    assert_close(scores(shift), scores(0))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

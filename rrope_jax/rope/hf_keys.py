@@ -79,6 +79,12 @@ _WORDS = frozenset(
     {"alibi", "logn", "longrope", "mscale", "nope", "ntk", "rope", "rotary", "theta", "thetas"}
     | {"xpos", "yarn"}
 )
+# The same among keys that are all about it.
+_NESTED_WORDS = _WORDS | frozenset(
+    {"alpha", "attn", "attention", "base", "beta", "context", "dim", "dims", "factor", "factors"}
+    | {"fraction", "freq", "freqs", "frequency", "layers", "length", "pct", "percent", "ratio"}
+    | {"scale", "scaling", "temperature"}
+)
 
 
 def in_terms_of_transformers(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -145,17 +151,18 @@ def _check(key: Any, value: Any) -> None:
                 )
 
 
-def says_rotation(key: str) -> bool:
+def says_rotation(key: str, words: frozenset[str] = _WORDS) -> bool:
     """Whether a name looks as if it said something about the rotation."""
-    return not _WORDS.isdisjoint(re.split(r"[^a-z]+", key.lower()))
+    return not words.isdisjoint(re.split(r"[^a-z]+", key.lower()))
 
 
 def check_nested(parameters: Mapping[str, Any], dialect: str, known: frozenset[str]) -> None:
-    """Raises ValueError for a key of `rope_parameters` that is not known and switched on."""
+    """Raises ValueError for a key of `rope_parameters` that may change the embedding unread."""
     for key, value in parameters.items():
         if key in _POSITION_TEMPERATURES and value:
             _check(key, value)
-        if key not in known and value is not None and value is not False:
+        known_or_off = key in known or value is None or value is False
+        if not known_or_off and says_rotation(str(key), _NESTED_WORDS):
             raise ValueError(
                 f"{dialect} has {key}={value!r}, which is not read and may change the embedding; "
                 f"remove it from {dialect}, or say the same with other keys"

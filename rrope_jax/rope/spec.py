@@ -14,6 +14,7 @@ _LONGEST = 2**31 - 1  # positions are int32
 # Far beyond any model, and small enough that nothing computed from them overflows or takes long.
 _WIDEST_HEAD = 2**14
 _LARGEST = 1e30
+_LARGEST_DIVISOR = 1e60  # files hold 1e30, in float32 and times a factor, for what never turns
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,10 +197,10 @@ class RopeSpec:
                     f"make {expected} features; give exactly {expected} factors"
                 )
             for index, entry in enumerate(value):
-                if not (is_number(entry) and 1 / _LARGEST <= entry <= _LARGEST):
+                if not (is_number(entry) and 1 / _LARGEST_DIVISOR <= entry <= _LARGEST_DIVISOR):
                     raise ValueError(
                         f"{name}[{index}]={entry!r} must be a finite number > 0, from "
-                        f"{1 / _LARGEST:g} to {_LARGEST:g}; "
+                        f"{1 / _LARGEST_DIVISOR:g} to {_LARGEST_DIVISOR:g}; "
                         "use 1.0 to leave a feature as it is"
                     )
 

@@ -31,8 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """One cache of compiled programs for all tests, the processes that they start, and later runs.
 
     It lies with pytest's own (`--cache-clear` empties both), apart for each processor: programs are
-    compiled for the one at hand.
+    compiled for the one at hand. Without pytest's (`-p no:cacheprovider`) there is none.
     """
+    if not hasattr(config, "cache"):
+        return
     folder = Path(config.cache.mkdir(f"compiled-{_processor()}"))
     if not hasattr(config, "workerinput"):  # once, before workers of pytest-xdist use it
         size = sum(path.stat().st_size for path in folder.iterdir())

@@ -26,7 +26,14 @@ _ONE_MEANING = {
         "rope_percent",
         "rope_percentage",
     ),
-    "rotary_dim": ("rotary_dims", "rotary_ndims", "rope_dim", "rope_dims", "n_rot"),
+    "rotary_dim": (
+        "rotary_dims",
+        "rotary_ndims",
+        "rope_dim",
+        "rope_dims",
+        "n_rot",
+        "attn_rotary_emb",
+    ),
 }
 # The same for sizes, of which a config may have several: the first counts.
 _FIRST_COUNTS = {
@@ -48,13 +55,18 @@ _SWITCHES = (
     "use_rotary_emb",
     "use_rotary_embedding",
     "use_rotary_embeddings",
+    "use_rotary_pos_emb",
+    "use_rotary_position_embedding",
     "use_rotary_position_embeddings",
     "use_mem_rope",
 )
 _KINDS = re.compile(r"pos(ition|itional)?_(emb|embedding|embeddings|encoding|encodings)(_type)?")
 _ROTARY = ("rope", "rotary", "rotary_embedding", "rotary_embeddings", "mrope")
-# Which dimensions are pairs, and sizes of other parts: nothing that changes frequencies.
+# Which dimensions are pairs, sizes of other parts, precision: nothing that changes frequencies.
 _HARMLESS = (
+    "original_rope",
+    "rope_full_precision",
+    "rotary_emb_dtype",
     "rope_interleave",
     "rope_interleaved",
     "indexer_rope_interleave",

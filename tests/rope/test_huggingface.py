@@ -202,6 +202,7 @@ _OTHER_NAMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "hidden_size": 1024,
             "num_attention_heads": 8,
             "kv_channels": 64,
+            "original_rope": True,
             "rope_ratio": 500,
             "seq_length": 131072,
         },
@@ -218,9 +219,14 @@ _OTHER_NAMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"head_dim": 128, "qk_rope_head_dim": 64, "partial_rotary_factor": 0.5},
         {},
     ),
+    "Bamba": (
+        {**_SIZE, "model_type": "bamba", "attn_rotary_emb": 32, "rope_theta": 1e4},
+        {"partial_rotary_factor": 0.5},
+    ),
     "HunYuan": (
         {
             **_SIZE,
+            "use_rotary_pos_emb": True,
             "model_type": "hunyuan_v1_dense",
             "rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0, "beta_fast": 32},
         },

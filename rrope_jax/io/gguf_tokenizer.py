@@ -239,16 +239,16 @@ def metadata_of(files: TokenizerFiles | None, vocab_size: int) -> dict[str, Any]
             "GGUF file is written; save it once with AutoTokenizer of transformers"
         )
     tokenizer, config = _object(files, _TOKENIZER), _object(files, _CONFIG)
-    model = tokenizer.get("model") or {}
+    try:
+        source = tokenizer_probes.load(files.files[_TOKENIZER])
+    except ValueError as error:
+        raise ValueError(f"{_TOKENIZER} cannot be read: {error}") from error
+    model = tokenizer["model"]
     if model.get("type") != "BPE":
         raise ValueError(
             f"tokenizer.json: model.type={model.get('type')!r} has no form in GGUF here; only "
             "'BPE' has"
         )
-    try:
-        source = tokenizer_probes.load(files.files[_TOKENIZER])
-    except Exception as error:  # the Rust side raises bare Exceptions
-        raise ValueError(f"{_TOKENIZER} cannot be read: {error}") from None
     added = {entry["content"]: entry for entry in tokenizer.get("added_tokens") or []}
     vocab = model["vocab"] | {token: entry["id"] for token, entry in added.items()}
     if beyond := sorted((index, token) for token, index in vocab.items() if index >= vocab_size):

@@ -175,10 +175,21 @@ def _short(ids: Sequence[int]) -> str:
 
 
 def load(data: bytes) -> tokenizers.Tokenizer:
-    """A tokenizer.json for whole texts: a file may ask for truncation and padding."""
-    inner = tokenizers.Tokenizer.from_buffer(data)
-    inner.no_truncation()
-    inner.no_padding()
+    """A tokenizer.json for whole texts: a file may ask for truncation and padding.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    try:
+        inner = tokenizers.Tokenizer.from_buffer(data)
+        inner.no_truncation()
+        inner.no_padding()
+        around(inner)  # some damage shows in use only
+    except BaseException as error:
+        # the Rust side raises bare Exceptions, and panics that are none
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise ValueError(" ".join(str(error).split())) from error
+        raise
     return inner
 
 

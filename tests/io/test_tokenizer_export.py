@@ -298,3 +298,23 @@ def test_equal_scores_are_named_in_a_folder(
     (folder / SCORES).write_text("{}")
     with pytest.raises(ValueError, match="its scores are damaged"):
         load_tokenizer(str(folder))
+
+
+def test_damage_that_shows_in_use_only() -> None:
+    """The library panics there, which is no Exception of Python."""
+    around = [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    template = {"type": "TemplateProcessing", "single": around, "pair": around}
+    damaged = files(sentencepiece_json(post_processor={**template, "special_tokens": {}}))
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read: no entry found"):
+        gguf_tokenizer.metadata_of(damaged, 268)
+    with pytest.raises(ValueError, match="cannot be read: no entry found"):
+        load_tokenizer(damaged)
+
+
+@pytest.mark.parametrize("model", ["BPE", [1], 3, None, {}])
+def test_damaged_models(model: Any) -> None:
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read"):
+        gguf_tokenizer.metadata_of(files(sentencepiece_json(model=model)), 268)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import errno
+import functools
+import json
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,13 +15,22 @@ from typing import Any, Self
 import jax
 import orbax.checkpoint as ocp
 
+from rrope_jax.io import checksums
 from rrope_jax.io.host_arrays import HostArraysRestore, HostArraysSave
+from rrope_jax.io.paths import check_orbax
 from rrope_jax.io.watched_save import WatchedHandler
 
 _LOG = logging.getLogger(__name__)
 
 # Orbax synchronizes the savers of a process through shared state; threads take turns.
 _ONE_AT_A_TIME = threading.Lock()
+
+# The items of a checkpoint, each a folder of it; JSON is in a file METADATA there.
+TREE, METADATA, CHECKSUMS = "tree", "metadata", "checksums"
+
+# A save that has not ended after so long is given up: some time for all processes to begin and to
+# agree, and then a rate that any disk worth training on has.
+_LEAST_SECONDS, _LEAST_BYTES_PER_SECOND = 600, 20e6
 
 # What the operating system says when there is no more room.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -46,7 +57,8 @@ class Checkpoints:
 
     Saving is synchronous and atomic: a process killed while saving leaves a temporary folder that
     is ignored and replaced. Among several processes, all save at the same steps, each its part of
-    the arrays, unless a run is `alone`.
+    the arrays, unless a run is `alone`. Checksums are saved along, and what is restored is what was
+    saved.
     """
 
     def __init__(
@@ -67,15 +79,19 @@ class Checkpoints:
           alone: whether the run is that of this process only, whatever other processes there are.
             Its arrays are those of numpy.
           asynchronous: for `BackgroundCheckpoints`.
+
+        Raises:
+          ValueError: Orbax cannot save in a folder of such a name.
         """
+        if not alone:
+            check_orbax(folder, writing=True)
         self._folder = folder
         self._alone = alone
+        self._unreadable: set[int] = set()
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every,
             enable_async_checkpointing=asynchronous,
-            # for the slowest process to write its part, or to have failed without a word
-            async_options=ocp.AsyncOptions(timeout_secs=600),
             create=True,
             cleanup_tmp_directories=True,  # of a process that was killed while it saved
         )
@@ -85,10 +101,10 @@ class Checkpoints:
 
         Only a checkpoint that `restore` passed over, or an equal one, can be there already.
         """
-        with _ONE_AT_A_TIME, self._manager() as manager:
-            saved = HostArraysSave(tree) if self._alone else ocp.args.StandardSave(tree)
-            _save(manager, step, saved, metadata)
+        with _ONE_AT_A_TIME, self._manager(tree) as manager:
+            self._save(manager, step, tree, metadata)
             manager.wait_until_finished()
+        self._check_saved(step)
 
     def restore(
         self, like: Any, *, gather: Gather = lambda value: [value]
@@ -104,20 +120,18 @@ class Checkpoints:
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         tree = HostArraysRestore(abstract) if self._alone else ocp.args.StandardRestore(abstract)
-        arguments = ocp.args.Composite(tree=tree, metadata=ocp.args.JsonRestore())
         steps = gather(self._steps())[0]
         if not steps:
             return None
         with _ONE_AT_A_TIME, self._reader() as manager:
             for step in steps:
-                found: Any = None
-                trouble = ""
-                try:
-                    found = manager.restore(step, args=arguments)
-                except Exception as error:  # Orbax and its drivers raise many kinds
-                    trouble = " ".join(str(error).split())[:200] or type(error).__name__
-                if not (troubles := list(filter(None, gather(trouble)))):
-                    return found["tree"], found["metadata"]
+                read = self._read(manager, step, tree)
+                if not (troubles := list(filter(None, gather(read.trouble)))):
+                    # what follows says the same in all processes
+                    read = read.checked()
+                    troubles = [read.trouble]
+                if not any(troubles):
+                    return read.tree, read.metadata
                 _LOG.warning(
                     "checkpoint %s cannot be read (%s); trying an older one",
                     self._folder / str(step),
@@ -125,10 +139,60 @@ class Checkpoints:
                 )
         return None
 
+    def _read(
+        self, manager: ocp.CheckpointManager, step: int, tree: ocp.args.CheckpointArgs
+    ) -> "_Read":
+        """What this process can read of a checkpoint."""
+        arguments = ocp.args.Composite(tree=tree, metadata=ocp.args.JsonRestore())
+        try:
+            found = manager.restore(step, args=arguments)
+            sums = self._folder / str(step) / CHECKSUMS
+            arrays = None
+            if sums.is_dir():  # those of earlier releases have none
+                saved = json.loads((sums / METADATA).read_bytes())
+                arrays = checksums.check_metadata(saved, found[METADATA])
+            # a file of numpy has its own checksums, which reading compares
+            return _Read(found[TREE], found[METADATA], None if self._alone else arrays)
+        except Exception as error:  # Orbax and its drivers raise many kinds
+            return _Read(trouble=_one_line(error))
+
+    def _save(
+        self, manager: ocp.CheckpointManager, step: int, tree: Any, metadata: dict[str, Any]
+    ) -> None:
+        """Begins to save."""
+        if step in manager.all_steps():
+            manager.delete(step)
+        sums = {
+            checksums.ARRAYS: {} if self._alone else checksums.of_tree(tree),
+            checksums.METADATA: checksums.of_json(metadata),
+        }
+        arguments = ocp.args.Composite(
+            tree=HostArraysSave(tree) if self._alone else ocp.args.StandardSave(tree),
+            metadata=ocp.args.JsonSave(metadata),
+            checksums=ocp.args.JsonSave(sums),
+        )
+        manager.save(step, args=arguments, force=True)
+
+    def _check_saved(self, step: int) -> None:
+        """Raises ValueError unless a checkpoint that was saved can be opened.
+
+        The process that gave it its name looks; on a network disk the others may not see it yet.
+        """
+        if self._alone or jax.process_index() > 0:
+            return
+        try:
+            ocp.StandardCheckpointHandler().metadata(self._folder / str(step) / TREE)
+        except Exception as error:  # Orbax and its drivers raise many kinds
+            self._unreadable.add(step)
+            raise ValueError(f"it was saved, but does not open: {_one_line(error)}") from error
+
     @property
     def newest(self) -> int | None:
-        """The step of the newest checkpoint, readable or not; None where there is none."""
-        return next(iter(self._steps()), None)
+        """The step of the newest checkpoint, readable or not; None where there is none.
+
+        One that was saved here and does not open is left out.
+        """
+        return next((step for step in self._steps() if step not in self._unreadable), None)
 
     def _steps(self) -> list[int]:
         """Of the checkpoints there are, the newest first."""
@@ -137,11 +201,12 @@ class Checkpoints:
         names = (path.name for path in self._folder.iterdir())
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
-    def _manager(self) -> ocp.CheckpointManager:
-        """What saves; clears away what was half saved."""
+    def _manager(self, tree: Any) -> ocp.CheckpointManager:
+        """What saves trees of this size; clears away what was half saved."""
+        options = _with_time(self._options, tree)
         if self._alone:
-            return self._of_this_process(self._options)
-        return ocp.CheckpointManager(self._folder, options=self._options)
+            return self._of_this_process(options)
+        return ocp.CheckpointManager(self._folder, options=options)
 
     def _reader(self) -> ocp.CheckpointManager:
         """What restores. Processes do that each for itself, so none waits for one that cannot."""
@@ -161,6 +226,42 @@ class Checkpoints:
         return ocp.CheckpointManager(self._folder, options=options)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """What a process has read of a checkpoint.
+
+    Attributes:
+      tree, metadata: as they were saved, perhaps.
+      sums: checksums of the tree's arrays; None where there are none to compare.
+      trouble: what is wrong with it; empty for nothing.
+    """
+
+    tree: Any = None
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sums: Mapping[str, str] | None = None
+    trouble: str = ""
+
+    def checked(self) -> "_Read":
+        """With the arrays compared; of several processes, all have to ask."""
+        if self.sums is not None:
+            try:
+                checksums.check_arrays(self.sums, self.tree)
+            except ValueError as error:
+                return _Read(trouble=str(error))
+        return self
+
+
+def _with_time(options: ocp.CheckpointManagerOptions, tree: Any) -> ocp.CheckpointManagerOptions:
+    """Lets a save take as long as its arrays may need, in the slowest process."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    seconds = _LEAST_SECONDS + int(size / _LEAST_BYTES_PER_SECOND)
+    return dataclasses.replace(options, async_options=ocp.AsyncOptions(timeout_secs=seconds))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class _Pending:
     """A save that is under way. It settles when it has ended, or as soon as it cannot any more."""
 
@@ -178,10 +279,11 @@ class _Pending:
             self.own = not isinstance(error, TimeoutError | jax.errors.JaxRuntimeError)
             self._settled.set()
 
-    def follow(self, manager: ocp.CheckpointManager) -> None:
+    def follow(self, manager: ocp.CheckpointManager, check: Callable[[int], None]) -> None:
         """Settles with the save; for a thread, as it waits for all processes."""
         try:
             manager.wait_until_finished()
+            check(self.step)
         except Exception as error:  # Orbax and its drivers raise many kinds
             self.error = self.error or error
         self._settled.set()
@@ -216,11 +318,12 @@ class BackgroundCheckpoints(Checkpoints):
         pending = self._pending = _Pending(step)
         try:
             if self._open is None:
-                self._open = self._manager()
-            _save(self._open, step, ocp.args.StandardSave(tree), metadata)
+                self._open = self._manager(tree)
+            self._save(self._open, step, tree, metadata)
         except Exception as error:  # Orbax and its drivers raise many kinds
             raise self._failed(pending, error) from error
-        threading.Thread(target=pending.follow, args=[self._open], daemon=True).start()
+        follow = functools.partial(pending.follow, self._open, self._check_saved)
+        threading.Thread(target=follow, daemon=True).start()
 
     def wait(self) -> None:
         """Waits until what was saved is on disk.
@@ -236,11 +339,13 @@ class BackgroundCheckpoints(Checkpoints):
             raise self._failed(self._pending, error) from error
         self._pending = None
 
-    def _manager(self) -> ocp.CheckpointManager:
+    def _manager(self, tree: Any) -> ocp.CheckpointManager:
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        handlers.add("tree", ocp.args.StandardSave, WatchedHandler(self._part_failed))
-        handlers.add("metadata", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
-        return ocp.CheckpointManager(self._folder, options=self._options, handler_registry=handlers)
+        handlers.add(TREE, ocp.args.StandardSave, WatchedHandler(self._part_failed))
+        for item in (METADATA, CHECKSUMS):
+            handlers.add(item, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+        options = _with_time(self._options, tree)
+        return ocp.CheckpointManager(self._folder, options=options, handler_registry=handlers)
 
     def _part_failed(self, error: Exception) -> None:
         if self._pending is not None:
@@ -286,15 +391,3 @@ class BackgroundCheckpoints(Checkpoints):
                 raise
         finally:
             self._close(failed=failed)
-
-
-def _save(
-    manager: ocp.CheckpointManager,
-    step: int,
-    tree: ocp.args.CheckpointArgs,
-    metadata: dict[str, Any],
-) -> None:
-    if step in manager.all_steps():
-        manager.delete(step)
-    arguments = ocp.args.Composite(tree=tree, metadata=ocp.args.JsonSave(metadata))
-    manager.save(step, args=arguments, force=True)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rrope_jax.io import gguf_export, huggingface_export, native
+from rrope_jax.io.checkpoint import TREE
 from rrope_jax.io.description import Description
 from rrope_jax.io.dtypes import DTYPES
+from rrope_jax.io.paths import check_local, check_orbax
 from rrope_jax.io.portable import FoldedSource
 from rrope_jax.io.pretrained import FORMATS, open_source
 from rrope_jax.io.target import whole_or_nothing
@@ -125,9 +127,10 @@ def convert(
 
     Raises:
       ValueError: the source is damaged or not a model that we have, the target exists or is in the
-        source, or the embedding cannot be expressed in this format.
+        source or in an object store, or the embedding cannot be expressed in this format.
     """
     options = options or Options()
+    check_local(target)
     goal = Path(os.path.abspath(target))
     if isinstance(source, str | os.PathLike):
         _check_apart(Path(os.path.abspath(source)), goal)
@@ -136,6 +139,8 @@ def convert(
         opened = source
     _check_target(goal, overwrite)
     writer = WRITERS[target_format]
+    if target_format == "orbax":
+        check_orbax(goal, writing=True)
     expressed, temperature = writer.express(description or opened.description, options)
     opened.check()
     with whole_or_nothing(goal, overwrite=overwrite) as new:
@@ -155,7 +160,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not overwrite:
         raise ValueError(f"{target} exists; give another path, or --overwrite to replace it")
     empty = target.is_dir() and not any(target.iterdir())
-    trained = any((target / name).is_dir() for name in (native.CHECKPOINTS, native.TREE))
+    trained = any((target / name).is_dir() for name in (native.CHECKPOINTS, TREE))
     if trained or not (empty or any(row.recognises(target) for row in FORMATS.values())):
         raise ValueError(
             f"{target} is not a converted checkpoint, and only such are overwritten; remove it "

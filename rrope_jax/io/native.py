@@ -1,8 +1,9 @@
 """Our own model folder: parameters by Orbax, the rest as JSON, the tokenizer's files.
 
-FOLDER/params/ (Orbax), FOLDER/model.json and FOLDER/tokenizer/. The workdir of a training run can
-be read the same way: its checkpoints hold the parameters under `tree`, what model.json holds under
-`metadata`, and WORKDIR/tokenizer/ has the files.
+FOLDER/params/ (Orbax), FOLDER/model.json, FOLDER/checksums.json and FOLDER/tokenizer/. The workdir
+of a training run can be read the same way: its checkpoints hold the parameters under `tree`, what
+model.json holds under `metadata` and checksums under `checksums`, and WORKDIR/tokenizer/ has the
+files.
 """
 
 import dataclasses
@@ -17,7 +18,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rrope_jax.io import checksums
+from rrope_jax.io.checkpoint import CHECKSUMS, METADATA, TREE
 from rrope_jax.io.description import Description
+from rrope_jax.io.paths import check_orbax
 from rrope_jax.io.tokenizer_files import TokenizerFiles
 from rrope_jax.io.weights import Array, Source, Weight, host_parameter, parameter_shapes
 from rrope_jax.model import ModelConfig
@@ -27,7 +31,8 @@ from rrope_jax.rope.spec import SCALING_FIELDS
 T = TypeVar("T")
 
 PARAMS, MODEL_JSON, TOKENIZER = "params", "model.json", "tokenizer"
-CHECKPOINTS, TREE, METADATA, DESCRIPTION = "checkpoints", "tree", "metadata", "description"
+CHECKSUMS_JSON = "checksums.json"
+CHECKPOINTS, DESCRIPTION = "checkpoints", "description"
 
 
 def description_to_json(description: Description) -> dict[str, Any]:
@@ -85,6 +90,7 @@ class _Place:
       description: JSON file.
       key: the key under which the description is in it.
       tokenizer: folder.
+      checksums: JSON file, which those of earlier releases do without.
     """
 
     arrays: Path
@@ -92,6 +98,7 @@ class _Place:
     description: Path
     key: str | None
     tokenizer: Path
+    checksums: Path
 
 
 def is_native(path: Path) -> bool:
@@ -101,7 +108,14 @@ def is_native(path: Path) -> bool:
 
 def _place(path: Path) -> _Place | None:
     if (path / MODEL_JSON).is_file():
-        return _Place(path / PARAMS, (), path / MODEL_JSON, None, path / TOKENIZER)
+        return _Place(
+            path / PARAMS,
+            (),
+            path / MODEL_JSON,
+            None,
+            path / TOKENIZER,
+            path / CHECKSUMS_JSON,
+        )
     if (path / TREE).is_dir() and (path / METADATA).is_dir():
         return _Place(
             path / TREE,
@@ -109,6 +123,7 @@ def _place(path: Path) -> _Place | None:
             path / METADATA / METADATA,
             DESCRIPTION,
             path.parent.parent / TOKENIZER,
+            path / CHECKSUMS / METADATA,
         )
     if (path / CHECKPOINTS).is_dir():
         steps = [step for step in (path / CHECKPOINTS).iterdir() if step.name.isdigit()]
@@ -125,8 +140,9 @@ class NativeSource:
         """Opens a folder of ours, a training workdir (at its newest step) or one step.
 
         Raises:
-          ValueError: the path is none of these.
+          ValueError: the path is none of these, or Orbax cannot read there.
         """
+        check_orbax(path, writing=False)
         place = _place(path)
         if place is None:
             raise ValueError(f"{path} is no model folder and no training workdir")
@@ -139,15 +155,36 @@ class NativeSource:
         file = self._place.description
         try:
             value = json.loads(file.read_bytes())
-            if self._place.key is not None:
-                value = value[self._place.key]
-            return description_from_json(value, TokenizerFiles.of_folder(self._place.tokenizer))
+            described = value if self._place.key is None else value[self._place.key]
+            found = description_from_json(
+                described, TokenizerFiles.of_folder(self._place.tokenizer)
+            )
+            _ = self._sums  # compares
         except KeyError:
             raise ValueError(
                 f"{file} describes no model: the run is not one of rrope train"
             ) from None
         except (ValueError, OSError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
+        return found
+
+    @functools.cached_property
+    def _sums(self) -> Mapping[str, str] | None:
+        """Checksums of the arrays, where there are any; the description is compared with its own.
+
+        Raises:
+          ValueError: it is not what was saved.
+        """
+        file = self._place.checksums
+        if not file.exists():
+            return None
+        value = json.loads(self._place.description.read_bytes())
+        try:
+            return checksums.check_metadata(json.loads(file.read_bytes()), value)
+        except ValueError as error:
+            own = self._place.key is None
+            hint = f", or remove {file} if you have changed it yourself" if own else ""
+            raise ValueError(f"{error}; give another checkpoint{hint}") from error
 
     @functools.cached_property
     def _stored(self) -> dict[str, Any]:
@@ -217,6 +254,14 @@ class NativeSource:
             ) from error
         for key in keys:
             found = found[key]
+        if self._sums is not None:
+            try:
+                checksums.check_array(self._sums, ".".join(keys), found)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self._place.arrays} is {error}; give another checkpoint, such as another "
+                    "step of the run"
+                ) from error
         return found
 
 
@@ -226,7 +271,11 @@ def write(source: Source, folder: Path) -> None:
     Args:
       source: the model.
       folder: exists and is empty.
+
+    Raises:
+      ValueError: Orbax cannot save in a folder of such a name.
     """
+    check_orbax(folder, writing=True)
     description = source.description
     shapes = parameter_shapes(description.model)
     tree: dict[str, Any] = {}
@@ -246,8 +295,13 @@ def write(source: Source, folder: Path) -> None:
     )
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(folder / PARAMS, args=ocp.args.PyTreeSave(tree))
-    text = json.dumps(description_to_json(description), indent=2)
-    (folder / MODEL_JSON).write_text(text + "\n")
+    described = description_to_json(description)
+    sums = {
+        checksums.ARRAYS: checksums.of_tree(tree),
+        checksums.METADATA: checksums.of_json(described),
+    }
+    for name, value in ((MODEL_JSON, described), (CHECKSUMS_JSON, sums)):
+        (folder / name).write_text(json.dumps(value, indent=2) + "\n")
     if description.tokenizer is not None:
         description.tokenizer.write(folder / TOKENIZER)
 

@@ -15,6 +15,7 @@ from rrope_jax.io.description import Description as Description
 from rrope_jax.io.gguf import GgufSource, is_gguf
 from rrope_jax.io.huggingface import HuggingFaceSource, is_huggingface
 from rrope_jax.io.native import NativeSource, is_native
+from rrope_jax.io.paths import check_local
 from rrope_jax.io.weights import Source, parameter_shapes
 from rrope_jax.model import Decoder
 from rrope_jax.model.decoder import abstract_decoder
@@ -41,6 +42,7 @@ def format_of(path: str | os.PathLike[str]) -> str:
     Raises:
       ValueError: there is nothing there, or nothing known.
     """
+    check_local(path)
     found = Path(os.path.abspath(path))
     for name, row in FORMATS.items():
         if row.recognises(found):

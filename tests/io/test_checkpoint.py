@@ -1,8 +1,10 @@
 """Checkpoints: what is saved comes back, also past a damaged one."""
 
+import contextlib
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +16,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from rrope_jax.io.checkpoint import BackgroundCheckpoints, Checkpoints, SaveError
+from rrope_jax.io.checkpoint import BackgroundCheckpoints, Checkpoints, SaveError, _with_time
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,6 +148,127 @@ class TestDamage:
         found = checkpoints.restore(_tree(0.0))
         assert found is not None
         assert found[1] == {"step": 1}
+
+
+def _flips(folder: Path, seed: int, count: int) -> Iterator[tuple[Path, int]]:
+    """Places of bits: of every file some, however small it is."""
+    random = np.random.default_rng(seed)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for bit in random.integers(0, 8 * file.stat().st_size, count if file.stat().st_size else 0):
+            yield file, int(bit)
+
+
+@contextlib.contextmanager
+def _flipped(file: Path, bit: int) -> Iterator[None]:
+    data = file.read_bytes()
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(changed)
+    yield
+    file.write_bytes(data)
+
+
+class TestFlippedBit:
+    """What is read is what was saved, or is not read."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("alone", [False, True])
+    def test_anywhere(self, alone: bool, tmp_path: Path) -> None:
+        numbers = np.random.default_rng(0).normal(size=(20, 300)).astype(np.float32)
+        tree = {"params": {"w_DF": numbers}, "step": np.int32(7)}
+        if not alone:
+            tree = jax.tree.map(jnp.asarray, tree)
+        metadata = {"losses": numbers[0].tolist(), "name": "rope"}
+        checkpoints = Checkpoints(tmp_path, alone=alone)
+        for step in (6, 7):
+            checkpoints.save(step, tree, metadata | {"step": step})
+        found = []
+        for file, bit in _flips(tmp_path / "7", seed=0, count=8):
+            with _flipped(file, bit):
+                restored = checkpoints.restore(jax.tree.map(jnp.zeros_like, tree))
+            assert restored is not None
+            assert _equal(restored[0], tree), (file, bit)
+            assert restored[1] in [metadata | {"step": step} for step in (6, 7)], (file, bit)
+            found.append(restored[1]["step"])
+        assert 6 in found
+
+    def test_in_the_middle_of_the_numbers(
+        self, tmp_path: Path, warnings: pytest.LogCaptureFixture
+    ) -> None:
+        """Which no file format of Orbax notices."""
+        numbers = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
+        checkpoints = Checkpoints(tmp_path)
+        for step in (5, 10):
+            checkpoints.save(step, {"params": {"w": jnp.asarray(numbers)}}, {"step": step})
+        files = [path for path in (tmp_path / "10" / "tree").rglob("*") if path.is_file()]
+        largest = max(files, key=lambda path: path.stat().st_size)
+        with _flipped(largest, 4 * largest.stat().st_size + 4):
+            found = checkpoints.restore({"params": {"w": jnp.zeros(numbers.size)}})
+        assert found is not None
+        assert found[1] == {"step": 5}
+        (record,) = warnings.records
+        expected = f"checkpoint {tmp_path / '10'} cannot be read (damaged: params.w is not what"
+        assert record.getMessage().startswith(expected)
+
+    def test_checksums_of_another_checkpoint(self, tmp_path: Path) -> None:
+        checkpoints = Checkpoints(tmp_path)
+        for step in (5, 10):
+            checkpoints.save(step, _tree(step), {"step": step})
+        file = Path("checksums", "metadata")
+        (tmp_path / "10" / file).write_bytes((tmp_path / "5" / file).read_bytes())
+        found = checkpoints.restore(_tree(0.0))
+        assert found is not None
+        assert found[1] == {"step": 5}
+
+    def test_checkpoints_of_earlier_releases_have_no_checksums(self, tmp_path: Path) -> None:
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(5, _tree(5), {"step": 5})
+        shutil.rmtree(tmp_path / "5" / "checksums")
+        found = checkpoints.restore(_tree(0.0))
+        assert found is not None
+        assert _equal(found[0], _tree(5))
+
+
+@pytest.mark.parametrize("name", ["lr=[1e-3]", "a*b", "a?b", "a\\b", "gs:", "a\udcffb"])
+def test_folder_that_orbax_takes_for_another(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has .* in it"):
+        Checkpoints(tmp_path / name / "checkpoints")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b", "a%20b", "ü漢", "a{b}", "a#b", "a:b", "~", "$a", "a=b,c]"])
+def test_folder_of_any_other_name(name: str, tmp_path: Path) -> None:
+    Checkpoints(tmp_path / name).save(3, _tree(3), {})
+    found = Checkpoints(tmp_path / name).restore(_tree(0.0))
+    assert found is not None
+    assert _equal(found[0], _tree(3))
+
+
+@pytest.mark.parametrize("name", ["[1e-3]", "a*b", "a\\b"])
+def test_arrays_of_one_process_alone_may_be_in_any_folder(name: str, tmp_path: Path) -> None:
+    tree = {"w": np.arange(3.0)}
+    Checkpoints(tmp_path / name, alone=True).save(3, tree, {})
+    found = Checkpoints(tmp_path / name, alone=True).restore(tree)
+    assert found is not None
+    assert _equal(found[0], tree)
+
+
+def test_save_that_does_not_open_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Orbax looks for the parts of a checkpoint in another folder."""
+    checkpoints = BackgroundCheckpoints(tmp_path / "a")
+    monkeypatch.setattr(checkpoints, "_folder", tmp_path / "[a]")
+    with pytest.raises(SaveError, match="it was saved, but does not open"), checkpoints:
+        checkpoints.save(3, _tree(3), {})
+    assert checkpoints.newest is None
+
+
+def test_time_for_a_save_follows_its_size(tmp_path: Path) -> None:
+    small, large = (
+        _with_time(ocp.CheckpointManagerOptions(), {"w": np.broadcast_to(np.float32(0), n)})
+        for n in (3, 52 * 10**9)  # LLaMA2-13B: parameters and moments are 194 GiB
+    )
+    assert small.async_options.timeout_secs == 600
+    assert large.async_options.timeout_secs == 600 + 208e9 / 20e6
 
 
 def test_other_shape_is_not_taken(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rrope_jax.io import native, pretrained
+from rrope_jax.io import conversion, native, pretrained
 from rrope_jax.io.checkpoint import Checkpoints
 from rrope_jax.io.description import Description
 from rrope_jax.io.tokenizer_files import TokenizerFiles
@@ -96,6 +97,65 @@ def test_training_run(
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
+def _flip_a_bit(folder: Path) -> None:
+    """Of the numbers, which are most of the largest file."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 4
+    largest.write_bytes(data)
+
+
+def _converted(folder: Path, new: Path) -> object:
+    return conversion.convert(folder, new / "new", "hf")
+
+
+def _loaded(folder: Path, new: Path) -> object:
+    return pretrained.load(folder)
+
+
+class TestFlippedBit:
+    @pytest.mark.parametrize("read", [_loaded, _converted])
+    def test_of_a_training_run(
+        self, read: Callable[[Path, Path], object], workdir: Path, tmp_path: Path
+    ) -> None:
+        decoder = tiny.decoder(tie_embeddings=True)
+        description = native.description_to_json(Description(decoder.config, decoder.rope, 64))
+        tree = {"params": nnx.to_pure_dict(nnx.state(decoder))}
+        checkpoints = Checkpoints(workdir / native.CHECKPOINTS, keep=3)
+        checkpoints.save(11, tree, {"description": description})
+        _flip_a_bit(workdir / "checkpoints" / "11" / "tree")
+        with pytest.raises(
+            ValueError, match=r"checkpoints/11/tree is damaged: params\..*another step"
+        ):
+            read(workdir, tmp_path / "a")
+        assert read(workdir / "checkpoints" / "10", tmp_path / "b")
+
+    @pytest.mark.parametrize("read", [_loaded, _converted])
+    def test_of_a_model_folder(self, read: Callable[[Path, Path], object], tmp_path: Path) -> None:
+        folder = tiny.save(tiny.decoder(), tmp_path / "a", "orbax")
+        assert read(folder, tmp_path / "whole")
+        _flip_a_bit(folder / "params")
+        with pytest.raises(ValueError, match=r"is damaged: .* is not what was saved"):
+            read(folder, tmp_path / "damaged")
+        assert not (tmp_path / "damaged" / "new").exists()
+
+    @pytest.mark.parametrize("place", ["model", "run"])
+    def test_of_a_description(self, place: str, workdir: Path, tmp_path: Path) -> None:
+        folder = tiny.save(tiny.decoder(), tmp_path / "model", "orbax")
+        file = {"model": folder / "model.json", "run": workdir / "checkpoints/10/metadata/metadata"}
+        text = file[place].read_text()
+        assert text.count('"theta": 1') == 1
+        file[place].write_text(text.replace('"theta": 1', '"theta": 3'))
+        with pytest.raises(ValueError, match="not what was saved"):
+            pretrained.describe(tmp_path / place)
+
+    def test_folder_of_an_earlier_release(self, tmp_path: Path) -> None:
+        folder = tiny.save(tiny.decoder(), tmp_path / "a", "orbax")
+        (folder / "checksums.json").unlink()
+        pretrained.load(folder)
+
+
 def test_run_of_something_else(tmp_path: Path) -> None:
     Checkpoints(tmp_path / native.CHECKPOINTS).save(1, {"params": {"a": np.ones(2)}}, {"step": 1})
     with pytest.raises(ValueError, match="describes no model"):
@@ -107,6 +167,7 @@ def test_parameters_of_another_model(workdir: Path) -> None:
     folder = tiny.save(model, workdir.parent / "a", "orbax")
     text = (folder / native.MODEL_JSON).read_text().replace('"d_ff": 24', '"d_ff": 56')
     (folder / native.MODEL_JSON).write_text(text)
+    (folder / native.CHECKSUMS_JSON).unlink()
     with pytest.raises(ValueError, match=r"'blocks\.feed_forward.*config makes it"):
         pretrained.load(folder)
 

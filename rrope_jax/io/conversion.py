@@ -12,7 +12,7 @@ from rrope_jax.io.dtypes import DTYPES
 from rrope_jax.io.paths import check_local, check_orbax
 from rrope_jax.io.portable import FoldedSource
 from rrope_jax.io.pretrained import FORMATS, open_source
-from rrope_jax.io.target import whole_or_nothing
+from rrope_jax.io.target import restore_target, whole_or_nothing
 from rrope_jax.io.weights import Source
 
 
@@ -137,6 +137,7 @@ def convert(
         opened = open_source(source)
     else:
         opened = source
+    restore_target(goal)
     _check_target(goal, overwrite)
     writer = WRITERS[target_format]
     if target_format == "orbax":

@@ -16,6 +16,7 @@ from rrope_jax.io.gguf import GgufSource, is_gguf
 from rrope_jax.io.huggingface import HuggingFaceSource, is_huggingface
 from rrope_jax.io.native import NativeSource, is_native
 from rrope_jax.io.paths import check_local
+from rrope_jax.io.target import left_behind
 from rrope_jax.io.weights import Source, parameter_shapes
 from rrope_jax.model import Decoder
 from rrope_jax.model.decoder import abstract_decoder
@@ -47,6 +48,11 @@ def format_of(path: str | os.PathLike[str]) -> str:
     for name, row in FORMATS.items():
         if row.recognises(found):
             return name
+    if (left := left_behind(found)) is not None:
+        raise ValueError(
+            f"{path} does not exist: it was being replaced when a process was killed; move {left} "
+            "there, or convert again"
+        )
     if not found.exists():
         raise ValueError(f"{path} does not exist; give a checkpoint")
     if ggufs := sorted(found.glob("*.gguf")):

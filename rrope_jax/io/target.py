@@ -1,4 +1,4 @@
-"""A new file or folder that appears whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,9 @@ def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Gives a path to write to, and moves what is there to the target at the end.
 
     The path is in a hidden folder beside the target, which is removed if anything goes wrong; one
-    that a killed process left behind is used again.
+    that a killed process left behind is used again. What was at the target goes there, too, for the
+    moment between two renames; where a process was killed just then, `restore_target` or the next
+    one to write brings it back.
 
     Args:
       target: absolute path. With `overwrite`, what is there stays until it can be replaced.
@@ -23,9 +25,10 @@ def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
       ValueError: the target exists, or another process is writing it, or its folder cannot be
         written.
     """
+    restore_target(target)
     if os.path.lexists(target) and not overwrite:
         raise ValueError(f"{target} exists; give another path, or --overwrite to replace it")
-    folder = target.with_name(f".{target.name}.partial")
+    folder = _partial(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(exist_ok=True)
@@ -35,12 +38,11 @@ def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
             f"{target} cannot be written: {error.strerror}; give a path in a folder of yours"
         ) from error
     try:
+        if not _locked(lock):
+            raise ValueError(f"another process is writing {target}; wait for it to end")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is writing {target}; wait for it to end") from None
-        try:
-            new, old = folder / "new", folder / "old"
+            new, old = folder / _NEW, folder / _OLD
+            _bring_back(old, target)  # again: it may have been left since the first look
             for leftover in (new, old):
                 _remove(leftover)
             yield new
@@ -49,9 +51,84 @@ def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
                 target.rename(old)
             new.rename(target)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _bring_back(old, target)
+            if os.path.lexists(target) or not os.path.lexists(old):
+                shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def restore_target(target: Path) -> None:
+    """Brings back what a process that was killed between two renames has left beside a target.
+
+    Raises:
+      ValueError: it cannot be brought back.
+    """
+    folder = _partial(target)
+    if os.path.lexists(target) or not os.path.lexists(folder / _OLD):
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        if _locked(lock):  # else the other process is between the two
+            _bring_back(folder / _OLD, target)
+    except OSError as error:
+        raise ValueError(
+            f"{folder / _OLD} is what was at {target} and cannot be moved back: {error.strerror}; "
+            "move it there yourself"
+        ) from error
+    finally:
+        os.close(lock)
+
+
+_NEW, _OLD = "new", "old"
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def _locked(descriptor: int) -> bool:
+    """Locks a folder; whether that worked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _bring_back(old: Path, target: Path) -> None:
+    if os.path.lexists(old) and not os.path.lexists(target):
+        old.rename(target)
+
+
+def replace_file(target: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+      OSError: it cannot be written; the old content stays.
+    """
+    temporary = temporary_of(target)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_of(target: Path) -> Path:
+    """What `replace_file` writes first: one name a file, so that a rerun cleans up after a kill."""
+    return target.with_name(f".{target.name}.tmp")
+
+
+def left_behind(target: Path) -> Path | None:
+    """Where a process that was killed between two renames has left what was at a target."""
+    old = _partial(target) / _OLD
+    return old if os.path.lexists(old) and not os.path.lexists(target) else None
 
 
 def _remove(path: Path) -> None:

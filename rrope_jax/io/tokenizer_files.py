@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from rrope_jax.io.target import replace_file
+
 SCORES = "sentencepiece_scores.json"
 """What a tokenizer.json cannot say of a vocabulary with equal scores; see `sentencepiece`."""
 MORE_TEMPLATES = "additional_chat_templates/"
@@ -48,4 +50,4 @@ class TokenizerFiles:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
+            replace_file(folder / name, data)

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from rrope_jax.io.paths import check_local
+from rrope_jax.io.target import replace_file, temporary_of
 from rrope_jax.jobs.configuration import UsageError
 
 _IDENTITY = "config.json"
@@ -70,6 +72,10 @@ class Workdir:
         """
         if not os.fspath(path):
             raise UsageError("--workdir is empty; give the folder for the results")
+        try:
+            check_local(path)
+        except ValueError as error:
+            raise UsageError(f"--workdir: {error}") from error
         folder = Path(os.path.abspath(path))
         wanted = _jsonable(identity)
         made: list[Path] = []
@@ -92,7 +98,7 @@ class Workdir:
                 made.append(folder / _LOCK)
             _check_owner(folder, wanted)  # again: it may have been claimed since the first look
             if not (folder / _IDENTITY).exists():
-                _write(folder / _IDENTITY, _dumps(wanted))
+                replace_file(folder / _IDENTITY, _dumps(wanted))
         except BaseException as error:
             if lock is not None:
                 os.close(lock)
@@ -132,7 +138,7 @@ class Workdir:
         """
         target = self._path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(target, data)
+        replace_file(target, data)
         return target
 
     def write_text(self, name: str, text: str) -> Path:
@@ -182,27 +188,9 @@ def _dumps(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _temporary(target: Path) -> Path:
-    # One fixed name a file: its writer holds the folder's lock, and a rerun cleans up after a kill.
-    return target.with_name(f".{target.name}.tmp")
-
-
 def _is_leftover(name: str) -> bool:
     """Whether a claim that was killed half-way may have left this file in a new folder."""
-    return name in (_LOCK, _temporary(Path(_IDENTITY)).name)
-
-
-def _write(target: Path, data: bytes) -> None:
-    temporary = _temporary(target)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    return name in (_LOCK, temporary_of(Path(_IDENTITY)).name)
 
 
 def _make_folders(folder: Path) -> list[Path]:

@@ -14,6 +14,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
+from rrope_jax.io.target import replace_file
+
 _LOG = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
@@ -40,7 +42,7 @@ class MetricsLog:
           OSError: they cannot be written.
         """
         records = [r for r in read(folder / FILE) if r["step"] <= after]
-        _replace(folder / FILE, "".join(map(_line, records)))
+        replace_file(folder / FILE, "".join(map(_line, records)).encode())
         self._file = (folder / FILE).open("a")
         events = folder / _EVENTS
         shutil.rmtree(events, ignore_errors=True)
@@ -121,12 +123,6 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
-
-
-def _replace(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(file)
 
 
 class Progress:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from absl import flags
 from ml_collections import ConfigDict, config_dict
 
+from rrope_jax.io.paths import check_local
 from rrope_jax.jobs import overrides
 from rrope_jax.sharding import LayoutError
 
@@ -29,6 +30,16 @@ T = TypeVar("T")
 
 _CONFIG = "config"
 _CONFIG_FILE = re.compile(rf"--?{_CONFIG}(=(?P<path>.*))?", re.DOTALL)
+# Flags and fields of configs, of all commands, that name files or folders.
+_PLACES = ("workdir", "checkpoint", "tokenizer", "from", "to", "compare")
+_PLACES_IN_CONFIG = (
+    "data.source",
+    "data.data_dir",
+    "data.cache_dir",
+    "data.tokenizer",
+    "checkpoint.init_from",
+    "eval.closed_ended.files",
+)
 
 
 class UsageError(ValueError):
@@ -102,6 +113,7 @@ def parse(
         _override(loaded, given)
         _check_required(loaded, required)
         values[_CONFIG].value = loaded.lock()
+    _check_places(values)
     return values
 
 
@@ -199,6 +211,24 @@ def _override(config: ConfigDict, given: Sequence[overrides.Override]) -> None:
         overrides.apply(config, given)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _check_places(values: flags.FlagValues) -> None:
+    """What names files and folders does not name those of an object store."""
+    given = [(f"--{name}", values[name].value) for name in _PLACES if name in values]
+    config = values[_CONFIG].value if _CONFIG in values else None
+    for key in _PLACES_IN_CONFIG:
+        found = config
+        for name in key.split("."):
+            found = found.get(name) if isinstance(found, ConfigDict) else None
+        given.append((f"{_CONFIG}.{key}", found))
+    for name, value in given:
+        for place in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(place, str):
+                try:
+                    check_local(place)
+                except ValueError as error:
+                    raise UsageError(f"{name}: {error}") from error
 
 
 def _check_required(config: ConfigDict, required: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,17 +91,23 @@ class Peers:
         self.barrier("the same")  # or the others go on while this one is about to refuse
 
     @contextlib.contextmanager
-    def claim(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> Iterator[Workdir]:
+    def claim(
+        self,
+        path: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        *,
+        free: Collection[str] = (),
+    ) -> Iterator[Workdir]:
         """The folder of the job, claimed by process 0 for all.
 
         Args:
           path: The folder, which all processes have to see.
-          identity: As for `Workdir.claim`.
+          identity, free: As for `Workdir.claim`.
 
         Raises:
           UsageError: It cannot be claimed, or is not the same folder in all processes.
         """
-        claimed = Workdir.claim(path, identity) if self.first else None
+        claimed = Workdir.claim(path, identity, free=free) if self.first else None
         self.barrier("workdir claimed")
         with claimed or Workdir.joined(path) as workdir:
             if self.count > 1:

@@ -21,11 +21,12 @@ from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
 from rrope_jax.evaluation.units import Store, Unit, run_units
+from rrope_jax.io import checksums
 from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
 from rrope_jax.jobs.train_config import check_groups, group_of
-from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.jobs.workdir import Workdir, warn_damaged
 from rrope_jax.model import Decoder
 from rrope_jax.rope import SCALINGS, RopeSpec
 from rrope_jax.rope.spec import SCALING_FIELDS
@@ -39,6 +40,7 @@ SUMMARY = (
 _LOG = logging.getLogger(__name__)
 _DEPENDENCIES = ("jax", "flax")
 _COMPARE = "--compare"
+_CHECKSUM = "checksum"
 # Enough of a parameter to tell two checkpoints apart, without reading all of a large one.
 _FINGERPRINT_ELEMENTS = 4096
 
@@ -253,15 +255,20 @@ class _WorkdirStore:
         self._workdir = workdir
 
     def get(self, name: str) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = self._workdir.read_json(self._file(name))
-        except FileNotFoundError:
+        found = self._workdir.find_json(self._file(name))
+        if found is None:
             return None
-        return found
+        kept = dict(found) if isinstance(found, dict) else {}
+        checksum = kept.pop(_CHECKSUM, None)  # units of earlier releases have none
+        if kept and checksum in (None, checksums.of_json(kept)):
+            return kept
+        warn_damaged(self._workdir.path / self._file(name), "it is not what was saved")
+        return None
 
     def put(self, name: str, result: Mapping[str, Any]) -> None:
+        kept = {**result, _CHECKSUM: checksums.of_json(result)}
         # not indented: a unit may hold tens of thousands of numbers
-        self._workdir.write_text(self._file(name), json.dumps(result) + "\n")
+        self._workdir.write_text(self._file(name), json.dumps(kept) + "\n")
 
     def _file(self, name: str) -> str:
         return f"units/{name}.json"

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rrope_jax.jobs import backend, distributed
 from rrope_jax.jobs.configuration import UsageError, from_config, parse, refusing_layouts
 from rrope_jax.jobs.distributed import Peers
 from rrope_jax.jobs.rope_config import spec_of_method
-from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.jobs.workdir import Workdir, warn_damaged
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.posgen import ablation
@@ -220,20 +221,30 @@ class _WorkdirStore:
 
     def __init__(self, workdir: Workdir):
         self._workdir = workdir
+        self._cells: dict[str, list[dict[str, Any]]] = {}  # that were read, by training
 
     def _cells_file(self, training: Training) -> str:
         return f"cells/{training.name}.json"
 
     def finished(self, training: Training) -> bool:
-        return (self._workdir.path / self._cells_file(training)).exists()
+        return self.cells(training) is not None
 
-    def cells(self, training: Training) -> list[dict[str, Any]]:
-        """The cells that `finish` kept."""
-        cells: list[dict[str, Any]] = self._workdir.read_json(self._cells_file(training))
-        return cells
+    def cells(self, training: Training) -> list[dict[str, Any]] | None:
+        """The cells that `finish` kept; None where there are none that are whole."""
+        if (known := self._cells.get(training.name)) is not None:
+            return known
+        found = self._workdir.find_json(self._cells_file(training))
+        if found is None:
+            return None
+        if (trouble := ablation.trouble_of_cells(found, training)) is not None:
+            warn_damaged(self._workdir.path / self._cells_file(training), trouble)
+            return None
+        return self._cells.setdefault(training.name, found)
 
     def finish(self, training: Training, cells: list[dict[str, Any]]) -> None:
         self._workdir.write_json(self._cells_file(training), cells)
+        # they are all that is ever read of a training, which can be done again
+        shutil.rmtree(self._folder(training), ignore_errors=True)
 
     def restore(self, training: Training, like: State) -> tuple[State, ablation.Progress] | None:
         found = self._checkpoints(training).restore(like)
@@ -244,9 +255,12 @@ class _WorkdirStore:
     def save(self, training: Training, state: State, progress: ablation.Progress) -> None:
         self._checkpoints(training).save(progress.step, state, dataclasses.asdict(progress))
 
+    def _folder(self, training: Training) -> Path:
+        return self._workdir.path / "checkpoints" / training.name
+
     def _checkpoints(self, training: Training) -> Checkpoints:
         # a training belongs to one process
-        return Checkpoints(self._workdir.path / "checkpoints" / training.name, alone=True)
+        return Checkpoints(self._folder(training), alone=True)
 
 
 class _Results:
@@ -284,11 +298,11 @@ class _Results:
 
     def collect(self) -> dict[str, Any]:
         """The content of results.json, of all that is finished."""
-        done = [training for training in self._planned if self._store.finished(training)]
+        done = [found for each in self._planned if (found := self._store.cells(each)) is not None]
         return {
             **self._constant,
             "complete": len(done) == len(self._planned),
-            "cells": [cell for training in done for cell in self._store.cells(training)],
+            "cells": [cell for cells in done for cell in cells],
         }
 
     def write(self, workdir: Workdir) -> list[Path]:

@@ -1,6 +1,7 @@
 """`rrope train`: trains a decoder on text, from scratch or on from a checkpoint."""
 
 import dataclasses
+import json
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -24,6 +26,7 @@ from rrope_jax.data.pipeline import Batches, DataConfig, build_batches, heldout_
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer
 from rrope_jax.io import native, pretrained
 from rrope_jax.io.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
+from rrope_jax.io.paths import check_orbax
 from rrope_jax.jobs import backend, distributed
 from rrope_jax.jobs.configuration import UsageError, from_config, parse, refusing_layouts
 from rrope_jax.jobs.distributed import JobError, Peers
@@ -35,7 +38,7 @@ from rrope_jax.jobs.train_config import (
     mesh_config,
     plan_program,
 )
-from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.jobs.workdir import Workdir, difference
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import MeshConfig
 from rrope_jax.train import loop
@@ -55,11 +58,31 @@ from rrope_jax.train.step import Program, State
 SUMMARY = "Trains a decoder on text, from scratch or continuing any checkpoint that convert reads."
 
 _LOG = logging.getLogger(__name__)
-# Fields that may differ on a rerun: they change no number of a run, or, as the mesh, its rounding.
-_FREE = {
-    "checkpoint": ("every_steps", "keep", "keep_every_steps"),
-    "data": ("prefetch", "cache_dir"),
-    "mesh": tuple(field.name for field in dataclasses.fields(MeshConfig)),
+# Fields that may differ on a rerun, so that a run goes on in less memory or on another disk.
+_FREE = (
+    # when and where it is saved and read, which is in no number
+    *(f"checkpoint.{name}" for name in ("every_steps", "keep", "keep_every_steps")),
+    "data.prefetch",
+    "data.cache_dir",
+    # where the text and the model it began from are: what they are is compared (`_check_content`)
+    "data.source",
+    "data.data_dir",
+    "checkpoint.init_from",
+    # what is computed at a time, where, and what is computed twice: only rounding changes
+    *(f"mesh.{field.name}" for field in dataclasses.fields(MeshConfig)),
+    "model.remat",
+    "train.loss_chunk",
+    "eval.batch_size",
+)
+# These also change which elements dropout drops.
+_FREE_WITHOUT_DROPOUT = ("model.attention", "train.accumulation")
+
+# What the metadata of a checkpoint hold beside the description.
+_DATA, _CONTENT = "data", "content"
+_TOKENIZER, _HELDOUT = "tokenizer", "heldout"
+_CONTENT_OF = {
+    _TOKENIZER: "config.data: the tokenizer",
+    _HELDOUT: "config.data: the held-out text",
 }
 
 
@@ -75,6 +98,7 @@ class Plan:
       batches: the text to train on.
       heldout: the loss on held-out text, where it is wanted.
       heldout_every: steps between two of those.
+      content: fingerprints of files that the config names, besides the text to train on.
     """
 
     program: Program
@@ -84,6 +108,7 @@ class Plan:
     batches: Batches
     heldout: Heldout | None
     heldout_every: int | None
+    content: Mapping[str, str | None]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -99,13 +124,18 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
     for name in ("asyncio", "concurrent.futures"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     peers.check_same({"config": _shared(values.config), "--profile": values.profile})
+    try:
+        check_orbax(Path(os.path.abspath(values.workdir)), writing=True)
+    except ValueError as error:
+        raise UsageError(f"--workdir: {error}") from error
     program, description, checkpoint = plan_program(values.config)
     window = _window(values.profile, program.train.steps, values.workdir)
     with refusing_layouts():
         placement = lay_out(program, mesh_config(values.config), heldout_config(values.config))
     plan = _open_text(values.config, program, placement, description, checkpoint)
-    peers.check_same({"config.data: the text": plan.batches.state()})
-    with peers.claim(values.workdir, _identity(values.config)) as workdir, plan.batches:
+    peers.check_same({"config.data: the text": [plan.batches.state(), plan.content]})
+    identity, free = _identity(values.config, program)
+    with peers.claim(values.workdir, identity, free=free) as workdir, plan.batches:
         store = BackgroundCheckpoints(
             workdir.path / native.CHECKPOINTS,
             keep=checkpoint.keep,
@@ -129,7 +159,8 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
                     file=sys.stderr,
                 )
             return RETRYABLE
-        print(f"wrote {workdir.path / FILE}\nwrote {workdir.path / native.CHECKPOINTS}")
+        made = (workdir.path / name for name in (FILE, native.CHECKPOINTS))
+        print("\n".join(f"wrote {path}" for path in made if path.exists()))
     return 0
 
 
@@ -158,8 +189,19 @@ def _open_text(
         )
     except (ValueError, OSError) as error:
         raise UsageError(f"config.data: {error}") from error
+    content = {
+        _TOKENIZER: tokenizer.fingerprint,
+        _HELDOUT: None if heldout is None else heldout.fingerprint,
+    }
     return Plan(
-        program, placement, description, checkpoint, batches, heldout, evaluation.every_steps
+        program,
+        placement,
+        description,
+        checkpoint,
+        batches,
+        heldout,
+        evaluation.every_steps,
+        content,
     )
 
 
@@ -188,15 +230,16 @@ def _shared(config: ConfigDict) -> dict[str, Any]:
     return shared
 
 
-def _identity(config: ConfigDict) -> dict[str, Any]:
+def _identity(config: ConfigDict, program: Program) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What a workdir belongs to, and the keys that are no part of it."""
+    free = _FREE if program.model.dropout else (*_FREE, *_FREE_WITHOUT_DROPOUT)
     identity: dict[str, Any] = config.to_dict()
-    for group, names in _FREE.items():
+    for group, name in (key.split(".") for key in free):
         fields = identity.get(group, {})
-        for name in names:
-            fields.pop(name, None)
+        fields.pop(name, None)
         if not fields:  # as where the config does without the group
             identity.pop(group, None)
-    return identity
+    return identity, free
 
 
 def _train(
@@ -211,9 +254,9 @@ def _train(
     program, description = plan.program, plan.description
     _LOG.info("%s", backend.describe())
     init_key, step_key = _keys(program.train.seed, plan.placement)
+    state = _restore(plan, store, peers) or _begin(plan, init_key)
     if peers.first and description.tokenizer is not None:
         description.tokenizer.write(workdir.path / native.TOKENIZER)
-    state = _restore(plan, store, peers) or _begin(plan, init_key)
     first, steps = int(state.step), program.train.steps
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     _LOG.info("%.1f M parameters, %s", parameters / 1e6, _method(description.rope))
@@ -228,7 +271,8 @@ def _train(
         log.sync()
         # a run that found a gradient that is not finite goes on from before it
         tree = {name: leaf for name, leaf in state._asdict().items() if name != "sound"}
-        store.save(int(state.step), tree, {"data": place, native.DESCRIPTION: described})
+        metadata = {_DATA: place, _CONTENT: plan.content, native.DESCRIPTION: described}
+        store.save(int(state.step), tree, metadata)
 
     records = MetricsLog(workdir.path, after=first) if peers.first else NoLog()
     with records as log, store:
@@ -283,12 +327,41 @@ def _restore(plan: Plan, store: BackgroundCheckpoints, peers: Peers) -> State | 
             "give another --workdir to begin anew"
         )
     tree, metadata = found
+    _check_content(plan, metadata)
     try:
-        plan.batches.restore(metadata["data"])
+        plan.batches.restore(metadata[_DATA])
     except ValueError as error:
         raise UsageError(f"config.data: {error}") from error
     _LOG.info("going on from step %d", tree["step"])
     return State(**tree, sound=jax.device_put(np.ones((), bool), plan.placement.whole))
+
+
+def _check_content(plan: Plan, metadata: Mapping[str, Any]) -> None:
+    """Refuses to go on where a file that the config names is no longer what it was.
+
+    Raises:
+      UsageError: the message says which.
+    """
+    before = metadata.get(_CONTENT, {})  # checkpoints of earlier releases have none
+    for name, what in _CONTENT_OF.items():
+        if name in before and before[name] != plan.content[name]:
+            raise UsageError(
+                f"{what} is another one than when this run was saved; bring the old one back, or "
+                "give another --workdir to begin anew"
+            )
+    try:
+        saved = native.description_from_json(metadata[native.DESCRIPTION])
+    except ValueError as error:
+        raise UsageError(f"--workdir: the model of the newest checkpoint: {error}") from error
+    there, here = map(native.description_to_json, (saved, plan.description))
+    free = [key for key in (*_FREE, *_FREE_WITHOUT_DROPOUT) if key.startswith("model.")]
+    if (found := difference(there, json.loads(json.dumps(here)), free)) is not None:
+        key, old, new = found
+        raise UsageError(
+            f"the model is another one than when this run was saved: {key} is {old} there and "
+            f"{new} here; bring what config.checkpoint.init_from named back as it was, or give "
+            "another --workdir to begin anew"
+        )
 
 
 def _begin(plan: Plan, key: jax.Array) -> State:

@@ -2,10 +2,11 @@
 
 import fcntl
 import json
+import logging
 import math
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,7 @@ from rrope_jax.io.paths import check_local
 from rrope_jax.io.target import replace_file, temporary_of
 from rrope_jax.jobs.configuration import UsageError
 
+_LOG = logging.getLogger(__name__)
 _IDENTITY = "config.json"
 _LOCK = ".lock"
 _ABSENT = object()
@@ -51,7 +53,13 @@ class Workdir:
         return self._path
 
     @classmethod
-    def claim(cls, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> Self:
+    def claim(
+        cls,
+        path: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        *,
+        free: Collection[str] = (),
+    ) -> Self:
         """Makes or reopens a job's folder.
 
         A new or empty folder gets ``config.json`` with the identity. A folder that was claimed
@@ -62,6 +70,7 @@ class Workdir:
             path: The folder; it and its parents are made when missing.
             identity: What the results depend on, JSON-like and possibly nested. Tuples and lists,
                 and equal ints and floats, count as the same.
+            free: Keys of it, such as ``"mesh.data"``, that may differ.
 
         Returns:
             The claimed folder.
@@ -82,7 +91,7 @@ class Workdir:
         lock: int | None = None
         try:
             if folder.exists():
-                _check_owner(folder, wanted)
+                _check_owner(folder, wanted, free)
             made += _make_folders(folder)
             new_lock = not (folder / _LOCK).exists()
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -96,7 +105,7 @@ class Workdir:
                 ) from None
             if new_lock:
                 made.append(folder / _LOCK)
-            _check_owner(folder, wanted)  # again: it may have been claimed since the first look
+            _check_owner(folder, wanted, free)  # again: it may have been claimed meanwhile
             if not (folder / _IDENTITY).exists():
                 replace_file(folder / _IDENTITY, _dumps(wanted))
         except BaseException as error:
@@ -169,6 +178,25 @@ class Workdir:
         """
         return json.loads((self._path / name).read_bytes())
 
+    def find_json(self, name: str) -> Any:
+        """As ``read_json``; None where there is no such file or it is damaged.
+
+        What a job keeps in its folder it can make again, so one damaged file must not cost the
+        others: it is named in a warning.
+        """
+        try:
+            return self.read_json(name)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            warn_damaged(self._path / name, " ".join(str(error).split())[:200])
+            return None
+
+
+def warn_damaged(path: Path, reason: str) -> None:
+    """Says that a result which a job kept cannot be used and is made again."""
+    _LOG.warning("%s is damaged and made again (%s)", path, reason)
+
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, Mapping):
@@ -222,7 +250,7 @@ def _remove(made: list[Path]) -> None:
             return  # no longer ours alone
 
 
-def _check_owner(folder: Path, wanted: Any) -> None:
+def _check_owner(folder: Path, wanted: Any, free: Collection[str]) -> None:
     """Raises UsageError unless the folder is empty or was claimed under the same identity."""
     names = sorted(os.listdir(folder))
     if _IDENTITY not in names:
@@ -240,7 +268,7 @@ def _check_owner(folder: Path, wanted: Any) -> None:
             f"{folder / _IDENTITY} is not JSON, so it cannot be told whose folder it is; give "
             "another --workdir"
         ) from None
-    if (differing := difference(found, wanted)) is not None:
+    if (differing := difference(found, wanted, free)) is not None:
         key, there, here = differing
         raise UsageError(
             f"--workdir={folder} belongs to another config: {key} is {there} there and {here} "
@@ -248,14 +276,24 @@ def _check_owner(folder: Path, wanted: Any) -> None:
         )
 
 
-def difference(one: Any, other: Any) -> tuple[str, str, str] | None:
-    """The first key at which two nested JSON values differ, and what each shows for it."""
+def difference(one: Any, other: Any, free: Collection[str] = ()) -> tuple[str, str, str] | None:
+    """The first key at which two nested JSON values differ, and what each shows for it.
+
+    Args:
+      one, other: the values.
+      free: keys, such as "mesh.data", that may differ.
+    """
     there, here = dict(_flatten(one)), dict(_flatten(other))
     for key in [*here, *there]:
         old, new = there.get(key, _ABSENT), here.get(key, _ABSENT)
-        if old != new:
+        if old != new and key not in free and not _left_empty(key, {**there, **here}, free):
             return key, _show(old), _show(new)
     return None
+
+
+def _left_empty(key: str, values: Mapping[str, Any], free: Collection[str]) -> bool:
+    """Whether a key is a group without fields, of which some are free."""
+    return values[key] == {} and any(name.startswith(f"{key}.") for name in free)
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh
 
+from rrope_jax.posgen.cells import read_cells
 from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.lanes import Lanes, default_lanes, inputs
 from rrope_jax.posgen.layout import (
@@ -251,6 +252,27 @@ def _cells(program: Program, lane: _Lane, accuracy_EP: _Float64, loss_EP: _Float
             }
         )
     return cells
+
+
+_CELL_NAME = ("task", "method", "protocol", "trained_as", "seed")
+
+
+def trouble_of_cells(found: Any, training: Training) -> str | None:
+    """What is wrong with a training's cells, as read from JSON; None for nothing."""
+    expected = [
+        (training.task, evaluation.method, evaluation.protocol, training.method, training.seed)
+        for evaluation in training.evaluations
+    ]
+    if not isinstance(found, list) or not all(isinstance(cell, dict) for cell in found):
+        return "it is no list of cells"
+    if [tuple(map(cell.get, _CELL_NAME)) for cell in found] != expected:
+        return "it has other cells"
+    for cell in found:
+        try:
+            read_cells({"cells": [cell]})
+        except (ValueError, TypeError, KeyError) as error:
+            return f"a cell cannot be read: {error}"
+    return None
 
 
 class _Meter:

@@ -1,7 +1,8 @@
 """The mean loss on held-out text, as training goes on."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -55,7 +56,11 @@ def check(program: Program, mesh: Mesh, config: HeldoutConfig) -> tuple[int, int
 
 
 class Heldout:
-    """Measures the loss of a model on fixed rows, with contiguous positions and no dropout."""
+    """Measures the loss of a model on fixed rows, with contiguous positions and no dropout.
+
+    Attributes:
+      fingerprint: another one whenever the rows are others.
+    """
 
     def __init__(
         self,
@@ -80,6 +85,7 @@ class Heldout:
         rows = Rows(documents, length=length, packing="one_document_per_row")
         count = min(len(rows), config.max_rows or len(rows))
         chosen = [rows[i * len(rows) // count] for i in range(count)]
+        self.fingerprint = _digest(chosen)
         # the last batch is filled up with rows that count nothing
         empty = {name: np.zeros_like(array) for name, array in chosen[0].items()}
         chosen += [empty] * (-len(chosen) % batch_size)
@@ -98,3 +104,12 @@ class Heldout:
             parts = [self._sum(params, self._placement.put_whole(batch)) for batch in self._batches]
         totals = np.asarray(jax.device_get(parts), np.float64)
         return {"eval_loss": float(totals[:, 0].sum() / totals[:, 1].sum())}
+
+
+def _digest(rows: Sequence[Mapping[str, np.ndarray]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        for name in sorted(row):
+            digest.update(f"{name} {row[name].dtype} {row[name].shape} ".encode())
+            digest.update(row[name].tobytes())
+    return digest.hexdigest()

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -32,7 +33,11 @@ class Batches(Protocol):
 
 
 class DivergedError(FloatingPointError):
-    """A loss or gradient is not finite; the state of the last good step has been saved."""
+    """A loss or gradient is not finite; the state of the last good step has been saved.
+
+    A step is good where its own loss and gradient are finite, also if its update spoils the loss on
+    held-out text.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Hooks:
       log: takes the record of every step, in order.
       save: takes a state and its place in the data.
       save_every: steps between checkpoints.
-      evaluate: gives numbers for the record of a step.
+      evaluate: gives numbers for the record of a step; one that is not finite ends the run.
       evaluate_every: steps between evaluations; None for never. The last step has one, too.
       stopping: whether to save and leave after the step of a number; asked after every step.
       profile: steps to trace.
@@ -100,7 +105,7 @@ def run(
       Whether all steps are taken.
 
     Raises:
-      DivergedError: a loss or gradient is not finite.
+      DivergedError: a loss, also one on held-out text, or a gradient is not finite.
     """
     running = _Run(step, state, batches, key, put, hooks)
     with _Profiler(hooks.profile) as profiler:
@@ -193,10 +198,20 @@ class _Run:
             "waiting": waiting,
             "time": time.time(),
         }
+        found: Mapping[str, float] = {}
         if evaluating:
-            record |= self._hooks.evaluate(self.state.params)
+            found = self._hooks.evaluate(self.state.params)
             self._meter.restart()
-        self._hooks.log(record)
+        spoiled = {name: value for name, value in found.items() if not math.isfinite(value)}
+        self._hooks.log({**record, **{k: v for k, v in found.items() if k not in spoiled}})
+        if spoiled:
+            if self._saved < taken.number:
+                self.save()
+            shown = ", ".join(f"{name} {value}" for name, value in spoiled.items())
+            raise DivergedError(
+                f"the model of step {taken.number} has {shown}, though the step itself was sound. "
+                "A lower learning_rate, a longer warm-up or a gradient_clip may help"
+            )
 
 
 class _Meter:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -56,6 +57,7 @@ class MetricsLog:
 
         Raises:
           OSError: the disk is full.
+          ValueError: a number is not finite, for which JSON has no word.
         """
         try:
             self._file.write(_line(record))
@@ -114,11 +116,42 @@ class NoLog:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, without a last one that a killed run left half-written."""
+    """The records of a metrics.jsonl, in order.
+
+    Lines that are none are left out with a warning, such as the zeros that a power cut leaves: what
+    a run has computed does not depend on its log. So is, without a word, a last one that a killed
+    run left half-written.
+    """
     if not file.exists():
         return []
-    *lines, _ = file.read_text().split("\n")  # what follows the last newline is no line
-    return [json.loads(line) for line in lines]
+    *lines, _ = file.read_bytes().split(b"\n")  # what follows the last newline is no line
+    records, damaged = [], []
+    for number, line in enumerate(lines, 1):
+        if (record := _record(line)) is not None:
+            records.append(record)
+        elif line.strip():
+            damaged.append(number)
+    if damaged:
+        several = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        _LOG.warning("%s: line %d%s is damaged and left out", file, damaged[0], several)
+    return records
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None where it is no record of a step."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not {"step", "time"} <= record.keys():
+        return None
+    step = record["step"]
+    sound = type(step) is int and 0 < step < 2**63
+    return record if sound and all(map(_is_number, record.values())) else None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -59,6 +59,7 @@ class _Run:
         evaluate_every: int | None = None,
         stop_at: int | None = None,
         broken: int | None = None,
+        spoiled: float | None = None,
     ) -> None:
         self.events: list[tuple[Any, ...]] = []
         text = _Text(first)
@@ -68,7 +69,7 @@ class _Run:
                 ("save", int(state.step), float(state.params["sum"]), place["number"])
             ),
             save_every=save_every,
-            evaluate=lambda params: {"eval_loss": -float(params["sum"])},
+            evaluate=lambda params: {"eval_loss": spoiled or -float(params["sum"])},
             evaluate_every=evaluate_every,
             stopping=lambda number: number == stop_at,
         )
@@ -144,3 +145,18 @@ def test_loss_that_is_not_finite_keeps_the_step_before(broken: int) -> None:
         assert saved[-1] == (good, sum(range(broken)), good)
     else:
         assert saved == []
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_heldout_loss_that_is_not_finite_ends_the_run_with_its_step_saved(
+    loss: float, every: int
+) -> None:
+    run = _Run(evaluate_every=every, spoiled=loss)
+    with pytest.raises(loop.DivergedError, match=f"the model of step {every} has eval_loss {loss}"):
+        run.call()
+    assert [(step, value) for step, _, value in run.of("log")] == [
+        (step, None) for step in range(1, every + 1)
+    ]
+    assert run.of("save")[-1] == (every, sum(range(every + 1)), every)
+    assert len({step for step, *_ in run.of("save")}) == len(run.of("save"))

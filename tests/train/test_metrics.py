@@ -58,6 +58,45 @@ def test_going_on_drops_what_came_after(tmp_path: Path) -> None:
     assert [(step, loss) for step, _, loss in _events(tmp_path)] == [(1, 1.0), (2, 1.0), (3, 7.0)]
 
 
+DAMAGED = {
+    "zeros": bytes(300),
+    "half a line": b'{"step": 4, "lo',
+    "another step's half": b'{"step": 4, "lo{"step": 5, "loss": 1.0, "time": 1.0}',
+    "no UTF-8": b'{"step": 4, "\xff\xfe": 1.0, "time": 1.0}',
+    "no object": b"3",
+    "null": b"null",
+    "no step": b'{"loss": 1.0, "time": 1.0}',
+    "no time": b'{"step": 4, "loss": 1.0}',
+    "step is text": b'{"step": "4", "loss": 1.0, "time": 1.0}',
+    "step is huge": b'{"step": 99999999999999999999, "loss": 1.0, "time": 1.0}',
+    "loss is text": b'{"step": 4, "loss": "1.0", "time": 1.0}',
+    "loss is no number": b'{"step": 4, "loss": NaN, "time": 1.0}',
+    "time is null": b'{"step": 4, "loss": 1.0, "time": null}',
+    "nested": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_line_is_left_out(name: str, place: int, tmp_path: Path) -> None:
+    good = [json.dumps(_record(step)).encode() for step in (1, 2, 3, 6)]
+    lines = [*good[:place], DAMAGED[name], *good[place:]]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    with MetricsLog(tmp_path, after=3) as log:
+        log.write(_record(4, 7.0))
+    expected = [(1, 1.0), (2, 1.0), (3, 1.0), (4, 7.0)]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [(json.loads(line)["step"], json.loads(line)["loss"]) for line in lines] == expected
+    assert [(step, loss) for step, _, loss in _events(tmp_path)] == expected
+
+
+def test_blank_lines_are_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    line = json.dumps(_record(1))
+    (tmp_path / "metrics.jsonl").write_text(f"\n{line}\n\n \n")
+    assert read(tmp_path / "metrics.jsonl") == [_record(1)]
+    assert not caplog.records
+
+
 def test_loss_that_json_has_no_word_for_is_refused(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, after=0) as log, pytest.raises(ValueError, match="JSON"):
         log.write(_record(1, float("nan")))

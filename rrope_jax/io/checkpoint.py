@@ -8,9 +8,10 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,6 +22,8 @@ from rrope_jax.io.paths import check_orbax
 from rrope_jax.io.watched_save import WatchedHandler
 
 _LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Orbax synchronizes the savers of a process through shared state; threads take turns.
 _ONE_AT_A_TIME = threading.Lock()
@@ -295,6 +298,24 @@ class _Pending:
             raise self.error
 
 
+def _with_daemons(function: Callable[[], T]) -> T:
+    """Calls a function so that threads which it starts do not hold up the end of the process.
+
+    Where a folder cannot be made, those of Orbax that were to write into it wait for minutes. A
+    thread is a daemon where the one that starts it is.
+    """
+    found: futures.Future[T] = futures.Future()
+
+    def call() -> None:
+        try:
+            found.set_result(function())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return found.result()
+
+
 class BackgroundCheckpoints(Checkpoints):
     """Checkpoints that are written while the run goes on; use as a context.
 
@@ -317,13 +338,17 @@ class BackgroundCheckpoints(Checkpoints):
         self.wait()
         pending = self._pending = _Pending(step)
         try:
-            if self._open is None:
-                self._open = self._manager(tree)
-            self._save(self._open, step, tree, metadata)
+            manager = _with_daemons(lambda: self._begin(step, tree, metadata))
         except Exception as error:  # Orbax and its drivers raise many kinds
             raise self._failed(pending, error) from error
-        follow = functools.partial(pending.follow, self._open, self._check_saved)
+        follow = functools.partial(pending.follow, manager, self._check_saved)
         threading.Thread(target=follow, daemon=True).start()
+
+    def _begin(self, step: int, tree: Any, metadata: dict[str, Any]) -> ocp.CheckpointManager:
+        if self._open is None:
+            self._open = self._manager(tree)
+        self._save(self._open, step, tree, metadata)
+        return self._open
 
     def wait(self) -> None:
         """Waits until what was saved is on disk.

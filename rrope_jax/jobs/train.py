@@ -1,6 +1,7 @@
 """`rrope train`: trains a decoder on text, from scratch or on from a checkpoint."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -53,7 +54,7 @@ from rrope_jax.train.sharded import (
     restore_like,
     rows_of_process,
 )
-from rrope_jax.train.step import Program, State
+from rrope_jax.train.step import Params, Program, State
 
 SUMMARY = "Trains a decoder on text, from scratch or continuing any checkpoint that convert reads."
 
@@ -78,7 +79,7 @@ _FREE = (
 _FREE_WITHOUT_DROPOUT = ("model.attention", "train.accumulation")
 
 # What the metadata of a checkpoint hold beside the description.
-_DATA, _CONTENT = "data", "content"
+_DATA, _OWED, _CONTENT = "data", "owed", "content"
 _TOKENIZER, _HELDOUT = "tokenizer", "heldout"
 _CONTENT_OF = {
     _TOKENIZER: "config.data: the tokenizer",
@@ -247,40 +248,50 @@ def _train(
     workdir: Workdir,
     store: BackgroundCheckpoints,
     window: loop.Window | None,
-    stopping: Callable[[int], bool],
+    stopping: Callable[[], bool],
     peers: Peers,
 ) -> bool:
     """Restores or begins, compiles, and runs the loop; whether all steps are taken."""
     program, description = plan.program, plan.description
     _LOG.info("%s", backend.describe())
     init_key, step_key = _keys(program.train.seed, plan.placement)
-    state = _restore(plan, store, peers) or _begin(plan, init_key)
+    restored = _restore(plan, store, peers)
+    state, owed = restored or (_begin(plan, init_key), None)
     if peers.first and description.tokenizer is not None:
         description.tokenizer.write(workdir.path / native.TOKENIZER)
     first, steps = int(state.step), program.train.steps
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     _LOG.info("%.1f M parameters, %s", parameters / 1e6, _method(description.rope))
-    if first == steps:
+    if first == steps and owed is None:
         _LOG.info("all %d steps are done", steps)
         return True
     step = _compile(plan)
     peers.barrier("compiled")  # devices do not wait for each other as long as compilers take
     described = native.description_to_json(description)
 
-    def save(state: State, place: loop.Place) -> None:
+    def save(state: State, place: loop.Place, owed: loop.Record | None = None) -> None:
         log.sync()
         # a run that found a gradient that is not finite goes on from before it
         tree = {name: leaf for name, leaf in state._asdict().items() if name != "sound"}
-        metadata = {_DATA: place, _CONTENT: plan.content, native.DESCRIPTION: described}
+        metadata = {
+            _DATA: place,
+            _OWED: owed,
+            _CONTENT: plan.content,
+            native.DESCRIPTION: described,
+        }
         store.save(int(state.step), tree, metadata)
 
-    records = MetricsLog(workdir.path, after=first) if peers.first else NoLog()
+    logged = first if owed is None else first - 1
+    records = MetricsLog(workdir.path, after=logged) if peers.first else NoLog()
     with records as log, store:
-        progress = Progress(first=first, steps=steps)
+        progress = Progress(first=logged, steps=steps)
 
         def report(record: Mapping[str, Any]) -> None:
             log.write(record)
             progress.report(record)
+
+        def evaluate(params: Params) -> Mapping[str, float]:
+            return {} if plan.heldout is None else plan.heldout(params, stopping)
 
         return loop.run(
             step,
@@ -293,11 +304,12 @@ def _train(
                 log=report,
                 save=save,
                 save_every=plan.checkpoint.every_steps,
-                evaluate=plan.heldout or (lambda params: {}),
+                evaluate=evaluate,
                 evaluate_every=plan.heldout_every,
-                stopping=stopping,
+                stopping=lambda number: stopping(),
                 profile=window,
             ),
+            owed=owed,
         )
 
 
@@ -312,8 +324,10 @@ def _keys(seed: int, placement: Placement) -> tuple[jax.Array, jax.Array]:
     return made
 
 
-def _restore(plan: Plan, store: BackgroundCheckpoints, peers: Peers) -> State | None:
-    """The newest state in the workdir, with the text at its place."""
+def _restore(
+    plan: Plan, store: BackgroundCheckpoints, peers: Peers
+) -> tuple[State, loop.Record | None] | None:
+    """The newest state in the workdir, with the text at its place, and what it owes to the log."""
     if peers.gather("newest checkpoint", store.newest)[0] is None:
         return None
     like = restore_like(plan.program, plan.placement)
@@ -333,7 +347,8 @@ def _restore(plan: Plan, store: BackgroundCheckpoints, peers: Peers) -> State | 
     except ValueError as error:
         raise UsageError(f"config.data: {error}") from error
     _LOG.info("going on from step %d", tree["step"])
-    return State(**tree, sound=jax.device_put(np.ones((), bool), plan.placement.whole))
+    state = State(**tree, sound=jax.device_put(np.ones((), bool), plan.placement.whole))
+    return state, metadata.get(_OWED)
 
 
 def _check_content(plan: Plan, metadata: Mapping[str, Any]) -> None:
@@ -409,12 +424,12 @@ def _method(rope: RopeSpec) -> str:
 
 
 @contextmanager
-def _stopping(peers: Peers) -> Iterator[Callable[[int], bool]]:
+def _stopping(peers: Peers) -> Iterator[Callable[[], bool]]:
     """Lets a step end and be saved before SIGINT or SIGTERM has its effect.
 
-    Gives what tells whether to stop after a step of a number. Of one process alone, a signal has
-    its usual effect afterwards, and a second one of the same kind at once. Of several, all stop
-    after the same step: JAX takes SIGTERM and agrees on it.
+    Gives what tells whether to stop now; of several processes, all have to ask equally often. Of
+    one alone, a signal has its usual effect afterwards, and a second one of the same kind at once.
+    Of several, all stop at the same question: JAX takes SIGTERM and agrees on it.
     """
     if peers.count > 1:
 
@@ -423,7 +438,8 @@ def _stopping(peers: Peers) -> Iterator[Callable[[int], bool]]:
             signal.raise_signal(signal.SIGTERM)
 
         with _handlers({signal.SIGINT: tell}):
-            yield multihost_utils.reached_preemption_sync_point
+            asked = itertools.count(1)
+            yield lambda: multihost_utils.reached_preemption_sync_point(next(asked))
         return
     noted: list[int] = []
 
@@ -433,7 +449,7 @@ def _stopping(peers: Peers) -> Iterator[Callable[[int], bool]]:
         signal.signal(number, signal.SIG_DFL)
 
     with _handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM), note)):
-        yield lambda step: bool(noted)
+        yield lambda: bool(noted)
     if noted:
         signal.raise_signal(noted[0])
 

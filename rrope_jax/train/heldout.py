@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from rrope_jax.data.packing import Rows
 from rrope_jax.model.decoder import attention_name
 from rrope_jax.sharding import parts, refused_for
+from rrope_jax.train.loop import EvaluationStopped
 from rrope_jax.train.sharded import Placement, check_length
 from rrope_jax.train.step import Batch, Params, Program
 
@@ -98,10 +99,26 @@ class Heldout:
             program.heldout, out_shardings=placement.whole
         )
 
-    def __call__(self, params: Params) -> dict[str, float]:
-        """`eval_loss`, nats a target."""
+    def __call__(
+        self, params: Params, stopping: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
+        """`eval_loss`, nats a target.
+
+        Args:
+          params: of the model.
+          stopping: whether to give up; asked before every batch, by all processes alike.
+
+        Raises:
+          EvaluationStopped: it said so.
+        """
+        parts: list[tuple[jax.Array, jax.Array]] = []
         with jax.set_mesh(self._placement.mesh):
-            parts = [self._sum(params, self._placement.put_whole(batch)) for batch in self._batches]
+            for batch in self._batches:
+                # devices have the next batch while the host waits for the one before
+                jax.block_until_ready(parts[-2:-1])
+                if stopping():
+                    raise EvaluationStopped
+                parts.append(self._sum(params, self._placement.put_whole(batch)))
         totals = np.asarray(jax.device_get(parts), np.float64)
         return {"eval_loss": float(totals[:, 0].sum() / totals[:, 1].sum())}
 

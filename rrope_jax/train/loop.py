@@ -18,6 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 Step = Callable[[State, Batch, jax.Array], tuple[State, Measures]]
 Put = Callable[[Mapping[str, np.ndarray]], Batch]
+Record = Mapping[str, Any]
 Place = dict[str, Any]
 """Where a run is in its data, as JSON-able values."""
 
@@ -30,6 +31,20 @@ class Batches(Protocol):
     def __next__(self) -> Mapping[str, np.ndarray]: ...
 
     def state(self) -> Place: ...
+
+
+class EvaluationStopped(Exception):  # noqa: N818  no error
+    """Raised by `Hooks.evaluate` where it is told to stop before it has its numbers."""
+
+
+class Save(Protocol):
+    """Keeps a state and its place in the data, for a process that goes on.
+
+    `owed` is the record of the state's step where that has not been logged, as its evaluation was
+    stopped; it is left out where there is none.
+    """
+
+    def __call__(self, state: State, place: Place, owed: Record = ..., /) -> None: ...
 
 
 class DivergedError(FloatingPointError):
@@ -60,16 +75,17 @@ class Hooks:
 
     Attributes:
       log: takes the record of every step, in order.
-      save: takes a state and its place in the data.
+      save: see there.
       save_every: steps between checkpoints.
-      evaluate: gives numbers for the record of a step; one that is not finite ends the run.
+      evaluate: gives numbers for the record of a step; one that is not finite ends the run. May
+        raise `EvaluationStopped`: the run then saves and leaves, and owes them.
       evaluate_every: steps between evaluations; None for never. The last step has one, too.
       stopping: whether to save and leave after the step of a number; asked after every step.
       profile: steps to trace.
     """
 
-    log: Callable[[Mapping[str, Any]], None]
-    save: Callable[[State, Place], None]
+    log: Callable[[Record], None]
+    save: Save
     save_every: int
     evaluate: Callable[[Params], Mapping[str, float]]
     evaluate_every: int | None
@@ -86,6 +102,7 @@ def run(
     steps: int,
     put: Put,
     hooks: Hooks,
+    owed: Record | None = None,
 ) -> bool:
     """Trains until `steps` steps are taken, or until it is asked to stop, and saves.
 
@@ -100,14 +117,17 @@ def run(
       steps: of the whole run.
       put: lays a host's arrays onto the devices.
       hooks: see there.
+      owed: the record of the state's step, where it was saved with one.
 
     Returns:
-      Whether all steps are taken.
+      Whether all steps are taken and logged.
 
     Raises:
       DivergedError: a loss, also one on held-out text, or a gradient is not finite.
     """
     running = _Run(step, state, batches, key, put, hooks)
+    if owed is not None and not running.evaluate(owed):
+        return False
     with _Profiler(hooks.profile) as profiler:
         while running.number < steps:
             profiler.before(running.number + 1)
@@ -118,6 +138,8 @@ def run(
             saving = stopping or last or running.number % hooks.save_every == 0
             if evaluating or saving:
                 running.settle(evaluating=evaluating)
+            if running.owing:
+                return False
             if saving:
                 running.save()
             profiler.after(running.number, running.state)
@@ -135,7 +157,13 @@ class _Taken(NamedTuple):
 
 
 class _Run:
-    """Attributes are those of `run`, and `number`: steps taken or under way."""
+    """The steps of `run`.
+
+    Attributes:
+      state: after the last step that was started.
+      number: steps taken or under way.
+      owing: whether an evaluation was stopped; the state is saved then.
+    """
 
     def __init__(
         self,
@@ -146,7 +174,7 @@ class _Run:
         put: Put,
         hooks: Hooks,
     ) -> None:
-        self.state = state
+        self.state, self.owing = state, False
         self.number = self._saved = int(state.step)
         self._step, self._batches, self._key = step, batches, key
         self._put, self._hooks = put, hooks
@@ -198,20 +226,30 @@ class _Run:
             "waiting": waiting,
             "time": time.time(),
         }
-        found: Mapping[str, float] = {}
-        if evaluating:
+        if not evaluating:
+            self._hooks.log(record)
+        elif not self.evaluate(record):
+            self._hooks.save(self.state, self._place, record)
+            self.owing = True
+
+    def evaluate(self, record: Record) -> bool:
+        """Evaluates the state and logs the record of its step; whether it came to an end."""
+        try:
             found = self._hooks.evaluate(self.state.params)
-            self._meter.restart()
+        except EvaluationStopped:
+            return False
+        self._meter.restart()
         spoiled = {name: value for name, value in found.items() if not math.isfinite(value)}
         self._hooks.log({**record, **{k: v for k, v in found.items() if k not in spoiled}})
         if spoiled:
-            if self._saved < taken.number:
+            if self._saved < self.number:
                 self.save()
             shown = ", ".join(f"{name} {value}" for name, value in spoiled.items())
             raise DivergedError(
-                f"the model of step {taken.number} has {shown}, though the step itself was sound. "
+                f"the model of step {self.number} has {shown}, though the step itself was sound. "
                 "A lower learning_rate, a longer warm-up or a gradient_clip may help"
             )
+        return True
 
 
 class _Meter:

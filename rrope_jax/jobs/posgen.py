@@ -111,6 +111,9 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
         results = _Results(setting, config, program, planned, store)
         done = sum(map(store.finished, planned))
         _LOG.info("%s: %d trainings, %d of them done", setting.name, len(planned), done)
+        if peers.first:
+            for training in filter(store.finished, planned):
+                store.forget(training)  # which a kill, or an earlier release, has left
         peers.barrier("counted")  # or what others finish meanwhile would count
         try:
             ablation.run(
@@ -243,7 +246,10 @@ class _WorkdirStore:
 
     def finish(self, training: Training, cells: list[dict[str, Any]]) -> None:
         self._workdir.write_json(self._cells_file(training), cells)
-        # they are all that is ever read of a training, which can be done again
+        self.forget(training)
+
+    def forget(self, training: Training) -> None:
+        """Removes the states of a training that is finished: its cells are all that is read."""
         shutil.rmtree(self._folder(training), ignore_errors=True)
 
     def restore(self, training: Training, like: State) -> tuple[State, ablation.Progress] | None:

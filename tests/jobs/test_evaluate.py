@@ -4,10 +4,12 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,51 @@ def test_rerun_computes_nothing_and_writes_the_same(
     assert main([*words(checkpoint, texts), f"--workdir={finished}"]) == 0
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
     assert "all units are there already" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: bytes(len(data)),
+        lambda data: data[: len(data) // 2],
+        lambda data: data.replace(b"1", b"2", 1),
+        lambda data: b"null",
+        lambda data: b"{}",
+        lambda data: b"\xff" + data,
+    ],
+)
+def test_damaged_unit_is_made_again_and_costs_no_other(
+    damage: Callable[[bytes], bytes],
+    finished: Path,
+    checkpoint: Path,
+    texts: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    units = sorted(workdir.glob("units/perplexity/*.json"))
+    kept = {p: p.stat().st_mtime_ns for p in workdir.glob("units/*/*.json")}
+    units[0].write_bytes(damage(units[0].read_bytes()))
+    assert main([*words(checkpoint, texts), f"--workdir={workdir}"]) == 0
+    assert f"{units[0]} is damaged and made again" in capfd.readouterr().err
+    changed = [p for p, written in kept.items() if p.stat().st_mtime_ns != written]
+    assert changed == [units[0]]
+    assert results_of(workdir) == results_of(finished)
+
+
+def test_units_of_an_earlier_release_have_no_checksum(
+    finished: Path, checkpoint: Path, texts: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    for unit in workdir.glob("units/*/*.json"):
+        kept = json.loads(unit.read_text())
+        del kept["checksum"]
+        unit.write_text(json.dumps(kept))
+    before = {p: p.read_bytes() for p in workdir.glob("units/*/*.json")}
+    assert main([*words(checkpoint, texts), f"--workdir={workdir}"]) == 0
+    assert {p: p.read_bytes() for p in workdir.glob("units/*/*.json")} == before
 
 
 def test_sections_can_follow_one_another(

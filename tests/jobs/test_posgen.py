@@ -357,11 +357,11 @@ def _break(
     delay: float = 0.0,
 ) -> tuple[int, str]:
     """Starts the command and sends a signal some time after so many saves; code and stderr."""
-    seen = {*workdir.glob("checkpoints/*/*")}
+    seen = _saved(workdir)
     old = len(seen)
     with _start(environment, workdir, *overrides) as process:
         while process.poll() is None:
-            seen |= {*workdir.glob("checkpoints/*/*")}
+            seen |= _saved(workdir)
             if len(seen) >= old + saves:
                 time.sleep(delay)
                 process.send_signal(number)
@@ -369,6 +369,13 @@ def _break(
             time.sleep(0.01)
         _, stderr = process.communicate()
     return process.returncode, stderr
+
+
+def _saved(workdir: Path) -> set[Path]:
+    """The checkpoints that are there; those of a training may go at any moment."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return {*workdir.glob("checkpoints/*/*")}
 
 
 def _finish(environment: dict[str, str], workdir: Path, *overrides: str) -> str:
@@ -440,9 +447,7 @@ class TestInterruption:
         tmp_path: Path,
     ) -> None:
         workdir = tmp_path / "run"
-        shutil.copytree(finished[0], workdir)
-        for result in (workdir / "results.json", *workdir.glob("cells/*.json")):
-            result.unlink()
+        _break(environment, workdir, signal.SIGTERM, saves=4)
         group = min((workdir / "checkpoints").iterdir())
         kept = sorted(group.iterdir(), key=lambda folder: int(folder.name))
         older, newest = kept
@@ -452,6 +457,32 @@ class TestInterruption:
         stderr = _finish(environment, workdir)
         assert f"checkpoint {newest} cannot be read" in stderr
         assert _results(workdir) == _results(finished[0])
+
+    def test_damaged_cells_are_made_again_and_cost_no_others(
+        self,
+        environment: dict[str, str],
+        finished: tuple[Path, "subprocess.CompletedProcess[str]"],
+        tmp_path: Path,
+    ) -> None:
+        workdir = tmp_path / "[run]"  # and whatever its name is
+        shutil.copytree(finished[0], workdir)
+        damaged, whole = sorted(workdir.glob("cells/*.json"))
+        damaged.write_bytes(bytes(damaged.stat().st_size))
+        left = workdir / "checkpoints" / whole.stem / "30"
+        left.mkdir(parents=True)
+        before = whole.stat().st_mtime_ns
+        stderr = _finish(environment, workdir)
+        assert f"{damaged} is damaged and made again" in stderr
+        assert whole.stat().st_mtime_ns == before
+        assert _results(workdir) == _results(finished[0])
+        assert not any((workdir / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_finished_trainings_keep_no_checkpoints(
+    finished: tuple[Path, "subprocess.CompletedProcess[str]"],
+) -> None:
+    assert not any((finished[0] / "checkpoints").iterdir())
 
 
 def _with_devices(environment: dict[str, str], devices: int) -> dict[str, str]:
@@ -501,7 +532,7 @@ class TestOtherDevices:
         """Each has two devices, and one of these nothing to do. Both end when one does."""
         workdir = tmp_path / "run"
         with _two_processes(environment, workdir) as processes:
-            while len([*workdir.glob("checkpoints/*/*")]) < 3:
+            while len(_saved(workdir)) < 3:
                 assert [process.poll() for process in processes] == [None, None]
                 time.sleep(0.01)
             processes[1].terminate()

@@ -1,7 +1,9 @@
 """The same command again: what may have changed meanwhile, and what is refused by name."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from rrope_jax.__main__ import main
 from rrope_jax.io import conversion
+from rrope_jax.train.heldout import Heldout
 from tests.jobs.training_run import read_records, saved_steps, write_text
 
 CONFIG = Path(__file__).with_name("train_tiny.py")
@@ -65,8 +68,9 @@ def stopped(whole: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def _losses(folder: Path) -> list[tuple[int, float, float | None]]:
-    return [(r["step"], r["loss"], r.get("eval_loss")) for r in read_records(folder / "run")]
+def _losses(folder: Path) -> list[tuple[int, float, float]]:
+    """Step, loss and loss on held-out text, 0 where that was not measured."""
+    return [(r["step"], r["loss"], r.get("eval_loss", 0.0)) for r in read_records(folder / "run")]
 
 
 def _last_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -205,6 +209,27 @@ class TestDamage:
         assert f"checkpoint {folder / 'run' / 'checkpoints' / '4'} cannot be read (damaged" in said
         assert "going on from step 2" in said
         assert _losses(folder) == _losses(whole)
+
+
+def test_sigterm_within_the_pass_over_heldout_text(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is answered there; the step is saved, and what it owes comes with the next start."""
+    shutil.copytree(whole / "text", tmp_path / "text")
+    measure = Heldout.__call__
+
+    def interrupted(self: Heldout, *arguments: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measure(self, *arguments)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Heldout, "__call__", interrupted)
+        for _ in range(2):  # the second one comes while it makes up for the first
+            assert main(_words(tmp_path)) == 143
+            assert saved_steps(tmp_path / "run") == [2]
+            assert [step for step, *_ in _losses(tmp_path)] == [1]
+    assert main(_words(tmp_path)) == 0
+    assert _losses(tmp_path) == _losses(whole)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

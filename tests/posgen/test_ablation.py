@@ -98,6 +98,20 @@ class MemoryStore:
         }
 
 
+DAMAGED_CELLS = {
+    "null": lambda cells: None,
+    "a cell": lambda cells: cells[0],
+    "none": lambda cells: [],
+    "one too many": lambda cells: cells * 2,
+    "of another seed": lambda cells: [cells[0] | {"seed": 7}],
+    "text": lambda cells: ["cell"],
+    "no accuracy": lambda cells: [{k: v for k, v in cells[0].items() if k != "ood_accuracy"}],
+    "accuracy is text": lambda cells: [cells[0] | {"ood_accuracy": "high"}],
+    "curve is a number": lambda cells: [cells[0] | {"validation_loss": 3}],
+    "curve is cut": lambda cells: [cells[0] | {"validation_loss": []}],
+}
+
+
 @pytest.fixture(scope="module")
 def finished(quick_compilation: None) -> MemoryStore:
     """Three trainings of one shape, run one by one."""
@@ -187,6 +201,17 @@ def test_lanes_agree_with_trainings_one_by_one(finished: MemoryStore) -> None:
             for key in ("id_accuracy", "ood_accuracy"):
                 # one token in 48 may fall the other way where two logits are almost equal
                 assert abs(lane[key] - one[key]) < 0.05
+
+    def test_as_json_they_are_no_trouble(self, finished: MemoryStore) -> None:
+        cells = json.loads(json.dumps(finished.cells["cot-rope-1"]))
+        assert ablation.trouble_of_cells(cells, _training(seed=1)) is None
+        assert ablation.trouble_of_cells(cells, _training(seed=0)) == "it has other cells"
+
+    @pytest.mark.parametrize("name", DAMAGED_CELLS)
+    def test_that_are_damaged(self, name: str, finished: MemoryStore) -> None:
+        cells = json.loads(json.dumps(finished.cells["cot-rope-1"]))
+        damaged = DAMAGED_CELLS[name](cells)
+        assert ablation.trouble_of_cells(damaged, _training(seed=1)) is not None
 
 
 class TestResume:

@@ -1,5 +1,6 @@
 """The loop, with stand-ins for the step and the text: what is logged, saved and when."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ class _Run:
     ) -> None:
         self.events: list[tuple[Any, ...]] = []
         text = _Text(first)
-        hooks = loop.Hooks(
+        self.hooks = loop.Hooks(
             log=lambda r: self.events.append(("log", r["step"], r["loss"], r.get("eval_loss"))),
             save=lambda state, place: self.events.append(
                 ("save", int(state.step), float(state.params["sum"]), place["number"])
@@ -73,9 +74,26 @@ class _Run:
             evaluate_every=evaluate_every,
             stopping=lambda number: number == stop_at,
         )
-        self.call = lambda: loop.run(
-            _step(broken), _state(first), text, KEY, steps=steps, put=jax.device_put, hooks=hooks
-        )
+
+        def call(
+            hooks: loop.Hooks = self.hooks,
+            *,
+            state: State | None = None,
+            owed: Mapping[str, Any] | None = None,
+        ) -> bool:
+            begun = state or _state(first)
+            return loop.run(
+                _step(broken),
+                begun,
+                text,
+                KEY,
+                steps=steps,
+                put=jax.device_put,
+                hooks=hooks,
+                owed=owed,
+            )
+
+        self.call = call
 
     def of(self, kind: str) -> list[tuple[Any, ...]]:
         return [event[1:] for event in self.events if event[0] == kind]
@@ -160,3 +178,37 @@ def test_heldout_loss_that_is_not_finite_ends_the_run_with_its_step_saved(
     ]
     assert run.of("save")[-1] == (every, sum(range(every + 1)), every)
     assert len({step for step, *_ in run.of("save")}) == len(run.of("save"))
+
+
+def test_stopped_evaluation_is_owed_and_made_up_for() -> None:
+    run = _Run(evaluate_every=3)
+    owed: list[tuple[int, float, dict[str, Any], Mapping[str, Any]]] = []
+
+    def stopped(params: Any) -> Mapping[str, float]:
+        raise loop.EvaluationStopped
+
+    def save(state: State, place: Any, record: Mapping[str, Any] | None = None) -> None:
+        assert record is not None
+        owed.append((int(state.step), float(state.params["sum"]), place, record))
+
+    hooks = dataclasses.replace(run.hooks, evaluate=stopped, save=save)
+    assert run.call(hooks) is False
+    ((step, total, place, record),) = owed
+    assert (step, total, place["number"]) == (3, 6.0, 3)
+    assert [step for step, *_ in run.of("log")] == [1, 2]
+    again = _Run(first=3, evaluate_every=3)
+    state = _state(3)._replace(params={"sum": jnp.float32(6)})
+    assert again.call(state=state, owed=record) is True
+    assert again.of("log")[0] == (3, record["loss"], -6.0)
+    assert [step for step, *_ in again.of("log")] == [3, 4, 5, 6, 7]
+
+
+def test_stopped_again_before_it_is_made_up_for() -> None:
+    run = _Run(first=3)
+
+    def stopped(params: Any) -> Mapping[str, float]:
+        raise loop.EvaluationStopped
+
+    record = {"step": 3, "loss": 1.0}
+    assert run.call(dataclasses.replace(run.hooks, evaluate=stopped), owed=record) is False
+    assert run.events == []

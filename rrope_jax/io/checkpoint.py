@@ -103,11 +103,17 @@ class Checkpoints:
         """Saves arrays and JSON-able metadata under a step number, replacing what is there.
 
         Only a checkpoint that `restore` passed over, or an equal one, can be there already.
+
+        Raises:
+          SaveError: it could not be written.
         """
-        with _ONE_AT_A_TIME, self._manager(tree) as manager:
-            self._save(manager, step, tree, metadata)
-            manager.wait_until_finished()
-        self._check_saved(step)
+        try:
+            with _ONE_AT_A_TIME, self._manager(tree) as manager:
+                self._save(manager, step, tree, metadata)
+                manager.wait_until_finished()
+            self._check_saved(step)
+        except Exception as error:  # Orbax and its drivers raise many kinds
+            raise self._save_error(step, error, own=True) from error
 
     def restore(
         self, like: Any, *, gather: Gather = lambda value: [value]
@@ -188,6 +194,14 @@ class Checkpoints:
         except Exception as error:  # Orbax and its drivers raise many kinds
             self._unreadable.add(step)
             raise ValueError(f"it was saved, but does not open: {_one_line(error)}") from error
+
+    def _save_error(self, step: int, error: Exception, *, own: bool) -> SaveError:
+        said = " ".join(str(error).split())
+        # kept in the message of whatever library it went through
+        full = (text for text in map(os.strerror, DISK_FULL) if text in said)
+        reason = next(full, said[:300])
+        where = self._folder / str(step)
+        return SaveError(f"checkpoint {where} cannot be written: {reason}", own=own)
 
     @property
     def newest(self) -> int | None:
@@ -383,14 +397,7 @@ class BackgroundCheckpoints(Checkpoints):
             self._close(failed=True)
         except Exception:  # says once more what the first error said
             _LOG.debug("after a failed save", exc_info=True)
-        said = " ".join(str(error).split())
-        # kept in the message of whatever library it went through
-        full = (text for text in map(os.strerror, DISK_FULL) if text in said)
-        reason = next(full, said[:300])
-        return SaveError(
-            f"checkpoint {self._folder / str(pending.step)} cannot be written: {reason}",
-            own=pending.own,
-        )
+        return self._save_error(pending.step, error, own=pending.own)
 
     def _close(self, *, failed: bool = False) -> None:
         manager, self._open = self._open, None

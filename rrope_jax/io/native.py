@@ -274,6 +274,7 @@ def write(source: Source, folder: Path) -> None:
 
     Raises:
       ValueError: Orbax cannot save in a folder of such a name.
+      OSError: it cannot be written.
     """
     check_orbax(folder, writing=True)
     description = source.description
@@ -293,8 +294,11 @@ def write(source: Source, folder: Path) -> None:
             (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns where it is left out
         ),
     )
-    with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(folder / PARAMS, args=ocp.args.PyTreeSave(tree))
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(folder / PARAMS, args=ocp.args.PyTreeSave(tree))
+    except Exception as error:  # Orbax and its drivers raise many kinds
+        raise OSError(" ".join(str(error).split())[:300]) from error
     described = description_to_json(description)
     sums = {
         checksums.ARRAYS: checksums.of_tree(tree),

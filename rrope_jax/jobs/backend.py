@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 
+import absl.logging
+
 # Read by the C++ parts of JAX, libtpu and gRPC when they are loaded. 2 keeps their errors.
 _QUIET_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR"}
 
@@ -17,6 +19,13 @@ def silence() -> None:
     """
     for name, value in _QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def silence_orbax() -> None:
+    """Keeps Orbax and its threads from logging, with a traceback each, what they also raise."""
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    for name in ("asyncio", "concurrent.futures"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def configure_logging(level: int = logging.INFO) -> logging.Logger:

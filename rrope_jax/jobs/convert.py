@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from rrope_jax.io import conversion, pretrained
 from rrope_jax.io.weights import parameter_shapes
+from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, parse
 from rrope_jax.jobs.rope_config import extend, unset_group
 
@@ -24,6 +25,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     overrides = ConfigDict({"rope": unset_group()})
     values = parse("convert", SUMMARY, argv, _define, config=overrides)
+    backend.silence_orbax()
     source, target = str(values["from"].value), str(values.to)
     try:
         before = pretrained.describe(source)

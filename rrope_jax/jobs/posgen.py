@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import rrope_jax
-from rrope_jax.io.checkpoint import Checkpoints
+from rrope_jax.io.checkpoint import Checkpoints, SaveError
 from rrope_jax.jobs import backend, distributed
 from rrope_jax.jobs.configuration import UsageError, from_config, parse, refusing_layouts
-from rrope_jax.jobs.distributed import Peers
+from rrope_jax.jobs.distributed import JobError, Peers
 from rrope_jax.jobs.rope_config import spec_of_method
 from rrope_jax.jobs.workdir import Workdir, warn_damaged
 from rrope_jax.model import ModelConfig
@@ -101,6 +101,7 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
     config = values.config
     setting, program, planned = plan(config)
     peers.check_same({"config": config.to_dict()})
+    backend.silence_orbax()
     mesh = _mesh(config, program, len(planned), peers.count)
     from rrope_jax.posgen import report  # here, after all refusals: it takes matplotlib a second
 
@@ -125,6 +126,8 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
                 save_every_seconds=setting.save_every_seconds,
             )
             peers.barrier("trained")
+        except SaveError as error:
+            raise JobError(f"{error}; what was saved before is kept") from error
         finally:  # also for what a stopped run has finished
             written = results.write(workdir) if peers.first else []
         _LOG.info("%s", report.markdown(results.collect()).split("\n## ", 2)[1])

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import absl.logging
 import jax
 import numpy as np
 from absl import flags
@@ -120,10 +119,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(values: flags.FlagValues, peers: Peers) -> int:
     backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
-    # Orbax raises what it and its threads also log, with a traceback for each of them
-    absl.logging.set_verbosity(absl.logging.FATAL)
-    for name in ("asyncio", "concurrent.futures"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    backend.silence_orbax()
     peers.check_same({"config": _shared(values.config), "--profile": values.profile})
     try:
         check_orbax(Path(os.path.abspath(values.workdir)), writing=True)

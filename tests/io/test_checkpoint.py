@@ -346,6 +346,58 @@ class TestBackground:
             assert found[1] == {"step": 1}
 
 
+NO_FOLDERS = """
+import os, pathlib, sys
+import jax.numpy as jnp
+from rrope_jax.io.checkpoint import BackgroundCheckpoints, SaveError
+from rrope_jax.jobs.backend import silence_orbax
+
+silence_orbax()
+folder, allowed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+mkdir = os.mkdir
+
+
+def few(path, *arguments, **keywords):
+    global allowed
+    if str(folder) in str(path):
+        allowed -= 1
+        if allowed < 0:
+            raise OSError(28, "No space left on device", str(path))
+    return mkdir(path, *arguments, **keywords)
+
+
+tree = {"w": jnp.arange(100.0)}
+try:
+    with BackgroundCheckpoints(folder / "run") as checkpoints:
+        checkpoints.save(1, tree, {})
+        checkpoints.wait()
+        os.mkdir = few
+        checkpoints.save(2, tree, {})
+        checkpoints.wait()
+except SaveError as error:
+    print(error, checkpoints.newest)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("allowed", range(4))
+def test_folder_that_cannot_be_made_ends_the_process_at_once(allowed: int, tmp_path: Path) -> None:
+    """No inodes are left, or no quota: threads of Orbax would wait for minutes for its folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", NO_FOLDERS, str(tmp_path), str(allowed)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,  # they wait for 300 s
+    )
+    assert done.stdout == (
+        f"checkpoint {tmp_path / 'run' / '2'} cannot be written: No space left on device 1\n"
+    )
+    assert done.stderr == ""
+
+
 @pytest.mark.slow
 def test_process_killed_while_saving_leaves_the_one_before(tmp_path: Path) -> None:
     code = (

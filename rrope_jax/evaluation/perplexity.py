@@ -273,7 +273,7 @@ class Perplexity:
                         "context": context,
                         "document": piece.document,
                         "start": piece.start,
-                        "perplexity": float(np.exp(own.mean())),
+                        "perplexity": _perplexity(float(own.mean())),
                         "loss": float(own.mean()),
                         "tokens": own.size,
                         "crc32": zlib.crc32(np.ascontiguousarray(tokens_N, "<i4").tobytes()),
@@ -308,6 +308,14 @@ def _binned(losses_N: np.ndarray) -> dict[str, Any]:
     return {"end": edges[1:].tolist(), "loss": means}
 
 
+def _perplexity(loss: float) -> float:
+    """Infinite where it is more than a float can be, as of a model that a scaling has broken."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
 def _over_documents(context: int, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Perplexity over all tokens, and how the documents spread.
 
@@ -318,7 +326,7 @@ def _over_documents(context: int, entries: Sequence[dict[str, Any]]) -> dict[str
     loss = float(np.average(losses, weights=tokens))
     return {
         "context": context,
-        "perplexity": math.exp(loss),
+        "perplexity": _perplexity(loss),
         "tokens": int(tokens.sum()),
         "loss": loss,
         "loss_std": float(losses.std(ddof=1)) if losses.size > 1 else None,

@@ -185,10 +185,7 @@ class _Compiled:
 
     def get(self, key: str) -> Any | None:
         """What `put` kept, or None."""
-        try:
-            return self._workdir.read_json(self._file(key))
-        except FileNotFoundError:
-            return None
+        return self._workdir.find_json(self._file(key))
 
     def put(self, key: str, value: Any) -> None:
         """Keeps a value."""

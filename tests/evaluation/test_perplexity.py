@@ -11,6 +11,7 @@ from rrope_jax.evaluation.perplexity import (
     Losses,
     Perplexity,
     PerplexitySetting,
+    _over_documents,
     document_losses,
     length_groups,
 )
@@ -196,3 +197,8 @@ def test_a_loss_that_is_not_finite_stops(decoder: Decoder) -> None:
 def test_wrong_settings(fields: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         PerplexitySetting(**fields)  # type: ignore[arg-type]
+
+
+def test_perplexity_beyond_all_floats_is_infinite() -> None:
+    entry = {"document": "a", "loss": 800.0, "tokens": 3, "perplexity": math.inf}
+    assert _over_documents(16, [entry])["perplexity"] == math.inf

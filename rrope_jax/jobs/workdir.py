@@ -185,12 +185,15 @@ class Workdir:
         others: it is named in a warning.
         """
         try:
-            return self.read_json(name)
+            found = self.read_json(name)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
             warn_damaged(self._path / name, " ".join(str(error).split())[:200])
             return None
+        if found is None:
+            warn_damaged(self._path / name, "it says null")
+        return found
 
 
 def warn_damaged(path: Path, reason: str) -> None:

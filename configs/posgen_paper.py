@@ -9,7 +9,7 @@ as one program (`lanes`); several devices share them.
 Cost: 60 trainings of 11,700 steps (`scaled_training`); `scaled_at_test` tests 30 of them again.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config.first_seed = 0
     config.lanes = 0
     config.save_every_seconds = 300.0
+    config.matmul_precision = config_dict.placeholder(str)  # None: JAX's own choice
 
     config.modulus = 17
     config.j = 1

@@ -48,6 +48,7 @@ class Setting(TaskConfig):
       first_seed: the seeds are first_seed, first_seed + 1, ...
       lanes: trainings of a device at a time; 0 chooses by backend.
       save_every_seconds: least time between checkpoints of an unfinished training.
+      matmul_precision: see `posgen.training.Program`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Setting(TaskConfig):
     first_seed: int = 0
     lanes: int = 0
     save_every_seconds: float = 60.0
+    matmul_precision: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +155,7 @@ def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
     train = from_config(TrainConfig, config.train, "config.train")
     positions = from_config(PositionSampling, config.positions, "config.positions")
     try:
-        program = Program(setting, model, train, positions)
+        program = Program(setting, model, train, positions, setting.matmul_precision)
     except ValueError as error:
         raise UsageError(f"config: {error}") from error
     at_test = ConfigDict({**config.rope, **config.rope_at_test})
@@ -186,6 +188,8 @@ def _identity(config: ConfigDict) -> dict[str, Any]:
     identity: dict[str, Any] = config.to_dict()
     for name in ("save_every_seconds", "mesh"):
         identity.pop(name, None)
+    if identity.get("matmul_precision") is None:  # as in workdirs from before it could be chosen
+        identity.pop("matmul_precision", None)
     return identity
 
 
@@ -339,15 +343,25 @@ _PAPER_ROPE_AT_TEST = {"factor": 257 / 65, "original_context": 257}
 
 
 def is_paper(config: ConfigDict, program: Program) -> bool:
-    """Whether data, model, embedding and optimization are those of the paper's protocol."""
+    """Whether data, model, embedding and optimization are those of the paper's protocol.
+
+    How attention is computed, the dtype of activations, the precision of products and how often is
+    validated are no part of it: the report shows them.
+    """
     data = {f.name: getattr(program.task, f.name) for f in dataclasses.fields(TaskConfig)}
     paper = dataclasses.replace(PRESETS["posgen_paper"].model, vocab_size=program.task.vocab_size)
     return (
         TaskConfig(**data) == TaskConfig()
         and config.rope.to_dict() == _PAPER_ROPE
         and config.rope_at_test.to_dict() == _PAPER_ROPE_AT_TEST
-        and program.model == paper
-        and dataclasses.replace(program.train, steps_per_call=None) == TrainConfig()
+        and dataclasses.replace(
+            program.model, compute_dtype=paper.compute_dtype, attention=paper.attention
+        )
+        == paper
+        and dataclasses.replace(
+            program.train, steps_per_call=None, validate_every=TrainConfig.validate_every
+        )
+        == TrainConfig()
         and program.positions == PositionSampling()
     )
 

@@ -82,11 +82,18 @@ def _header(results: Mapping[str, Any], done: int) -> list[str]:
     rows = [
         ("seeds", _setting_value(setting["seeds"])),
         *((key, _setting_value(setting[key])) for key in ("splits", "rope", "model", "train")),
+        *_products_row(setting),
         ("backend", _setting_value(results["backend"])),
         ("versions", _setting_value(results["versions"])),
     ]
     parts.append(table(("setting", "value"), rows, text_columns=2))
     return parts
+
+
+def _products_row(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Only where a precision was asked for; results from before it could be have no such key."""
+    precision = setting.get("matmul_precision")
+    return [] if precision is None else [("float32 products", str(precision))]
 
 
 def _by_task_and_method(

@@ -6,6 +6,7 @@ trains every method and seed, one after another or side by side under `jax.vmap`
 N rows, B batch, T tokens, E embeddings under test.
 """
 
+import contextlib
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ from rrope_jax.rope import PhaseTable, RopeSpec, cos_sin_from_table
 from rrope_jax.rope.positions import PositionSampling, sample
 
 Array = jax.Array
+
+MATMUL_PRECISIONS = ("bfloat16", "tensorfloat32", "float32")
+"""What float32 matrix products may be asked to be at least, by JAX's names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,17 +199,26 @@ class Program:
     Attributes:
       task, model, train: the setting.
       positions: how training positions are drawn; validation and test count from 0.
+      matmul_precision: of float32 matrix products, one of `MATMUL_PRECISIONS`; None leaves it to
+        JAX, which takes TF32 on NVIDIA GPUs and one pass of bfloat16 on TPUs. CPUs have float32
+        products only.
 
     Raises:
-      ValueError: two parts do not fit together.
+      ValueError: the precision is unknown, or two parts do not fit together.
     """
 
     task: TaskConfig
     model: ModelConfig
     train: TrainConfig
     positions: PositionSampling = PositionSampling()
+    matmul_precision: str | None = None
 
     def __post_init__(self) -> None:
+        if self.matmul_precision not in (None, *MATMUL_PRECISIONS):
+            raise ValueError(
+                f"matmul_precision={self.matmul_precision!r} is unknown; choose one of "
+                f"{', '.join(MATMUL_PRECISIONS)}, or None for JAX's own choice"
+            )
         if self.model.vocab_size != self.task.vocab_size:
             raise ValueError(
                 f"the model's vocab_size={self.model.vocab_size} must be modulus + 1 = "
@@ -309,7 +322,8 @@ class Program:
             params = optax.apply_updates(state.params, updates)
             return State(params, opt_state, state.step + 1), loss
 
-        return jax.lax.scan(step, state, rows_SB)
+        with self._products():  # the backward pass has them too, and so has optax's schedule
+            return jax.lax.scan(step, state, rows_SB)
 
     def evaluate(self, params: Any, rows_NT: Array, tables: PhaseTable) -> Measures:
         """Teacher-forced accuracy and loss of one model under each of E stacked tables."""
@@ -325,8 +339,17 @@ class Program:
             by_batch: Measures = jax.lax.map(batch, batches)
             return Measures(*(jnp.mean(measure, axis=0) for measure in by_batch))
 
-        by_table: Measures = jax.lax.map(under_table, tables)
+        with self._products():
+            by_table: Measures = jax.lax.map(under_table, tables)
         return by_table
+
+    def _products(self) -> contextlib.AbstractContextManager[Any]:
+        """Where what is traced has products of the precision asked for."""
+        if self.matmul_precision is None:
+            return contextlib.nullcontext()
+        products: contextlib.AbstractContextManager[Any]
+        products = jax.default_matmul_precision(self.matmul_precision)
+        return products
 
     def _decoder(self, key: Array) -> Decoder:
         # the spec only names the head size: tables always come as arguments

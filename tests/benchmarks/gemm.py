@@ -1,4 +1,7 @@
-"""What JAX and PyTorch reach in float32 matrix products of a PosGen model's shapes."""
+"""What JAX and PyTorch reach in float32 matrix products of a PosGen model's shapes.
+
+On a GPU both are given TF32 products: that is JAX's own choice, and PyTorch is told to.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -46,8 +49,13 @@ def products(program: Program) -> dict[str, Product]:
     }
 
 
-def rates(program: Program, *, with_torch: bool, repeats: int) -> dict[str, dict[str, float]]:
-    """Median FLOP/s: library -> product -> rate."""
+def rates(
+    program: Program, *, with_torch: bool, repeats: int, device: str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """Median FLOP/s: library -> product -> rate.
+
+    JAX's are those of its first device, PyTorch's those of what it calls `device`.
+    """
     made: dict[str, dict[str, float]] = {}
     for name, product in products(program).items():
         random = np.random.default_rng(0)
@@ -55,20 +63,26 @@ def rates(program: Program, *, with_torch: bool, repeats: int) -> dict[str, dict
             random.standard_normal(shape, np.float32) for shape in (product.left, product.right)
         )
         calls = max(1, round(_FLOPS_PER_TIMING / product.flops))
-        runs = {"JAX": _calls(jax.jit(product.of), jnp.asarray(a), jnp.asarray(b), calls)}
+        arrays = jnp.asarray(a), jnp.asarray(b)
+        runs = {"JAX": _calls(jax.jit(product.of), *arrays, calls, jax.block_until_ready)}
         if with_torch:
             import torch
 
-            runs["PyTorch"] = _calls(product.of, torch.tensor(a), torch.tensor(b), calls)
+            # on the CPU, PyTorch has computed when it returns
+            wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+            left, right = (torch.tensor(x, device=device) for x in (a, b))
+            runs["PyTorch"] = _calls(product.of, left, right, calls, lambda _, wait=wait: wait())
         for library, seconds in interleaved_medians(runs, repeats).items():
             made.setdefault(library, {})[name] = calls * product.flops / seconds
     return made
 
 
-def _calls(function: Callable[[Any, Any], Any], a: Any, b: Any, calls: int) -> Callable[[], object]:
+def _calls(
+    function: Callable[[Any, Any], Any], a: Any, b: Any, calls: int, wait: Callable[..., object]
+) -> Callable[[], object]:
     def run() -> None:
         for _ in range(calls):
             result = function(a, b)
-        jax.block_until_ready(result)  # nothing to wait for with PyTorch
+        wait(result)
 
     return run

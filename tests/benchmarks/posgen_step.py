@@ -4,8 +4,9 @@
 
 To be run from the root of the repository, in an environment with the `peers` extra (without it, the
 rows of PyTorch are left out). Prints Markdown tables: docs/speed.md says how they are made and how
-to read them. All runs on the CPU in float32, and takes some five minutes on two idle cores. A
-loaded machine makes every number worse, those with several threads most: each run states the load.
+to read them. All runs in float32, on the CPU unless --device says otherwise, and takes some five
+minutes on two idle cores. A loaded machine makes every number worse, those with several threads
+most: each run states the load. The part `grid` is about cores, so it is left out on other devices.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import jax
 from rrope_jax.jobs import posgen
 from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.training import Program
-from tests.benchmarks import gemm, grid_rate, training_step
+from tests.benchmarks import gemm, grid_rate, platforms, training_step
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("gemm", "step", "grid")
@@ -59,6 +60,7 @@ def _cores() -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=platforms.JAX_PLATFORMS, default="cpu")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--steps", type=int, help="training steps timed as one (default: by size)")
@@ -77,23 +79,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     arguments = _parse(argv)
-    jax.config.update("jax_platforms", "cpu")
+    platforms.select(arguments.device)
     if arguments.threads < _cores():  # before a library counts them
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     peers: tuple[str, ...] = ()
+    torch_device = "cpu"
     try:
+        torch_device = platforms.torch_device(arguments.device)
         import torch
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
         torch_version = f"no rows of PyTorch: {error}"
     else:
         torch.set_num_threads(arguments.threads)
         torch_version = f"torch {torch.__version__}"
         peers = tuple(training_step.PEERS)
     threads = f"{arguments.threads} thread{'s' * (arguments.threads > 1)}"
-    print(f"{_processor()}, {threads}, jax {jax.__version__}, {torch_version}")
+    where = _processor() if arguments.device == "cpu" else jax.devices()[0].device_kind
+    print(f"{where}, {threads}, jax {jax.__version__}, {torch_version}")
     print(f"Load before: {os.getloadavg()[0]:.1f}\n")
     for name in arguments.sizes:
-        _Report(name, arguments, peers).write()
+        _Report(name, arguments, peers, torch_device).write()
     print(f"Load after: {os.getloadavg()[0]:.1f}")
 
 
@@ -107,8 +112,11 @@ def _processor() -> str:
 class _Report:
     """The tables of one size."""
 
-    def __init__(self, name: str, arguments: argparse.Namespace, peers: tuple[str, ...]):
+    def __init__(
+        self, name: str, arguments: argparse.Namespace, peers: tuple[str, ...], torch_device: str
+    ):
         self._name, self._arguments, self._peers = name, arguments, peers
+        self._torch_device = torch_device
         self._program, self._planned = SIZES[name].plan()
         self._steps: int = arguments.steps or SIZES[name].steps
         self._peak = float("nan")  # until it is measured
@@ -121,7 +129,10 @@ class _Report:
 
     def _gemm(self) -> None:
         by_library = gemm.rates(
-            self._program, with_torch=bool(self._peers), repeats=self._arguments.repeats
+            self._program,
+            with_torch=bool(self._peers),
+            repeats=self._arguments.repeats,
+            device=self._torch_device,
         )
         self._peak = max(by_library["JAX"].values())
         _print_table(
@@ -140,6 +151,7 @@ class _Report:
             peers=self._peers,
             steps=self._steps,
             repeats=self._arguments.repeats,
+            device=self._torch_device,
         )
         ours = times[training_step.OURS]
         _print_table(
@@ -164,10 +176,15 @@ class _Report:
         for name, reason in left_out.items():
             print(f"No row of {name}: {reason}\n")
         if self._peers:
-            difference = training_step.largest_difference(self._program, training)
+            difference = training_step.largest_difference(
+                self._program, training, device=self._torch_device
+            )
             print(f"From the same weights, losses differ by {difference:.0e} of theirs.\n")
 
     def _grid(self) -> None:
+        if self._arguments.device != "cpu":
+            print("No part grid: it is about the cores of a CPU\n")
+            return
         rates = grid_rate.rates(
             self._program,
             self._planned,

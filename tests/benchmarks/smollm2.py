@@ -1,10 +1,12 @@
-"""SmolLM2-135M in float32 on this CPU: this package beside transformers.
+"""SmolLM2-135M: this package beside transformers, eager and compiled.
 
     python -m tests.benchmarks.smollm2
 
 To be run from the root of the repository, in an environment with the `peers` extra. Prints a
-Markdown table: docs/speed_smollm2.md says how it is made and how to read it. Takes some twenty
-minutes on two idle cores. A loaded machine makes every number worse: each run states the load.
+Markdown table: docs/speed_smollm2.md says how it is made and how to read it. All runs on the CPU in
+float32 unless --device and --dtype say otherwise, and takes some twenty minutes on two idle cores.
+A loaded machine makes every number worse: each run states the load. On other devices, peaks are of
+the device's memory.
 """
 
 import argparse
@@ -22,11 +24,16 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks import platforms
+from tests.benchmarks.smollm2_setting import Setting
+
 LIBRARIES = {
     "rrope_jax": "tests.benchmarks.smollm2_ours:Ours",
     "transformers": "tests.benchmarks.smollm2_transformers:Transformers",
+    "torch.compile": "tests.benchmarks.smollm2_transformers:Compiled",
 }
-VOCABULARY = 49_152
+_DO_NOT_DECODE = ("torch.compile",)
+_ON_CPUS = ("rrope_jax", "transformers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +55,20 @@ class Task:
         """How many of them count for the speed."""
         return self.new_tokens or self.length
 
-    def start(self, library: str) -> Callable[[], object]:
+    def can(self, library: str) -> bool:
+        """Whether a library has something to measure."""
+        return self.new_tokens is None or library not in _DO_NOT_DECODE
+
+    def start(self, library: str, setting: Setting) -> tuple[Any, Callable[[], object]]:
         """Makes a model, and what runs the task on it."""
         module, name = LIBRARIES[library].split(":")
-        model = getattr(importlib.import_module(module), name)()
+        model = getattr(importlib.import_module(module), name)(setting)
         extra = () if self.new_tokens is None else (self.new_tokens,)
         # a training step and a score have a target for every token but the first
         length = self.length + (self.method in ("train", "score"))
-        tokens = np.random.default_rng(0).integers(0, VOCABULARY, length).astype(np.int32)
-        run: Callable[[], object] = getattr(model, self.method)(tokens, *extra)
-        return run
+        vocabulary = setting.model.vocab_size
+        tokens = np.random.default_rng(0).integers(0, vocabulary, length).astype(np.int32)
+        return model, getattr(model, self.method)(tokens, *extra)
 
 
 TASKS = {
@@ -77,10 +88,14 @@ class _Worker:
     So memory is the task's alone, and the tasks can still be timed in turns.
     """
 
-    def __init__(self, library: str, task: str, threads: int):
+    def __init__(self, library: str, task: str, threads: int, setting: Setting):
         options = ["--serve", library, "--tasks", task, "--threads", str(threads)]
+        options += ["--preset", setting.preset, "--dtype", setting.dtype]
+        options += ["--device", setting.platform]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, *options],
+            [sys.executable, "-m", "tests.benchmarks.smollm2", *options],
+            # two of them share a GPU
+            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -107,41 +122,58 @@ class _Worker:
         return answer
 
 
-def _serve(library: str, task: Task, threads: int) -> None:
+def _serve(library: str, task: Task, threads: int, setting: Setting) -> None:
     """Answers every line of stdin with a run."""
     answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
 
-    def answer(**values: float) -> None:
-        peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    def answer(model: Any, **values: float) -> None:
+        peak_gib = model.peak_gib()
+        if peak_gib is None:
+            peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         os.write(answers, (json.dumps({"peak_gib": peak_gib, **values}) + "\n").encode())
 
-    if library == "transformers":
+    if library != "rrope_jax":
         import torch
 
         torch.set_num_threads(threads)
-    run = task.start(library)
-    answer()
+    model, run = task.start(library, setting)
+    answer(model)
     for _ in sys.stdin:
         cpu, began = time.process_time(), time.perf_counter()
         run()
-        answer(seconds=time.perf_counter() - began, cpu_seconds=time.process_time() - cpu)
+        answer(model, seconds=time.perf_counter() - began, cpu_seconds=time.process_time() - cpu)
 
 
-def measure(task: str, libraries: Sequence[str], repeats: int, threads: int) -> dict[str, Any]:
-    """Median seconds and peak memory by library, measured in turns, the first run not counting."""
-    workers = {library: _Worker(library, task, threads) for library in libraries}
-    runs: dict[str, list[dict[str, float]]] = {library: [] for library in libraries}
+def measure(
+    task: str, libraries: Sequence[str], repeats: int, threads: int, setting: Setting
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Median seconds and peak memory by library, measured in turns, the first run not counting.
+
+    Returns:
+      The measured values by library, and the reasons for those that could not be measured.
+    """
+    workers: dict[str, _Worker] = {}
+    left_out: dict[str, str] = {}
     try:
-        for worker in workers.values():
-            worker.run()
+        for library in libraries:
+            if not TASKS[task].can(library):
+                left_out[library] = f"it does not {TASKS[task].method}"
+                continue
+            try:
+                workers[library] = _Worker(library, task, threads, setting)
+                workers[library].run()
+            except RuntimeError as error:  # torch.compile without a C++ compiler, for instance
+                left_out[library] = str(error)
+                workers.pop(library, None)
+        runs: dict[str, list[dict[str, float]]] = {library: [] for library in workers}
         for _ in range(repeats):
             for library, worker in workers.items():
                 runs[library].append(worker.run())
     finally:
         for worker in workers.values():
             worker.close()
-    return {
+    measured = {
         library: {
             "seconds": statistics.median(run["seconds"] for run in found),
             "cpu_seconds": statistics.median(run["cpu_seconds"] for run in found),
@@ -150,12 +182,16 @@ def measure(task: str, libraries: Sequence[str], repeats: int, threads: int) -> 
         }
         for library, found in runs.items()
     }
+    return measured, left_out
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(_ON_CPUS))
+    parser.add_argument("--device", choices=platforms.JAX_PLATFORMS, default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--preset", default=Setting.preset, help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=5, help="runs to take the median of")
     parser.add_argument("--threads", type=int, default=2, help="cores to use")
     parser.add_argument("--serve", choices=LIBRARIES, help=argparse.SUPPRESS)
@@ -169,17 +205,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     arguments = _parse(argv)
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_PLATFORMS"] = platforms.JAX_PLATFORMS[arguments.device]
+    setting = Setting(arguments.preset, arguments.dtype, arguments.device)
     if hasattr(os, "sched_setaffinity"):  # before a library counts them
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     if arguments.serve:
-        _serve(arguments.serve, TASKS[arguments.tasks[0]], arguments.threads)
+        _serve(arguments.serve, TASKS[arguments.tasks[0]], arguments.threads, setting)
         return
     print(f"{arguments.threads} threads; load before: {os.getloadavg()[0]:.1f}\n")
     print("| task | library | tokens/s | best | CPU seconds | peak GiB | speed | memory |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in arguments.tasks:
-        found = measure(name, arguments.libraries, arguments.repeats, arguments.threads)
+        found, left_out = measure(
+            name, arguments.libraries, arguments.repeats, arguments.threads, setting
+        )
         theirs = found.get("transformers")
         for library, values in found.items():
             tokens = TASKS[name].tokens
@@ -194,6 +233,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{values['peak_gib'] / theirs['peak_gib']:.2f}" if theirs else "",
             ]
             print(f"| {' | '.join(cells)} |", flush=True)
+        for library, reason in left_out.items():
+            print(f"| {name} | {library}: {reason} | | | | | | |", flush=True)
     print(f"\nLoad after: {os.getloadavg()[0]:.1f}")
 
 

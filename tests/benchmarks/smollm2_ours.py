@@ -10,27 +10,26 @@ from flax import nnx
 
 from rrope_jax.evaluation.generation import Generator
 from rrope_jax.model import Decoder
-from rrope_jax.model.presets import PRESETS
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.loss import next_token_losses
 from rrope_jax.train.step import Program
+from tests.benchmarks.smollm2_setting import Setting
 
-PRESET = PRESETS["smollm2_135m"]
 LOSS_CHUNK = TrainConfig.loss_chunk
 """Tokens whose logits exist at a time, in `score` and `train`: the default."""
 
 Run = Callable[[], object]
 
 
-def _random() -> Decoder:
+def _random(setting: Setting) -> Decoder:
     """With parameters made one by one, as they are read from a file, so that they peak nowhere."""
-    abstract = nnx.eval_shape(lambda: Decoder(PRESET.model, PRESET.rope, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: Decoder(setting.model, setting.known.rope, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(abstract)
     random = np.random.default_rng(0)
 
     def fill(parameter: jax.ShapeDtypeStruct) -> jax.Array:
         values = random.standard_normal(parameter.shape, np.float32)
-        values *= PRESET.model.initializer_range
+        values *= setting.model.initializer_range
         return jnp.asarray(values)
 
     decoder: Decoder = nnx.merge(graph, jax.tree.map(fill, state))
@@ -38,10 +37,17 @@ def _random() -> Decoder:
 
 
 class Ours:
-    """SmolLM2-135M in float32, with random parameters unless a decoder is given."""
+    """SmolLM2, with random parameters, of float32 in any case, unless a decoder is given."""
 
-    def __init__(self, decoder: Decoder | None = None) -> None:
-        self._decoder = _random() if decoder is None else decoder
+    def __init__(self, setting: Setting, decoder: Decoder | None = None) -> None:
+        self._setting = setting
+        self._decoder = _random(setting) if decoder is None else decoder
+
+    def peak_gib(self) -> float | None:
+        """Of an accelerator's memory, as JAX has allocated it; None where it does not say."""
+        measured = jax.devices()[0].memory_stats() or {}
+        peak = measured.get("peak_bytes_in_use")
+        return None if peak is None or self._setting.platform == "cpu" else peak / 2**30
 
     def prefill(self, tokens: np.ndarray[Any, Any]) -> Run:
         """Reads a prompt into a cache."""
@@ -72,7 +78,8 @@ class Ours:
         """AdamW steps on one row."""
         length = len(tokens) - 1
         config = TrainConfig(steps=1000, batch_size=1, length=length, loss_chunk=LOSS_CHUNK)
-        program = Program(PRESET.model, PRESET.rope, config, segmented=False)
+        setting = self._setting
+        program = Program(setting.model, setting.known.rope, config, segmented=False)
         state = program.begin(nnx.to_pure_dict(nnx.state(self._decoder, nnx.Param)))
         del self._decoder  # the step uses the parameters up
         step = jax.jit(program.step, donate_argnums=0)

@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 
 from rrope_jax.io import pretrained
-from rrope_jax.model.presets import PRESETS
 from tests.benchmarks import smollm2, smollm2_ours
+from tests.benchmarks.smollm2_setting import Setting
 
-TOKENS = np.random.default_rng(1).integers(0, PRESETS["tiny"].model.vocab_size, 40).astype(np.int32)
+TINY = Setting("tiny")
+TOKENS = np.random.default_rng(1).integers(0, TINY.model.vocab_size, 40).astype(np.int32)
 
 
 @pytest.mark.peers
 @pytest.mark.slow
-def test_both_compute_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_both_compute_the_same(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from tests.benchmarks import smollm2_transformers
 
-    for module in (smollm2_ours, smollm2_transformers):
-        monkeypatch.setattr(module, "PRESET", PRESETS["tiny"])
-    theirs = smollm2_transformers.Transformers()
+    theirs = smollm2_transformers.Transformers(TINY)
     theirs.model.save_pretrained(tmp_path)
-    ours: Any = smollm2_ours.Ours(pretrained.load(tmp_path)[0])
+    ours: Any = smollm2_ours.Ours(TINY, pretrained.load(tmp_path)[0])
     for _ in range(2):  # a run leaves the cache as it was
         assert ours.decode(TOKENS, 12)() == [theirs.decode(TOKENS, 12)()]
     assert ours.score(TOKENS)() == pytest.approx(theirs.score(TOKENS)(), rel=1e-5)
@@ -42,7 +41,7 @@ def test_a_table_with_speed_and_memory(
     seconds = {"rrope_jax": (9.0, 2.0, 1.0, 4.0), "transformers": (9.0, 3.0, 3.0, 3.0)}
 
     class Worker:
-        def __init__(self, library: str, task: str, threads: int):
+        def __init__(self, library: str, task: str, threads: int, setting: Setting):
             peak = 1.5 if library == "rrope_jax" else 3.0
             self._answers = iter(
                 {"seconds": s, "cpu_seconds": 6.0, "peak_gib": peak} for s in seconds[library]

@@ -141,6 +141,7 @@ class Trainer:
         rows_NT: np.ndarray,
         *,
         compiled: bool,
+        device: str = "cpu",
     ):
         """Starts from the parameters of a `rrope_jax.model.Decoder`.
 
@@ -150,10 +151,12 @@ class Trainer:
           params: see `Model.load`.
           rows_NT: int[N, L], training rows.
           compiled: whether the loss and its gradient go through `torch.compile`.
+          device: PyTorch's name of where to train.
         """
         train = program.train
         self._model = Model(program, spec)
         self._model.load(params)
+        self._model.to(device)
         self._loss: Callable[[Tensor], Tensor] = (
             torch.compile(self._model) if compiled else self._model
         )
@@ -168,8 +171,8 @@ class Trainer:
             train.steps, train.learning_rate, pct_start=train.warmup_fraction
         )
         self._rates: list[float] = jax.vmap(schedule)(jnp.arange(train.steps)).tolist()
-        self._rows_NT = torch.tensor(rows_NT, dtype=torch.long)
-        self._batches = _batches(len(rows_NT), train.batch_size)
+        self._rows_NT = torch.tensor(rows_NT, dtype=torch.long, device=device)
+        self._batches = _batches(len(rows_NT), train.batch_size, device)
         self._step = 0
 
     def run(self, steps: int) -> list[float]:
@@ -188,8 +191,8 @@ class Trainer:
         return [float(loss) for loss in losses]
 
 
-def _batches(rows: int, batch: int) -> Iterator[Tensor]:
+def _batches(rows: int, batch: int, device: str) -> Iterator[Tensor]:
     """Row numbers of batch after batch, every epoch a new permutation."""
     while True:
-        order = torch.randperm(rows)
+        order = torch.randperm(rows, device=device)
         yield from order[: rows // batch * batch].view(-1, batch)

@@ -29,9 +29,17 @@ def flops(program: Program) -> float:
 
 
 def times(
-    program: Program, training: Training, *, peers: Collection[str], steps: int, repeats: int
+    program: Program,
+    training: Training,
+    *,
+    peers: Collection[str],
+    steps: int,
+    repeats: int,
+    device: str = "cpu",
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Median seconds per step of `OURS` and of peers, `steps` of them timed as one.
+
+    `OURS` is on JAX's first device, peers are on the one that PyTorch calls `device`.
 
     Returns:
       The times by name, and the reasons for those that could not be measured.
@@ -44,7 +52,9 @@ def times(
 
         params = nnx.to_pure_dict(initial.params)
         for name in peers:
-            peer = Trainer(program, training.spec, params, rows_NT, compiled=PEERS[name])
+            peer = Trainer(
+                program, training.spec, params, rows_NT, compiled=PEERS[name], device=device
+            )
             try:
                 peer.run(1)
             except RuntimeError as error:  # torch.compile without a C++ compiler, for instance
@@ -55,7 +65,9 @@ def times(
     return {name: seconds / steps for name, seconds in medians.items()}, left_out
 
 
-def largest_difference(program: Program, training: Training, steps: int = 3) -> float:
+def largest_difference(
+    program: Program, training: Training, steps: int = 3, *, device: str = "cpu"
+) -> float:
     """Between our losses and PyTorch's in the first steps from the same weights, relative.
 
     Without dropout, and on 8 rows that are all in every batch, so that their order has no effect.
@@ -70,7 +82,7 @@ def largest_difference(program: Program, training: Training, steps: int = 3) -> 
     )
     train, initial, rows_NT = _ours(program, training, steps)
     params = nnx.to_pure_dict(initial.params)
-    peer = Trainer(program, training.spec, params, rows_NT, compiled=False)
+    peer = Trainer(program, training.spec, params, rows_NT, compiled=False, device=device)
     ours_S, theirs_S = np.array(train()), np.array(peer.run(steps))
     return float(np.max(np.abs(ours_S - theirs_S) / theirs_S))
 

@@ -5,6 +5,7 @@
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 readonly root
 readonly SUPPORTED="3.11 3.12 3.13" # as python_requires in setup.cfg
+readonly CUDA_DRIVER=580            # the oldest major release of NVIDIA's driver for CUDA 13
 
 # probe PYTHON: prints its version and whether it can make environments: "3.11 venv" or "3.11 none".
 # Prints nothing when it does not run (a pyenv shim with no version behind it, say).
@@ -79,7 +80,7 @@ install() {
   touch "$venv/.incomplete"
   # Absent when a run was cut off early, or when another tool made the environment.
   "$venv/bin/python" -c 'import pip' 2>/dev/null || "$venv/bin/python" -m ensurepip
-  "$venv/bin/python" -m pip install --disable-pip-version-check "$verbosity" "$@"
+  "$venv/bin/python" -m pip install --disable-pip-version-check "$verbosity" "$@" || return
   rm "$venv/.incomplete"
 }
 
@@ -106,10 +107,71 @@ prepare() {
   state=$(digest "$venv/bin/python")
   local mark=$venv/.installed-${extra:-base}
   if [[ ! -e $mark || $(<"$mark") != "$state" ]]; then
-    printf 'Installing into %s (the first time some 600 MB, a few minutes)\n' "$venv"
+    local size="600 MB"
+    [[ $extra != gpu* ]] || size="4 GB"
+    printf 'Installing into %s (the first time some %s, a few minutes)\n' "$venv" "$size"
     rm -f "$mark"
-    install "$venv" --constraint "$root/launch/constraints.txt" --editable "$root${extra:+[$extra]}"
+    install "$venv" --constraint "$root/launch/constraints.txt" \
+      --editable "$root${extra:+[$extra]}" || return
     # An extra brings everything that the package needs without one.
     printf '%s\n' "$state" | tee "$mark" >"$venv/.installed-base"
   fi
+}
+
+# find_gpu [FILE]: sets `driver` to the version of NVIDIA's driver where there is a GPU, such as
+# 580.65.06, and to nothing where there is none. FILE is where the driver's kernel module says it.
+find_gpu() {
+  local file=${1:-/proc/driver/nvidia/version} said=""
+  driver=""
+  if command -v nvidia-smi >/dev/null; then
+    # The tool is also there where a container was given no GPU.
+    [[ $(nvidia-smi -L 2>/dev/null) == *"GPU 0"* ]] || return 0
+    said=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null) || said=""
+  elif [[ -r $file ]]; then
+    said=$(<"$file")
+  fi
+  [[ ! $said =~ ([0-9]{3,}(\.[0-9]+)+) ]] || driver=${BASH_REMATCH[1]}
+}
+
+# choose_device: sets `device` to gpu where this machine has a GPU that JAX can use, else to cpu,
+# saying why where there is one. RROPE_DEVICE=cpu or gpu decides, and so does JAX_PLATFORMS=cpu.
+choose_device() {
+  device=cpu
+  case ${RROPE_DEVICE:-} in
+    cpu | gpu) device=$RROPE_DEVICE ;;
+    "")
+      [[ ${JAX_PLATFORMS:-} != cpu ]] || return 0
+      find_gpu
+      [[ -n $driver ]] || return 0
+      if ((${driver%%.*} >= CUDA_DRIVER)); then
+        device=gpu
+      else
+        printf '%s\n' "The GPU's driver is $driver, and CUDA 13 needs $CUDA_DRIVER: going on with\
+ the CPU." >&2
+      fi
+      ;;
+    *)
+      printf '%s\n' "RROPE_DEVICE=$RROPE_DEVICE is no device; give cpu or gpu" >&2
+      exit 2
+      ;;
+  esac
+}
+
+# prepare_for_device VENV: `prepare` for the GPU where `choose_device` finds one. Where that cannot
+# be installed, for the CPU.
+prepare_for_device() {
+  local venv=$1 kept=no
+  choose_device
+  if [[ $device == gpu ]]; then
+    make_venv "$venv"
+    [[ ! -e $venv/.installed-base ]] || kept=yes
+    if prepare "$venv" gpu; then
+      return
+    fi
+    [[ ${RROPE_DEVICE:-} != gpu ]] || return 1
+    printf '%s\n' "JAX for the GPU could not be installed: going on with the CPU." >&2
+    # pip brings everything here before it installs anything, so what was there before is whole.
+    [[ $kept == no ]] || rm -f "$venv/.incomplete"
+  fi
+  prepare "$venv"
 }

@@ -5,6 +5,7 @@
 #
 # FLAGS go to `rrope posgen`, such as --workdir=DIR or --config.num_seeds=1. Needs Python 3.11, 3.12
 # or 3.13; PYTHON=/path/to/python chooses one. Running it again continues or shows what there is.
+# A GPU that is there is used; RROPE_DEVICE=cpu keeps to the CPU.
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh
@@ -17,7 +18,7 @@ for flag in "$@"; do
   esac
 done
 
-prepare "$root/.venv"
+prepare_for_device "$root/.venv"
 "$root/.venv/bin/rrope" posgen --config="$root/configs/posgen_quick.py" --workdir="$workdir" "$@"
 
 if [[ -e $workdir/report.md ]]; then

@@ -20,14 +20,16 @@ STUB = """#!{bash}
 echo "$(basename "$0") $*" >> "{log}"
 case "$*" in
   "-c "*ensurepip*) echo "{version} {venv}" ;;
-  "-m venv --clear "*) rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
+  "-m venv --clear "*)
+    folder="${{@: -1}}"
+    rm -rf "$folder"; mkdir -p "$folder/bin"; cp "$0" "$folder/bin/python" ;;
   "-m pip install "*)
     for program in rrope ruff mypy; do cp "$0" "$(dirname "$0")/$program"; done
-    [[ ! -e "{network_down}" ]] ;;
+    [[ ! -e "{network_down}" && ! ( "$*" == *"[gpu]"* && -e "{no_gpu_wheels}" ) ]] ;;
   "-m pip download "*) cp "{wheel}" "${{@: -2:1}}" ;;
   posgen*) mkdir -p "{runs}"; touch "{runs}/report.md" "{runs}/accuracy.png" ;;
   "evaluate "* | "train "* | "convert "* | "generate "*) ;;
-  "-c import pip" | "-m pytest"* | "check "* | "format "* | "") ;;
+  "-c import pip" | "-m pytest"* | "-m tests.accelerator"* | "check "* | "format "* | "") ;;
   *) exec "{python}" "$@" ;;
 esac
 """
@@ -46,6 +48,11 @@ class Machine:
     @property
     def network_down(self) -> Path:
         return self.folder / "network_down"
+
+    @property
+    def no_gpu_wheels(self) -> Path:
+        """Where it exists, the gpu extra cannot be installed."""
+        return self.folder / "no_gpu_wheels"
 
     @property
     def wheel(self) -> Path:
@@ -69,6 +76,7 @@ class Machine:
                 venv="venv" if venv else "none",
                 runs=self.root / "runs" / "posgen_quick",
                 network_down=self.network_down,
+                no_gpu_wheels=self.no_gpu_wheels,
                 wheel=self.wheel,
                 python=sys.executable,
             )
@@ -81,7 +89,13 @@ class Machine:
     ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             ["bash", str(self.root / script), *words],
-            env={"PATH": str(self.folder / "bin"), "HOME": str(self.folder), **environment},
+            # a GPU of the machine that the tests run on is none of theirs
+            env={
+                "PATH": str(self.folder / "bin"),
+                "HOME": str(self.folder),
+                "RROPE_DEVICE": "cpu",
+                **environment,
+            },
             cwd=cwd or self.folder,
             capture_output=True,
             text=True,

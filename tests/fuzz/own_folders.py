@@ -1,0 +1,70 @@
+"""Our own checkpoints: model folders and training workdirs, as Orbax writes them."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrope_jax.io import native
+from rrope_jax.io.checkpoint import Checkpoints
+from rrope_jax.io.description import Description
+from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.weights import parameter_shapes
+from rrope_jax.rope import RopeSpec
+from tests.fuzz import model_folders
+from tests.fuzz.encoding import encode
+from tests.fuzz.judging import Target
+
+NAME = "model"
+
+
+def _tree(folder: Path) -> dict[str, Any]:
+    """What is in a folder; JSON as such, so that it can be changed inside."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _content(path.read_bytes()) for path in files}
+
+
+def _content(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data
+
+
+def seeds() -> Sequence[dict[str, Any]]:
+    """A training workdir with two checkpoints, and a model folder."""
+    model = model_folders.MODEL
+    spec = RopeSpec(head_dim=model.head_size, scaling="linear", factor=2.0, resonance=True)
+    params: dict[str, Any] = {}
+    for weight, shape in parameter_shapes(model).items():
+        *groups, last = weight.path.split(".")
+        holder = params
+        for key in groups:
+            holder = holder.setdefault(key, {})
+        holder[last] = np.ones(shape, np.float32)
+    sources = model_folders.seeds()[0]
+    tokenizer = {name: data for name, data in encode(sources).items() if "token" in name}
+    described = Description(model, spec, 64, TokenizerFiles(tokenizer), {"eos_token_id": [2, 0]})
+    with tempfile.TemporaryDirectory() as scratch:
+        workdir, exported = Path(scratch, "workdir"), Path(scratch, "exported")
+        for step in (1, 2):
+            Checkpoints(workdir / native.CHECKPOINTS).save(
+                step,
+                {"params": params},
+                {native.DESCRIPTION: native.description_to_json(described)},
+            )
+        TokenizerFiles(tokenizer).write(workdir / native.TOKENIZER)
+        exported.mkdir()
+        native.write(native.NativeSource(workdir), exported)
+        trees = [_tree(workdir), _tree(exported)]
+    return [{f"{NAME}/{name}": data for name, data in tree.items()} for tree in trees]
+
+
+def _run(folder: Path) -> None:
+    model_folders.read(folder / NAME)
+
+
+TARGET = Target("own_folders", seeds, _run)

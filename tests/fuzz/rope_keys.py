@@ -1,0 +1,88 @@
+"""config.json: the keys of the rotary embedding, read, computed and written again."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrope_jax import rope
+from tests.fuzz.judging import Target, UnfitError
+
+_MODEL = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "rope_theta": 10000.0,
+}
+_LISTS = {"short_factor": [1.0, 1.5, 2.0, 3.0] * 2, "long_factor": [2.0, 3.0, 4.0, 5.0] * 2}
+_YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "attention_factor": 1.1,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "truncate": False,
+}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+# Other families' names for what changes the embedding.
+_OTHERS = {
+    "rotary_pct": 0.25,
+    "rotary_dim": 8,
+    "rotary_emb_base": 10000,
+    "rope_ratio": 1.0,
+    "rope_local_base_freq": None,
+    "global_rope_theta": None,
+    "partial_rotary_factor": 0.5,
+    "layer_types": ["full_attention", "sliding_attention"],
+    "no_rope_layers": None,
+}
+
+
+def _seeds() -> Sequence[dict[str, Any]]:
+    scalings: list[dict[str, Any]] = [
+        {},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        {"rope_scaling": {"type": "dynamic", "factor": 1.0, "alpha": 1000.0}},
+        {"rope_scaling": _YARN},
+        {"rope_scaling": _LLAMA3, "resonance": True},
+        {"rope_scaling": {"rope_type": "longrope", **_LISTS}},
+        {"rope_scaling": {"type": "su", **_LISTS}, "original_max_position_embeddings": 64},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}},
+        {"rope_parameters": _YARN | {"mscale": 1.0, "mscale_all_dim": 0.7, "resonance": True}},
+        {"rope_parameters": {"rope_type": "proportional", "partial_rotary_factor": 0.25}},
+        {"head_dim": 12, "qk_rope_head_dim": 8, "rope_scaling": _YARN},
+        _OTHERS,
+    ]
+    return [{"config.json": _MODEL | keys} for keys in scalings]
+
+
+def _run(folder: Path) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise UnfitError from None
+    if not isinstance(config, dict):
+        raise UnfitError
+    spec = rope.from_hf(config)
+    found = rope.frequencies(spec)
+    rope.frequencies(spec, 2**31 - 1)
+    assert np.isfinite(found.inv_freq).all(), found.inv_freq
+    keys = rope.to_hf(spec)
+    json.dumps(keys, allow_nan=False)
+    again = rope.frequencies(rope.from_hf(keys))
+    np.testing.assert_allclose(again.inv_freq, found.inv_freq, rtol=1e-6)
+    np.testing.assert_allclose(again.attention_factor, found.attention_factor, rtol=1e-6)
+
+
+TARGET = Target("rope_keys", _seeds, _run)

@@ -1,0 +1,26 @@
+"""All that is tried, from the fastest to the slowest."""
+
+from tests.fuzz import (
+    conversions,
+    flag_words,
+    gguf_files,
+    model_folders,
+    own_folders,
+    rope_keys,
+    texts,
+    tokenizer_files,
+)
+
+TARGETS = {
+    module.TARGET.name: module.TARGET
+    for module in (
+        rope_keys,
+        texts,
+        tokenizer_files,
+        gguf_files,
+        model_folders,
+        flag_words,
+        own_folders,
+        conversions,
+    )
+}

@@ -26,7 +26,9 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
-    parser.add_argument("--inputs", type=int, default=100_000, help="of each target")
+    parser.add_argument(
+        "--inputs", type=int, default=100_000, help="of each target, fewer of slow ones"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all inputs")
     parser.add_argument("--out", type=Path, help="folder of what is found")
     parser.add_argument("--replay", type=Path, help="a kept input to try again, in this process")

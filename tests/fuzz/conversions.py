@@ -45,4 +45,4 @@ def _run(folder: Path) -> None:
     assert (folder / _RESULT).exists(), "done, and nothing is at the target"
 
 
-TARGET = Target("conversions", _seeds, _run, target=_RESULT)
+TARGET = Target("conversions", _seeds, _run, target=_RESULT, share=0.25)

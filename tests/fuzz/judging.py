@@ -49,12 +49,14 @@ class Target:
       seeds: makes trees of valid inputs ({file name: content}); see `encoding`.
       run: reads the files of the folder that it is given; what it raises is judged.
       target: name of what `run` may write into its folder; None for nothing.
+      share: of the inputs that are asked for, where one takes longer than elsewhere.
     """
 
     name: str
     seeds: Callable[[], Sequence[dict[str, Any]]]
     run: Callable[[Path], None]
     target: str | None = None
+    share: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rrope_jax.io import native
+from rrope_jax.io import native, pretrained
 from rrope_jax.io.checkpoint import Checkpoints
 from rrope_jax.io.description import Description
 from rrope_jax.io.tokenizer_files import TokenizerFiles
@@ -34,17 +34,22 @@ def _content(data: bytes) -> Any:
         return data
 
 
-def seeds() -> Sequence[dict[str, Any]]:
-    """A training workdir with two checkpoints, and a model folder."""
-    model = model_folders.MODEL
-    spec = RopeSpec(head_dim=model.head_size, scaling="linear", factor=2.0, resonance=True)
+def _arrays() -> dict[str, Any]:
+    """What training saves, as far as it is the model."""
     params: dict[str, Any] = {}
-    for weight, shape in parameter_shapes(model).items():
+    for weight, shape in parameter_shapes(model_folders.MODEL).items():
         *groups, last = weight.path.split(".")
         holder = params
         for key in groups:
             holder = holder.setdefault(key, {})
         holder[last] = np.ones(shape, np.float32)
+    return {"params": params}
+
+
+def seeds() -> Sequence[dict[str, Any]]:
+    """A training workdir with two checkpoints, and a model folder."""
+    model = model_folders.MODEL
+    spec = RopeSpec(head_dim=model.head_size, scaling="linear", factor=2.0, resonance=True)
     sources = model_folders.seeds()[0]
     tokenizer = {name: data for name, data in encode(sources).items() if "token" in name}
     described = Description(model, spec, 64, TokenizerFiles(tokenizer), {"eos_token_id": [2, 0]})
@@ -53,7 +58,7 @@ def seeds() -> Sequence[dict[str, Any]]:
         for step in (1, 2):
             Checkpoints(workdir / native.CHECKPOINTS).save(
                 step,
-                {"params": params},
+                _arrays(),
                 {native.DESCRIPTION: native.description_to_json(described)},
             )
         TokenizerFiles(tokenizer).write(workdir / native.TOKENIZER)
@@ -64,7 +69,10 @@ def seeds() -> Sequence[dict[str, Any]]:
 
 
 def _run(folder: Path) -> None:
+    if (checkpoints := folder / NAME / native.CHECKPOINTS).is_dir():
+        Checkpoints(checkpoints).restore(_arrays())
+    pretrained.load(folder / NAME)
     model_folders.read(folder / NAME)
 
 
-TARGET = Target("own_folders", seeds, _run)
+TARGET = Target("own_folders", seeds, _run, share=0.1)

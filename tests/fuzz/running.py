@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import faulthandler
 import json
+import math
 import os
 import pickle
 import re
@@ -90,11 +91,12 @@ class Report:
 
 
 def campaign(target: Target, *, inputs: int, seed: int, out: Path) -> Report:
-    """Tries inputs until there are so many, going on from what `out` has.
+    """Tries inputs until there are so many (times the target's share), going on from `out`.
 
     Writes out/TARGET.json, and the first input of each fault as a zip file in out/TARGET.
     """
     out.mkdir(parents=True, exist_ok=True)
+    inputs = math.ceil(inputs * target.share)
     file = out / f"{target.name}.json"
     report = Report.read(file, seed)
     if report.done >= inputs:

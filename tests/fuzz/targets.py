@@ -6,6 +6,7 @@ from tests.fuzz import (
     gguf_files,
     model_folders,
     own_folders,
+    questions,
     rope_keys,
     texts,
     tokenizer_files,
@@ -16,6 +17,7 @@ TARGETS = {
     for module in (
         rope_keys,
         texts,
+        questions,
         tokenizer_files,
         gguf_files,
         model_folders,

@@ -150,8 +150,9 @@ def use(files: TokenizerFiles) -> None:
 
 
 def _run(folder: Path) -> None:
+    load_tokenizer(str(folder))
     files = TokenizerFiles.of_folder(folder)
-    if files is None:
+    if files is None or "tokenizer.json" not in files.files:
         raise UnfitError
     use(files)
     if b'"BPE"' not in files.files["tokenizer.json"]:

@@ -34,6 +34,14 @@ def _bpe(vocab: Sequence[str], merges: Sequence[Any], **fields: Any) -> dict[str
     } | fields
 
 
+_BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+
+
 def byte_level() -> dict[str, Any]:
     """GPT-2's kind, small."""
     return {
@@ -42,9 +50,12 @@ def byte_level() -> dict[str, Any]:
         "padding": None,
         "added_tokens": [added(0, "<s>"), added(9, "<u>", special=False)],
         "normalizer": None,
-        "pre_tokenizer": gguf_tokenizer.PRE_TOKENIZERS["smollm"],
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
+        },
         "post_processor": None,
-        "decoder": gguf_tokenizer.PRE_TOKENIZERS["gpt-2"],
+        "decoder": _BYTE_LEVEL,
         "model": _bpe(
             ["<s>", "a", "b", "\u0120", "ab", "\u0120a", "1", "2", "\u010a"],
             [["a", "b"], ["\u0120", "a"]],

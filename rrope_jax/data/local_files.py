@@ -48,6 +48,8 @@ def find(source: str) -> Files:
         if path.is_symlink():
             raise ValueError(f"source={source!r} is a link to what is not there") from None
         return _of_glob(source, path)
+    except ValueError as error:  # a NUL, or half a character
+        raise ValueError(f"source={source!r} is no path: {error}") from None
     if stat.S_ISREG(mode):
         return Files(path.parent, [path])
     if stat.S_ISDIR(mode):

@@ -50,7 +50,7 @@ class LocalText(Documents):
         """
         self._text_key = text_key
         self._entries: list[_Entry] = []
-        digest = hashlib.blake2b(text_key.encode(), digest_size=16)
+        digest = hashlib.blake2b(text_key.encode(errors="surrogatepass"), digest_size=16)
         with _saying(Path(source)):
             folder, files = local_files.find(source)
         for file in files:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import tokenizers
 
-from rrope_jax.io import sentencepiece, tokenizer_probes
+from rrope_jax.io import json_text, sentencepiece, tokenizer_probes, tokenizers_errors
 from rrope_jax.io.pretrained import describe
 from rrope_jax.io.tokenizer_files import SCORES, TokenizerFiles
 
@@ -227,24 +227,23 @@ def _from_files(files: Mapping[str, bytes], source: str) -> Tokenizer:
             f"tokenizer={source!r} has no {_TOKENIZER}; write one with save_pretrained of "
             "transformers' AutoTokenizer, or name another tokenizer"
         )
-    try:
+    wanted = f"give a {_TOKENIZER} as the tokenizers library writes it"
+    with tokenizers_errors.explained(f"tokenizer={source!r} cannot be read ({wanted})"):
         inner = tokenizer_probes.load(files[_TOKENIZER])
         special = _special_tokens(files)
         first, _ = tokenizer_probes.around(inner)
+        bos_id, eos_id = (
+            inner.token_to_id(special.get(key, "")) for key in ("bos_token", "eos_token")
+        )
         exact = None
         if SCORES in files:
             scores = sentencepiece.scores_of(files[SCORES])
             exact = sentencepiece.LeftmostFirst(json.loads(files[_TOKENIZER]), scores)
-    except Exception as error:  # the Rust side raises bare Exceptions
-        raise ValueError(
-            f"tokenizer={source!r} cannot be read: {' '.join(str(error).split())}; give a "
-            f"{_TOKENIZER} as the tokenizers library writes it"
-        ) from error
+        codec = _HuggingFace(inner, exact)
     content = files[_TOKENIZER] + files.get(SCORES, b"")
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    bos_id, eos_id = (inner.token_to_id(special.get(key, "")) for key in ("bos_token", "eos_token"))
     return Tokenizer(
-        _HuggingFace(inner, exact),
+        codec,
         fingerprint=digest,
         bos_id=bos_id,
         eos_id=eos_id,
@@ -256,7 +255,7 @@ def _special_tokens(files: Mapping[str, bytes]) -> dict[str, str]:
     """The spellings of bos_token and eos_token, where the files give them."""
     found: dict[str, str] = {}
     for name in _SPECIAL_TOKEN_FILES:
-        entries: dict[str, Any] = json.loads(files.get(name, b"{}"))
+        entries: dict[str, Any] = json_text.parse(files.get(name, b"{}"))
         for key in ("bos_token", "eos_token"):
             token = entries.get(key)
             token = token.get("content") if isinstance(token, dict) else token
@@ -291,13 +290,15 @@ class _HuggingFace:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         if self._exact is not None:
             return [self._exact.encode(text) for text in texts]
-        encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        with tokenizers_errors.explained("the tokenizer fails on a text"):
+            encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
         if any(index in self._byte_of for index in ids):
             return self._decode_with_bytes(ids)
-        text: str = self._inner.decode(list(ids), skip_special_tokens=True)
+        with tokenizers_errors.explained("the tokenizer fails on token ids"):
+            text: str = self._inner.decode(list(ids), skip_special_tokens=True)
         return text
 
     def _decode_with_bytes(self, ids: Sequence[int]) -> str:
@@ -310,7 +311,8 @@ class _HuggingFace:
         ):
             spelled = [token for token in map(self._inner.id_to_token, group) if token is not None]
             tokens += _readable(spelled) if is_byte else spelled
-        text: str = self._inner.decoder.decode(tokens)
+        with tokenizers_errors.explained("the tokenizer fails on token ids"):
+            text: str = self._inner.decoder.decode(tokens)
         return text
 
     def unfinished(self, ids: Sequence[int]) -> int:

@@ -6,7 +6,6 @@ questions, and `outputs`, the answers in their order.
 
 import dataclasses
 import functools
-import json
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from rrope_jax.data.tokenizers import Tokenizer
 from rrope_jax.evaluation.generation import Generator
 from rrope_jax.evaluation.units import Store, Unit, forward_flops, unit_name
+from rrope_jax.io import json_text
 from rrope_jax.model import Decoder
 
 _DOCUMENT, _INSTRUCTION = "{document}", "{instruction}"
@@ -127,16 +127,20 @@ def read_lines(path: str) -> list[Line]:
         if not text.strip():
             continue
         try:
-            raw = json.loads(text)
+            raw = json_text.parse(text)
             line = Line(raw["input"], raw["instructions"], raw["outputs"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path}, line {index}: not an object with input, instructions and outputs "
                 f"({type(error).__name__}: {error})"
             ) from error
-        texts = [line.document, *line.instructions, *line.outputs]
-        if len(line.instructions) != len(line.outputs) or not all(
-            isinstance(each, str) for each in texts
+        lists = isinstance(line.instructions, list) and isinstance(line.outputs, list)
+        if (
+            not lists
+            or len(line.instructions) != len(line.outputs)
+            or not all(
+                isinstance(each, str) for each in (line.document, *line.instructions, *line.outputs)
+            )
         ):
             raise ValueError(
                 f"{path}, line {index}: instructions and outputs must be lists of as many texts"

@@ -18,6 +18,7 @@ from rrope_jax.evaluation.generation import Generator
 from rrope_jax.evaluation.units import Store, Unit, forward_flops, unit_name
 from rrope_jax.model import Decoder
 
+_MOST = 10_000
 _KEY = "{key}"
 
 
@@ -68,6 +69,9 @@ class PasskeySetting:
         for name in ("trials", "digits", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("trials", "digits"):
+            if getattr(self, name) > _MOST:
+                raise ValueError(f"{name}={getattr(self, name)} must be at most {_MOST}")
         for name in ("extra_tokens", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")

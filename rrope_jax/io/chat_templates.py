@@ -1,9 +1,9 @@
 """Chat templates of a tokenizer, by name, from and to the files of a Hugging Face folder."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from rrope_jax.io import json_text
 from rrope_jax.io.tokenizer_files import MORE_TEMPLATES, TokenizerFiles
 
 DEFAULT = "default"
@@ -20,7 +20,7 @@ def read(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, str]:
     found = _named(config.get("chat_template"), "tokenizer_config.json")
     if _JSON in files.files:
         try:
-            value = json.loads(files.files[_JSON])
+            value = json_text.parse(files.files[_JSON])
         except ValueError as error:
             raise ValueError(f"{_JSON} cannot be read as JSON: {error}") from error
         if isinstance(value, Mapping):
@@ -40,11 +40,11 @@ def _named(value: Any, where: str) -> dict[str, str]:
     if isinstance(value, str):
         return {DEFAULT: value}
     if isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
-        value = {each.get("name"): each.get("template") for each in value}
-    if isinstance(value, Mapping) and all(
-        isinstance(each, str) for pair in value.items() for each in pair
-    ):
-        return dict(value)
+        pairs = [(each.get("name"), each.get("template")) for each in value]
+    else:
+        pairs = list(value.items()) if isinstance(value, Mapping) else [(None, None)]
+    if all(isinstance(each, str) for pair in pairs for each in pair):
+        return dict(pairs)
     raise ValueError(
         f"{where}: chat_template must be a text, or a list of objects with name and template"
     )

@@ -38,7 +38,7 @@ def cast(matrix: Array, dtype: Dtype, name: str) -> Array:
     Raises:
       ValueError: a number is not finite, or no longer so.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         written = np.ascontiguousarray(matrix, dtype.numpy)
     if not np.isfinite(written).all():
         largest = np.abs(matrix.astype(np.float64)).max()

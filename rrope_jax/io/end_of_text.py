@@ -1,9 +1,9 @@
 """The tokens that end a text, wherever a checkpoint names them."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from rrope_jax.io import json_text
 from rrope_jax.io.description import Description
 from rrope_jax.io.tokenizer_files import TokenizerFiles
 
@@ -34,7 +34,7 @@ def generation_ids(files: TokenizerFiles | None) -> list[int]:
     if data is None:
         return []
     try:
-        value = json.loads(data)
+        value = json_text.parse(data)
     except ValueError as error:
         raise ValueError(f"{GENERATION} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):

@@ -102,7 +102,9 @@ def read_header(path: Path) -> Contents:
     for contents in parts:
         for name, tensor in contents.tensors.items():
             if name in tensors:
-                raise ValueError(f"{this}: {tensor.path} and {tensors[name].path} both have {name}")
+                raise ValueError(
+                    f"{this}: {tensor.path} and {tensors[name].path} both have {name!r}"
+                )
             tensors[name] = tensor
     total = _split_key(path, named, SPLIT_TENSORS, len(tensors))
     if total != len(tensors):
@@ -185,7 +187,7 @@ def _read_file(path: Path) -> Contents:
     for name, tensor in tensors.items():
         if tensor.offset + tensor.size > reader.size:
             raise ValueError(
-                f"{path} is truncated: {name} ends at byte {tensor.offset + tensor.size} and the "
+                f"{path} is truncated: {name!r} ends at byte {tensor.offset + tensor.size} and the "
                 f"file at {reader.size}; copy or download it again"
             )
     return Contents(metadata, tensors)
@@ -205,7 +207,7 @@ def check_kind(name: str, tensor: Tensor) -> None:
     kind = _kind(tensor.kind)
     if not _decodes(tensor.kind):
         raise ValueError(
-            f"{tensor.path}: {name} is of the type {kind.name}, which cannot be decoded; take a "
+            f"{tensor.path}: {name!r} is of the type {kind.name}, which cannot be decoded; take a "
             "file of another quantisation, such as Q8_0, or of F16, BF16 or F32"
         )
 
@@ -257,11 +259,11 @@ def _tensor(reader: "_Reader") -> tuple[str, Tensor]:
         block, block_bytes = GGML_QUANT_SIZES[_kind(kind)]
     except ValueError:
         raise ValueError(
-            f"{reader.path}: {name} is of the unknown type {kind}; the gguf package that is "
+            f"{reader.path}: {name!r} is of the unknown type {kind}; the gguf package that is "
             "installed may be older than the file"
         ) from None
     if not all(shape) or not shape or shape[-1] % block:
-        raise ValueError(f"{reader.path} is damaged: {name} has the shape {list(shape)}")
+        raise ValueError(f"{reader.path} is damaged: {name!r} has the shape {list(shape)}")
     return name, Tensor(reader.path, shape, kind, offset, math.prod(shape) // block * block_bytes)
 
 

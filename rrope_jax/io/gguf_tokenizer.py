@@ -8,7 +8,13 @@ from typing import Any
 
 import tokenizers
 
-from rrope_jax.io import chat_templates, gguf_vocabulary, sentencepiece, tokenizer_probes
+from rrope_jax.io import (
+    chat_templates,
+    gguf_vocabulary,
+    json_text,
+    sentencepiece,
+    tokenizer_probes,
+)
 from rrope_jax.io.gguf_pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from rrope_jax.io.gguf_vocabulary import (
     BYTE,
@@ -291,7 +297,7 @@ def metadata_of(files: TokenizerFiles | None, vocab_size: int) -> dict[str, Any]
 
 def _object(files: TokenizerFiles, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(files.files.get(name, b"{}"))
+        value = json_text.parse(files.files.get(name, b"{}"))
     except ValueError as error:
         raise ValueError(f"{name} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):

@@ -1,7 +1,6 @@
 """Hugging Face folders: config.json and safetensors of models of the LLaMA family."""
 
 import functools
-import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -14,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rrope_jax import rope
-from rrope_jax.io import end_of_text
+from rrope_jax.io import end_of_text, json_text
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.tokenizer_files import TokenizerFiles
 from rrope_jax.io.weights import (
@@ -83,7 +82,7 @@ def is_huggingface(path: Path) -> bool:
     if any(path.glob("*.safetensors*")):
         return True
     try:
-        return "model_type" in json.loads(config.read_text(encoding="utf-8"))
+        return "model_type" in json_text.parse(config.read_bytes())
     except (OSError, ValueError, TypeError):
         return False
 
@@ -112,10 +111,11 @@ class HuggingFaceSource:
             for name, (shape, dtype) in _entries(file).items():
                 if dtype not in _DTYPES:
                     raise ValueError(
-                        f"{file}: {name} is of type {dtype}; only {', '.join(_DTYPES)} can be read"
+                        f"{file}: {name!r} is of type {dtype}; only {', '.join(_DTYPES)} can be "
+                        "read"
                     )
                 if name in found:
-                    raise ValueError(f"{self.path} has {name} in two files; remove one of them")
+                    raise ValueError(f"{self.path} has {name!r} in two files; remove one of them")
                 found[name] = shape
         ignored = {name for name in found if name.endswith(_BUFFER)}
         ignored |= self._tied_copies(found)
@@ -205,7 +205,7 @@ _MENDS = {
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = json_text.parse(path.read_bytes())
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
@@ -240,7 +240,7 @@ def _weight_files(folder: Path) -> list[Path]:
     files = []
     for name in sorted(set(weight_map.values())):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} lacks {name}, which its index names; copy it there")
+            raise ValueError(f"{folder} lacks {name!r}, which its index names; copy it there")
         files.append(folder / name)
     return files
 
@@ -272,7 +272,8 @@ def _entries_at(file: Path, modified: int, size: int) -> dict[str, tuple[tuple[i
             }
     except SafetensorError as error:
         raise ValueError(
-            f"{file} is truncated or damaged ({error}); copy or download it again"
+            f"{file} is truncated or damaged ({' '.join(str(error).split())}); copy or download it "
+            "again"
         ) from None
 
 

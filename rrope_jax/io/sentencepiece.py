@@ -7,10 +7,11 @@ none.
 """
 
 import heapq
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from rrope_jax.io import json_text
 
 _SPACE = "▁"
 # So many words are kept with their ids; those of a language repeat.
@@ -114,7 +115,7 @@ def scores_of(data: bytes) -> list[float]:
       ValueError: they are not a list of numbers.
     """
     try:
-        scores = json.loads(data)["scores"]
+        scores = json_text.parse(data)["scores"]
         return [float(score) for score in scores]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"its scores are damaged ({error})") from error

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from rrope_jax.io import sentencepiece
+from rrope_jax.io import sentencepiece, tokenizers_errors
 from rrope_jax.io.tokenizer_files import SCORES, TokenizerFiles
 
 _TOKENIZER = "tokenizer.json"
@@ -180,16 +180,11 @@ def load(data: bytes) -> tokenizers.Tokenizer:
     Raises:
       ValueError: it is damaged.
     """
-    try:
+    with tokenizers_errors.explained():
         inner = tokenizers.Tokenizer.from_buffer(data)
         inner.no_truncation()
         inner.no_padding()
         around(inner)  # some damage shows in use only
-    except BaseException as error:
-        # the Rust side raises bare Exceptions, and panics that are none
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise ValueError(" ".join(str(error).split())) from error
-        raise
     return inner
 
 

@@ -45,6 +45,10 @@ _PLACES_IN_CONFIG = (
 class UsageError(ValueError):
     """The command line or the config is wrong; the message is one line and says how to mend it."""
 
+    def __init__(self, message: str) -> None:
+        """Takes the message; what it quotes may have line ends."""
+        super().__init__(" ".join(message.splitlines()))
+
 
 @contextmanager
 def refusing_layouts() -> Iterator[None]:
@@ -107,6 +111,13 @@ def parse(
         raise UsageError(_unknown_flag(command, error.flagname, values)) from None
     except flags.Error as error:
         raise UsageError(_bad_value(command, str(error), values)) from None
+    except UsageError:
+        raise
+    except ValueError as error:  # as absl says of --noFLAG=VALUE
+        raise UsageError(_bad_value(command, str(error), values)) from None
+    except RecursionError:  # absl compares an unknown name with all that it knows, letter by letter
+        longest = max(argv, key=len)
+        raise UsageError(f"unknown flag {longest[:60]}...; see rrope {command} --help") from None
     if positional:
         raise UsageError(f"unexpected argument {positional[0]!r}; see rrope {command} --help")
     if loaded is not None:
@@ -408,6 +419,8 @@ def _convert(annotation: Any, value: Any, path: str) -> Any:
 
 
 _MISMATCH = object()
+# Below which whole numbers are: sizes, counts and seeds for 32 bits, and what a float can hold.
+_LIMITS: dict[Any, int] = {int: 2**32, float: 2**1023}
 
 
 def _try_convert(annotation: Any, value: Any, path: str) -> Any:
@@ -427,6 +440,8 @@ def _try_convert(annotation: Any, value: Any, path: str) -> Any:
         return from_config(typing.cast(type, annotation), value, path)
     if annotation in (int, float) and isinstance(value, bool):
         return _MISMATCH
+    if isinstance(value, int) and annotation in _LIMITS and abs(value) >= _LIMITS[annotation]:
+        raise UsageError(f"{path} = {value!r:.40}: the number is too large for {path}")
     if annotation is float and isinstance(value, int):
         return float(value)
     if annotation is None:

@@ -21,7 +21,7 @@ from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
 from rrope_jax.evaluation.units import Store, Unit, run_units
-from rrope_jax.io import checksums
+from rrope_jax.io import checksums, json_text
 from rrope_jax.jobs import backend
 from rrope_jax.jobs.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
@@ -284,12 +284,12 @@ def _write(
 def _read_results(folder: str) -> dict[str, Any]:
     path = Path(folder) / "results.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
+        found: dict[str, Any] = json_text.parse(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UsageError(
             f"--compare: {path} cannot be read ({error}); give workdirs of rrope evaluate"
         ) from error
-    if "method" not in found or "setting" not in found:
+    if not isinstance(found, dict) or "method" not in found or "setting" not in found:
         raise UsageError(f"--compare: {path} is not a result of rrope evaluate")
     return found
 

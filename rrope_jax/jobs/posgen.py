@@ -33,6 +33,7 @@ SUMMARY = "Trains and tests PosGen models for a grid of tasks, RoPE methods and 
 
 _LOG = logging.getLogger(__name__)
 _DEPENDENCIES = ("jax", "flax", "optax", "orbax-checkpoint")
+_MOST_SEEDS = 10_000
 _GROUPS = ("rope", "rope_at_test", "model", "train", "positions")
 
 
@@ -78,6 +79,11 @@ class Setting(TaskConfig):
         for name, least in (("num_seeds", 1), ("first_seed", 0), ("lanes", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.num_seeds > _MOST_SEEDS:
+            raise ValueError(
+                f"num_seeds={self.num_seeds} must be at most {_MOST_SEEDS}: each is a training for "
+                "every task and method"
+            )
         if self.first_seed + self.num_seeds > 2**32:
             raise ValueError(
                 f"first_seed={self.first_seed} + num_seeds={self.num_seeds} must be at most 2**32, "

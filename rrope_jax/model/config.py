@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from rrope_jax.model.attention import IMPLEMENTATIONS
 from rrope_jax.model.chunked import RESULT
@@ -53,6 +54,7 @@ _LARGEST = {
     "num_kv_heads": 2**16,
     "head_dim": 2**14,
 }
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _CHOICES: dict[str, Collection[str]] = {
     "activation": ACTIVATIONS,
     "initialization": ("normal", "t5"),
@@ -133,8 +135,13 @@ class ModelConfig:
                 raise ValueError(f"{name}={value} must be at most {largest}; no model is larger")
         for name in ("attention_scale", "logit_scale", "initializer_range", "rms_norm_eps"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value} must be greater than 0")
+            if value is not None and not 0 < value <= _LARGEST_FLOAT:
+                raise ValueError(
+                    f"{name}={value} must be greater than 0 and at most {_LARGEST_FLOAT:.3g}, the "
+                    "largest float32"
+                )
+            if value is not None:  # JAX takes no int that is larger than int32
+                object.__setattr__(self, name, float(value))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1); use 0 for none")
         if self.num_kv_heads is None:

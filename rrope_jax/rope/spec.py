@@ -140,9 +140,9 @@ class RopeSpec:
             "leave it None for the value that the scaling prescribes",
         )
         require(
-            is_number(self.beta_slow) and self.beta_slow > 0,
+            is_number(self.beta_slow) and self.beta_slow >= 1 / _LARGEST,
             "beta_slow",
-            "a finite number > 0",
+            f"a finite number >= {1 / _LARGEST:g}",
             "YaRN uses 1",
         )
         require(

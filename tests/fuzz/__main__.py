@@ -41,14 +41,14 @@ def main() -> int:
         return 0
     if given.out is None or (unknown := set(given.targets) - TARGETS.keys()):
         parser.error("--out is missing" if given.out is None else f"unknown: {unknown}")
-    print(f"{'':12}" + "".join(f"{kind:>10}" for kind in ("inputs", ACCEPTED, REFUSED, *FAULTS)))
+    print(f"{'':18}" + "".join(f"{kind:>10}" for kind in ("inputs", ACCEPTED, REFUSED, *FAULTS)))
     faults = []
     for name in given.targets or TARGETS:
         report = running.campaign(
             TARGETS[name], inputs=given.inputs, seed=given.seed, out=given.out
         )
         numbers = [report.done, *(report.counts[k] for k in (ACCEPTED, REFUSED, *FAULTS))]
-        print(f"{name:12}" + "".join(f"{number:10,}" for number in numbers), flush=True)
+        print(f"{name:18}" + "".join(f"{number:10,}" for number in numbers), flush=True)
         faults += [(name, fault) for fault in report.faults.values()]
     for name, fault in faults:
         print(f"\n{name}: {fault['kind']}, {fault['count']} times, the first is {fault['first']}")

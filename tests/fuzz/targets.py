@@ -9,6 +9,7 @@ from tests.fuzz import (
     questions,
     rope_keys,
     texts,
+    tokenizer_exports,
     tokenizer_files,
 )
 
@@ -22,6 +23,7 @@ TARGETS = {
         gguf_files,
         model_folders,
         flag_words,
+        tokenizer_exports,
         own_folders,
         conversions,
     )

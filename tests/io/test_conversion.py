@@ -256,7 +256,7 @@ _QUERY = "model.layers.1.self_attn.q_proj"
         ),
         (
             lambda w: w.update({f"{_QUERY}.weight": np.ones((48, 32), np.int8)}),
-            "q_proj.weight is of type I8",
+            "q_proj.weight' is of type I8",
         ),
     ],
 )
@@ -327,7 +327,7 @@ def test_a_part_of_a_folder_is_not_the_whole(folder: Path) -> None:
     weights = list(load_file(folder / name))
     index = {"weight_map": dict.fromkeys(weights, name) | {weights[0]: name.replace("1-", "2-")}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"lacks model-00002-of-00002\.safetensors"):
+    with pytest.raises(ValueError, match=r"lacks 'model-00002-of-00002\.safetensors'"):
         pretrained.load(folder)
 
 

@@ -97,7 +97,7 @@ def test_tensors_that_are_missing_or_there_twice(whole: Path) -> None:
     with pytest.raises(ValueError, match=r"have 20 tensors, split.tensors.count says 21"):
         pretrained.describe(first)
     first, _ = _split(whole, (lambda name: True, TAIL[1]))
-    with pytest.raises(ValueError, match=r"both have output\.weight"):
+    with pytest.raises(ValueError, match=r"both have 'output\.weight'"):
         pretrained.describe(first)
 
 
@@ -147,7 +147,7 @@ def test_types_that_cannot_be_decoded_are_named_before_anything_is_written(
     name = "blk.1.ffn_up.weight"
     path = _with_type(whole, GGMLQuantizationType[kind], name)
     (tmp_path / "to").mkdir()
-    with pytest.raises(ValueError, match=f"{name} is of the type {kind}, which cannot be decoded"):
+    with pytest.raises(ValueError, match=f"'{name}' is of the type {kind}, which cannot be decoded"):
         convert(path, tmp_path / "to" / "a", "orbax")
     assert list((tmp_path / "to").iterdir()) == []
 
@@ -157,7 +157,7 @@ def test_frequency_factors_of_a_type_that_cannot_be_decoded(whole: Path) -> None
     arrays = {n: gguf_file.read_tensor(n, each) for n, each in contents.tensors.items()}
     path = whole.with_name("factors.gguf")
     _write(path, contents.metadata, arrays | {"rope_freqs.weight": np.ones(6, np.int32)})
-    with pytest.raises(ValueError, match=r"rope_freqs.weight is of the type I32"):
+    with pytest.raises(ValueError, match=r"'rope_freqs.weight' is of the type I32"):
         pretrained.describe(path)
 
 

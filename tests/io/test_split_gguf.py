@@ -147,7 +147,9 @@ def test_types_that_cannot_be_decoded_are_named_before_anything_is_written(
     name = "blk.1.ffn_up.weight"
     path = _with_type(whole, GGMLQuantizationType[kind], name)
     (tmp_path / "to").mkdir()
-    with pytest.raises(ValueError, match=f"'{name}' is of the type {kind}, which cannot be decoded"):
+    with pytest.raises(
+        ValueError, match=f"'{name}' is of the type {kind}, which cannot be decoded"
+    ):
         convert(path, tmp_path / "to" / "a", "orbax")
     assert list((tmp_path / "to").iterdir()) == []
 

@@ -227,8 +227,10 @@ def _from_files(files: Mapping[str, bytes], source: str) -> Tokenizer:
             f"tokenizer={source!r} has no {_TOKENIZER}; write one with save_pretrained of "
             "transformers' AutoTokenizer, or name another tokenizer"
         )
-    wanted = f"give a {_TOKENIZER} as the tokenizers library writes it"
-    with tokenizers_errors.explained(f"tokenizer={source!r} cannot be read ({wanted})"):
+    with tokenizers_errors.explained(
+        f"tokenizer={source!r} cannot be read: ",
+        f"; give a {_TOKENIZER} as the tokenizers library writes it",
+    ):
         inner = tokenizer_probes.load(files[_TOKENIZER])
         special = _special_tokens(files)
         first, _ = tokenizer_probes.around(inner)
@@ -290,14 +292,14 @@ class _HuggingFace:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         if self._exact is not None:
             return [self._exact.encode(text) for text in texts]
-        with tokenizers_errors.explained("the tokenizer fails on a text"):
+        with tokenizers_errors.explained("the tokenizer fails on a text: "):
             encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
         if any(index in self._byte_of for index in ids):
             return self._decode_with_bytes(ids)
-        with tokenizers_errors.explained("the tokenizer fails on token ids"):
+        with tokenizers_errors.explained("the tokenizer fails on token ids: "):
             text: str = self._inner.decode(list(ids), skip_special_tokens=True)
         return text
 
@@ -311,7 +313,7 @@ class _HuggingFace:
         ):
             spelled = [token for token in map(self._inner.id_to_token, group) if token is not None]
             tokens += _readable(spelled) if is_byte else spelled
-        with tokenizers_errors.explained("the tokenizer fails on token ids"):
+        with tokenizers_errors.explained("the tokenizer fails on token ids: "):
             text: str = self._inner.decoder.decode(tokens)
         return text
 

@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import functools
-import json
 import logging
 import os
 import threading
@@ -16,7 +15,7 @@ from typing import Any, Self, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from rrope_jax.io import checksums
+from rrope_jax.io import checksums, json_text
 from rrope_jax.io.host_arrays import HostArraysRestore, HostArraysSave
 from rrope_jax.io.paths import check_orbax
 from rrope_jax.io.watched_save import WatchedHandler
@@ -96,6 +95,7 @@ class Checkpoints:
             keep_period=keep_every,
             enable_async_checkpointing=asynchronous,
             create=True,
+            lightweight_initialize=True,  # one damaged step must not keep the others from opening
             cleanup_tmp_directories=True,  # of a process that was killed while it saved
         )
 
@@ -158,7 +158,7 @@ class Checkpoints:
             sums = self._folder / str(step) / CHECKSUMS
             arrays = None
             if sums.is_dir():  # those of earlier releases have none
-                saved = json.loads((sums / METADATA).read_bytes())
+                saved = json_text.parse((sums / METADATA).read_bytes())
                 arrays = checksums.check_metadata(saved, found[METADATA])
             # a file of numpy has its own checksums, which reading compares
             return _Read(found[TREE], found[METADATA], None if self._alone else arrays)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from rrope_jax.io import checksums
+from rrope_jax.io import checksums, json_text
 from rrope_jax.io.checkpoint import CHECKSUMS, METADATA, TREE
 from rrope_jax.io.description import Description
 from rrope_jax.io.paths import check_orbax
@@ -58,12 +58,17 @@ def description_from_json(
     Raises:
       ValueError: a key is missing or unknown, or a value out of range.
     """
-    fields = {
+    if not isinstance(value, Mapping):
+        raise ValueError(f"it has {value!r:.80} where the description of a model belongs")
+    extras = value.get("extras", {})
+    if not isinstance(extras, Mapping):
+        raise ValueError(f"extras={extras!r:.80} must be a group of keys")
+    fields: dict[str, Any] = {
         "model": _build(ModelConfig, value, "model"),
         "rope": _build(RopeSpec, value, "rope"),
         "context": value.get("context"),
         "original_context": value.get("original_context"),
-        "extras": value.get("extras", {}),
+        "extras": extras,
     }
     if unknown := sorted(value.keys() - fields.keys()):
         raise ValueError(f"unknown key {unknown[0]!r}; the keys are {', '.join(fields)}")
@@ -154,13 +159,13 @@ class NativeSource:
         """The model, from its JSON and the tokenizer's files."""
         file = self._place.description
         try:
-            value = json.loads(file.read_bytes())
+            value = json_text.parse(file.read_bytes())
             described = value if self._place.key is None else value[self._place.key]
             found = description_from_json(
                 described, TokenizerFiles.of_folder(self._place.tokenizer)
             )
             _ = self._sums  # compares
-        except KeyError:
+        except (KeyError, TypeError):  # TypeError: it is no group
             raise ValueError(
                 f"{file} describes no model: the run is not one of rrope train"
             ) from None
@@ -178,9 +183,9 @@ class NativeSource:
         file = self._place.checksums
         if not file.exists():
             return None
-        value = json.loads(self._place.description.read_bytes())
+        value = json_text.parse(self._place.description.read_bytes())
         try:
-            return checksums.check_metadata(json.loads(file.read_bytes()), value)
+            return checksums.check_metadata(json_text.parse(file.read_bytes()), value)
         except ValueError as error:
             own = self._place.key is None
             hint = f", or remove {file} if you have changed it yourself" if own else ""

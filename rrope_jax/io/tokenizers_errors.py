@@ -7,8 +7,8 @@ _PANIC = "PanicException"  # of Rust code that gave up; no Exception, and no mod
 
 
 @contextlib.contextmanager
-def explained(what: str = "") -> Iterator[None]:
-    """Turns whatever the library raises into a ValueError of one line, with `what` before it.
+def explained(before: str = "", after: str = "") -> Iterator[None]:
+    """Turns whatever the library raises into a ValueError of one line, with words around it.
 
     It raises bare Exceptions, and where its Rust code gives up, something that no `except
     Exception` catches.
@@ -19,4 +19,4 @@ def explained(what: str = "") -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
             raise
         said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{what}: {said[:300]}" if what else said[:300]) from error
+        raise ValueError(f"{before}{said[:300]}{after}") from error

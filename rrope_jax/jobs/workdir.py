@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from rrope_jax.io import json_text
 from rrope_jax.io.paths import check_local
 from rrope_jax.io.target import replace_file, temporary_of
 from rrope_jax.jobs.configuration import UsageError
@@ -176,7 +177,7 @@ class Workdir:
         Raises:
             FileNotFoundError: There is no such file.
         """
-        return json.loads((self._path / name).read_bytes())
+        return json_text.parse((self._path / name).read_bytes())
 
     def find_json(self, name: str) -> Any:
         """As ``read_json``; None where there is no such file or it is damaged.
@@ -265,7 +266,7 @@ def _check_owner(folder: Path, wanted: Any, free: Collection[str]) -> None:
             )
         return
     try:
-        found = json.loads((folder / _IDENTITY).read_bytes())
+        found = json_text.parse((folder / _IDENTITY).read_bytes())
     except ValueError:
         raise UsageError(
             f"{folder / _IDENTITY} is not JSON, so it cannot be told whose folder it is; give "

@@ -34,18 +34,14 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-# Other families' names for what changes the embedding.
-_OTHERS = {
-    "rotary_pct": 0.25,
-    "rotary_dim": 8,
-    "rotary_emb_base": 10000,
-    "rope_ratio": 1.0,
-    "rope_local_base_freq": None,
-    "global_rope_theta": None,
-    "partial_rotary_factor": 0.5,
-    "layer_types": ["full_attention", "sliding_attention"],
-    "no_rope_layers": None,
-}
+# Other families, with names and defaults of their own.
+_FAMILIES: tuple[dict[str, Any], ...] = (
+    {"model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 10000},
+    {"model_type": "chatglm", "rope_ratio": 2.0, "kv_channels": 16, "rotary_dim": 8},
+    {"model_type": "smollm3", "no_rope_layers": [1, 1], "no_rope_layer_interval": None},
+    {"model_type": "qwen3", "layer_types": ["full_attention", "full_attention"]},
+    {"model_type": "deepseek_v3", "qk_rope_head_dim": 8, "rope_scaling": _YARN},
+)
 
 
 def _seeds() -> Sequence[dict[str, Any]]:
@@ -53,7 +49,10 @@ def _seeds() -> Sequence[dict[str, Any]]:
         {},
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
         {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-        {"rope_scaling": {"type": "dynamic", "factor": 1.0, "alpha": 1000.0}},
+        {
+            "model_type": "hunyuan_v1_dense",
+            "rope_scaling": {"type": "dynamic", "factor": 1.0, "alpha": 1000.0},
+        },
         {"rope_scaling": _YARN},
         {"rope_scaling": _LLAMA3, "resonance": True},
         {"rope_scaling": {"rope_type": "longrope", **_LISTS}},
@@ -62,7 +61,7 @@ def _seeds() -> Sequence[dict[str, Any]]:
         {"rope_parameters": _YARN | {"mscale": 1.0, "mscale_all_dim": 0.7, "resonance": True}},
         {"rope_parameters": {"rope_type": "proportional", "partial_rotary_factor": 0.25}},
         {"head_dim": 12, "qk_rope_head_dim": 8, "rope_scaling": _YARN},
-        _OTHERS,
+        *_FAMILIES,
     ]
     return [{"config.json": _MODEL | keys} for keys in scalings]
 

@@ -122,8 +122,7 @@ def _pairs(words: Sequence[str]) -> list[list[str]]:
 def _fields(file: str | None) -> list[list[Any]]:
     """All fields of a config that has a file, with their values."""
     if file is None:
-        fields = dataclasses.asdict(_YARN).items()
-        return [[f"rope.{name}", value] for name, value in fields if value is not None]
+        return [[f"rope.{name}", value] for name, value in dataclasses.asdict(_YARN).items()]
     module: dict[str, Any] = {}
     exec(compile((_CONFIGS / file).read_text(), file, "exec"), module)
     return list(_flat(module["get_config"]()))
@@ -135,7 +134,7 @@ def _flat(config: ConfigDict, path: str = "") -> list[list[Any]]:
         value = config[key]
         if isinstance(value, ConfigDict):
             found += _flat(value, f"{path}{key}.")
-        elif value is not None:
+        else:
             found.append([path + key, list(value) if isinstance(value, tuple) else value])
     return found
 

@@ -4,6 +4,7 @@
 import functools
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -184,8 +185,48 @@ def load(data: bytes) -> tokenizers.Tokenizer:
         inner = tokenizers.Tokenizer.from_buffer(data)
         inner.no_truncation()
         inner.no_padding()
+        _check_growth(inner)
         around(inner)  # some damage shows in use only
     return inner
+
+
+# Times that the steps before a tokenizer's model may make a text longer; real ones stay below ten.
+_MOST_GROWTH = 4096
+
+
+def _check_growth(tokenizer: tokenizers.Tokenizer) -> None:
+    """Raises ValueError for steps of which each doubles a text: some tens take for ever."""
+    steps = [*_steps(tokenizer.normalizer), *_steps(tokenizer.pre_tokenizer)]
+    if math.prod(map(_growth, steps)) > _MOST_GROWTH:
+        raise ValueError(
+            f"its {len(steps)} normalizers and pre_tokenizers can make a text more than "
+            f"{_MOST_GROWTH} times longer"
+        )
+
+
+def _steps(component: Any) -> Iterator[Mapping[str, Any]]:
+    """A component's own JSON, one by one where it is a sequence."""
+    waiting = [] if component is None else [json.loads(component.__getstate__())]
+    while waiting:
+        step = waiting.pop()
+        parts = step.get("normalizers", step.get("pretokenizers"))
+        if parts is None:
+            yield step
+        else:
+            waiting += parts
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """How many times longer, in bytes, a step makes a text at most."""
+    if step["type"] == "ByteLevel":
+        return 2
+    if step["type"] == "Metaspace":
+        return 3
+    if step["type"] != "Replace":
+        return 1
+    content = len(step["content"].encode())
+    literal = step["pattern"].get("String")
+    return max(1, content / len(literal.encode())) if literal else 1 + content
 
 
 def _encode(files: TokenizerFiles, texts: Sequence[str]) -> list[list[int]]:

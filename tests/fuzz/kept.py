@@ -43,6 +43,12 @@ def _number(key: str) -> list[Any]:
 
 _CONFIG, _INDEX = "config.json", "model.safetensors.index.json"
 _TOKENIZER, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
+_BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
 _HUGE = 10**400  # more than a float can be
 _DEEP = b"[" * 100_000
 _WORDS = ("words.json", "words", 5)
@@ -64,6 +70,12 @@ KEPT: dict[str, Kept] = {
     "question_nested_too_deeply": Kept("questions", 0, ("task.jsonl",), _DEEP),
     "settings_nested_too_deeply": Kept("tokenizers", 0, (_SETTINGS,), _DEEP),
     "unknown_token_that_is_none": Kept("tokenizers", 2, (_TOKENIZER, "model", "unk_token"), "none"),
+    "pre_tokenizers_that_double_a_text": Kept(
+        "tokenizers",
+        0,
+        (_TOKENIZER, "pre_tokenizer", "pretokenizers"),
+        [_BYTE_LEVEL] * 100,
+    ),
     "special_token_that_is_none": Kept(
         "tokenizers",
         1,

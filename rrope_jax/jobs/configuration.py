@@ -419,8 +419,8 @@ def _convert(annotation: Any, value: Any, path: str) -> Any:
 
 
 _MISMATCH = object()
-# Below which whole numbers are: sizes, counts and seeds for 32 bits, and what a float can hold.
-_LIMITS: dict[Any, int] = {int: 2**32, float: 2**1023}
+# Whole numbers have fewer bits: sizes, counts and seeds 32, what becomes a float 1023.
+_BITS: dict[Any, int] = {int: 32, float: 1023}
 
 
 def _try_convert(annotation: Any, value: Any, path: str) -> Any:
@@ -440,8 +440,8 @@ def _try_convert(annotation: Any, value: Any, path: str) -> Any:
         return from_config(typing.cast(type, annotation), value, path)
     if annotation in (int, float) and isinstance(value, bool):
         return _MISMATCH
-    if isinstance(value, int) and annotation in _LIMITS and abs(value) >= _LIMITS[annotation]:
-        raise UsageError(f"{path} = {value!r:.40}: the number is too large for {path}")
+    if isinstance(value, int) and annotation in _BITS and abs(value) >> _BITS[annotation]:
+        raise UsageError(f"{path} = {value!r:.40}: it has to be less than 2**{_BITS[annotation]}")
     if annotation is float and isinstance(value, int):
         return float(value)
     if annotation is None:

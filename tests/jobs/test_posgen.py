@@ -186,7 +186,11 @@ class TestRefusals:
             (["--config.combination=sum"], ["combination='sum'", "modular_sum"]),
             (["--config.num_seeds=0"], ["num_seeds=0", "at least 1"]),
             (["--config.first_seed=-1"], ["first_seed=-1", "at least 0"]),
-            (["--config.first_seed=4294967296"], ["first_seed=4294967296", "2**32"]),
+            (
+                ["--config.first_seed=4294967295", "--config.num_seeds=2"],
+                ["first_seed=4294967295", "2**32"],
+            ),
+            (["--config.first_seed=4294967296"], ["first_seed = 4294967296", "2**32"]),
             (["--config.lanes=-1"], ["lanes=-1", "at least 0"]),
             (["--config.mesh.ablation=0"], ["config.mesh", "ablation=0", "at least 1, or -1"]),
             (["--config.train_sequences=610"], ["626 distinct seeds", "only 625", "fewer"]),

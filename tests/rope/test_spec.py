@@ -34,7 +34,7 @@ _REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({**_YARN, "original_context": 0}, ("original_context=0", "positive integer")),
     ({**_YARN, "original_context": 64.0}, ("original_context=64.0", "integer")),
     ({**_YARN, "beta_fast": 1.0}, ("beta_fast=1.0", "beta_slow (1.0)", "YaRN uses")),
-    ({**_YARN, "beta_slow": 0.0}, ("beta_slow=0.0", "> 0")),
+    ({**_YARN, "beta_slow": 0.0}, ("beta_slow=0.0", ">= 1e-30")),
     ({**_YARN, "mscale": 1.0}, ("mscale=1.0", "mscale_all_dim")),
     ({**_YARN, "mscale": -1.0, "mscale_all_dim": 1.0}, ("mscale=-1.0", ">= 0")),
     ({**_YARN, "truncate": 1}, ("truncate=1", "True or False")),

@@ -3,9 +3,10 @@
 #
 #   bash launch/test.sh [PYTEST ARGUMENTS]
 #
-# Without arguments all tests run, the slow ones too, but for those of the launch scripts where
-# these are as they were: `-m launch` runs them alone, `-m ''` everything. To leave the slow ones
-# out, give -m 'not slow'. PYTHON=/path/to/python chooses the Python (3.11 to 3.13).
+# Without arguments the tests run that a change should pass while it is made. Those marked heavy, and
+# those of the launch scripts where these are as they were, run where CI is set, as in .ci/run. With
+# arguments pytest decides: -m heavy, -m launch, -m long (minutes each, not in .ci/run either).
+# PYTHON=/path/to/python chooses the Python (3.11 to 3.13).
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh
@@ -25,9 +26,17 @@ cd "$root"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-if [[ $# -eq 0 && -z ${CI:-} ]] && ! launchers_changed; then
-  printf 'Tests of the launch scripts are left out: the scripts have not changed (-m launch runs them)\n'
-  set -- -m "not launch"
+if [[ $# -eq 0 ]]; then
+  chosen="not long"
+  if [[ -z ${CI:-} ]]; then
+    chosen+=" and not heavy"
+    printf 'Left to CI: tests marked heavy (CI=true runs them here)\n'
+    if ! launchers_changed; then
+      chosen+=" and not launch"
+      printf 'Left out: tests of the launch scripts, which have not changed (-m launch runs them)\n'
+    fi
+  fi
+  set -- -m "$chosen"
 fi
 # Side by side, one for each core; who is done takes over what others have left. More than four
 # would rather want memory than save time.

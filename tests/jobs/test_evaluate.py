@@ -239,7 +239,7 @@ def test_another_model_is_refused(finished: Path, checkpoint: Path, texts: Path)
     assert main([*command, f"--workdir={finished}"]) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_it_goes_on(
     number: signal.Signals, finished: Path, checkpoint: Path, texts: Path, tmp_path: Path

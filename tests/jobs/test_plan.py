@@ -123,7 +123,7 @@ def test_what_does_not_fit_comes_with_the_nearest_change_that_does(tmp_path: Pat
     assert "Changes tried" in (tmp_path / "report.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_sweep_leaves_out_meshes_that_rule_out_the_attention(tmp_path: Path) -> None:
     """Dropout on attention weights cannot be split over seq."""
     run = _plan(tmp_path, "--topology=cpu:2", "--config.model.dropout=0.1", "--sweep")

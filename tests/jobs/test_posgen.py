@@ -393,6 +393,7 @@ def _finish(environment: dict[str, str], workdir: Path, *overrides: str) -> str:
 class TestInterruption:
     """A run broken at any time ends, when the command is given again, as the unbroken one."""
 
+    @pytest.mark.heavy
     def test_any_signal_at_any_time(
         self,
         environment: dict[str, str],
@@ -509,7 +510,7 @@ def one_device(
     return cells
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 class TestOtherDevices:
     """Every run below is compared, bit for bit, with an unbroken one on one device."""
 

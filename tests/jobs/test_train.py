@@ -134,6 +134,7 @@ class TestUnbroken:
         assert chr(int(logits[0, -1].argmax())) == "d"
 
 
+@pytest.mark.heavy
 class TestBroken:
     @pytest.mark.slow
     def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(

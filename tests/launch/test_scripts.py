@@ -250,7 +250,7 @@ class TestTest:
         def marked(**environment: str) -> bool:
             machine.calls()
             assert machine.run("launch/test.sh", **environment).returncode == 0
-            return f"{PYTEST} -m not launch" in machine.calls()
+            return f"{PYTEST} -m not long and not heavy and not launch" in machine.calls()
 
         assert marked()
         assert not marked(CI="true")
@@ -269,7 +269,7 @@ class TestCi:
         older = [call for call in tests if "tests/model" in call]
         assert len(older) == ("held to" in run.stdout and "left out, XLA" not in run.stdout)
         assert [call for call in tests if call not in older] == [
-            PYTEST,
+            f"{PYTEST} -m not long",
             "python -m pytest -m peers and not long",
             "python -m pytest -m smoke -W default",
         ]

@@ -217,7 +217,9 @@ def _jsonable(value: Any) -> Any:
 
 
 def _dumps(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # names that are not UTF-8 have surrogates; JSON's escapes of those look like Python's
+    return text.encode(errors="backslashreplace")
 
 
 def _is_leftover(name: str) -> bool:

@@ -172,6 +172,11 @@ class TestFiles:
         }
         assert workdir.read_json("results.json") == json.loads(text)
 
+    def test_names_of_files_that_are_not_utf8_come_back(self, workdir: Workdir) -> None:
+        name = b"caf\xe9.txt".decode(errors="surrogateescape")
+        workdir.write_json("results.json", {"document": name, "as it is": "café"})
+        assert workdir.read_json("results.json") == {"document": name, "as it is": "café"}
+
     def test_text_is_utf8(self, workdir: Workdir) -> None:
         assert workdir.write_text("report.md", "65 ± 1").read_bytes() == "65 ± 1".encode()
 

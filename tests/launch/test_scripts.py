@@ -270,7 +270,8 @@ class TestCi:
         assert len(older) == ("held to" in run.stdout and "left out, XLA" not in run.stdout)
         assert [call for call in tests if call not in older] == [
             f"{PYTEST} -m not long",
-            "python -m pytest -m peers and not long",
+            "python -m pytest --numprocesses=auto --maxprocesses=2 --dist=loadfile"
+            " -m peers and not long",
             "python -m pytest -m smoke -W default",
         ]
         assert (machine.root / ".venv-newest").is_dir()

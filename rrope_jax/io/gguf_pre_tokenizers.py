@@ -79,17 +79,16 @@ def _letters(digits: str, *, letters: str = r"\p{L}", contractions: str = _CONTR
 
 def _cased(digits: str, contractions: str) -> str:
     """Words that begin with a capital, as GPT-4o and Mistral's Tekken have them."""
-    upper, lower = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
-    before = r"[^\r\n\p{L}\p{N}]?"
-    return (
-        rf"{before}[{upper}]*[{lower}]+{contractions}|{before}[{upper}]+[{lower}]*{contractions}"
-        rf"|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
-    )
+    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    return _by_case(upper, lower, digits, contractions)
 
 
 def _cased_in_ascii(digits: str, contractions: str) -> str:
     """`_cased` as llama.cpp does it: other letters than a to z are capital and small."""
-    upper, lower = r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]"
+    return _by_case(r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]", digits, contractions)
+
+
+def _by_case(upper: str, lower: str, digits: str, contractions: str) -> str:
     before = r"[^\r\n\p{L}\p{N}]?"
     return (
         rf"{before}{upper}*{lower}+{contractions}|{before}{upper}+{lower}*{contractions}"

@@ -23,7 +23,7 @@ from matplotlib.ticker import (
 from rrope_jax.figure_style import INK, legend_below, png, style
 from rrope_jax.posgen import labels
 from rrope_jax.posgen.cells import Cell, read_cells
-from rrope_jax.posgen.summary import SeedStatistics, is_learned, seed_statistics
+from rrope_jax.posgen.summary import SeedStatistics, have_learned, seed_statistics
 
 SMOOTHING_WINDOW = 8
 
@@ -134,14 +134,9 @@ def _task_panels(
     return figure, panels
 
 
-def _learned(cells: Sequence[Cell]) -> bool:
-    """Whether the cells of one method and task have learned it in distribution."""
-    return is_learned(seed_statistics([cell.id_accuracy for cell in cells]).mean)
-
-
 def _not_learned(of_methods: Sequence[Sequence[Cell]]) -> list[str]:
     """A line for a panel's label that says how many of its methods have not learned the task."""
-    count = sum(not _learned(of_method) for of_method in of_methods)
+    count = sum(not have_learned(of_method) for of_method in of_methods)
     if count == 0:
         return []
     return [_NOT_LEARNED + (f": {count} of {len(of_methods)}" if count < len(of_methods) else "")]
@@ -163,7 +158,7 @@ def _draw_ood_accuracy(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Fig
             statistics = seed_statistics(accuracy_S)
             if statistics.n > 0:
                 x = t + (m - (len(methods) - 1) / 2) * bar_width
-                learned = _learned(of_bar)
+                learned = have_learned(of_bar)
                 all_learned &= learned
                 _draw_bar(axes, x, bar_width, accuracy_S, statistics, _bar_style(method, learned))
         axes.set_xticks(range(len(tasks)), [labels.task_label(task) for task in tasks], fontsize=11)

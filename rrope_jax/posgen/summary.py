@@ -122,6 +122,11 @@ def is_learned(mean_id_accuracy: float) -> bool:
     return not mean_id_accuracy < LEARNED_ID_ACCURACY
 
 
+def have_learned(cells: Sequence[Cell]) -> bool:
+    """Whether the models of one method and task have learned it in distribution."""
+    return is_learned(seed_statistics([cell.id_accuracy for cell in cells]).mean)
+
+
 def verdict(mean_difference: float, spread: float) -> Verdict:
     """Plain rule: a difference counts only when it is larger than the spread between seeds."""
     if math.isnan(spread):
@@ -191,9 +196,7 @@ def resonance_differences(results: Mapping[str, Any]) -> tuple[ResonanceDifferen
             continue
         pair = [[variant[seed] for seed in seeds] for variant in (plain, resonance)]
         plain_S, resonance_S = (np.array([c.ood_accuracy for c in cells]) for cells in pair)
-        learned = all(
-            is_learned(seed_statistics([cell.id_accuracy for cell in cells]).mean) for cells in pair
-        )
+        learned = all(map(have_learned, pair))
         difference_S = resonance_S - plain_S
         spread = math.sqrt((_std(plain_S) ** 2 + _std(resonance_S) ** 2) / 2)
         mean = float(difference_S.mean())

@@ -1,5 +1,6 @@
 """Orbax checkpoints of a pytree with JSON metadata beside it."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -33,6 +34,9 @@ TREE, METADATA, CHECKSUMS = "tree", "metadata", "checksums"
 # A save that has not ended after so long is given up: some time for all processes to begin and to
 # agree, and then a rate that any disk worth training on has.
 _LEAST_SECONDS, _LEAST_BYTES_PER_SECOND = 600, 20e6
+
+# In the names of the folders that Orbax is still writing.
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
 # What the operating system says when there is no more room.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -102,12 +106,14 @@ class Checkpoints:
     def save(self, step: int, tree: Any, metadata: dict[str, Any]) -> None:
         """Saves arrays and JSON-able metadata under a step number, replacing what is there.
 
-        Only a checkpoint that `restore` passed over, or an equal one, can be there already.
+        A process that is killed meanwhile leaves the checkpoints of other steps as they are.
 
         Raises:
           SaveError: it could not be written.
         """
         try:
+            if self._alone:
+                self._discard(step)
             with _ONE_AT_A_TIME, self._manager(tree) as manager:
                 self._save(manager, step, tree, metadata)
                 manager.wait_until_finished()
@@ -181,6 +187,14 @@ class Checkpoints:
             checksums=ocp.args.JsonSave(sums),
         )
         manager.save(step, args=arguments, force=True)
+
+    def _discard(self, step: int) -> None:
+        """Takes a checkpoint away at once: deleting it takes time, and a kill would leave a part.
+
+        Under this name the next manager takes it for one that was never finished, and deletes it.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder / str(step)).rename(self._folder / f"{step}{_UNFINISHED}-replaced")
 
     def _check_saved(self, step: int) -> None:
         """Raises ValueError unless a checkpoint that was saved can be opened.

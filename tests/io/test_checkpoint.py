@@ -277,6 +277,30 @@ def test_other_shape_is_not_taken(tmp_path: Path, warnings: pytest.LogCaptureFix
     assert "shape" in warnings.text
 
 
+def test_killed_while_it_saves_a_step_again(
+    tmp_path: Path, warnings: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step is saved twice where more is known of it; half of the first is never left there."""
+    tree, folder = {"x": np.arange(3)}, tmp_path / "run"
+    for step in (1, 2):
+        Checkpoints(folder, alone=True).save(step, tree, {"saved": 1})
+
+    def die(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", die)
+        patch.setattr(shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            Checkpoints(folder, alone=True).save(2, tree, {"saved": 2})
+    restored = Checkpoints(folder, alone=True).restore(tree)
+    assert restored is not None
+    assert restored[1] == {"saved": 1}
+    assert warnings.text == ""
+    Checkpoints(folder, alone=True).save(2, tree, {"saved": 2})
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+
+
 def test_threads_save_and_restore_side_by_side(tmp_path: Path) -> None:
     """Every device of an ablation has a thread that saves when it likes."""
     threads = 4

@@ -110,8 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rrope: unknown command {name!r}; the commands are {known}", file=sys.stderr)
         return 2
 
-    from rrope_jax.jobs import backend
-    from rrope_jax.jobs.configuration import UsageError
+    from rrope_jax.cli import backend
+    from rrope_jax.cli.configuration import UsageError
 
     backend.silence()
     try:

@@ -20,8 +20,10 @@ LAYERS = (
     ("rrope_jax", "rrope_jax.rope", "rrope_jax.posgen.tasks", "rrope_jax.posgen.splits"),
     ("rrope_jax.sharding",),
     ("rrope_jax.model",),
-    ("rrope_jax.io", "rrope_jax.data", "rrope_jax.train"),
+    ("rrope_jax.io", "rrope_jax.data", "rrope_jax.train", "rrope_jax.reporting"),
     ("rrope_jax.evaluation", "rrope_jax.posgen", "rrope_jax.planning"),
+    ("rrope_jax.cli",),
+    ("rrope_jax.run",),
     ("rrope_jax.jobs",),
     ("rrope_jax.__main__",),
 )
@@ -89,9 +91,9 @@ def test_imports_point_one_way(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("rrope_jax.rope.spec", "import rrope_jax.jobs.workdir"),
-        ("rrope_jax.rope.spec", "from rrope_jax.jobs import workdir"),
-        ("rrope_jax.rope.spec", "from ..jobs import workdir"),
+        ("rrope_jax.rope.spec", "import rrope_jax.run.workdir"),
+        ("rrope_jax.rope.spec", "from rrope_jax.run import workdir"),
+        ("rrope_jax.rope.spec", "from ..run import workdir"),
         ("rrope_jax.rope.spec", "def f():\n    from flax import nnx"),
         ("rrope_jax.model.decoder", "import rrope_jax.posgen.report"),
         ("rrope_jax.jobs.posgen", "from configs import posgen_quick"),

@@ -14,7 +14,7 @@ _LOG = logging.getLogger(__name__)
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 """What is read of a folder. A file that is named or globbed may end in anything."""
 
-# What a folder holds that `rrope_jax.jobs.workdir` has claimed: results of a run, not text.
+# What a folder holds that `rrope_jax.run.workdir` has claimed: results of a run, not text.
 _WORKDIR = (".lock", "config.json")
 _WILD = frozenset("*?[")
 

@@ -14,9 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import tokenizers
 
-from rrope_jax.io import json_text, sentencepiece, tokenizer_probes, tokenizers_errors
+from rrope_jax.io import json_text
 from rrope_jax.io.pretrained import describe
-from rrope_jax.io.tokenizer_files import SCORES, TokenizerFiles
+from rrope_jax.io.tokenizer import errors as tokenizers_errors
+from rrope_jax.io.tokenizer import probes as tokenizer_probes
+from rrope_jax.io.tokenizer import sentencepiece
+from rrope_jax.io.tokenizer.files import SCORES, TokenizerFiles
 
 _log = logging.getLogger(__name__)
 

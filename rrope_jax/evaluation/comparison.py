@@ -20,8 +20,8 @@ from rrope_jax.evaluation.plots import (
     position_curve,
 )
 from rrope_jax.evaluation.report import method_label, number
-from rrope_jax.figure_style import INK, legend_below, png, style
-from rrope_jax.markdown import table
+from rrope_jax.reporting.markdown import table
+from rrope_jax.reporting.style import INK, legend_below, png, style
 
 _NOT_THERE = "n/a"
 # Okabe and Ito's palette, darkened so that thin lines stand on white.

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rrope_jax.figure_style import INK, png, style
 from rrope_jax.posgen import labels
+from rrope_jax.reporting.style import INK, png, style
 
 _DOCUMENT_ALPHA = 0.4
 

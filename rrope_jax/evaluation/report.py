@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrope_jax.evaluation.plots import FIGURES, length_text
-from rrope_jax.markdown import table
 from rrope_jax.posgen import labels
+from rrope_jax.reporting.markdown import table
 
 _NOT_THERE = "n/a"
 

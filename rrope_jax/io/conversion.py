@@ -5,10 +5,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from rrope_jax.io import gguf_export, huggingface_export, native
-from rrope_jax.io.checkpoint import TREE
 from rrope_jax.io.description import Description
 from rrope_jax.io.dtypes import DTYPES
+from rrope_jax.io.gguf import write as gguf_export
+from rrope_jax.io.huggingface import write as huggingface_export
+from rrope_jax.io.orbax import native
+from rrope_jax.io.orbax.checkpoint import TREE
 from rrope_jax.io.paths import check_local, check_orbax
 from rrope_jax.io.portable import FoldedSource
 from rrope_jax.io.pretrained import FORMATS, open_source

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec
 from rrope_jax.rope.fields import is_int

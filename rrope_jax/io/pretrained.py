@@ -12,9 +12,9 @@ import jax
 from flax import nnx
 
 from rrope_jax.io.description import Description as Description
-from rrope_jax.io.gguf import GgufSource, is_gguf
-from rrope_jax.io.huggingface import HuggingFaceSource, is_huggingface
-from rrope_jax.io.native import NativeSource, is_native
+from rrope_jax.io.gguf.read import GgufSource, is_gguf
+from rrope_jax.io.huggingface.read import HuggingFaceSource, is_huggingface
+from rrope_jax.io.orbax.native import NativeSource, is_native
 from rrope_jax.io.paths import check_local
 from rrope_jax.io.target import left_behind
 from rrope_jax.io.weights import Source, parameter_shapes

@@ -9,13 +9,13 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from rrope_jax.jobs import backend
-from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.cli import backend
+from rrope_jax.cli.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.rope_config import spec_of, spec_of_method
-from rrope_jax.jobs.workdir import Workdir
 from rrope_jax.posgen.grid import parse_method
 from rrope_jax.rope import SCALINGS, RopeSpec, analysis, frequencies
 from rrope_jax.rope.spec import SCALING_FIELDS
+from rrope_jax.run.workdir import Workdir
 
 SUMMARY = (
     "Wavelengths, critical dimension, feature gap and uniqueness of a rotary embedding and of the "

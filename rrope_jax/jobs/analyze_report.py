@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rrope_jax.figure_style import INK, png, style
-from rrope_jax.markdown import table
 from rrope_jax.posgen import labels
+from rrope_jax.reporting.markdown import table
+from rrope_jax.reporting.style import INK, png, style
 from rrope_jax.rope import analysis
 
 _SEEN, _UNSEEN = "#0060a0", "#c04a00"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
+from rrope_jax.cli import backend
+from rrope_jax.cli.configuration import UsageError, parse
 from rrope_jax.io import conversion, pretrained
 from rrope_jax.io.weights import parameter_shapes
-from rrope_jax.jobs import backend
-from rrope_jax.jobs.configuration import UsageError, parse
 from rrope_jax.jobs.rope_config import extend, unset_group
 
 SUMMARY = (

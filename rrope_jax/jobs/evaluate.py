@@ -16,20 +16,21 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import rrope_jax
+from rrope_jax.cli import backend
+from rrope_jax.cli.configuration import UsageError, from_config, parse
 from rrope_jax.data.pipeline import DataConfig, heldout_documents
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
 from rrope_jax.evaluation.units import Store, Unit, run_units
-from rrope_jax.io import checksums, json_text
-from rrope_jax.jobs import backend
-from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.io import json_text
+from rrope_jax.io.orbax import checksums
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
 from rrope_jax.jobs.train_config import check_groups, group_of
-from rrope_jax.jobs.workdir import Workdir, warn_damaged
 from rrope_jax.model import Decoder
 from rrope_jax.rope import SCALINGS, RopeSpec
 from rrope_jax.rope.spec import SCALING_FIELDS
+from rrope_jax.run.workdir import Workdir, warn_damaged
 
 SUMMARY = (
     "Perplexity over the context length, passkey retrieval and closed-ended tasks for a "

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
+from rrope_jax.cli import backend
+from rrope_jax.cli.configuration import UsageError, parse
 from rrope_jax.evaluation.generation import Generator, Sampling
-from rrope_jax.jobs import backend
-from rrope_jax.jobs.configuration import UsageError, parse
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
 from rrope_jax.jobs.rope_config import unset_group
 

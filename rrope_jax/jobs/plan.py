@@ -9,9 +9,10 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from rrope_jax.cli import backend
+from rrope_jax.cli.configuration import UsageError, from_config, parse, refusing_layouts
 from rrope_jax.data.pipeline import DataConfig
-from rrope_jax.jobs import backend, posgen
-from rrope_jax.jobs.configuration import UsageError, from_config, parse, refusing_layouts
+from rrope_jax.jobs import posgen
 from rrope_jax.jobs.train import open_tokenizer
 from rrope_jax.jobs.train_config import (
     group_of,
@@ -20,14 +21,15 @@ from rrope_jax.jobs.train_config import (
     mesh_config,
     plan_program,
 )
-from rrope_jax.jobs.workdir import Workdir
-from rrope_jax.planning import saved, sweep, topology
+from rrope_jax.planning import saved, topology
 from rrope_jax.planning.compilation import Keep
 from rrope_jax.planning.plan import make_plan
 from rrope_jax.planning.posgen import Ablation
-from rrope_jax.planning.sweep import Tried
+from rrope_jax.planning.roofline import sweep
+from rrope_jax.planning.roofline.sweep import Tried
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
+from rrope_jax.run.workdir import Workdir
 
 SUMMARY = (
     "Compiles the exact step of a config for a TPU slice, a GPU cluster or CPU devices, none of "

@@ -15,12 +15,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import rrope_jax
-from rrope_jax.io.checkpoint import Checkpoints, SaveError
-from rrope_jax.jobs import backend, distributed
-from rrope_jax.jobs.configuration import UsageError, from_config, parse, refusing_layouts
-from rrope_jax.jobs.distributed import JobError, Peers
+from rrope_jax.cli import backend
+from rrope_jax.cli.configuration import UsageError, from_config, parse, refusing_layouts
+from rrope_jax.io.orbax.checkpoint import Checkpoints, SaveError
 from rrope_jax.jobs.rope_config import spec_of_method
-from rrope_jax.jobs.workdir import Workdir, warn_damaged
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.posgen import ablation
@@ -28,6 +26,9 @@ from rrope_jax.posgen.grid import PROTOCOLS, Training, parse_method, trainings
 from rrope_jax.posgen.layout import MeshConfig, lay_out
 from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig, check_tasks
 from rrope_jax.rope.positions import PositionSampling
+from rrope_jax.run import distributed
+from rrope_jax.run.distributed import JobError, Peers
+from rrope_jax.run.workdir import Workdir, warn_damaged
 
 SUMMARY = "Trains and tests PosGen models for a grid of tasks, RoPE methods and seeds."
 

@@ -6,10 +6,10 @@ import os
 from absl import flags
 from ml_collections import ConfigDict
 
+from rrope_jax.cli.configuration import UsageError
 from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
-from rrope_jax.io.end_of_text import end_ids
-from rrope_jax.jobs.configuration import UsageError
+from rrope_jax.io.tokenizer.end_of_text import end_ids
 from rrope_jax.jobs.rope_config import extend, original_context
 from rrope_jax.model import Decoder
 

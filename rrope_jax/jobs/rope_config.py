@@ -10,8 +10,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from rrope_jax.cli.configuration import UsageError, from_config
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
-from rrope_jax.jobs.configuration import UsageError, from_config
 from rrope_jax.posgen.grid import parse_method
 from rrope_jax.rope import SCALINGS, RopeSpec, frequencies
 from rrope_jax.rope.fields import Unset

@@ -22,15 +22,14 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from rrope_jax.cli import backend
+from rrope_jax.cli.configuration import UsageError, from_config, parse, refusing_layouts
 from rrope_jax.data.pipeline import Batches, DataConfig, build_batches, heldout_documents
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer
-from rrope_jax.io import native, pretrained
-from rrope_jax.io.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
+from rrope_jax.io import pretrained
+from rrope_jax.io.orbax import native
+from rrope_jax.io.orbax.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
 from rrope_jax.io.paths import check_orbax
-from rrope_jax.jobs import backend, distributed
-from rrope_jax.jobs.configuration import UsageError, from_config, parse, refusing_layouts
-from rrope_jax.jobs.distributed import JobError, Peers
-from rrope_jax.jobs.peers import RETRYABLE
 from rrope_jax.jobs.train_config import (
     CheckpointConfig,
     group_of,
@@ -38,8 +37,11 @@ from rrope_jax.jobs.train_config import (
     mesh_config,
     plan_program,
 )
-from rrope_jax.jobs.workdir import Workdir, difference
 from rrope_jax.rope import RopeSpec
+from rrope_jax.run import distributed
+from rrope_jax.run.distributed import JobError, Peers
+from rrope_jax.run.peers import RETRYABLE
+from rrope_jax.run.workdir import Workdir, difference
 from rrope_jax.sharding import MeshConfig
 from rrope_jax.train import loop
 from rrope_jax.train.heldout import Heldout

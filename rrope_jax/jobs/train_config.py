@@ -6,11 +6,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rrope_jax.cli.configuration import UsageError, from_config
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.data.tokenizers import BYTES, load_tokenizer, read_files
 from rrope_jax.io import pretrained
-from rrope_jax.io.tokenizer_files import TokenizerFiles
-from rrope_jax.jobs.configuration import UsageError, from_config
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.jobs.rope_config import extend
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS, Preset

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rrope_jax.model.attention import IMPLEMENTATIONS
-from rrope_jax.model.chunked import RESULT
+from rrope_jax.model.attention.choice import IMPLEMENTATIONS
+from rrope_jax.model.attention.chunked import RESULT
 from rrope_jax.rope.fields import is_int, is_number
 
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rrope_jax.model.attention import CausalMask, implementation_name, on_one_cpu
+from rrope_jax.model.attention.choice import CausalMask, implementation_name, on_one_cpu
+from rrope_jax.model.attention.context_parallel import arrange
 from rrope_jax.model.cache import KVCache, LayerCache
 from rrope_jax.model.config import REMAT_POLICIES, ModelConfig
-from rrope_jax.model.context_parallel import arrange
 from rrope_jax.model.dropout import drop
 from rrope_jax.model.layers import (
     STREAM,

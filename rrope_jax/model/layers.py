@@ -1,4 +1,4 @@
-"""The layers of a decoder block in Flax NNX. Letters: see `rrope_jax.model.attention`.
+"""The layers of a decoder block in Flax NNX. Letters: see `rrope_jax.model.attention.choice`.
 
 D is d_model, F is d_ff, V the vocabulary. No layer has a bias. Parameters are float32 and cast to
 the compute dtype where they are used.
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rrope_jax.model.attention import CausalMask, attention, on_one_cpu
+from rrope_jax.model.attention.choice import CausalMask, attention, on_one_cpu
 from rrope_jax.model.config import ACTIVATIONS, ModelConfig
 from rrope_jax.model.dropout import drop
 from rrope_jax.rope import rotate

@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
-from rrope_jax.planning import collectives
-from rrope_jax.planning.collectives import Collective
 from rrope_jax.planning.quick import TooBigError, assign
+from rrope_jax.planning.roofline import collectives
+from rrope_jax.planning.roofline.collectives import Collective
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.uncached import uncached
 from rrope_jax.planning.workload import Workload

@@ -15,10 +15,10 @@ import jax
 from jax.sharding import Mesh
 
 import rrope_jax
-from rrope_jax.planning import roofline
-from rrope_jax.planning.collectives import Collective, sum_by_axis
 from rrope_jax.planning.compilation import Compilation, Keep, Memory, compile_step
-from rrope_jax.planning.roofline import Roofline
+from rrope_jax.planning.roofline import step_time as roofline
+from rrope_jax.planning.roofline.collectives import Collective, sum_by_axis
+from rrope_jax.planning.roofline.step_time import Roofline
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import Demands, Workload
 

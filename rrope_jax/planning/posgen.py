@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rrope_jax.planning import traffic
-from rrope_jax.planning.collectives import Collective
+from rrope_jax.planning.roofline import traffic
+from rrope_jax.planning.roofline.collectives import Collective
 from rrope_jax.planning.workload import Demands, check_compiles_here
 from rrope_jax.posgen import lanes
 from rrope_jax.posgen.grid import Training

@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from rrope_jax.figure_style import INK, png, style
-from rrope_jax.markdown import table
+from rrope_jax.reporting.markdown import table
+from rrope_jax.reporting.style import INK, png, style
 
 _COLOURS = ("#0060a0", "#5aa0d0", "#c04a00", "#e6b04a", "#7a7a7a")
 

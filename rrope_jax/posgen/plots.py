@@ -20,10 +20,10 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from rrope_jax.figure_style import INK, legend_below, png, style
 from rrope_jax.posgen import labels
 from rrope_jax.posgen.cells import Cell, read_cells
 from rrope_jax.posgen.summary import SeedStatistics, have_learned, seed_statistics
+from rrope_jax.reporting.style import INK, legend_below, png, style
 
 SMOOTHING_WINDOW = 8
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rrope_jax.markdown import table
 from rrope_jax.posgen import labels, published
 from rrope_jax.posgen.cells import Cell, CellKey, missing_cells, read_cells
 from rrope_jax.posgen.plots import FIGURES, plots
@@ -19,6 +18,7 @@ from rrope_jax.posgen.summary import (
     resonance_differences,
     summarise,
 )
+from rrope_jax.reporting.markdown import table
 
 __all__ = ["markdown", "plots", "resonance_differences", "summarise"]
 

@@ -12,9 +12,9 @@ from rrope_jax.rope.factor_lists import llama3_context as llama3_context
 from rrope_jax.rope.frequencies import SCALINGS as SCALINGS
 from rrope_jax.rope.frequencies import Frequencies as Frequencies
 from rrope_jax.rope.frequencies import frequencies as frequencies
-from rrope_jax.rope.huggingface import from_hf as from_hf
-from rrope_jax.rope.huggingface import original_context as original_context
-from rrope_jax.rope.huggingface import to_hf as to_hf
+from rrope_jax.rope.huggingface.read import from_hf as from_hf
+from rrope_jax.rope.huggingface.read import original_context as original_context
+from rrope_jax.rope.huggingface.read import to_hf as to_hf
 from rrope_jax.rope.rotary import PhaseTable as PhaseTable
 from rrope_jax.rope.rotary import cos_sin as cos_sin
 from rrope_jax.rope.rotary import cos_sin_from_table as cos_sin_from_table

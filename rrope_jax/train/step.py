@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from rrope_jax.model import Decoder, ModelConfig
-from rrope_jax.model.context_parallel import arrange, restore
+from rrope_jax.model.attention.context_parallel import arrange, restore
 from rrope_jax.model.decoder import abstract_decoder
 from rrope_jax.rope import RopeSpec, cos_sin
 from rrope_jax.rope.positions import Positions, sample

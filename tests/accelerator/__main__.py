@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rrope_jax.jobs.configuration import UsageError
-from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.cli.configuration import UsageError
+from rrope_jax.run.workdir import Workdir
 from tests.accelerator import report, results
 from tests.accelerator.call import ROOT, UNFINISHED, Call, python
 from tests.accelerator.parts import PARTS, Part

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.run.workdir import Workdir
 from tests.benchmarks import platforms
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.run.workdir import Workdir
 from tests.accelerator.call import RUNNING, UNFINISHED, Call, OutOfTimeError
 from tests.accelerator.parts import PARTS
 from tests.benchmarks import platforms

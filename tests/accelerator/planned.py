@@ -9,7 +9,7 @@ import numpy as np
 
 from rrope_jax.model import ModelConfig
 from rrope_jax.planning.chips import CHIPS
-from rrope_jax.planning.roofline import Roofline
+from rrope_jax.planning.roofline.step_time import Roofline
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import MeshConfig

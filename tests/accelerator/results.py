@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rrope_jax.jobs.configuration import UsageError
-from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.cli.configuration import UsageError
+from rrope_jax.run.workdir import Workdir
 from tests.accelerator import posgen_paper
 from tests.accelerator.call import RUNNING
 from tests.accelerator.parts import PARTS

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrope_jax.model.attention import (
+from rrope_jax.model.attention.choice import (
     IMPLEMENTATIONS,
     CausalMask,
     attention,

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rrope_jax.jobs.configuration import UsageError
-from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.cli.configuration import UsageError
+from rrope_jax.run.workdir import Workdir
 from tests.accelerator import device_tests, planned, precision, report, results
 from tests.accelerator.call import ROOT, Call, OutOfTimeError, SkippedError
 from tests.accelerator.parts import PARTS

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rrope_jax.markdown import table
 from rrope_jax.posgen import labels
 from rrope_jax.posgen.summary import (
     MethodSummary,
@@ -23,6 +22,7 @@ from rrope_jax.posgen.summary import (
     resonance_differences,
     summarise,
 )
+from rrope_jax.reporting.markdown import table
 
 _KEPT = ("protocol", "task", "method", "trained_as", "seed", "id_accuracy", "ood_accuracy")
 # Curves that a summary does not need, which would be most of the file.

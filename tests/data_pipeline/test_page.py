@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from rrope_jax.cli.configuration import from_config
 from rrope_jax.data.packing import PACKINGS, Rows
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.data.posgen_tfds import Posgen, PosgenConfig
-from rrope_jax.jobs.configuration import from_config
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rrope_jax.data.text import TextConfig, documents, split
-from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.run.workdir import Workdir
 from tests.data_pipeline.samples import NAMES, TEXTS
 
 # Name of a file -> its bytes, and what is said of them.

@@ -12,7 +12,7 @@ from hypothesis import given
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rrope_jax.data.tokenizers import load_tokenizer, read_files
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 from tests.io.vocabularies import files, sentencepiece_json
 
 FIVE_ONE = [7, 3]  # "five one" in the word tokenizer

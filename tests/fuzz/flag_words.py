@@ -12,9 +12,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
+from rrope_jax.cli.configuration import from_config, parse
 from rrope_jax.io.description import Description
 from rrope_jax.jobs import analyze, posgen
-from rrope_jax.jobs.configuration import from_config, parse
 from rrope_jax.jobs.rope_config import extend, unset_group
 from rrope_jax.jobs.train_config import check_groups, group_of, mesh_config, plan_program
 from rrope_jax.planning import topology

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from rrope_jax.io import native, pretrained
-from rrope_jax.io.checkpoint import Checkpoints
+from rrope_jax.io import pretrained
 from rrope_jax.io.description import Description
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.orbax import native
+from rrope_jax.io.orbax.checkpoint import Checkpoints
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.io.weights import parameter_shapes
 from rrope_jax.rope import RopeSpec
 from tests.fuzz import model_folders

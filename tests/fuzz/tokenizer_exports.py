@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rrope_jax.io import gguf_tokenizer
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 from tests.fuzz import tokenizer_files
 from tests.fuzz.judging import Target, UnfitError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rrope_jax.data.tokenizers import load_tokenizer
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 from tests.fuzz.judging import Target
 
 TEXTS = ("", "a b  ab", "<s>ba\n\u00e9\U0001f600 12 345")

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from rrope_jax.io.checkpoint import BackgroundCheckpoints, Checkpoints, SaveError, _with_time
+from rrope_jax.io.orbax.checkpoint import BackgroundCheckpoints, Checkpoints, SaveError, _with_time
 
 ROOT = Path(__file__).parents[2]
 
@@ -373,8 +373,8 @@ class TestBackground:
 NO_FOLDERS = """
 import os, pathlib, sys
 import jax.numpy as jnp
-from rrope_jax.io.checkpoint import BackgroundCheckpoints, SaveError
-from rrope_jax.jobs.backend import silence_orbax
+from rrope_jax.io.orbax.checkpoint import BackgroundCheckpoints, SaveError
+from rrope_jax.cli.backend import silence_orbax
 
 silence_orbax()
 folder, allowed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
@@ -426,7 +426,7 @@ def test_folder_that_cannot_be_made_ends_the_process_at_once(allowed: int, tmp_p
 def test_process_killed_while_saving_leaves_the_one_before(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, jax.numpy as jnp\n"
-        "from rrope_jax.io.checkpoint import Checkpoints\n"
+        "from rrope_jax.io.orbax.checkpoint import Checkpoints\n"
         "checkpoints = Checkpoints(pathlib.Path(sys.argv[1]))\n"
         "found = checkpoints.restore({'w': jnp.zeros(1 << 20, jnp.int32)})\n"
         "for step in range(found[1]['step'] + 1 if found else 1, 1000):\n"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrope_jax.io import checksums
+from rrope_jax.io.orbax import checksums
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +98,7 @@ def test_no_mesh_changes_it() -> None:
     code = (
         "import jax, numpy as np\n"
         "from jax.sharding import NamedSharding, Mesh, PartitionSpec as P\n"
-        "from rrope_jax.io import checksums\n"
+        "from rrope_jax.io.orbax import checksums\n"
         "array = np.random.default_rng(0).normal(size=(8, 4, 6)).astype(np.float32)\n"
         "print(checksums.of_array(array))\n"
         "mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ('x', 'y'))\n"

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
-from rrope_jax.io import gguf_tokenizer, gguf_vocabulary
-from rrope_jax.io.gguf_pre_tokenizers import PRE_TOKENIZERS
-from rrope_jax.io.sentencepiece import LeftmostFirst
-from rrope_jax.io.tokenizer_files import SCORES
+from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
+from rrope_jax.io.gguf import vocabulary as gguf_vocabulary
+from rrope_jax.io.gguf.pre_tokenizers import PRE_TOKENIZERS
+from rrope_jax.io.tokenizer.files import SCORES
+from rrope_jax.io.tokenizer.sentencepiece import LeftmostFirst
 from tests.io.vocabularies import CONTROL, LETTERS, byte_level, sentencepiece
 
 TOKENS = [*LETTERS, *CONTROL]

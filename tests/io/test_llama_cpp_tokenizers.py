@@ -13,9 +13,11 @@ from gguf import GGUFWriter
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from rrope_jax.data.tokenizers import load_tokenizer
-from rrope_jax.io import gguf_tokenizer, gguf_vocabulary, tokenizer_probes
-from rrope_jax.io.gguf_export import _add
-from rrope_jax.io.gguf_pre_tokenizers import PRE_TOKENIZERS
+from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
+from rrope_jax.io.gguf import vocabulary as gguf_vocabulary
+from rrope_jax.io.gguf.pre_tokenizers import PRE_TOKENIZERS
+from rrope_jax.io.gguf.write import _add
+from rrope_jax.io.tokenizer import probes as tokenizer_probes
 from tests.io.vocabularies import byte_level, files, sentencepiece_json, size
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rrope_jax.io import conversion, native, pretrained
-from rrope_jax.io.checkpoint import Checkpoints
+from rrope_jax.io import conversion, pretrained
 from rrope_jax.io.description import Description
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.orbax import native
+from rrope_jax.io.orbax.checkpoint import Checkpoints
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.model import Decoder
 from rrope_jax.rope import RopeSpec
 from tests.io import tiny

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from rrope_jax.io import gguf_file, pretrained
+from rrope_jax.io import pretrained
 from rrope_jax.io.conversion import convert
-from rrope_jax.io.gguf_export import _add
+from rrope_jax.io.gguf import container as gguf_file
+from rrope_jax.io.gguf.write import _add
 from tests.io import tiny
 
 
@@ -184,14 +185,14 @@ def test_keys_of_another_type(whole: Path, key: str, value: Any, message: str) -
     contents = gguf_file.read_header(whole)
     metadata = contents.metadata | {key: value}
     damaged = gguf_file.Contents(metadata, contents.tensors)
-    from rrope_jax.io import gguf
+    from rrope_jax.io.gguf import read as gguf
 
     with pytest.raises(ValueError, match=message):
         gguf._describe(whole, damaged)
 
 
 def test_one_number_for_each_layer_is_that_number_where_all_are_equal(whole: Path) -> None:
-    from rrope_jax.io import gguf
+    from rrope_jax.io.gguf import read as gguf
 
     contents = gguf_file.read_header(whole)
     lists = {"llama.attention.head_count_kv": [2, 2], "llama.feed_forward_length": [56, 56]}

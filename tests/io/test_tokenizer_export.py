@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from rrope_jax.data.tokenizers import load_tokenizer
-from rrope_jax.io import chat_templates, gguf_tokenizer, pretrained
+from rrope_jax.io import pretrained
 from rrope_jax.io.conversion import convert
-from rrope_jax.io.end_of_text import end_ids
-from rrope_jax.io.gguf_pre_tokenizers import PRE_TOKENIZERS
-from rrope_jax.io.tokenizer_files import SCORES, TokenizerFiles
+from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
+from rrope_jax.io.gguf.pre_tokenizers import PRE_TOKENIZERS
+from rrope_jax.io.tokenizer import chat_templates
+from rrope_jax.io.tokenizer.end_of_text import end_ids
+from rrope_jax.io.tokenizer.files import SCORES, TokenizerFiles
 from tests.io import tiny
 from tests.io.vocabularies import added, byte_level, files, sentencepiece, sentencepiece_json, size
 

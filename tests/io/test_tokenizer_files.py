@@ -10,10 +10,12 @@ import pytest
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from rrope_jax.io import gguf_tokenizer, pretrained, tokenizer_probes
+from rrope_jax.io import pretrained
 from rrope_jax.io.conversion import convert
-from rrope_jax.io.gguf_pre_tokenizers import PRE_TOKENIZERS
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
+from rrope_jax.io.gguf.pre_tokenizers import PRE_TOKENIZERS
+from rrope_jax.io.tokenizer import probes as tokenizer_probes
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 from tests.io import tiny
 
 ROOT = Path(__file__).parents[2]

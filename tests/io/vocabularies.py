@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 
 LETTERS = ["a", "b", "c", "d", "x", "Ġ", "1", "2", "3", "4", "ab", "cd", "abcd", "12", "123"]
 CONTROL = ["<|begin|>", "<|stop|>", "<|eot_id|>"]

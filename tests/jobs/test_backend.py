@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from rrope_jax.jobs import backend
+from rrope_jax.cli import backend
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +21,7 @@ def test_description_names_backend_devices_and_version() -> None:
 
 def test_one_line_and_nothing_else_without_an_accelerator() -> None:
     code = (
-        "from rrope_jax.jobs import backend; backend.silence();"
+        "from rrope_jax.cli import backend; backend.silence();"
         "backend.configure_logging().info(backend.describe());"
         "import jax.numpy as jnp; print(jnp.ones(3).sum())"
     )

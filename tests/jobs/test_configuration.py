@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_dict
 
-from rrope_jax.jobs.configuration import UsageError, from_config, parse
+from rrope_jax.cli.configuration import UsageError, from_config, parse
 
 CONFIG = """
 from ml_collections import ConfigDict, config_dict

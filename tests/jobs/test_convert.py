@@ -7,7 +7,8 @@ import pytest
 
 from rrope_jax import __main__ as cli
 from rrope_jax import rope
-from rrope_jax.io import gguf_export, pretrained
+from rrope_jax.io import pretrained
+from rrope_jax.io.gguf import write as gguf_export
 from rrope_jax.rope import RopeSpec
 from tests.io import tiny
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rrope_jax.cli.configuration import parse, refusing_layouts
 from rrope_jax.jobs import plan, train
-from rrope_jax.jobs.configuration import parse, refusing_layouts
 from tests.train import slices
 
 ROOT = Path(__file__).parents[2]

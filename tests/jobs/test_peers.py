@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from rrope_jax.jobs import distributed
-from rrope_jax.jobs.configuration import UsageError
-from rrope_jax.jobs.peers import RETRYABLE, End, Group, JoinError, Place, join
+from rrope_jax.cli.configuration import UsageError
+from rrope_jax.run import distributed
+from rrope_jax.run.peers import RETRYABLE, End, Group, JoinError, Place, join
 
 SECONDS = 30.0  # of patience with a busy machine
 TPU_CLUSTERS = "jax._src.clusters.cloud_tpu_cluster"
@@ -181,7 +181,7 @@ class TestMalformed:
     @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED.keys())
     @pytest.mark.parametrize("index", [0, 2])
     def test_named_by_all(self, sent: bytes, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("rrope_jax.jobs.peers._LONGEST", 200_000)
+        monkeypatch.setattr("rrope_jax.run.peers._LONGEST", 200_000)
         made = _Job(mute=index)
         try:
             for line in made.groups[index]._lines():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from rrope_jax.cli.configuration import UsageError
 from rrope_jax.io import pretrained
 from rrope_jax.jobs import train_config
-from rrope_jax.jobs.configuration import UsageError
 from rrope_jax.model.presets import PRESETS
 
 CONFIGS = Path(__file__).parents[2] / "configs"

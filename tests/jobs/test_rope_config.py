@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
+from rrope_jax.cli.configuration import UsageError
 from rrope_jax.io import pretrained
 from rrope_jax.io.description import Description
-from rrope_jax.jobs.configuration import UsageError
 from rrope_jax.jobs.rope_config import extend, original_context, unset_group
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies

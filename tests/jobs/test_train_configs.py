@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
+from rrope_jax.cli.configuration import from_config
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.io import pretrained
 from rrope_jax.jobs import train_config
-from rrope_jax.jobs.configuration import from_config
 from rrope_jax.jobs.train_config import CheckpointConfig
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.train.heldout import HeldoutConfig

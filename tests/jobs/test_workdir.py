@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrope_jax.jobs.configuration import UsageError
-from rrope_jax.jobs.workdir import Workdir
+from rrope_jax.cli.configuration import UsageError
+from rrope_jax.run.workdir import Workdir
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = {"tasks": ("cot",), "train": {"steps": 10, "learning_rate": 3e-3}}
@@ -78,7 +78,7 @@ class TestClaim:
 
     def test_lock_of_a_live_process_holds_and_ends_with_it(self, tmp_path: Path) -> None:
         code = (
-            "import sys, time; from rrope_jax.jobs.workdir import Workdir;"
+            "import sys, time; from rrope_jax.run.workdir import Workdir;"
             "w = Workdir.claim(sys.argv[1], {'a': 1}); print('claimed', flush=True); time.sleep(60)"
         )
         with subprocess.Popen(

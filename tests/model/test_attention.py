@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrope_jax.model import attention as module
-from rrope_jax.model.attention import IMPLEMENTATIONS, CausalMask, attention
+from rrope_jax.model.attention import choice as module
+from rrope_jax.model.attention.choice import IMPLEMENTATIONS, CausalMask, attention
 from tests.closeness import assert_close
 
 SEGMENTS = jnp.array([[0, 0, 0, 1, 1], [2, 2, 2, 2, 2]])
@@ -299,8 +299,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp
 import numpy as np
-from rrope_jax.model.attention import CausalMask, attention
-from rrope_jax.model.context_parallel import arrange, restore
+from rrope_jax.model.attention.choice import CausalMask, attention
+from rrope_jax.model.attention.context_parallel import arrange, restore
 from rrope_jax.sharding import MeshConfig, make_mesh
 from tests.closeness import assert_close
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrope_jax.model.attention import CausalMask, attention
-from rrope_jax.model.chunked import Chunks, chunked_attention
+from rrope_jax.model.attention.choice import CausalMask, attention
+from rrope_jax.model.attention.chunked import Chunks, chunked_attention
 
 SCALE = 0.6
 

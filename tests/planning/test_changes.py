@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from rrope_jax.model.presets import PRESETS
-from rrope_jax.planning.changes import alternatives, smaller
+from rrope_jax.planning.roofline.changes import alternatives, smaller
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.sharding import AXES, MeshConfig
 from rrope_jax.train.config import TrainConfig

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rrope_jax.planning.collectives import read, sum_by_axis
+from rrope_jax.planning.roofline.collectives import read, sum_by_axis
 
 MESH = {"data": 1, "fsdp": 2, "seq": 2, "tensor": 2}
 

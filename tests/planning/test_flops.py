@@ -10,10 +10,16 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.model.attention import IMPLEMENTATIONS
+from rrope_jax.model.attention.choice import IMPLEMENTATIONS
 from rrope_jax.model.config import REMAT_POLICIES
 from rrope_jax.model.presets import PRESETS
-from rrope_jax.planning.flops import AGAIN, ATTENTION, executed_flops, model_flops, visible_pairs
+from rrope_jax.planning.roofline.flops import (
+    AGAIN,
+    ATTENTION,
+    executed_flops,
+    model_flops,
+    visible_pairs,
+)
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.rope import RopeSpec

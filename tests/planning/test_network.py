@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from rrope_jax.planning.network import HOP_SECONDS, seconds
+from rrope_jax.planning.roofline.network import HOP_SECONDS, seconds
 from rrope_jax.planning.topology import Place, Topology
 
 V5P = Topology("v5p:4x4x4", "v5p", (4, 4, 4))  # rings of 9e10 bytes/s a link

@@ -15,8 +15,8 @@ import pytest
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.planning import plan as module
 from rrope_jax.planning.plan import Plan, fingerprint, make_plan, outline
+from rrope_jax.planning.roofline.sweep import nearest, recommended, sweep
 from rrope_jax.planning.saved import dump, load
-from rrope_jax.planning.sweep import nearest, recommended, sweep
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.sharding import MeshConfig
@@ -139,7 +139,7 @@ def test_the_key_is_another_with(
 
 def test_code_of_the_key_is_all_that_planning_imports() -> None:
     """A module that is left out could change a plan that is then not made again."""
-    names = ("plan", "posgen", "quick", "sweep", "workload")
+    names = ("plan", "posgen", "quick", "roofline.sweep", "workload")
     code = (
         f"import sys\nfor name in {names}: __import__(f'rrope_jax.planning.{{name}}')\n"
         "print(*(m.__file__ for name, m in sys.modules.items() if name.startswith('rrope_jax.')))"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from rrope_jax.planning.collectives import Collective
-from rrope_jax.planning.network import HOP_SECONDS
-from rrope_jax.planning.roofline import Roofline, network_seconds
+from rrope_jax.planning.roofline.collectives import Collective
+from rrope_jax.planning.roofline.network import HOP_SECONDS
+from rrope_jax.planning.roofline.step_time import Roofline, network_seconds
 from rrope_jax.planning.topology import Place, Topology
 
 

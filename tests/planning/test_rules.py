@@ -3,9 +3,9 @@
 import pytest
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.planning.collectives import sum_by_axis
-from rrope_jax.planning.rules import Batch, expected
-from rrope_jax.planning.traffic import memory_traffic, saved_bytes
+from rrope_jax.planning.roofline.collectives import sum_by_axis
+from rrope_jax.planning.roofline.rules import Batch, expected
+from rrope_jax.planning.roofline.traffic import memory_traffic, saved_bytes
 
 # Numbers of a layer: 4 x 16 x 16 of attention, 3 x 16 x 32 of feed-forward; and of both ends.
 MODEL = ModelConfig(

@@ -10,8 +10,8 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+from rrope_jax.cli.configuration import UsageError
 from rrope_jax.jobs import posgen
-from rrope_jax.jobs.configuration import UsageError
 from rrope_jax.model import ModelConfig
 from rrope_jax.posgen import report
 from rrope_jax.posgen.training import MATMUL_PRECISIONS, Program, TaskConfig, TrainConfig

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.model import attention as module
-from rrope_jax.model.attention import CausalMask, attention
-from rrope_jax.model.context_parallel import arrange, restore
+from rrope_jax.model.attention import choice as module
+from rrope_jax.model.attention.choice import CausalMask, attention
+from rrope_jax.model.attention.context_parallel import arrange, restore
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import AXES, MeshConfig, constrain, make_mesh
 from rrope_jax.train.config import TrainConfig

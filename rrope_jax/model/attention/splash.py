@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from rrope_jax.model.chunked import RESULT
-from rrope_jax.model.context_parallel import arrange_indices
+from rrope_jax.model.attention.chunked import RESULT
+from rrope_jax.model.attention.context_parallel import arrange_indices
 
 TILE = 128  # what the kernel's blocks must be a multiple of
 _BLOCK = 512

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from rrope_jax.cli.configuration import UsageError
 from rrope_jax.io import json_text
 from rrope_jax.io.paths import check_local
 from rrope_jax.io.target import replace_file, temporary_of
-from rrope_jax.jobs.configuration import UsageError
 
 _LOG = logging.getLogger(__name__)
 _IDENTITY = "config.json"

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from rrope_jax.io import sentencepiece, tokenizers_errors
-from rrope_jax.io.tokenizer_files import SCORES, TokenizerFiles
+from rrope_jax.io.tokenizer import errors as tokenizers_errors
+from rrope_jax.io.tokenizer import sentencepiece
+from rrope_jax.io.tokenizer.files import SCORES, TokenizerFiles
 
 _TOKENIZER = "tokenizer.json"
 # Some texts around each added token; of a vocabulary with thousands, around so many.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from rrope_jax.io.gguf_pre_tokenizers import DEFAULT, PRE_TOKENIZERS, PreTokenizer
+from rrope_jax.io.gguf.pre_tokenizers import DEFAULT, PRE_TOKENIZERS, PreTokenizer
 
 PREFIX = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"

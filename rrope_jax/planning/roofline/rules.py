@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.planning.collectives import Collective
-from rrope_jax.planning.flops import AGAIN, layer
+from rrope_jax.planning.roofline.collectives import Collective
+from rrope_jax.planning.roofline.flops import AGAIN, layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from rrope_jax.model import splash
-from rrope_jax.model.chunked import MASKED, Chunks, chunked_attention
-from rrope_jax.model.context_parallel import first_places, gather
+from rrope_jax.model.attention import splash
+from rrope_jax.model.attention.chunked import MASKED, Chunks, chunked_attention
+from rrope_jax.model.attention.context_parallel import first_places, gather
 from rrope_jax.sharding import on_a_mesh, parts, spec
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rrope_jax.io import json_text
-from rrope_jax.io.tokenizer_files import MORE_TEMPLATES, TokenizerFiles
+from rrope_jax.io.tokenizer.files import MORE_TEMPLATES, TokenizerFiles
 
 DEFAULT = "default"
 """The name of the template that is used where none is asked for."""

@@ -18,8 +18,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrope_jax.planning import network
-from rrope_jax.planning.collectives import Collective
+from rrope_jax.planning.roofline import network
+from rrope_jax.planning.roofline.collectives import Collective
 from rrope_jax.planning.topology import Place, Topology
 
 _HIDDEN = ("data", "fsdp")

@@ -13,9 +13,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rrope_jax import rope
-from rrope_jax.io import end_of_text, json_text
+from rrope_jax.io import json_text
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.tokenizer import end_of_text
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.io.weights import (
     WEIGHTS,
     Array,

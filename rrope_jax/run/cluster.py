@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rrope_jax.jobs.peers import Place
+from rrope_jax.run.peers import Place
 
 # What says on clusters how many processes or hosts there are, as a number or as names.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MEGASCALE_NUM_SLICES")

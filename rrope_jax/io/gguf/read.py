@@ -10,9 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrope_jax.io import end_of_text, gguf_file, gguf_tokenizer, gguf_vocabulary
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
-from rrope_jax.io.gguf_vocabulary import Vocabulary
+from rrope_jax.io.gguf import container as gguf_file
+from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
+from rrope_jax.io.gguf import vocabulary as gguf_vocabulary
+from rrope_jax.io.gguf.vocabulary import Vocabulary
+from rrope_jax.io.tokenizer import end_of_text
 from rrope_jax.io.weights import (
     WEIGHTS,
     Array,

@@ -21,11 +21,11 @@ from typing import Any, NoReturn
 
 import jax
 
-from rrope_jax.io.checkpoint import SaveError
-from rrope_jax.jobs import cluster
-from rrope_jax.jobs.configuration import UsageError
-from rrope_jax.jobs.peers import RETRYABLE, End, Group, JoinError, Place, join
-from rrope_jax.jobs.workdir import Workdir, difference
+from rrope_jax.cli.configuration import UsageError
+from rrope_jax.io.orbax.checkpoint import SaveError
+from rrope_jax.run import cluster
+from rrope_jax.run.peers import RETRYABLE, End, Group, JoinError, Place, join
+from rrope_jax.run.workdir import Workdir, difference
 
 _ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _JOIN_TIMEOUT, _HEARTBEAT = "RROPE_JOIN_TIMEOUT", "RROPE_HEARTBEAT"

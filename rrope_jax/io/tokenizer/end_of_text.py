@@ -5,7 +5,7 @@ from typing import Any
 
 from rrope_jax.io import json_text
 from rrope_jax.io.description import Description
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 
 KEY = "eos_token_id"
 GENERATION = "generation_config.json"

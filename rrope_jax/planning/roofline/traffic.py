@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.config import ACTIVATIONS
-from rrope_jax.planning.flops import AGAIN, ATTENTION, visible_pairs
+from rrope_jax.planning.roofline.flops import AGAIN, ATTENTION, visible_pairs
 
 
 def memory_traffic(

@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 from absl import flags
 from ml_collections import ConfigDict, config_dict
 
+from rrope_jax.cli import overrides
 from rrope_jax.io.paths import check_local
-from rrope_jax.jobs import overrides
 from rrope_jax.sharding import LayoutError
 
 T = TypeVar("T")

@@ -16,10 +16,11 @@ from typing import Any, Self, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from rrope_jax.io import checksums, json_text
-from rrope_jax.io.host_arrays import HostArraysRestore, HostArraysSave
+from rrope_jax.io import json_text
+from rrope_jax.io.orbax import checksums
+from rrope_jax.io.orbax.host_arrays import HostArraysRestore, HostArraysSave
+from rrope_jax.io.orbax.watched_save import WatchedHandler
 from rrope_jax.io.paths import check_orbax
-from rrope_jax.io.watched_save import WatchedHandler
 
 _LOG = logging.getLogger(__name__)
 

@@ -14,8 +14,15 @@ from typing import Any
 
 from rrope_jax.rope.fields import Unset, is_int, is_number
 from rrope_jax.rope.frequencies import SCALINGS, frequencies, stretched_theta
-from rrope_jax.rope.hf_keys import OTHER_BASES, check_nested, in_terms_of_transformers
-from rrope_jax.rope.model_types import LAYERED, LLAMA, SCALED, ModelType, meaning, obstacle
+from rrope_jax.rope.huggingface.keys import OTHER_BASES, check_nested, in_terms_of_transformers
+from rrope_jax.rope.huggingface.model_types import (
+    LAYERED,
+    LLAMA,
+    SCALED,
+    ModelType,
+    meaning,
+    obstacle,
+)
 from rrope_jax.rope.spec import RopeSpec
 
 _log = logging.getLogger(__name__)

@@ -18,11 +18,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from rrope_jax.io import checksums, json_text
-from rrope_jax.io.checkpoint import CHECKSUMS, METADATA, TREE
+from rrope_jax.io import json_text
 from rrope_jax.io.description import Description
+from rrope_jax.io.orbax import checksums
+from rrope_jax.io.orbax.checkpoint import CHECKSUMS, METADATA, TREE
 from rrope_jax.io.paths import check_orbax
-from rrope_jax.io.tokenizer_files import TokenizerFiles
+from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.io.weights import Array, Source, Weight, host_parameter, parameter_shapes
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import SCALINGS, RopeSpec

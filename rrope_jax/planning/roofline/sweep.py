@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rrope_jax.planning.changes import Change, Runs, alternatives, smaller
 from rrope_jax.planning.plan import Cache, Plan, make_plan, outline
+from rrope_jax.planning.roofline.changes import Change, Runs, alternatives, smaller
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.sharding import LayoutError

@@ -8,15 +8,10 @@ from typing import Any
 
 import tokenizers
 
-from rrope_jax.io import (
-    chat_templates,
-    gguf_vocabulary,
-    json_text,
-    sentencepiece,
-    tokenizer_probes,
-)
-from rrope_jax.io.gguf_pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
-from rrope_jax.io.gguf_vocabulary import (
+from rrope_jax.io import json_text
+from rrope_jax.io.gguf import vocabulary as gguf_vocabulary
+from rrope_jax.io.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from rrope_jax.io.gguf.vocabulary import (
     BYTE,
     BYTE_LEVEL,
     CONTROL,
@@ -30,7 +25,9 @@ from rrope_jax.io.gguf_vocabulary import (
     USER_DEFINED,
     Vocabulary,
 )
-from rrope_jax.io.tokenizer_files import SCORES, TokenizerFiles
+from rrope_jax.io.tokenizer import chat_templates, sentencepiece
+from rrope_jax.io.tokenizer import probes as tokenizer_probes
+from rrope_jax.io.tokenizer.files import SCORES, TokenizerFiles
 
 _log = logging.getLogger(__name__)
 

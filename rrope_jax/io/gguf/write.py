@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from rrope_jax.io import gguf_tokenizer, gguf_vocabulary
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.dtypes import DTYPES, Dtype, cast
-from rrope_jax.io.end_of_text import end_ids
-from rrope_jax.io.gguf import (
+from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
+from rrope_jax.io.gguf import vocabulary as gguf_vocabulary
+from rrope_jax.io.gguf.read import (
     ARCHITECTURE,
     FOLDED,
     FREQUENCY_FACTORS,
@@ -22,6 +22,7 @@ from rrope_jax.io.gguf import (
     to_interleaved,
 )
 from rrope_jax.io.portable import NEVER_TURNS, factor_lists
+from rrope_jax.io.tokenizer.end_of_text import end_ids
 from rrope_jax.io.weights import Source, matrix_shapes
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.rope.fields import is_int

@@ -1,0 +1,1 @@
+"""Orbax checkpoints: training state, and models of our own."""

@@ -1,0 +1,1 @@
+"""Causal attention: one function, and an implementation for every backend."""

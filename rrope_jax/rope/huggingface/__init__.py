@@ -1,0 +1,1 @@
+"""Between `RopeSpec` and the RoPE keys of a Hugging Face config.json."""

@@ -376,10 +376,14 @@ def _break(
 
 
 def _saved(workdir: Path) -> set[Path]:
-    """The checkpoints that are there; those of a training may go at any moment."""
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            return {*workdir.glob("checkpoints/*/*")}
+    """The checkpoints, by name only: one may be gone before it is looked at."""
+    trainings = workdir / "checkpoints"
+    saved: set[Path] = set()
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(trainings):
+            with contextlib.suppress(FileNotFoundError):  # of a training that has just finished
+                saved |= {trainings / name / step for step in os.listdir(trainings / name)}
+    return saved
 
 
 def _finish(environment: dict[str, str], workdir: Path, *overrides: str) -> str:

@@ -12,10 +12,8 @@ import numpy as np
 
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.weights import Array, Source, Weight, parameter_from_matrices
-from rrope_jax.rope import SCALINGS, RopeSpec, frequencies
-
-# The factor of a feature that never turns: see `rope.huggingface`.
-NEVER_TURNS = 1e30
+from rrope_jax.rope import frequencies
+from rrope_jax.rope.factor_lists import as_factor_lists
 
 
 def factor_lists(description: Description) -> tuple[Description, float]:
@@ -38,26 +36,9 @@ def factor_lists(description: Description) -> tuple[Description, float]:
             "scaling='longrope' with a short_factor and a long_factor that differ has no single "
             "list of frequencies; convert with one of them as both"
         )
-    wanted = frequencies(spec)
-    plain = frequencies(RopeSpec(head_dim=spec.rotary_dim, theta=spec.theta))
-    factors = tuple(
-        float(before / after) if after else NEVER_TURNS
-        for before, after in zip(plain.inv_freq, wanted.inv_freq, strict=True)
-    )
-    rotates_all = SCALINGS[spec.scaling].rotates_all
-    listed = RopeSpec(
-        head_dim=spec.head_dim,
-        theta=spec.theta,
-        scaling="longrope",
-        factor=1.0,
-        original_context=context,
-        resonance=spec.resonance,
-        partial_rotary_factor=1.0 if rotates_all else spec.partial_rotary_factor,
-        attention_factor=1.0,
-        short_factor=factors,
-        long_factor=factors,
-    )
-    temperature = wanted.attention_factor
+    listed = as_factor_lists(spec, context)
+    temperature = frequencies(spec).attention_factor
+    listed = dataclasses.replace(listed, factor=1.0, original_context=context, attention_factor=1.0)
     extras = dict(description.extras)
     if temperature != 1:
         extras[FOLDED_TEMPERATURE] = temperature * extras.get(FOLDED_TEMPERATURE, 1.0)

@@ -12,9 +12,8 @@ from ml_collections import ConfigDict
 from rrope_jax.cli import backend
 from rrope_jax.cli.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.rope_config import spec_of, spec_of_method
-from rrope_jax.posgen.grid import parse_method
-from rrope_jax.rope import SCALINGS, RopeSpec, analysis, frequencies
-from rrope_jax.rope.spec import SCALING_FIELDS
+from rrope_jax.rope import RopeSpec, analysis, frequencies
+from rrope_jax.rope.methods import parse_method
 from rrope_jax.run.workdir import Workdir
 
 SUMMARY = (
@@ -83,8 +82,8 @@ def main(argv: Sequence[str]) -> int:
 
     identity = {
         **dataclasses.asdict(setting),
-        "rope": _fields(spec),
-        "specs": {method: _fields(each) for method, each in specs.items()},
+        "rope": spec.fields(),
+        "specs": {method: each.fields() for method, each in specs.items()},
     }
     with Workdir.claim(values.workdir, identity) as workdir:
         log = backend.configure_logging()
@@ -174,7 +173,7 @@ def analyze(setting: Setting, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> 
     return {
         "train_length": setting.train_length,
         "test_length": setting.test_length,
-        "rope": _fields(spec),
+        "rope": spec.fields(),
         **of_spec,
         "features": [
             {"index": index, **dict(zip(columns, row, strict=True))}
@@ -187,12 +186,6 @@ def analyze(setting: Setting, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> 
             for method, each in specs.items()
         },
     }
-
-
-def _fields(spec: RopeSpec) -> dict[str, Any]:
-    """What determines an embedding: its fields without those that its scaling does not read."""
-    unread = SCALING_FIELDS - SCALINGS[spec.scaling].reads
-    return {key: value for key, value in dataclasses.asdict(spec).items() if key not in unread}
 
 
 def _measure(setting: Setting, spec: RopeSpec) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rrope_jax.posgen import labels
 from rrope_jax.reporting.markdown import table
 from rrope_jax.reporting.style import INK, png, style
 from rrope_jax.rope import analysis
+from rrope_jax.rope.methods import is_resonance, plain_variant
 
 _SEEN, _UNSEEN = "#0060a0", "#c04a00"
 _LEFT_OUT, _SHADE = "#fbe3d3", "#f2f2f2"
@@ -87,7 +88,7 @@ def _methods_table(results: Mapping[str, Any]) -> str:
                 str(measured["critical_dimension"]),
                 f"{gap[pre_critical].max():.4g}" if pre_critical.any() else "none",
                 f"{gap[~pre_critical].mean():.4g}" if not pre_critical.all() else "none",
-                _power(measured["uniqueness"]) if labels.is_resonance(method) else "none",
+                _power(measured["uniqueness"]) if is_resonance(method) else "none",
                 _coincidence(measured["coincidence"]),
                 f"{measured['attention_factor']:.4f}",
             )
@@ -212,7 +213,7 @@ def _methods_by_scaling(results: Mapping[str, Any]) -> dict[str, list[str]]:
     """What shares a panel: a scaling with and without resonance."""
     by_scaling: dict[str, list[str]] = {}
     for method in labels.order_methods(results["methods"]):
-        by_scaling.setdefault(labels.scaling_of(method), []).append(method)
+        by_scaling.setdefault(plain_variant(method), []).append(method)
     return by_scaling
 
 
@@ -225,7 +226,7 @@ def _draw_feature_gap(results: Mapping[str, Any]) -> Figure:
     for axes, methods in zip(panels, by_scaling.values(), strict=False):
         for method in methods:
             gap = np.array(results["methods"][method]["feature_gap"])
-            resonance = labels.is_resonance(method)
+            resonance = is_resonance(method)
             axes.plot(
                 gap,
                 marker="o" if resonance else "D",

@@ -28,8 +28,7 @@ from rrope_jax.io.orbax import checksums
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
 from rrope_jax.jobs.train_config import check_groups, group_of
 from rrope_jax.model import Decoder
-from rrope_jax.rope import SCALINGS, RopeSpec
-from rrope_jax.rope.spec import SCALING_FIELDS
+from rrope_jax.rope.methods import method_of
 from rrope_jax.run.workdir import Workdir, warn_damaged
 
 SUMMARY = (
@@ -132,8 +131,8 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
         units = [unit for section in sections for unit in section.units]
         constant = {
             "checkpoint": checkpoint,
-            "method": _method(model.description.rope),
-            "rope": _fields(model.description.rope),
+            "method": method_of(model.description.rope),
+            "rope": model.description.rope.fields(),
             "model": dataclasses.asdict(model.decoder.config),
             "original_context": model.original_context,
             "context": model.description.context,
@@ -221,7 +220,7 @@ def _identity(model: PretrainedModel) -> dict[str, Any]:
     decoder = model.decoder
     return {
         "weights": _fingerprint(decoder),
-        "rope": _fields(decoder.rope),
+        "rope": decoder.rope.fields(),
         "model": dataclasses.asdict(decoder.config),
         "tokenizer": model.tokenizer.fingerprint,
     }
@@ -235,18 +234,6 @@ def _fingerprint(decoder: Decoder) -> str:
         some = values[:: max(1, values.size // _FINGERPRINT_ELEMENTS)]
         checksum = zlib.crc32(np.ascontiguousarray(some).tobytes(), checksum)
     return f"{checksum:08x}"
-
-
-def _fields(spec: RopeSpec) -> dict[str, Any]:
-    """What determines an embedding: its fields without those that its scaling does not read."""
-    unread = SCALING_FIELDS - SCALINGS[spec.scaling].reads
-    return {key: value for key, value in dataclasses.asdict(spec).items() if key not in unread}
-
-
-def _method(spec: RopeSpec) -> str:
-    """`[resonance_]scaling`, where plain RoPE is `rope`."""
-    scaling = "rope" if spec.scaling == "none" else spec.scaling
-    return f"resonance_{scaling}" if spec.resonance else scaling
 
 
 class _WorkdirStore:

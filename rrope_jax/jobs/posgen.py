@@ -22,9 +22,10 @@ from rrope_jax.jobs.rope_config import spec_of_method
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.posgen import ablation
-from rrope_jax.posgen.grid import PROTOCOLS, Training, parse_method, trainings
+from rrope_jax.posgen.grid import PROTOCOLS, Training, trainings
 from rrope_jax.posgen.layout import MeshConfig, lay_out
 from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig, check_tasks
+from rrope_jax.rope.methods import parse_method
 from rrope_jax.rope.positions import PositionSampling
 from rrope_jax.run import distributed
 from rrope_jax.run.distributed import JobError, Peers

@@ -12,10 +12,9 @@ from ml_collections.config_dict import placeholder
 
 from rrope_jax.cli.configuration import UsageError, from_config
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
-from rrope_jax.posgen.grid import parse_method
-from rrope_jax.rope import SCALINGS, RopeSpec, frequencies
-from rrope_jax.rope.fields import Unset
-from rrope_jax.rope.spec import SCALING_FIELDS
+from rrope_jax.rope import RopeSpec, frequencies
+from rrope_jax.rope.methods import parse_method
+from rrope_jax.rope.scalings import SCALING_FIELDS, unread_fields
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def spec_of(
     Raises:
       UsageError: a key is unknown or a value wrong.
     """
-    unread = SCALING_FIELDS - SCALINGS[scaling].reads if scaling in SCALINGS else frozenset()
+    unread = unread_fields(scaling)
     kept = {key: group[key] for key in group if key not in unread | {"scaling", "resonance"}}
     kept |= {"scaling": scaling, "resonance": resonance}
     return from_config(RopeSpec, ConfigDict(kept), path, **fixed)
@@ -73,7 +72,7 @@ def original_context(description: Description) -> int | None:
         idle and spec.original_context == description.context
     ):
         return spec.original_context
-    return description.context if not idle and spec.factor == 1 else None
+    return description.context if not idle and spec.extension == 1 else None
 
 
 def extend(
@@ -107,8 +106,7 @@ def extend(
             "checkpoint that it was exported from"
         )
     old = description.rope
-    unread = SCALING_FIELDS - SCALINGS[old.scaling].reads
-    if "scaling" not in given and (idle := sorted(given.keys() & unread)):
+    if "scaling" not in given and (idle := sorted(given.keys() & unread_fields(old.scaling))):
         raise UsageError(
             f"{path}.{idle[0]} = {given[idle[0]]!r} has no effect on the checkpoint's scaling, "
             f"{old.scaling!r}; set {path}.scaling too"
@@ -118,12 +116,10 @@ def extend(
     if rescaled and original is None:
         raise UsageError(
             f"{path}.original_context is not set, and the checkpoint does not say what context it "
-            f"had before its scaling {old.scaling!r} by {old.factor:g}, only "
+            f"had before its scaling {old.scaling!r} by {old.extension:g}, only "
             f"{description.context} tokens now; set it to the tokens that the model was trained at"
         )
     merged = _kept(old, given, path) | ({"original_context": original} if original else {}) | given
-    if isinstance(merged["factor"], Unset):
-        del merged["factor"]  # left out, and not a 1 that someone gave
     spec = spec_of(
         ConfigDict(merged),
         path,
@@ -137,13 +133,13 @@ def extend(
             path,
             spec.scaling,
             old.scaling,
-            old.factor,
+            old.extension,
             original,
             description.context,
         )
     if rescaled and original is not None:
-        extended = round(original * spec.factor)
-        named = None if spec.original_context == original or spec.factor == 1 else original
+        extended = round(original * spec.extension)
+        named = None if spec.original_context == original or spec.extension == 1 else original
         return dataclasses.replace(description, rope=spec, context=extended, original_context=named)
     return dataclasses.replace(description, rope=spec)
 
@@ -154,7 +150,8 @@ _MADE_FOR_AN_EXTENSION = {"factor", "original_context", "mscale", "mscale_all_di
 def _kept(old: RopeSpec, given: dict[str, Any], path: str) -> dict[str, Any]:
     """The fields of a checkpoint's embedding that go on beside those given."""
     kept = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
-    changed = {name for name in given if given[name] != kept.get(name)}
+    current = kept | {"factor": old.extension}
+    changed = {name for name in given if given[name] != current.get(name)}
     if "scaling" in changed:
         defaults = {field.name: field.default for field in dataclasses.fields(old)}
         kept |= {name: defaults[name] for name in SCALING_FIELDS - {"factor"}}
@@ -167,7 +164,7 @@ def _kept(old: RopeSpec, given: dict[str, Any], path: str) -> dict[str, Any]:
         name = sorted(changed & _MADE_FOR_AN_EXTENSION)[0]
         raise UsageError(
             f"{path}.{name} = {given[name]!r}: the checkpoint's short_factor and long_factor are "
-            f"made for {name}={kept[name]!r}; set both lists too, or another {path}.scaling"
+            f"made for {name}={current[name]!r}; set both lists too, or another {path}.scaling"
         )
     if old.attention_factor is not None and changed & (_MADE_FOR_AN_EXTENSION | lists):
         kept["attention_factor"] = None

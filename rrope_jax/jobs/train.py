@@ -38,6 +38,7 @@ from rrope_jax.jobs.train_config import (
     plan_program,
 )
 from rrope_jax.rope import RopeSpec
+from rrope_jax.rope.methods import method_of
 from rrope_jax.run import distributed
 from rrope_jax.run.distributed import JobError, Peers
 from rrope_jax.run.peers import RETRYABLE
@@ -416,9 +417,8 @@ def _memory(compiled: Any) -> str:
 
 
 def _method(rope: RopeSpec) -> str:
-    resonance = "resonance_" if rope.resonance else ""
-    factor = f" by {rope.factor:g}" if rope.scaling != "none" else ""
-    return f"RoPE {resonance}{rope.scaling}{factor}"
+    factor = f" by {rope.extension:g}" if rope.scaling != "none" else ""
+    return f"RoPE method {method_of(rope)}{factor}"
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def _new_model(
     rope = from_config(RopeSpec, group_of(config, "rope"), "config.rope", head_dim=model.head_size)
     context = train.reach
     if rope.original_context is not None:
-        context = max(context, round(rope.original_context * rope.factor))
+        context = max(context, round(rope.original_context * rope.extension))
     return pretrained.Description(model, rope, context, files, ids)
 
 

@@ -1,7 +1,7 @@
 """Which trainings an ablation needs and under which methods each is tested.
 
-A method is a scaling with or without resonance, named `[resonance_]scaling`, where plain RoPE is
-`rope`. Two protocols turn methods into trainings:
+A method is a scaling with or without resonance (`rrope_jax.rope.methods`). Two protocols turn
+methods into trainings:
 
 - `scaled_training` (the paper's text): every method is trained and tested with its own tables.
 - `scaled_at_test` (the authors' code): models are trained unscaled, once without and once with
@@ -13,32 +13,8 @@ A training is made once, whichever protocols and methods it serves.
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
-from rrope_jax.rope import SCALINGS, RopeSpec
-
-_PLAIN, _RESONANCE = "rope", "resonance_"
-
-
-def method_name(scaling: str, *, resonance: bool) -> str:
-    """The name of a method, such as `resonance_yarn`."""
-    return _RESONANCE * resonance + (_PLAIN if scaling == "none" else scaling)
-
-
-def parse_method(method: str) -> tuple[str, bool]:
-    """The scaling and the resonance of a method's name.
-
-    Raises:
-      ValueError: there is no such method.
-    """
-    resonance = method.startswith(_RESONANCE)
-    rest = method.removeprefix(_RESONANCE)
-    scaling = "none" if rest == _PLAIN else rest
-    if scaling not in SCALINGS or rest == "none":
-        names = [method_name(key, resonance=False) for key in SCALINGS]
-        raise ValueError(
-            f"method {method!r} is unknown; choose from {', '.join(names)}, each also with "
-            f"{_RESONANCE!r} in front"
-        )
-    return scaling, resonance
+from rrope_jax.rope import RopeSpec
+from rrope_jax.rope.methods import method_name, parse_method
 
 
 def _trained_as_itself(method: str) -> str:

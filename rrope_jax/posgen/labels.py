@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-RESONANCE_PREFIX = "resonance_"
+from rrope_jax.rope.methods import is_resonance, plain_variant, resonance_variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,19 +62,9 @@ PROTOCOL_NOTES: Mapping[str, str] = MappingProxyType(
 )
 
 
-def scaling_of(method: str) -> str:
-    """Scaling name of a method: `resonance_yarn` -> `yarn`; `rope` stands for no scaling."""
-    return method.removeprefix(RESONANCE_PREFIX)
-
-
-def is_resonance(method: str) -> bool:
-    """Whether the method rounds its wavelengths to integers."""
-    return method.startswith(RESONANCE_PREFIX)
-
-
 def method_label(method: str) -> str:
     """Name of a method in tables and legends; an unknown scaling is shown as it is written."""
-    scaling = scaling_of(method)
+    scaling = plain_variant(method)
     known = _SCALINGS.get(scaling)
     label = known.label if known else scaling
     return f"Resonance {label}" if is_resonance(method) else label
@@ -87,7 +77,7 @@ def method_colour(method: str) -> tuple[float, float, float]:
     the table does not know takes its hue from a checksum of its name, so it keeps its colour from
     one report to the next.
     """
-    scaling = scaling_of(method)
+    scaling = plain_variant(method)
     known = _SCALINGS.get(scaling)
     if known:
         red, green, blue = (int(known.colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
@@ -117,7 +107,7 @@ def _in_order(names: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
 
 def order_methods(methods: Iterable[str]) -> tuple[str, ...]:
     """Distinct methods in report order: by scaling, the plain variant before Resonance."""
-    known = [name for scaling in _SCALINGS for name in (scaling, RESONANCE_PREFIX + scaling)]
+    known = [name for scaling in _SCALINGS for name in (scaling, resonance_variant(scaling))]
     return _in_order(methods, known)
 
 

@@ -24,6 +24,7 @@ from rrope_jax.posgen import labels
 from rrope_jax.posgen.cells import Cell, read_cells
 from rrope_jax.posgen.summary import SeedStatistics, have_learned, seed_statistics
 from rrope_jax.reporting.style import INK, legend_below, png, style
+from rrope_jax.rope.methods import is_resonance
 
 SMOOTHING_WINDOW = 8
 
@@ -77,7 +78,7 @@ def _line_style(method: str) -> dict[str, Any]:
     """Resonance dark and solid, the plain variant light and dashed."""
     return {
         "color": labels.method_colour(method),
-        "linestyle": "-" if labels.is_resonance(method) else (0, (4, 1.5)),
+        "linestyle": "-" if is_resonance(method) else (0, (4, 1.5)),
         "linewidth": 1.8,
     }
 

@@ -19,6 +19,7 @@ from rrope_jax.posgen.summary import (
     summarise,
 )
 from rrope_jax.reporting.markdown import table
+from rrope_jax.rope.methods import resonance_variant
 
 __all__ = ["markdown", "plots", "resonance_differences", "summarise"]
 
@@ -142,7 +143,7 @@ def _not_learned(rows: Sequence[MethodSummary]) -> str | None:
 
 def _published_difference(task: str, scaling: str) -> str:
     plain = published.TABLE_1.get((task, scaling))
-    resonance = published.TABLE_1.get((task, labels.RESONANCE_PREFIX + scaling))
+    resonance = published.TABLE_1.get((task, resonance_variant(scaling)))
     if plain is None or resonance is None:
         return _NOT_THERE
     return f"{resonance.mean - plain.mean:+.2f}"

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rrope_jax.posgen import labels
 from rrope_jax.posgen.cells import Cell, read_cells
+from rrope_jax.rope.methods import is_resonance, plain_variant
 
 Verdict = Literal["above", "below", "within spread", "no spread known", "not learned"]
 
@@ -189,10 +189,10 @@ def resonance_differences(results: Mapping[str, Any]) -> tuple[ResonanceDifferen
     }
     rows = []
     for (protocol, task, method), resonance in by_method.items():
-        scaling = labels.scaling_of(method)
+        scaling = plain_variant(method)
         plain = by_method.get((protocol, task, scaling), {})
         seeds = [seed for seed in resonance if seed in plain]
-        if not labels.is_resonance(method) or not seeds:
+        if not is_resonance(method) or not seeds:
             continue
         pair = [[variant[seed] for seed in seeds] for variant in (plain, resonance)]
         plain_S, resonance_S = (np.array([c.ood_accuracy for c in cells]) for cells in pair)

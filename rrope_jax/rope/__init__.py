@@ -9,7 +9,6 @@ q = rope.rotate(q_BTHD, cos, sin)
 """
 
 from rrope_jax.rope.factor_lists import llama3_context as llama3_context
-from rrope_jax.rope.frequencies import SCALINGS as SCALINGS
 from rrope_jax.rope.frequencies import Frequencies as Frequencies
 from rrope_jax.rope.frequencies import frequencies as frequencies
 from rrope_jax.rope.huggingface.read import from_hf as from_hf
@@ -20,5 +19,6 @@ from rrope_jax.rope.rotary import cos_sin as cos_sin
 from rrope_jax.rope.rotary import cos_sin_from_table as cos_sin_from_table
 from rrope_jax.rope.rotary import phase_table as phase_table
 from rrope_jax.rope.rotary import rotate as rotate
+from rrope_jax.rope.scalings import SCALINGS as SCALINGS
 from rrope_jax.rope.spec import RopeSpec as RopeSpec
 from rrope_jax.rope.spec import spec_for_method as spec_for_method

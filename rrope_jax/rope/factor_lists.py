@@ -1,4 +1,4 @@
-"""What a list of factors on plain RoPE's frequencies says of where it comes from."""
+"""Lists of factors: any frequencies as divisors of plain RoPE's, feature by feature."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,55 @@ from collections.abc import Sequence
 import numpy as np
 
 from rrope_jax.rope.frequencies import frequencies
+from rrope_jax.rope.scalings import SCALINGS
 from rrope_jax.rope.spec import RopeSpec
 
+# The factor of a feature that never turns, since JSON has no infinity: its angle stays below 1e-20,
+# for which any runtime's cosine is 1.
+NEVER_TURNS = 1e30
 _TOLERANCE = 1e-5  # of factors that were stored as float32
+
+
+def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
+    """An equal `longrope` spec: one factor for each feature, up to `context` and past it.
+
+    Args:
+      spec: the embedding; a `longrope` spec keeps its own context and factor.
+      context: the length, in tokens, that the lists are for.
+
+    Raises:
+      ValueError: the frequencies depend on the length in a way that two lists cannot follow.
+    """
+    if spec.scaling == "dynamic_ntk":
+        raise ValueError(
+            "scaling='dynamic_ntk' has other frequencies at every length, so no list of factors "
+            "has them; use scaling='ntk' with a fixed factor"
+        )
+    factor: float | None = 1.0
+    if spec.scaling == "longrope" and spec.original_context is not None:
+        factor, context = spec.factor, spec.original_context
+    plain = frequencies(RopeSpec(head_dim=spec.rotary_dim, theta=spec.theta)).inv_freq
+
+    def factors(seq_len: int) -> tuple[float, ...]:
+        inv_freq = frequencies(spec, seq_len).inv_freq
+        return tuple(
+            float(before / after) if after else NEVER_TURNS
+            for before, after in zip(plain, inv_freq, strict=True)
+        )
+
+    rotates_all = SCALINGS[spec.scaling].rotates_all
+    return RopeSpec(
+        head_dim=spec.head_dim,
+        theta=spec.theta,
+        scaling="longrope",
+        factor=factor,
+        original_context=context,
+        resonance=spec.resonance,
+        partial_rotary_factor=1.0 if rotates_all else spec.partial_rotary_factor,
+        attention_factor=frequencies(spec).attention_factor,
+        short_factor=factors(context),
+        long_factor=factors(context + 1),
+    )
 
 
 def llama3_context(factors: Sequence[float], *, theta: float) -> int | None:

@@ -10,13 +10,6 @@ from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 
-class Unset(float):
-    """A default that counts as not given where a method requires the field.
-
-    It computes, compares and serialises as the number it is, so fields keep a plain float type.
-    """
-
-
 class Row(Protocol):
     """What the table of methods says about the fields of one method."""
 
@@ -30,7 +23,7 @@ class Row(Protocol):
 
 
 def check_method(instance: Any, choice: str, rows: Mapping[str, Row]) -> None:
-    """Checks that a method is known, has all it requires, and that it reads every field given.
+    """Checks that a method is known.
 
     Args:
       instance: a dataclass instance.
@@ -38,15 +31,26 @@ def check_method(instance: Any, choice: str, rows: Mapping[str, Row]) -> None:
       rows: the methods by name.
 
     Raises:
-      ValueError: naming the field, its value and what to do.
+      ValueError: naming the field, its value and the methods.
     """
     method = getattr(instance, choice)
     if not isinstance(method, str) or method not in rows:
         raise ValueError(f"{choice}={method!r} is unknown; choose one of {', '.join(rows)}")
+
+
+def check_fields(instance: Any, choice: str, rows: Mapping[str, Row]) -> None:
+    """Checks that a known method has all it requires, and that it reads every field given.
+
+    Args:
+      instance, choice, rows: as for `check_method`.
+
+    Raises:
+      ValueError: naming the field, its value and what to do.
+    """
+    method = getattr(instance, choice)
     row = rows[method]
     for name in sorted(row.requires):
-        value = getattr(instance, name)
-        if value is None or isinstance(value, Unset):
+        if getattr(instance, name) is None:
             raise ValueError(f"{name} is not set, but {choice}={method!r} needs it; set {name}")
     defaults = {field.name: field.default for field in dataclasses.fields(instance)}
     for name in sorted(set().union(*(other.reads for other in rows.values())) - set(row.reads)):

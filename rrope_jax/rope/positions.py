@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rrope_jax.rope.fields import check_method, is_int
+from rrope_jax.rope.fields import check_fields, check_method, is_int
 
 _INT32_MAX = 2**31 - 1
 
@@ -56,6 +56,7 @@ class PositionSampling:
 
     def __post_init__(self) -> None:
         check_method(self, "sampler", SAMPLERS)
+        check_fields(self, "sampler", SAMPLERS)
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not (is_int(value) and least <= value <= _INT32_MAX):

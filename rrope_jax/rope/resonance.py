@@ -1,7 +1,15 @@
 """Resonance: every wavelength becomes a whole number of tokens (arXiv 2403.00071, Algorithm 1)."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+
+
+def wavelengths_of(inv_freq: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tokens per full turn, 2 pi / inv_freq; infinite for a feature that never turns."""
+    with np.errstate(divide="ignore"):
+        return 2 * math.pi / inv_freq
 
 
 def round_wavelengths(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:

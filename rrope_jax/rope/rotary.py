@@ -11,7 +11,7 @@ device, and gives the same bits on every backend up to the final cosine.
 import functools
 import math
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from rrope_jax.rope.frequencies import frequencies
-
-if TYPE_CHECKING:
-    from rrope_jax.rope.spec import RopeSpec
+from rrope_jax.rope.spec import RopeSpec
 
 _INT32_MAX = 2**31 - 1
 _TURN = Fraction("6.283185307179586476925286766559005768394")  # 2 pi, finer than a float64
@@ -50,7 +48,7 @@ class PhaseTable(NamedTuple):
 
 
 @functools.lru_cache(maxsize=512)
-def phase_table(spec: "RopeSpec", seq_len: int | None = None) -> PhaseTable:
+def phase_table(spec: RopeSpec, seq_len: int | None = None) -> PhaseTable:
     """The numpy `PhaseTable` of a spec, computed in exact and float64 arithmetic on the host.
 
     Args:
@@ -104,7 +102,7 @@ def _cos_sin_of_turns(turns: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def cos_sin(
-    spec: "RopeSpec",
+    spec: RopeSpec,
     positions: ArrayLike,
     *,
     fraction: ArrayLike | None = None,

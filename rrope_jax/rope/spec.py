@@ -5,10 +5,12 @@ parameter or a checkpointed array.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from rrope_jax.rope.fields import Unset, check_method, is_int, is_number
-from rrope_jax.rope.frequencies import SCALINGS, frequencies
+from rrope_jax.rope import resonance
+from rrope_jax.rope.fields import check_fields, check_method, is_int, is_number
+from rrope_jax.rope.scalings import SCALINGS, unread_fields
 
 _LONGEST = 2**31 - 1  # positions are int32
 # Far beyond any model, and small enough that nothing computed from them overflows or takes long.
@@ -17,7 +19,7 @@ _LARGEST = 1e30
 _LARGEST_DIVISOR = 1e60  # files hold 1e30, in float32 and times a factor, for what never turns
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RopeSpec:
     """A rotary position embedding.
 
@@ -28,9 +30,9 @@ class RopeSpec:
     Attributes:
       head_dim: dimensions of one attention head.
       theta: the base b of the geometric frequencies.
-      scaling: a key of `rrope_jax.rope.frequencies.SCALINGS`.
-      factor: the extension s; with `ntk` the stretch of the slowest feature. Computes as 1 where it
-        is left out, but a scaling that reads it insists on being given one (1 is fine).
+      scaling: a key of `rrope_jax.rope.scalings.SCALINGS`.
+      factor: the extension s; with `ntk` the stretch of the slowest feature. A scaling that cannot
+        do without it insists on being given one (1 is fine).
       original_context: the length L, in tokens, that the ramps of a scaling refer to.
       resonance: round every wavelength to whole tokens, after the scaling (arXiv 2403.00071).
       partial_rotary_factor: share of head_dim that is rotated; the rest passes unchanged.
@@ -49,7 +51,7 @@ class RopeSpec:
     head_dim: int
     theta: float = 10000.0
     scaling: str = "none"
-    factor: float = Unset(1.0)
+    factor: float | None = None
     original_context: int | None = None
     resonance: bool = False
     partial_rotary_factor: float = 1.0
@@ -69,117 +71,41 @@ class RopeSpec:
             if isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))  # hashable
         check_method(self, "scaling", SCALINGS)
+        if is_number(self.factor) and self.factor == 1 and "factor" in unread_fields(self.scaling):
+            object.__setattr__(self, "factor", None)  # files of older releases have a 1 for it
+        check_fields(self, "scaling", SCALINGS)
         self._check_ranges()
         self._check_factor_lists()
         if self.resonance:  # raises where a rounded wavelength leaves no rotation
-            frequencies(self)
-            frequencies(self, _LONGEST)
+            for seq_len in (None, _LONGEST):
+                inv_freq = SCALINGS[self.scaling].inv_freq(self, seq_len)
+                resonance.round_wavelengths(resonance.wavelengths_of(inv_freq))
+
+    def fields(self) -> dict[str, Any]:
+        """All that determines the embedding: the fields that its scaling reads, as JSON has them.
+
+        `factor` is the number that the scaling computes with (`extension`). `RopeSpec(**fields)`
+        is an equal spec.
+        """
+        unread = unread_fields(self.scaling)
+        fields = {name: value for name, value in vars(self).items() if name not in unread}
+        if "factor" in fields:
+            fields["factor"] = self.extension
+        return fields
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RopeSpec):
+            return NotImplemented
+        return self.fields() == other.fields()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.fields().items()))
 
     def _check_ranges(self) -> None:
-        def require(holds: bool, name: str, allowed: str, mend: str) -> None:
-            if not holds:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {allowed}; {mend}")
-
-        require(
-            is_int(self.head_dim) and 2 <= self.head_dim <= _WIDEST_HEAD and self.head_dim % 2 == 0,
-            "head_dim",
-            f"an even integer >= 2 and <= {_WIDEST_HEAD}",
-            "rotary features are pairs of dimensions, so choose an even head size",
-        )
-        require(
-            is_number(self.theta) and 1 < self.theta <= _LARGEST,
-            "theta",
-            f"a finite number > 1 and <= {_LARGEST:g}",
-            "10000 is RoPE's own base",
-        )
-        require(
-            is_number(self.factor) and 1 <= self.factor <= _LONGEST,
-            "factor",
-            f"a finite number >= 1 and <= {_LONGEST}",
-            "a factor says how many times longer the context becomes; use 1 for no extension",
-        )
-        require(
-            self.original_context is None
-            or (is_int(self.original_context) and 1 <= self.original_context <= _LONGEST),
-            "original_context",
-            f"a positive integer <= {_LONGEST}",
-            "give the context length, in tokens, that the model was trained at",
-        )
-        require(
-            is_number(self.partial_rotary_factor) and 0 < self.partial_rotary_factor <= 1,
-            "partial_rotary_factor",
-            "in (0, 1]",
-            "use 1 to rotate all of head_dim",
-        )
-        require(
-            self.rotary_dim >= 2 and self.rotary_dim % 2 == 0,
-            "partial_rotary_factor",
-            f"such that head_dim ({self.head_dim}) times it is an even number >= 2, "
-            f"not {self.rotary_dim}",
-            "choose a share that leaves whole pairs of dimensions",
-        )
-        if self.scaling in ("ntk", "dynamic_ntk", "part_ntk"):
-            require(
-                self.rotary_dim > 2,
-                "head_dim",
-                f"such that more than 2 dimensions are rotated with scaling={self.scaling!r}",
-                "its exponent is d/(d-2)",
-            )
-        if self.scaling == "longrope":
-            require(
-                self.original_context is not None and self.original_context >= 2,
-                "original_context",
-                "at least 2 with scaling='longrope'",
-                "its temperature divides by ln(original_context)",
-            )
-        require(
-            self.attention_factor is None
-            or (is_number(self.attention_factor) and 0 < self.attention_factor <= _LONGEST),
-            "attention_factor",
-            f"a finite number > 0 and <= {_LONGEST}",
-            "leave it None for the value that the scaling prescribes",
-        )
-        require(
-            is_number(self.beta_slow) and self.beta_slow >= 1 / _LARGEST,
-            "beta_slow",
-            f"a finite number >= {1 / _LARGEST:g}",
-            "YaRN uses 1",
-        )
-        require(
-            is_number(self.beta_fast) and self.beta_slow < self.beta_fast <= _LONGEST,
-            "beta_fast",
-            f"a finite number > beta_slow ({self.beta_slow!r}) and <= {_LONGEST}",
-            "YaRN uses beta_fast=32 and beta_slow=1",
-        )
-        require(
-            (self.mscale is None) == (self.mscale_all_dim is None),
-            "mscale",
-            "set together with mscale_all_dim, or not at all",
-            "the temperature is the ratio of the two",
-        )
-        for name in ("mscale", "mscale_all_dim"):
-            value = getattr(self, name)
-            require(
-                value is None or (is_number(value) and 0 <= value <= _LONGEST),
-                name,
-                f"a finite number >= 0 and <= {_LONGEST}",
-                "leave both None for YaRN's own temperature",
-            )
-        require(
-            is_number(self.low_freq_factor) and self.low_freq_factor > 0,
-            "low_freq_factor",
-            "a finite number > 0",
-            "Llama 3 uses 1",
-        )
-        require(
-            is_number(self.high_freq_factor)
-            and self.low_freq_factor <= self.high_freq_factor <= _LONGEST,
-            "high_freq_factor",
-            f"a finite number from low_freq_factor ({self.low_freq_factor!r}) to {_LONGEST}",
-            "Llama 3 uses low_freq_factor=1 and high_freq_factor=4",
-        )
-        for name in ("resonance", "truncate"):
-            require(isinstance(getattr(self, name), bool), name, "True or False", "it is a switch")
+        for name, holds, allowed, mend in _RANGES:
+            if not holds(self):
+                value = getattr(self, name)
+                raise ValueError(f"{name}={value!r} must be {allowed.format(spec=self)}; {mend}")
 
     def _check_factor_lists(self) -> None:
         expected = self.rotary_dim // 2
@@ -212,11 +138,9 @@ class RopeSpec:
         return int(self.head_dim * self.partial_rotary_factor)
 
     @property
-    def context(self) -> int:
-        """`original_context` for the scalings that need one; raises ValueError where unset."""
-        if self.original_context is None:
-            raise ValueError(f"scaling={self.scaling!r} has no original_context; set it")
-        return self.original_context
+    def extension(self) -> float:
+        """`factor`, or 1 where it is not set."""
+        return 1.0 if self.factor is None else self.factor
 
     def with_method(self, scaling: str, *, resonance: bool) -> "RopeSpec":
         """This spec under another scaling, with every field that it does not read at default.
@@ -226,8 +150,7 @@ class RopeSpec:
         Raises:
           ValueError: the scaling is unknown, or needs a field that this spec leaves unset.
         """
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return spec_for_method(fields, scaling, resonance=resonance)
+        return spec_for_method(vars(self), scaling, resonance=resonance)
 
 
 def spec_for_method(fields: dict[str, Any], scaling: str, *, resonance: bool) -> RopeSpec:
@@ -241,9 +164,132 @@ def spec_for_method(fields: dict[str, Any], scaling: str, *, resonance: bool) ->
     Raises:
       ValueError: the scaling is unknown, or a field it needs is missing or out of range.
     """
-    reads = SCALINGS[scaling].reads if scaling in SCALINGS else SCALING_FIELDS
-    kept = {name: value for name, value in fields.items() if name not in SCALING_FIELDS - reads}
-    return RopeSpec(**{**kept, "scaling": scaling, "resonance": resonance})
+    read = {name: fields[name] for name in fields.keys() - unread_fields(scaling)}
+    return RopeSpec(**{**read, "scaling": scaling, "resonance": resonance})
 
 
-SCALING_FIELDS = frozenset().union(*(row.reads for row in SCALINGS.values()))
+def _is_number_in(value: object, low: float, high: float) -> bool:
+    return is_number(value) and low <= value <= high  # type: ignore[operator]
+
+
+def _is_int_in(value: object, low: int, high: int) -> bool:
+    return is_int(value) and low <= value <= high  # type: ignore[operator]
+
+
+# A field, whether a spec passes, what is allowed, and the mend; checked in this order.
+_RANGES: tuple[tuple[str, Callable[[RopeSpec], bool], str, str], ...] = (
+    (
+        "head_dim",
+        lambda spec: _is_int_in(spec.head_dim, 2, _WIDEST_HEAD) and spec.head_dim % 2 == 0,
+        f"an even integer >= 2 and <= {_WIDEST_HEAD}",
+        "rotary features are pairs of dimensions, so choose an even head size",
+    ),
+    (
+        "theta",
+        lambda spec: is_number(spec.theta) and 1 < spec.theta <= _LARGEST,
+        f"a finite number > 1 and <= {_LARGEST:g}",
+        "10000 is RoPE's own base",
+    ),
+    (
+        "factor",
+        lambda spec: _is_number_in(spec.extension, 1, _LONGEST),
+        f"a finite number >= 1 and <= {_LONGEST}",
+        "a factor says how many times longer the context becomes; use 1 for no extension",
+    ),
+    (
+        "original_context",
+        lambda spec: (
+            spec.original_context is None or _is_int_in(spec.original_context, 1, _LONGEST)
+        ),
+        f"a positive integer <= {_LONGEST}",
+        "give the context length, in tokens, that the model was trained at",
+    ),
+    (
+        "partial_rotary_factor",
+        lambda spec: is_number(spec.partial_rotary_factor) and 0 < spec.partial_rotary_factor <= 1,
+        "in (0, 1]",
+        "use 1 to rotate all of head_dim",
+    ),
+    (
+        "partial_rotary_factor",
+        lambda spec: spec.rotary_dim >= 2 and spec.rotary_dim % 2 == 0,
+        "such that head_dim ({spec.head_dim}) times it is an even number >= 2, "
+        "not {spec.rotary_dim}",
+        "choose a share that leaves whole pairs of dimensions",
+    ),
+    (
+        "head_dim",
+        lambda spec: spec.rotary_dim > 2 or spec.scaling not in ("ntk", "dynamic_ntk", "part_ntk"),
+        "such that more than 2 dimensions are rotated with scaling={spec.scaling!r}",
+        "its exponent is d/(d-2)",
+    ),
+    (
+        "original_context",
+        lambda spec: spec.scaling != "longrope" or spec.original_context != 1,
+        "at least 2 with scaling='longrope'",
+        "its temperature divides by ln(original_context)",
+    ),
+    (
+        "attention_factor",
+        lambda spec: (
+            spec.attention_factor is None
+            or (is_number(spec.attention_factor) and 0 < spec.attention_factor <= _LONGEST)
+        ),
+        f"a finite number > 0 and <= {_LONGEST}",
+        "leave it None for the value that the scaling prescribes",
+    ),
+    (
+        "beta_slow",
+        lambda spec: is_number(spec.beta_slow) and spec.beta_slow >= 1 / _LARGEST,
+        f"a finite number >= {1 / _LARGEST:g}",
+        "YaRN uses 1",
+    ),
+    (
+        "beta_fast",
+        lambda spec: is_number(spec.beta_fast) and spec.beta_slow < spec.beta_fast <= _LONGEST,
+        f"a finite number > beta_slow ({{spec.beta_slow!r}}) and <= {_LONGEST}",
+        "YaRN uses beta_fast=32 and beta_slow=1",
+    ),
+    (
+        "mscale",
+        lambda spec: (spec.mscale is None) == (spec.mscale_all_dim is None),
+        "set together with mscale_all_dim, or not at all",
+        "the temperature is the ratio of the two",
+    ),
+    (
+        "mscale",
+        lambda spec: spec.mscale is None or _is_number_in(spec.mscale, 0, _LONGEST),
+        f"a finite number >= 0 and <= {_LONGEST}",
+        "leave both None for YaRN's own temperature",
+    ),
+    (
+        "mscale_all_dim",
+        lambda spec: spec.mscale is None or _is_number_in(spec.mscale_all_dim, 0, _LONGEST),
+        f"a finite number >= 0 and <= {_LONGEST}",
+        "leave both None for YaRN's own temperature",
+    ),
+    (
+        "low_freq_factor",
+        lambda spec: is_number(spec.low_freq_factor) and spec.low_freq_factor > 0,
+        "a finite number > 0",
+        "Llama 3 uses 1",
+    ),
+    (
+        "high_freq_factor",
+        lambda spec: _is_number_in(spec.high_freq_factor, spec.low_freq_factor, _LONGEST),
+        f"a finite number from low_freq_factor ({{spec.low_freq_factor!r}}) to {_LONGEST}",
+        "Llama 3 uses low_freq_factor=1 and high_freq_factor=4",
+    ),
+    (
+        "resonance",
+        lambda spec: isinstance(spec.resonance, bool),
+        "True or False",
+        "it is a switch",
+    ),
+    (
+        "truncate",
+        lambda spec: isinstance(spec.truncate, bool),
+        "True or False",
+        "it is a switch",
+    ),
+)

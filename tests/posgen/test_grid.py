@@ -2,16 +2,9 @@
 
 from collections.abc import Sequence
 
-import pytest
-
-from rrope_jax.posgen.grid import (
-    PROTOCOLS,
-    Training,
-    method_name,
-    parse_method,
-    trainings,
-)
-from rrope_jax.rope import SCALINGS, RopeSpec
+from rrope_jax.posgen.grid import PROTOCOLS, Training, trainings
+from rrope_jax.rope import RopeSpec
+from rrope_jax.rope.methods import parse_method
 
 PAPER = ("rope", "resonance_rope", "yarn", "resonance_yarn")
 
@@ -32,29 +25,6 @@ def _plan(
         for method in {*methods, *map(PROTOCOLS[protocol], methods)}
     }
     return trainings(tasks=("cot",), methods=methods, seeds=(0,), specs=specs)
-
-
-class TestMethods:
-    def test_the_contract_s_names(self) -> None:
-        assert {method: parse_method(method) for method in PAPER} == {
-            "rope": ("none", False),
-            "resonance_rope": ("none", True),
-            "yarn": ("yarn", False),
-            "resonance_yarn": ("yarn", True),
-        }
-
-    @pytest.mark.parametrize("resonance", [False, True])
-    @pytest.mark.parametrize("scaling", SCALINGS)
-    def test_every_scaling_has_a_name_that_reads_back(self, scaling: str, resonance: bool) -> None:
-        name = method_name(scaling, resonance=resonance)
-        assert parse_method(name) == (scaling, resonance)
-
-    @pytest.mark.parametrize("name", ["none", "resonance_none", "resonance", "resonance_", "Yarn"])
-    def test_unknown_method_is_named_with_the_known_ones(self, name: str) -> None:
-        with pytest.raises(ValueError, match="is unknown; choose from rope, linear") as caught:
-            parse_method(name)
-        assert repr(name) in str(caught.value)
-        assert "resonance_" in str(caught.value)
 
 
 class TestProtocols:

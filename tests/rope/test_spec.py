@@ -114,6 +114,76 @@ def test_survives_json_and_pickle(fields: dict[str, Any]) -> None:
     assert pickle.loads(pickle.dumps(spec)) == spec
 
 
+_UNREAD = (
+    '"beta_fast": 32.0, "beta_slow": 1.0, "truncate": true, "mscale": null, '
+    '"mscale_all_dim": null, "low_freq_factor": 1.0, "high_freq_factor": 4.0'
+)
+# What release 0.1 wrote for a spec without a factor: all of its fields, and those in results.
+_FIRST_RELEASE = {
+    "none": (
+        '{"head_dim": 4, "theta": 10000.0, "scaling": "none", "factor": 1.0, '
+        '"original_context": null, "resonance": false, "partial_rotary_factor": 1.0, '
+        f'"attention_factor": null, {_UNREAD}, "short_factor": null, "long_factor": null}}',
+        '{"head_dim": 4, "theta": 10000.0, "scaling": "none", "resonance": false, '
+        '"partial_rotary_factor": 1.0, "attention_factor": null}',
+    ),
+    "proportional": (
+        '{"head_dim": 4, "theta": 10000.0, "scaling": "proportional", "factor": 1.0, '
+        '"original_context": null, "resonance": false, "partial_rotary_factor": 0.5, '
+        f'"attention_factor": null, {_UNREAD}, "short_factor": null, "long_factor": null}}',
+        '{"head_dim": 4, "theta": 10000.0, "scaling": "proportional", "factor": 1.0, '
+        '"resonance": false, "partial_rotary_factor": 0.5, "attention_factor": null}',
+    ),
+    "longrope": (
+        '{"head_dim": 4, "theta": 10000.0, "scaling": "longrope", "factor": 1.0, '
+        '"original_context": 64, "resonance": false, "partial_rotary_factor": 1.0, '
+        f'"attention_factor": 1.25, {_UNREAD}, "short_factor": [1.0, 1.0], '
+        '"long_factor": [2.0, 2.0]}',
+        '{"head_dim": 4, "theta": 10000.0, "scaling": "longrope", "factor": 1.0, '
+        '"original_context": 64, "resonance": false, "partial_rotary_factor": 1.0, '
+        '"attention_factor": 1.25, "short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0]}',
+    ),
+}
+_WITHOUT_FACTOR = {
+    "none": RopeSpec(head_dim=4),
+    "proportional": RopeSpec(head_dim=4, scaling="proportional", partial_rotary_factor=0.5),
+    "longrope": RopeSpec(
+        head_dim=4,
+        scaling="longrope",
+        original_context=64,
+        attention_factor=1.25,
+        short_factor=(1.0, 1.0),
+        long_factor=(2.0, 2.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("scaling", _FIRST_RELEASE)
+def test_json_of_the_first_release_is_read_and_written(scaling: str) -> None:
+    spec = _WITHOUT_FACTOR[scaling]
+    assert spec.factor is None
+    assert spec.extension == 1.0
+    for stored in map(json.loads, _FIRST_RELEASE[scaling]):
+        assert RopeSpec(**stored) == spec
+        assert hash(RopeSpec(**stored)) == hash(spec)
+    assert json.dumps(spec.fields()) == _FIRST_RELEASE[scaling][1]
+
+
+@pytest.mark.parametrize("fields", [{}, _YARN, _LONGROPE, {**_YARN, "resonance": True}])
+def test_fields_are_what_the_scaling_reads(fields: dict[str, Any]) -> None:
+    spec = RopeSpec(head_dim=8, **fields)
+    assert RopeSpec(**spec.fields()) == spec
+    assert spec.fields().keys() >= fields.keys() | {"head_dim", "theta", "scaling"}
+    assert "low_freq_factor" not in spec.fields()
+
+
+def test_a_factor_of_one_says_nothing_where_no_factor_is_read() -> None:
+    assert RopeSpec(head_dim=8, factor=1).factor is None
+    for factor in (True, 0, 0.5):
+        with pytest.raises(ValueError, match="factor="):
+            RopeSpec(head_dim=8, factor=factor)
+
+
 def test_with_method_keeps_only_what_the_other_scaling_reads() -> None:
     yarn = RopeSpec(head_dim=8, theta=500.0, beta_fast=16.0, **_YARN)
     assert yarn.with_method("none", resonance=True) == RopeSpec(

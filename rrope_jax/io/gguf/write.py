@@ -21,12 +21,13 @@ from rrope_jax.io.gguf.read import (
     TOKEN_IDS,
     to_interleaved,
 )
-from rrope_jax.io.portable import NEVER_TURNS, factor_lists
+from rrope_jax.io.portable import factor_lists
 from rrope_jax.io.tokenizer.end_of_text import end_ids
 from rrope_jax.io.weights import Source, matrix_shapes
 from rrope_jax.rope import RopeSpec, frequencies
+from rrope_jax.rope.factor_lists import NEVER_TURNS
 from rrope_jax.rope.fields import is_int
-from rrope_jax.rope.frequencies import stretched_theta
+from rrope_jax.rope.scalings import stretched_theta
 
 _log = logging.getLogger(__name__)
 
@@ -38,18 +39,18 @@ def _plain(spec: RopeSpec) -> dict[str, Any]:
 
 
 def _linear(spec: RopeSpec) -> dict[str, Any]:
-    return _plain(spec) | {"rope.scaling.type": "linear", "rope.scaling.factor": float(spec.factor)}
+    return _plain(spec) | {"rope.scaling.type": "linear", "rope.scaling.factor": spec.extension}
 
 
 def _ntk(spec: RopeSpec) -> dict[str, Any]:
-    return {"rope.freq_base": stretched_theta(spec, spec.factor)}
+    return {"rope.freq_base": stretched_theta(spec, spec.extension)}
 
 
 def _yarn(spec: RopeSpec) -> dict[str, Any]:
     return _plain(spec) | {
         "rope.scaling.type": "yarn",
-        "rope.scaling.factor": float(spec.factor),
-        ORIGINAL_CONTEXT: spec.context,
+        "rope.scaling.factor": spec.extension,
+        ORIGINAL_CONTEXT: spec.original_context,
     }
 
 

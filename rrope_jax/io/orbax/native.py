@@ -26,8 +26,7 @@ from rrope_jax.io.paths import check_orbax
 from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.io.weights import Array, Source, Weight, host_parameter, parameter_shapes
 from rrope_jax.model import ModelConfig
-from rrope_jax.rope import SCALINGS, RopeSpec
-from rrope_jax.rope.spec import SCALING_FIELDS
+from rrope_jax.rope import RopeSpec
 
 T = TypeVar("T")
 
@@ -38,13 +37,11 @@ CHECKPOINTS, DESCRIPTION = "checkpoints", "description"
 
 def description_to_json(description: Description) -> dict[str, Any]:
     """All of a description but the tokenizer, as JSON-able values."""
-    spec = description.rope
-    unread = SCALING_FIELDS - SCALINGS[spec.scaling].reads
-    fields = dataclasses.asdict(spec).items()
+    rope = description.rope.fields()
     original = description.original_context
     return {
         "model": dataclasses.asdict(description.model),
-        "rope": {key: value for key, value in fields if key not in unread and value is not None},
+        "rope": {name: value for name, value in rope.items() if value is not None},
         "context": description.context,
         **({} if original is None else {"original_context": original}),
         "extras": dict(description.extras),

@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rrope_jax.rope.fields import Unset, is_int, is_number
-from rrope_jax.rope.frequencies import SCALINGS, frequencies, stretched_theta
+from rrope_jax.rope.factor_lists import as_factor_lists
+from rrope_jax.rope.fields import is_int, is_number
+from rrope_jax.rope.frequencies import frequencies
 from rrope_jax.rope.huggingface.keys import OTHER_BASES, check_nested, in_terms_of_transformers
 from rrope_jax.rope.huggingface.model_types import (
     LAYERED,
@@ -23,6 +24,7 @@ from rrope_jax.rope.huggingface.model_types import (
     meaning,
     obstacle,
 )
+from rrope_jax.rope.scalings import SCALINGS, stretched_theta
 from rrope_jax.rope.spec import RopeSpec
 
 _log = logging.getLogger(__name__)
@@ -54,9 +56,6 @@ _MSCALES = ("short_mscale", "long_mscale")
 # What a LLaMA config means where it leaves the key out.
 _DEFAULT_LENGTH = 2048
 _LONGEST = 2**31 - 1
-# The factor of a feature that never turns, since JSON has no infinity: its angle stays below 1e-20,
-# for which any runtime's cosine is 1.
-_NEVER_TURNS = 1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -521,7 +520,7 @@ def to_hf(spec: RopeSpec, *, max_position_embeddings: int | None = None) -> dict
     parameters = {"rope_type": name} | {
         _KEYS.get(field, field): _json(field, value)
         for field, value in values.items()
-        if value is not None and not isinstance(value, Unset)
+        if value is not None
     }
     top = {"rope_theta": float(native.theta)}
     if native.partial_rotary_factor != 1:
@@ -545,21 +544,27 @@ def to_hf(spec: RopeSpec, *, max_position_embeddings: int | None = None) -> dict
 def _extended_length(spec: RopeSpec) -> int | None:
     if spec.original_context is None or spec.scaling == "dynamic_ntk":
         return spec.original_context
-    return round(spec.original_context * spec.factor)
+    return round(spec.original_context * spec.extension)
 
 
 def _in_terms_of_transformers(spec: RopeSpec, length: int) -> RopeSpec:
     """The spec itself, or an equal one whose scaling transformers has."""
     read = any(row.attention_factor for row in _ROPE_TYPES.values() if row.scaling == spec.scaling)
     if spec.resonance or (frequencies(spec).attention_factor != 1 and not read):
-        return _as_factor_lists(spec, length)
+        if spec.scaling == "dynamic_ntk":
+            raise ValueError(
+                "scaling='dynamic_ntk' with resonance or an attention_factor has no Hugging Face "
+                "form, because its frequencies follow the length; export scaling='ntk' with a "
+                "fixed factor"
+            )
+        return as_factor_lists(spec, length)
     rewrite = _REWRITES.get(spec.scaling)
     return rewrite(spec, length) if rewrite else spec
 
 
 def _as_default(spec: RopeSpec, length: int) -> RopeSpec:
     plain = spec.with_method("none", resonance=False)
-    return dataclasses.replace(plain, theta=stretched_theta(spec, spec.factor))
+    return dataclasses.replace(plain, theta=stretched_theta(spec, spec.extension))
 
 
 def _as_llama3(spec: RopeSpec, length: int) -> RopeSpec:
@@ -575,42 +580,10 @@ def _with_attention_factor(spec: RopeSpec, length: int) -> RopeSpec:
     return dataclasses.replace(spec, attention_factor=frequencies(spec).attention_factor)
 
 
-def _as_factor_lists(spec: RopeSpec, length: int) -> RopeSpec:
-    """An equal `longrope` spec: whatever the frequencies are, relative to plain RoPE's."""
-    if spec.scaling == "dynamic_ntk":
-        raise ValueError(
-            "scaling='dynamic_ntk' with resonance or an attention_factor has no Hugging Face form, "
-            "because its frequencies follow the length; export scaling='ntk' with a fixed factor"
-        )
-    own_lists, rotates_all = spec.scaling == "longrope", SCALINGS[spec.scaling].rotates_all
-    context = spec.context if own_lists else length
-    plain = frequencies(RopeSpec(head_dim=spec.rotary_dim, theta=spec.theta)).inv_freq
-
-    def factors(seq_len: int) -> tuple[float, ...]:
-        wanted = frequencies(spec, seq_len).inv_freq
-        return tuple(
-            float(before / after) if after else _NEVER_TURNS
-            for before, after in zip(plain, wanted, strict=True)
-        )
-
-    return RopeSpec(
-        head_dim=spec.head_dim,
-        theta=spec.theta,
-        scaling="longrope",
-        factor=spec.factor if own_lists else 1.0,
-        original_context=context,
-        resonance=spec.resonance,
-        partial_rotary_factor=1.0 if rotates_all else spec.partial_rotary_factor,
-        attention_factor=frequencies(spec).attention_factor,
-        short_factor=factors(context),
-        long_factor=factors(context + 1),
-    )
-
-
 _REWRITES: dict[str, Callable[[RopeSpec, int], RopeSpec]] = {
     "ntk": _as_default,
     "ntk_by_parts": _as_llama3,
-    "part_ntk": _as_factor_lists,
+    "part_ntk": as_factor_lists,
     "longrope": _with_attention_factor,
 }
 

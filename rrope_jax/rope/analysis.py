@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrope_jax.rope import resonance
-from rrope_jax.rope.fields import is_int
+from rrope_jax.rope.fields import INT32_MAX, is_int
 from rrope_jax.rope.frequencies import frequencies
 from rrope_jax.rope.spec import RopeSpec
 
@@ -23,7 +23,6 @@ Float64Array = NDArray[np.float64]
 # Lengths whose positions are laid out in memory, and pairs of distances that are compared.
 LONGEST = 2**24
 MOST_PAIRS = 2**30
-_LONGEST_POSITION = 2**31 - 1
 
 
 def critical_dimension(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:
@@ -48,7 +47,7 @@ def is_pre_critical(
     spec: RopeSpec, train_length: int, *, seq_len: int | None = None
 ) -> NDArray[np.bool_]:
     """Which features are pre-critical, bool[d/2]; otherwise as `critical_dimension`."""
-    _check_length("train_length", train_length, 1, _LONGEST_POSITION)
+    _check_length("train_length", train_length, 1, INT32_MAX)
     return np.asarray(frequencies(spec, seq_len).wavelengths <= train_length)
 
 
@@ -198,7 +197,7 @@ def uniqueness(spec: RopeSpec, train_length: int, *, seq_len: int | None = None)
     Raises:
       ValueError: train_length is not a positive integer, or a wavelength cannot be rounded.
     """
-    _check_length("train_length", train_length, 1, _LONGEST_POSITION)
+    _check_length("train_length", train_length, 1, INT32_MAX)
     wavelengths = resonance.round_wavelengths(frequencies(spec, seq_len).wavelengths)
     return math.lcm(*(int(wavelength) for wavelength in wavelengths[wavelengths <= train_length]))
 

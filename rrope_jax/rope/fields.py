@@ -9,6 +9,9 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
+INT32_MAX = 2**31 - 1
+"""The last position: positions are int32."""
+
 
 class Row(Protocol):
     """What the table of methods says about the fields of one method."""

@@ -13,9 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rrope_jax.rope.fields import check_fields, check_method, is_int
-
-_INT32_MAX = 2**31 - 1
+from rrope_jax.rope.fields import INT32_MAX, check_fields, check_method, is_int
 
 
 class Positions(NamedTuple):
@@ -59,7 +57,7 @@ class PositionSampling:
         check_fields(self, "sampler", SAMPLERS)
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and not (is_int(value) and least <= value <= _INT32_MAX):
+            if value is not None and not (is_int(value) and least <= value <= INT32_MAX):
                 raise ValueError(
                     f"{name}={value!r} must be an integer from {least} to 2^31 - 1; see "
                     "PositionSampling for what it counts"
@@ -136,7 +134,7 @@ def _e2_llm(sampling: PositionSampling, key: jax.Array, length: int) -> Position
     """
     context = sampling.context or length
     largest = context * (sampling.max_scale or 1)
-    if largest > _INT32_MAX or length > _INT32_MAX:
+    if largest > INT32_MAX or length > INT32_MAX:
         raise ValueError(
             f"max_scale={sampling.max_scale} times the context ({context}) must be below 2^31; "
             "lower max_scale"

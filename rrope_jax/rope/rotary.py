@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from rrope_jax.rope.fields import INT32_MAX
 from rrope_jax.rope.frequencies import frequencies
 from rrope_jax.rope.spec import RopeSpec
 
-_INT32_MAX = 2**31 - 1
 _TURN = Fraction("6.283185307179586476925286766559005768394")  # 2 pi, finer than a float64
 
 
@@ -61,7 +61,7 @@ def phase_table(spec: RopeSpec, seq_len: int | None = None) -> PhaseTable:
         if spec.resonance and math.isfinite(wavelength):
             period = int(wavelength)
             turns.append(round(Fraction(1 << 64, period)))
-            periods.append(period if period <= _INT32_MAX else 0)
+            periods.append(period if period <= INT32_MAX else 0)
         else:
             turns.append(round(Fraction(float(inv_freq)) / _TURN * (1 << 64)))
             periods.append(0)
@@ -143,7 +143,7 @@ def cos_sin_from_table(
         )
     position = positions.astype(jnp.int32)[..., None]
     period, high = jnp.asarray(table.period), jnp.asarray(table.high)
-    wrapped = jnp.mod(position, jnp.where(period == 0, _INT32_MAX, period))
+    wrapped = jnp.mod(position, jnp.where(period == 0, INT32_MAX, period))
     position = jnp.where(period == 0, position, wrapped)
     magnitude = jnp.abs(position).astype(jnp.uint32)
     product = magnitude * high + _multiply_high(magnitude, jnp.asarray(table.low))

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from rrope_jax.rope import resonance
-from rrope_jax.rope.fields import check_fields, check_method, is_int, is_number
+from rrope_jax.rope.fields import INT32_MAX, check_fields, check_method, is_int, is_number
 from rrope_jax.rope.scalings import SCALINGS, unread_fields
 
-_LONGEST = 2**31 - 1  # positions are int32
 # Far beyond any model, and small enough that nothing computed from them overflows or takes long.
 _WIDEST_HEAD = 2**14
 _LARGEST = 1e30
@@ -77,7 +76,7 @@ class RopeSpec:
         self._check_ranges()
         self._check_factor_lists()
         if self.resonance:  # raises where a rounded wavelength leaves no rotation
-            for seq_len in (None, _LONGEST):
+            for seq_len in (None, INT32_MAX):
                 inv_freq = SCALINGS[self.scaling].inv_freq(self, seq_len)
                 resonance.round_wavelengths(resonance.wavelengths_of(inv_freq))
 
@@ -192,16 +191,16 @@ _RANGES: tuple[tuple[str, Callable[[RopeSpec], bool], str, str], ...] = (
     ),
     (
         "factor",
-        lambda spec: _is_number_in(spec.extension, 1, _LONGEST),
-        f"a finite number >= 1 and <= {_LONGEST}",
+        lambda spec: _is_number_in(spec.extension, 1, INT32_MAX),
+        f"a finite number >= 1 and <= {INT32_MAX}",
         "a factor says how many times longer the context becomes; use 1 for no extension",
     ),
     (
         "original_context",
         lambda spec: (
-            spec.original_context is None or _is_int_in(spec.original_context, 1, _LONGEST)
+            spec.original_context is None or _is_int_in(spec.original_context, 1, INT32_MAX)
         ),
-        f"a positive integer <= {_LONGEST}",
+        f"a positive integer <= {INT32_MAX}",
         "give the context length, in tokens, that the model was trained at",
     ),
     (
@@ -233,9 +232,9 @@ _RANGES: tuple[tuple[str, Callable[[RopeSpec], bool], str, str], ...] = (
         "attention_factor",
         lambda spec: (
             spec.attention_factor is None
-            or (is_number(spec.attention_factor) and 0 < spec.attention_factor <= _LONGEST)
+            or (is_number(spec.attention_factor) and 0 < spec.attention_factor <= INT32_MAX)
         ),
-        f"a finite number > 0 and <= {_LONGEST}",
+        f"a finite number > 0 and <= {INT32_MAX}",
         "leave it None for the value that the scaling prescribes",
     ),
     (
@@ -246,8 +245,8 @@ _RANGES: tuple[tuple[str, Callable[[RopeSpec], bool], str, str], ...] = (
     ),
     (
         "beta_fast",
-        lambda spec: is_number(spec.beta_fast) and spec.beta_slow < spec.beta_fast <= _LONGEST,
-        f"a finite number > beta_slow ({{spec.beta_slow!r}}) and <= {_LONGEST}",
+        lambda spec: is_number(spec.beta_fast) and spec.beta_slow < spec.beta_fast <= INT32_MAX,
+        f"a finite number > beta_slow ({{spec.beta_slow!r}}) and <= {INT32_MAX}",
         "YaRN uses beta_fast=32 and beta_slow=1",
     ),
     (
@@ -258,14 +257,14 @@ _RANGES: tuple[tuple[str, Callable[[RopeSpec], bool], str, str], ...] = (
     ),
     (
         "mscale",
-        lambda spec: spec.mscale is None or _is_number_in(spec.mscale, 0, _LONGEST),
-        f"a finite number >= 0 and <= {_LONGEST}",
+        lambda spec: spec.mscale is None or _is_number_in(spec.mscale, 0, INT32_MAX),
+        f"a finite number >= 0 and <= {INT32_MAX}",
         "leave both None for YaRN's own temperature",
     ),
     (
         "mscale_all_dim",
-        lambda spec: spec.mscale is None or _is_number_in(spec.mscale_all_dim, 0, _LONGEST),
-        f"a finite number >= 0 and <= {_LONGEST}",
+        lambda spec: spec.mscale is None or _is_number_in(spec.mscale_all_dim, 0, INT32_MAX),
+        f"a finite number >= 0 and <= {INT32_MAX}",
         "leave both None for YaRN's own temperature",
     ),
     (
@@ -276,8 +275,8 @@ _RANGES: tuple[tuple[str, Callable[[RopeSpec], bool], str, str], ...] = (
     ),
     (
         "high_freq_factor",
-        lambda spec: _is_number_in(spec.high_freq_factor, spec.low_freq_factor, _LONGEST),
-        f"a finite number from low_freq_factor ({{spec.low_freq_factor!r}}) to {_LONGEST}",
+        lambda spec: _is_number_in(spec.high_freq_factor, spec.low_freq_factor, INT32_MAX),
+        f"a finite number from low_freq_factor ({{spec.low_freq_factor!r}}) to {INT32_MAX}",
         "Llama 3 uses low_freq_factor=1 and high_freq_factor=4",
     ),
     (

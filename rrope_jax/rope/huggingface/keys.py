@@ -1,8 +1,11 @@
 """The names that a config.json has for the parts of a rotary embedding."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from rrope_jax.rope.huggingface.model_types import LLAMA, ModelType, model_type_of
 
 # transformers' name of each part, with the other names that models give it.
 _ONE_MEANING = {
@@ -99,17 +102,38 @@ _NESTED_WORDS = _WORDS | frozenset(
 )
 
 
-def in_terms_of_transformers(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """A config in which every part of the embedding has transformers' name.
+@dataclasses.dataclass(frozen=True)
+class HfConfig:
+    """A config.json in which every part of the embedding has transformers' name.
 
-    Returns:
-      The config, and what it calls the parts whose name is another.
+    Attributes:
+      keys: the config under those names.
+      names: what the file calls the parts that have another name in it.
+      model_type: what its `model_type` means by what is left out; None where that is not known.
+    """
+
+    keys: Mapping[str, Any]
+    names: Mapping[str, str]
+    model_type: ModelType | None
+
+    @property
+    def defaults(self) -> ModelType:
+        """What is left out means this; LLaMA's where the type is not known."""
+        return self.model_type or LLAMA
+
+    def replace(self, **keys: Any) -> "HfConfig":
+        """The same config with other values of some keys."""
+        return dataclasses.replace(self, keys={**self.keys, **keys})
+
+
+def in_terms_of_transformers(config: Mapping[str, Any]) -> HfConfig:
+    """Gives every part of the embedding transformers' name.
 
     Raises:
       ValueError: two names of one part contradict each other, or a key that would change the
         embedding is not one that is read.
     """
-    read = dict(config)
+    keys = dict(config)
     names: dict[str, str] = {}
     for name, others in {**_ONE_MEANING, **_FIRST_COUNTS}.items():
         present = [key for key in (name, *others) if config.get(key) is not None]
@@ -121,11 +145,11 @@ def in_terms_of_transformers(config: Mapping[str, Any]) -> tuple[dict[str, Any],
                     f"{present[0]}={config[present[0]]!r} and {key}={config[key]!r} are names of "
                     "one thing; remove the wrong one"
                 )
-        read[name] = config[present[0]]
+        keys[name] = config[present[0]]
         names[name] = present[0]
     for key, value in config.items():
         _check(key, value)
-    return read, names
+    return HfConfig(keys, names, model_type_of(config.get("model_type")))
 
 
 def _check(key: Any, value: Any) -> None:

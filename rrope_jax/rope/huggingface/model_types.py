@@ -153,7 +153,7 @@ CONDITIONS: Mapping[str, tuple[str, Any]] = {
     "zamba2": ("use_mem_rope", True),
 }
 
-_MEANINGS: Mapping[str, ModelType] = {
+_ALL_TYPES: Mapping[str, ModelType] = {
     **MODEL_TYPES,
     **SCALED,
     **LAYERED,
@@ -167,9 +167,9 @@ _MEANINGS: Mapping[str, ModelType] = {
 }
 
 
-def meaning(name: str | None) -> ModelType | None:
+def model_type_of(name: str | None) -> ModelType | None:
     """What a type means by what its configs leave out; None where that is not known."""
-    return LLAMA if name is None else _MEANINGS.get(name)
+    return LLAMA if name is None else _ALL_TYPES.get(name)
 
 
 def obstacle(config: Mapping[str, Any]) -> str | None:
@@ -179,7 +179,7 @@ def obstacle(config: Mapping[str, Any]) -> str | None:
         return None
     if name in REFUSED:
         return REFUSED[name]
-    if name not in _MEANINGS and _NO_TEXT.search(name):
+    if name not in _ALL_TYPES and _NO_TEXT.search(name):
         return "is no model of text"
     for part, own in OWN_NAMES.get(name, {}).items():
         if config.get(part) is not None and config.get(own) is None:

@@ -1,0 +1,82 @@
+"""The `rope_type`s of transformers, and the keys of `rope_scaling` and `rope_parameters`.
+
+transformers v4 has `rope_theta` at the top level of a config.json and the rest in `rope_scaling`;
+v5 has all of it in `rope_parameters`. Keys mean what transformers 5.23 computes from them.
+"""
+
+import dataclasses
+
+from rrope_jax.rope.scalings import SCALINGS
+
+DIALECTS = ("rope_scaling", "rope_parameters")
+# Spec fields whose Hugging Face key has another name.
+KEY_OF_FIELD = {
+    "theta": "rope_theta",
+    "scaling": "rope_type",
+    "original_context": "original_max_position_embeddings",
+}
+# Keys that may stand beside any rope_type; one that does not need them ignores them.
+COMMON_KEYS = frozenset(
+    {
+        "rope_type",
+        "type",
+        "rope_theta",
+        "partial_rotary_factor",
+        "original_max_position_embeddings",
+        "resonance",
+    }
+)
+# Keys without an effect on the positions of text: the axes of images, and remarks.
+REMARKS = frozenset(
+    {"mrope_section", "mrope_interleaved", "interleaved", "finetuned", "max_position_embeddings"}
+)
+# The temperatures of Phi-3.5-MoE, up to the original context and past it.
+MSCALES = ("short_mscale", "long_mscale")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeType:
+    """One `rope_type` of transformers.
+
+    Attributes:
+      scaling: the `RopeSpec.scaling` that means the same.
+      requires: keys that must be present.
+      attention_factor: whether the key of this name is read; otherwise the factor is always 1.
+      context_is_maximum: the ramp or stretch refers to `max_position_embeddings`, whatever
+        `original_max_position_embeddings` says.
+      factor_key: the key that holds the spec's factor.
+    """
+
+    scaling: str
+    requires: tuple[str, ...] = ()
+    attention_factor: bool = False
+    context_is_maximum: bool = False
+    factor_key: str = "factor"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The spec fields that this type takes from its dict."""
+        reads = SCALINGS[self.scaling].reads
+        return reads | {"attention_factor"} if self.attention_factor else reads
+
+
+LONGROPE = RopeType("longrope", ("short_factor", "long_factor"), attention_factor=True)
+# HunYuan's `dynamic` with an alpha, which does not follow the length.
+ALPHA = RopeType("ntk", ("alpha",), factor_key="alpha")
+
+ROPE_TYPES = {
+    "default": RopeType("none"),
+    "linear": RopeType("linear", ("factor",)),
+    "dynamic": RopeType("dynamic_ntk", ("factor",), context_is_maximum=True),
+    "yarn": RopeType("yarn", ("factor",), attention_factor=True),
+    "llama3": RopeType("llama3", ("factor", "low_freq_factor", "high_freq_factor")),
+    "longrope": LONGROPE,
+    "proportional": RopeType("proportional"),
+    "su": LONGROPE,  # its name in the first Phi-3 configs
+}
+NESTED_KEYS = (
+    COMMON_KEYS.union(REMARKS, MSCALES, {"alpha", "attention_factor"})
+    .union(*(row.reads.union(row.requires) for row in ROPE_TYPES.values()))
+    .difference({"original_context"})
+)
+"""All keys that `from_hf` understands in `rope_scaling` and `rope_parameters`."""

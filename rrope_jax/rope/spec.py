@@ -5,17 +5,13 @@ parameter or a checkpointed array.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from rrope_jax.rope import resonance
-from rrope_jax.rope.fields import INT32_MAX, check_fields, check_method, is_int, is_number
+from rrope_jax.rope.fields import INT32_MAX, check_fields, check_method, is_number
+from rrope_jax.rope.ranges import check_ranges
 from rrope_jax.rope.scalings import SCALINGS, unread_fields
-
-# Far beyond any model, and small enough that nothing computed from them overflows or takes long.
-_WIDEST_HEAD = 2**14
-_LARGEST = 1e30
-_LARGEST_DIVISOR = 1e60  # files hold 1e30, in float32 and times a factor, for what never turns
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,8 +69,7 @@ class RopeSpec:
         if is_number(self.factor) and self.factor == 1 and "factor" in unread_fields(self.scaling):
             object.__setattr__(self, "factor", None)  # files of older releases have a 1 for it
         check_fields(self, "scaling", SCALINGS)
-        self._check_ranges()
-        self._check_factor_lists()
+        check_ranges(self)
         if self.resonance:  # raises where a rounded wavelength leaves no rotation
             for seq_len in (None, INT32_MAX):
                 inv_freq = SCALINGS[self.scaling].inv_freq(self, seq_len)
@@ -100,35 +95,6 @@ class RopeSpec:
     def __hash__(self) -> int:
         return hash(tuple(self.fields().items()))
 
-    def _check_ranges(self) -> None:
-        for name, holds, allowed, mend in _RANGES:
-            if not holds(self):
-                value = getattr(self, name)
-                raise ValueError(f"{name}={value!r} must be {allowed.format(spec=self)}; {mend}")
-
-    def _check_factor_lists(self) -> None:
-        expected = self.rotary_dim // 2
-        for name in ("short_factor", "long_factor"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if not isinstance(value, tuple):
-                raise ValueError(
-                    f"{name}={value!r} must be a list or tuple of numbers; give {expected} factors"
-                )
-            if len(value) != expected:
-                raise ValueError(
-                    f"{name} has {len(value)} entries but the {self.rotary_dim} rotated dimensions "
-                    f"make {expected} features; give exactly {expected} factors"
-                )
-            for index, entry in enumerate(value):
-                if not (is_number(entry) and 1 / _LARGEST_DIVISOR <= entry <= _LARGEST_DIVISOR):
-                    raise ValueError(
-                        f"{name}[{index}]={entry!r} must be a finite number > 0, from "
-                        f"{1 / _LARGEST_DIVISOR:g} to {_LARGEST_DIVISOR:g}; "
-                        "use 1.0 to leave a feature as it is"
-                    )
-
     @property
     def rotary_dim(self) -> int:
         """The number d of dimensions per head that take part in the rotation."""
@@ -152,7 +118,7 @@ class RopeSpec:
         return spec_for_method(vars(self), scaling, resonance=resonance)
 
 
-def spec_for_method(fields: dict[str, Any], scaling: str, *, resonance: bool) -> RopeSpec:
+def spec_for_method(fields: Mapping[str, Any], scaling: str, *, resonance: bool) -> RopeSpec:
     """Builds the spec of one method from fields that describe several.
 
     Args:
@@ -165,130 +131,3 @@ def spec_for_method(fields: dict[str, Any], scaling: str, *, resonance: bool) ->
     """
     read = {name: fields[name] for name in fields.keys() - unread_fields(scaling)}
     return RopeSpec(**{**read, "scaling": scaling, "resonance": resonance})
-
-
-def _is_number_in(value: object, low: float, high: float) -> bool:
-    return is_number(value) and low <= value <= high  # type: ignore[operator]
-
-
-def _is_int_in(value: object, low: int, high: int) -> bool:
-    return is_int(value) and low <= value <= high  # type: ignore[operator]
-
-
-# A field, whether a spec passes, what is allowed, and the mend; checked in this order.
-_RANGES: tuple[tuple[str, Callable[[RopeSpec], bool], str, str], ...] = (
-    (
-        "head_dim",
-        lambda spec: _is_int_in(spec.head_dim, 2, _WIDEST_HEAD) and spec.head_dim % 2 == 0,
-        f"an even integer >= 2 and <= {_WIDEST_HEAD}",
-        "rotary features are pairs of dimensions, so choose an even head size",
-    ),
-    (
-        "theta",
-        lambda spec: is_number(spec.theta) and 1 < spec.theta <= _LARGEST,
-        f"a finite number > 1 and <= {_LARGEST:g}",
-        "10000 is RoPE's own base",
-    ),
-    (
-        "factor",
-        lambda spec: _is_number_in(spec.extension, 1, INT32_MAX),
-        f"a finite number >= 1 and <= {INT32_MAX}",
-        "a factor says how many times longer the context becomes; use 1 for no extension",
-    ),
-    (
-        "original_context",
-        lambda spec: (
-            spec.original_context is None or _is_int_in(spec.original_context, 1, INT32_MAX)
-        ),
-        f"a positive integer <= {INT32_MAX}",
-        "give the context length, in tokens, that the model was trained at",
-    ),
-    (
-        "partial_rotary_factor",
-        lambda spec: is_number(spec.partial_rotary_factor) and 0 < spec.partial_rotary_factor <= 1,
-        "in (0, 1]",
-        "use 1 to rotate all of head_dim",
-    ),
-    (
-        "partial_rotary_factor",
-        lambda spec: spec.rotary_dim >= 2 and spec.rotary_dim % 2 == 0,
-        "such that head_dim ({spec.head_dim}) times it is an even number >= 2, "
-        "not {spec.rotary_dim}",
-        "choose a share that leaves whole pairs of dimensions",
-    ),
-    (
-        "head_dim",
-        lambda spec: spec.rotary_dim > 2 or spec.scaling not in ("ntk", "dynamic_ntk", "part_ntk"),
-        "such that more than 2 dimensions are rotated with scaling={spec.scaling!r}",
-        "its exponent is d/(d-2)",
-    ),
-    (
-        "original_context",
-        lambda spec: spec.scaling != "longrope" or spec.original_context != 1,
-        "at least 2 with scaling='longrope'",
-        "its temperature divides by ln(original_context)",
-    ),
-    (
-        "attention_factor",
-        lambda spec: (
-            spec.attention_factor is None
-            or (is_number(spec.attention_factor) and 0 < spec.attention_factor <= INT32_MAX)
-        ),
-        f"a finite number > 0 and <= {INT32_MAX}",
-        "leave it None for the value that the scaling prescribes",
-    ),
-    (
-        "beta_slow",
-        lambda spec: is_number(spec.beta_slow) and spec.beta_slow >= 1 / _LARGEST,
-        f"a finite number >= {1 / _LARGEST:g}",
-        "YaRN uses 1",
-    ),
-    (
-        "beta_fast",
-        lambda spec: is_number(spec.beta_fast) and spec.beta_slow < spec.beta_fast <= INT32_MAX,
-        f"a finite number > beta_slow ({{spec.beta_slow!r}}) and <= {INT32_MAX}",
-        "YaRN uses beta_fast=32 and beta_slow=1",
-    ),
-    (
-        "mscale",
-        lambda spec: (spec.mscale is None) == (spec.mscale_all_dim is None),
-        "set together with mscale_all_dim, or not at all",
-        "the temperature is the ratio of the two",
-    ),
-    (
-        "mscale",
-        lambda spec: spec.mscale is None or _is_number_in(spec.mscale, 0, INT32_MAX),
-        f"a finite number >= 0 and <= {INT32_MAX}",
-        "leave both None for YaRN's own temperature",
-    ),
-    (
-        "mscale_all_dim",
-        lambda spec: spec.mscale is None or _is_number_in(spec.mscale_all_dim, 0, INT32_MAX),
-        f"a finite number >= 0 and <= {INT32_MAX}",
-        "leave both None for YaRN's own temperature",
-    ),
-    (
-        "low_freq_factor",
-        lambda spec: is_number(spec.low_freq_factor) and spec.low_freq_factor > 0,
-        "a finite number > 0",
-        "Llama 3 uses 1",
-    ),
-    (
-        "high_freq_factor",
-        lambda spec: _is_number_in(spec.high_freq_factor, spec.low_freq_factor, INT32_MAX),
-        f"a finite number from low_freq_factor ({{spec.low_freq_factor!r}}) to {INT32_MAX}",
-        "Llama 3 uses low_freq_factor=1 and high_freq_factor=4",
-    ),
-    (
-        "resonance",
-        lambda spec: isinstance(spec.resonance, bool),
-        "True or False",
-        "it is a switch",
-    ),
-    (
-        "truncate",
-        lambda spec: isinstance(spec.truncate, bool),
-        "True or False",
-        "it is a switch",
-    ),
-)

@@ -1,8 +1,8 @@
-"""What training at a length has shown a model of each feature, and what it has not.
+"""What a model has seen of each feature in training at one length, and what it has not.
 
 A model trained at positions 0..L-1 meets positions from L on at test. Feature i of an embedding is
 a point on the circle, at n / wavelength_i turns for position n. It is pre-critical where training
-went round the whole circle. Definitions: Wang et al., arXiv 2403.00071, sections 3 to 5.
+covered the whole circle. Definitions: Wang et al., arXiv 2403.00071, sections 3 to 5.
 
 Phases are residues of positions by wavelengths, which floating point computes without error, so
 all results are exact to the rounding of the float64 wavelengths, at any length.
@@ -20,7 +20,7 @@ from rrope_jax.rope.spec import RopeSpec
 
 Float64Array = NDArray[np.float64]
 
-# Lengths whose positions are laid out in memory, and pairs of distances that are compared.
+# Limits on lengths whose positions are laid out in memory, and on pairs of distances to compare.
 LONGEST = 2**24
 MOST_PAIRS = 2**30
 
@@ -68,7 +68,7 @@ def feature_gap(
     attention factor is left out.
 
     Under resonance the gap is exactly 0 for every pre-critical feature, and has a closed form for
-    the others; without it, the nearest phase is found among all sorted ones.
+    the others; without it, all phases are sorted to find the nearest one.
 
     Args:
       spec: the embedding; the same frequencies serve training and test.
@@ -100,7 +100,7 @@ def _worst_integer_distance(period: int, train_length: int, test_length: int) ->
     """The greatest of `unseen_distances` for an integer wavelength.
 
     Training leaves the residues from train_length on; the worst of them is midway between the last
-    seen and the period, where the circle closes, or the last one that the test gets to.
+    seen and the period, where the circle closes, or the last one that the test reaches.
     """
     if period <= train_length:
         return 0

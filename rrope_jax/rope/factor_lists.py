@@ -58,17 +58,17 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
 
 
 def llama3_context(factors: Sequence[float], *, theta: float) -> int | None:
-    """The original context of Llama 3.1's scaling, if that is what a list of factors is.
+    """The original context of Llama 3.1's scaling, from its list of factors.
 
-    llama.cpp stores Llama 3's scaling as such a list and drops the context that it was made for,
-    but a feature on its ramp, from 1 to 4 turns within that context, tells it.
+    llama.cpp stores Llama 3's scaling as a list and drops the context that it was made for, but a
+    feature on the ramp, from 1 to 4 turns within that context, gives it away.
 
     Args:
       factors: d/2 numbers by which the plain frequencies are divided.
       theta: the base of the plain frequencies.
 
     Returns:
-      A length in tokens; None where the list is another, or has no feature on the ramp.
+      A length in tokens; None where the list is not of this scaling, or has no feature on the ramp.
     """
     divided = np.asarray(factors, np.float64)
     factor = float(divided.max())
@@ -77,8 +77,8 @@ def llama3_context(factors: Sequence[float], *, theta: float) -> int | None:
         return None
     head_dim = 2 * divided.size
     plain = frequencies(RopeSpec(head_dim=head_dim, theta=theta)).inv_freq
-    kept = (1 / divided[ramp] - 1 / factor) / (1 - 1 / factor)
-    turns = 1 + kept * 3
+    keep = (1 / divided[ramp] - 1 / factor) / (1 - 1 / factor)
+    turns = 1 + keep * 3
     context = round(float(np.median(turns * 2 * math.pi / plain[ramp])))
     if not 1 <= context < 2**31:
         return None

@@ -35,11 +35,11 @@ class PositionSampling:
     Attributes:
       sampler: a key of `SAMPLERS`.
       target_length: `pose` and `randomized` draw positions below it.
-      num_chunks: `pose` cuts a sequence into so many runs of consecutive positions.
+      num_chunks: how many runs of consecutive positions `pose` cuts a sequence into.
       max_scale: `e2_llm` draws its scale from 1..max_scale.
-      context: the length L that `e2_llm` interpolates to, normally that of pretraining; the length
-        of the sequence where None.
-      fixed_tokens: `e2_llm` does not shift so many first tokens.
+      context: the length L that `e2_llm` interpolates to, normally that of pretraining; None for
+        the length of the sequence.
+      fixed_tokens: how many first tokens `e2_llm` leaves unshifted.
 
     Raises:
       ValueError: a field is out of range, missing, or not read by the sampler.
@@ -163,7 +163,7 @@ def _check_target(sampling: PositionSampling, length: int) -> int:
     if target < length:
         raise ValueError(
             f"target_length={target} must be at least the sequence length ({length}); it is the "
-            "length that the model shall reach"
+            "length that the model is meant to reach"
         )
     return target
 

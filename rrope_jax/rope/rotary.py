@@ -26,7 +26,7 @@ _TURN = Fraction("6.283185307179586476925286766559005768394")  # 2 pi, finer tha
 
 
 class PhaseTable(NamedTuple):
-    """A spec as arrays: what a program needs to know of it to rotate by it.
+    """A spec as arrays: all that a program needs in order to rotate by it.
 
     Embeddings of one head_dim have tables of one shape, so a compiled program can take them as an
     argument, stacked where it runs several side by side (`jax.vmap`).
@@ -134,7 +134,7 @@ def cos_sin(
 def cos_sin_from_table(
     table: PhaseTable, positions: ArrayLike, *, fraction: ArrayLike | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """`cos_sin` from a table that may be traced: see there."""
+    """`cos_sin` from a `PhaseTable`, whose arrays may be traced."""
     positions = jnp.asarray(positions)
     if not jnp.issubdtype(positions.dtype, jnp.integer):
         raise TypeError(

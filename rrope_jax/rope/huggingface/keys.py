@@ -1,4 +1,4 @@
-"""The names that a config.json has for the parts of a rotary embedding."""
+"""The names that config.json files use for the parts of a rotary embedding."""
 
 import dataclasses
 import re
@@ -7,98 +7,60 @@ from typing import Any
 
 from rrope_jax.rope.huggingface.model_types import LLAMA, ModelType, model_type_of
 
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(names.split())
+
+
 # transformers' name of each part, with the other names that models give it.
 _ONE_MEANING = {
-    "rope_theta": (
-        "global_rope_theta",
-        "rotary_emb_base",
-        "rotary_embedding_base",
-        "rotary_base",
-        "rotary_theta",
-        "rope_base",
-        "rope_freq_base",
-        "rope_freq_constant",
+    "rope_theta": _split(
+        "global_rope_theta rotary_emb_base rotary_embedding_base rotary_base rotary_theta "
+        "rope_base rope_freq_base rope_freq_constant"
     ),
-    "partial_rotary_factor": (
-        "rotary_pct",
-        "rotary_percent",
-        "rotary_percentage",
-        "rotary_fraction",
-        "rotary_emb_fraction",
-        "rope_pct",
-        "rope_percent",
-        "rope_percentage",
+    "partial_rotary_factor": _split(
+        "rotary_pct rotary_percent rotary_percentage rotary_fraction rotary_emb_fraction "
+        "rope_pct rope_percent rope_percentage"
     ),
-    "rotary_dim": (
-        "rotary_dims",
-        "rotary_ndims",
-        "rope_dim",
-        "rope_dims",
-        "n_rot",
-        "attn_rotary_emb",
-    ),
+    "rotary_dim": _split("rotary_dims rotary_ndims rope_dim rope_dims n_rot attn_rotary_emb"),
 }
 # The same for sizes, of which a config may have several: the first counts.
 _FIRST_COUNTS = {
-    "head_dim": ("attention_head_dim", "kv_channels"),
-    "hidden_size": ("n_embd", "d_model"),
-    "num_attention_heads": ("n_head", "n_heads"),
-    "max_position_embeddings": ("n_positions", "n_ctx", "max_seq_len", "seq_length"),
+    "head_dim": _split("attention_head_dim kv_channels"),
+    "hidden_size": _split("n_embd d_model"),
+    "num_attention_heads": _split("n_head n_heads"),
+    "max_position_embeddings": _split("n_positions n_ctx max_seq_len seq_length"),
 }
 # A second base for some of the layers: Gemma 3 and ModernBERT before transformers v5.
-OTHER_BASES = ("rope_local_base_freq", "local_rope_theta")
+OTHER_BASES = _split("rope_local_base_freq local_rope_theta")
 # What multiplies queries by something that grows with their position.
-_POSITION_TEMPERATURES = ("llama_4_scaling_beta", "use_logn_attn", "log_scaling_n_floor")
+_POSITION_TEMPERATURES = _split("llama_4_scaling_beta use_logn_attn log_scaling_n_floor")
 # Whether there is a rotation at all.
-_SWITCHES = (
-    "rope",
-    "rotary",
-    "use_rope",
-    "use_rotary",
-    "use_rotary_emb",
-    "use_rotary_embedding",
-    "use_rotary_embeddings",
-    "use_rotary_pos_emb",
-    "use_rotary_position_embedding",
-    "use_rotary_position_embeddings",
-    "use_mem_rope",
+_SWITCHES = _split(
+    "rope rotary use_rope use_rotary use_rotary_emb use_rotary_embedding use_rotary_embeddings "
+    "use_rotary_pos_emb use_rotary_position_embedding use_rotary_position_embeddings use_mem_rope"
 )
 _KINDS = re.compile(r"pos(ition|itional)?_(emb|embedding|embeddings|encoding|encodings)(_type)?")
-_ROTARY = ("rope", "rotary", "rotary_embedding", "rotary_embeddings", "mrope")
+_ROTARY = _split("rope rotary rotary_embedding rotary_embeddings mrope")
 # Which dimensions are pairs, sizes of other parts, precision: nothing that changes frequencies.
-_HARMLESS = (
-    "original_rope",
-    "rope_full_precision",
-    "rotary_emb_dtype",
-    "rope_interleave",
-    "rope_interleaved",
-    "indexer_rope_interleave",
-    "rotary_interleaved",
-    "rotary_emb_interleaved",
-    "qk_rope_head_dim",
-    "qk_nope_head_dim",
+_HARMLESS = _split(
+    "original_rope rope_full_precision rotary_emb_dtype rope_interleave rope_interleaved "
+    "indexer_rope_interleave rotary_interleaved rotary_emb_interleaved qk_rope_head_dim "
+    "qk_nope_head_dim"
 )
-# What `from_hf` looks at itself.
-_READ = (
-    "rope_scaling",
-    "rope_parameters",
-    "rope_ratio",
-    "layer_rope_theta",
-    "no_rope_layers",
-    "no_rope_layer_interval",
-    *OTHER_BASES,
+# Keys that `from_hf` looks at itself.
+_READ = _split(
+    "rope_scaling rope_parameters rope_ratio layer_rope_theta no_rope_layers no_rope_layer_interval"
 )
-_KNOWN = frozenset({*_HARMLESS, *_READ, *_ONE_MEANING, *sum(_ONE_MEANING.values(), ())})
-# A key of which one of these is a part says something about the rotation.
-_WORDS = frozenset(
-    {"alibi", "logn", "longrope", "mscale", "nope", "ntk", "rope", "rotary", "theta", "thetas"}
-    | {"xpos", "yarn"}
-)
-# The same among keys that are all about it.
-_NESTED_WORDS = _WORDS | frozenset(
-    {"alpha", "attn", "attention", "base", "beta", "context", "dim", "dims", "factor", "factors"}
-    | {"fraction", "freq", "freqs", "frequency", "layers", "length", "pct", "percent", "ratio"}
-    | {"scale", "scaling", "temperature"}
+_UNDERSTOOD = frozenset().union(_HARMLESS, _READ, OTHER_BASES, _ONE_MEANING, *_ONE_MEANING.values())
+# A key with one of these words in it is about the rotation.
+_WORDS = frozenset(_split("alibi logn longrope mscale nope ntk rope rotary theta thetas xpos yarn"))
+# The same among keys that are all about the embedding.
+_NESTED_WORDS = _WORDS.union(
+    _split(
+        "alpha attn attention base beta context dim dims factor factors fraction freq freqs "
+        "frequency layers length pct percent ratio scale scaling temperature"
+    )
 )
 
 
@@ -173,22 +135,22 @@ def _check(key: Any, value: Any) -> None:
             f"{key}={value!r} multiplies queries by a factor that grows with the position, which a "
             "RopeSpec cannot say; set it to null for the rotation alone"
         )
-    if key not in _KNOWN and says_rotation(key):
+    if key not in _UNDERSTOOD and _is_about_rotation(key):
         raise ValueError(
             f"{key}={value!r} is not read, and may change the embedding; say the same with "
             "rope_theta, partial_rotary_factor and rope_parameters and set it to null"
         )
     if isinstance(value, Mapping) and re.search("attn|attention", key):
         for inner, content in value.items():
-            if isinstance(inner, str) and content and (says_rotation(inner) or inner in _KNOWN):
+            if content and (inner in _UNDERSTOOD or _is_about_rotation(str(inner))):
                 raise ValueError(
                     f"{key}.{inner}={content!r} is not read there; give it under transformers' "
                     f"name at the top level and set {key} to null"
                 )
 
 
-def says_rotation(key: str, words: frozenset[str] = _WORDS) -> bool:
-    """Whether a name looks as if it said something about the rotation."""
+def _is_about_rotation(key: str, words: frozenset[str] = _WORDS) -> bool:
+    """Whether a key looks as if it changed the rotation."""
     return not words.isdisjoint(re.split(r"[^a-z]+", key.lower()))
 
 
@@ -197,8 +159,8 @@ def check_nested(parameters: Mapping[str, Any], dialect: str, known: frozenset[s
     for key, value in parameters.items():
         if key in _POSITION_TEMPERATURES and value:
             _check(key, value)
-        known_or_off = key in known or value is None or value is False
-        if not known_or_off and says_rotation(str(key), _NESTED_WORDS):
+        is_harmless = key in known or value is None or value is False
+        if not is_harmless and _is_about_rotation(str(key), _NESTED_WORDS):
             raise ValueError(
                 f"{dialect} has {key}={value!r}, which is not read and may change the embedding; "
                 f"remove it from {dialect}, or say the same with other keys"

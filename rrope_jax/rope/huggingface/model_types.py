@@ -181,16 +181,16 @@ def obstacle(config: Mapping[str, Any]) -> str | None:
         return REFUSED[name]
     if name not in _ALL_TYPES and _NO_TEXT.search(name):
         return "is no model of text"
-    for part, own in OWN_NAMES.get(name, {}).items():
-        if config.get(part) is not None and config.get(own) is None:
-            return f"does not read {part} but {own}"
+    for part, own_name in OWN_NAMES.get(name, {}).items():
+        if config.get(part) is not None and config.get(own_name) is None:
+            return f"does not read {part} but {own_name}"
     if name in CONDITIONS:
-        key, wanted = CONDITIONS[name]
+        key, condition = CONDITIONS[name]
         value = config.get(key)
-        if wanted == _ALL_ONES:
-            fulfilled = isinstance(value, list) and bool(value) and all(value)
+        if condition == _ALL_ONES:
+            is_rotated = isinstance(value, list) and bool(value) and all(value)
         else:
-            fulfilled = key in config and bool(value == wanted)
-        if not fulfilled:
-            return f"rotates the heads of all its layers only where {key} is {wanted!r}"
+            is_rotated = key in config and bool(value == condition)
+        if not is_rotated:
+            return f"rotates the heads of all its layers only where {key} is {condition!r}"
     return None

@@ -17,14 +17,8 @@ KEY_OF_FIELD = {
 }
 # Keys that may stand beside any rope_type; one that does not need them ignores them.
 COMMON_KEYS = frozenset(
-    {
-        "rope_type",
-        "type",
-        "rope_theta",
-        "partial_rotary_factor",
-        "original_max_position_embeddings",
-        "resonance",
-    }
+    {"rope_type", "type", "rope_theta", "partial_rotary_factor", "resonance"}
+    | {"original_max_position_embeddings"}
 )
 # Keys without an effect on the positions of text: the axes of images, and remarks.
 REMARKS = frozenset(

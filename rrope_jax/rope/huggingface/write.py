@@ -80,11 +80,10 @@ def _extended_length(spec: RopeSpec) -> int | None:
 
 
 def _in_terms_of_transformers(spec: RopeSpec, length: int) -> RopeSpec:
-    """The spec itself, or an equal one whose scaling transformers has."""
-    keeps_attention_factor = any(
-        row.attention_factor for row in ROPE_TYPES.values() if row.scaling == spec.scaling
-    )
-    if spec.resonance or (frequencies(spec).attention_factor != 1 and not keeps_attention_factor):
+    """The spec itself, or an equal one that transformers computes exactly."""
+    rows = [row for row in ROPE_TYPES.values() if row.scaling == spec.scaling]
+    reads_attention_factor = any(row.attention_factor for row in rows)
+    if spec.resonance or (frequencies(spec).attention_factor != 1 and not reads_attention_factor):
         if spec.scaling == "dynamic_ntk":
             raise ValueError(
                 "scaling='dynamic_ntk' with resonance or an attention_factor has no Hugging Face "
@@ -92,16 +91,17 @@ def _in_terms_of_transformers(spec: RopeSpec, length: int) -> RopeSpec:
                 "fixed factor"
             )
         return as_factor_lists(spec, length)
-    rewrite = _REWRITES.get(spec.scaling)
-    return rewrite(spec, length) if rewrite else spec
+    if spec.scaling in _REWRITES:
+        return _REWRITES[spec.scaling](spec)
+    return spec if rows else as_factor_lists(spec, length)
 
 
-def _as_default(spec: RopeSpec, length: int) -> RopeSpec:
+def _as_default(spec: RopeSpec) -> RopeSpec:
     plain = spec.with_method("none", resonance=False)
     return dataclasses.replace(plain, theta=stretched_theta(spec, spec.extension))
 
 
-def _as_llama3(spec: RopeSpec, length: int) -> RopeSpec:
+def _as_llama3(spec: RopeSpec) -> RopeSpec:
     return dataclasses.replace(
         spec.with_method("llama3", resonance=False),
         low_freq_factor=spec.beta_slow,
@@ -109,16 +109,15 @@ def _as_llama3(spec: RopeSpec, length: int) -> RopeSpec:
     )
 
 
-def _with_attention_factor(spec: RopeSpec, length: int) -> RopeSpec:
+def _with_attention_factor(spec: RopeSpec) -> RopeSpec:
     """Explicit, because transformers 4 derives it from another factor than transformers 5."""
     return dataclasses.replace(spec, attention_factor=frequencies(spec).attention_factor)
 
 
-# Scalings that transformers lacks, or reads differently in its versions.
-_REWRITES: dict[str, Callable[[RopeSpec, int], RopeSpec]] = {
+# Scalings that transformers has under another name, or reads differently in its versions.
+_REWRITES: dict[str, Callable[[RopeSpec], RopeSpec]] = {
     "ntk": _as_default,
     "ntk_by_parts": _as_llama3,
-    "part_ntk": as_factor_lists,
     "longrope": _with_attention_factor,
 }
 

@@ -313,6 +313,11 @@ class _Meter:
         )
 
 
+# The main thread waits in short turns. The system may hand a signal to any thread, and one that
+# waits without a limit learns of it only when the wait is over.
+_TURN_SECONDS = 0.2
+
+
 def run(
     program: Program,
     trainings: Sequence[Training],
@@ -374,6 +379,9 @@ def run(
 
     with futures.ThreadPoolExecutor(1) as pool:
         try:
-            pool.submit(work).result()
+            running = pool.submit(work)
+            while not futures.wait([running], _TURN_SECONDS).done:
+                pass
+            running.result()
         finally:  # an interrupt reaches this thread: let the other one save and end
             stop.set()

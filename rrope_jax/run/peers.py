@@ -173,7 +173,8 @@ class Group(abc.ABC):
         key = f"{self._turn} {name}"
         self._say(key, value)
         with self._changed:
-            self._changed.wait_for(lambda: key in self._answers)
+            while not self._changed.wait_for(lambda: key in self._answers, _WAKE_SECONDS):
+                pass  # a signal is answered between two turns
             return self._answers.pop(key)
 
     def wait_for_end(self, seconds: float) -> End | None:

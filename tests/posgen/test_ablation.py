@@ -4,9 +4,11 @@ import copy
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -248,6 +250,32 @@ class TestResume:
         stop.set()
         ablation.run(PROGRAM, self.TRAININGS, store, lanes=1, stop=stop)
         assert (store.saves, store.cells) == (0, {})
+
+    @pytest.mark.slow
+    def test_signal_that_another_thread_receives_is_answered_at_once(self) -> None:
+        """The system may hand it to any thread; Python answers in the main thread alone."""
+
+        class Stopped(BaseException):
+            pass
+
+        class SignalingStore(MemoryStore):
+            def save(self, training: Training, state: State, progress: ablation.Progress) -> None:
+                super().save(training, state, progress)
+                if self.saves == 1:
+                    signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+                    time.sleep(2)  # for a main thread that is not waiting any more
+
+        def stop(number: int, frame: object) -> None:
+            raise Stopped
+
+        store = SignalingStore()
+        before = signal.signal(signal.SIGUSR1, stop)
+        try:
+            with pytest.raises(Stopped):
+                ablation.run(PROGRAM, self.TRAININGS, store, lanes=1, save_every_seconds=0.0)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert (store.saves, store.cells) == (1, {})
 
     @pytest.mark.slow
     def test_partly_finished_group_is_computed_as_in_the_unbroken_run(self) -> None:

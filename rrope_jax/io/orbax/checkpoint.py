@@ -36,6 +36,8 @@ TREE, METADATA, CHECKSUMS = "tree", "metadata", "checksums"
 # agree, and then a rate that any disk worth training on has.
 _LEAST_SECONDS, _LEAST_BYTES_PER_SECOND = 600, 20e6
 
+_TURN_SECONDS = 0.2
+
 # In the names of the folders that Orbax is still writing.
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
@@ -322,7 +324,8 @@ class _Pending:
 
     def wait(self) -> None:
         """Waits until it settles, and raises what went wrong."""
-        self._settled.wait()
+        while not self._settled.wait(_TURN_SECONDS):  # a signal is answered between two turns
+            pass
         if self.error is not None:
             raise self.error
 

@@ -18,13 +18,20 @@ PACKAGE = ROOT / "rrope_jax"
 # A module may import from its own layer and from those above it in this table. The longest name
 # that fits decides.
 LAYERS = (
-    ("rrope_jax", "rrope_jax.rope", "rrope_jax.posgen.tasks", "rrope_jax.posgen.splits"),
+    (
+        "rrope_jax",
+        "rrope_jax.rope",
+        "rrope_jax.posgen.config",
+        "rrope_jax.posgen.splits",
+        "rrope_jax.posgen.tasks",
+    ),
     ("rrope_jax.sharding",),
     ("rrope_jax.model",),
     ("rrope_jax.io", "rrope_jax.data", "rrope_jax.train", "rrope_jax.reporting"),
     ("rrope_jax.evaluation", "rrope_jax.posgen", "rrope_jax.planning"),
     ("rrope_jax.cli",),
     ("rrope_jax.run",),
+    ("rrope_jax.reporting.pieces", "rrope_jax.reporting.writing"),
     ("rrope_jax.jobs",),
     ("rrope_jax.__main__",),
 )
@@ -35,6 +42,7 @@ DEPENDENCIES = {
     "rrope_jax.rope": {"jax", "numpy"},
     "rrope_jax.posgen.tasks": {"jax", "numpy"},
     "rrope_jax.posgen.splits": {"jax", "numpy"},
+    "rrope_jax.posgen.config": {"jax", "numpy"},
 }
 
 

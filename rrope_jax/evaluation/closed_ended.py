@@ -15,18 +15,18 @@ from typing import Any, Literal, NamedTuple
 
 from rrope_jax.data.tokenizers import Tokenizer
 from rrope_jax.evaluation.generation import Generator
-from rrope_jax.evaluation.units import Store, Unit, forward_flops, unit_name
+from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, forward_flops, unit_name
 from rrope_jax.io import json_text
 from rrope_jax.model import Decoder
 
 _DOCUMENT, _INSTRUCTION = "{document}", "{instruction}"
 
 
-# letters of options one after another, as far as a bracket, a stop or the end: `A, C and D.`
+# letters of options in a row, up to a bracket, a full stop or the end: `A, C and D.`
 _LEADING_LETTERS = re.compile(
     r"\W*([A-H](?:(?:\s*[,;/&]\s*|\s+and\s+|\s+or\s+|)[A-H])*)\s*(?:[).,:;]|$)"
 )
-# A is also an article, which nothing of this follows
+# A is also an article, but none of these follows an article
 _SINGLE_LETTER = re.compile(r"(?<![A-Za-z0-9'])([A-H])(?=\s*(?:[).,:;&/]|and\b|or\b|$))")
 
 
@@ -45,8 +45,8 @@ def choice(text: str) -> str:
 def number(text: str) -> str:
     """The last number of an answer's first paragraph, without separators of thousands."""
     paragraph = text.strip().split("\n\n")[0]
-    found = re.findall(r"(?:(?<!\d)-)?\d[\d,]*(?:\.\d+)?", paragraph)
-    return f"{Decimal(found[-1].replace(',', '')).normalize():f}" if found else ""
+    numbers = re.findall(r"(?:(?<!\d)-)?\d[\d,]*(?:\.\d+)?", paragraph)
+    return f"{Decimal(numbers[-1].replace(',', '')).normalize():f}" if numbers else ""
 
 
 def exact(text: str) -> str:
@@ -57,7 +57,7 @@ def exact(text: str) -> str:
 
 
 METRICS: Mapping[str, Callable[[str], str]] = {"choice": choice, "number": number, "exact": exact}
-"""What is compared of the model's text and of the right answer; equal and not empty is right."""
+"""What of the model's text and of the right answer is compared; equal and not empty is correct."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,13 +66,13 @@ class ClosedEndedSetting:
 
     Attributes:
       enabled: whether the questions are asked.
-      files: JSONL files, a task each.
+      files: JSONL files, one for each task.
       metric: a key of `METRICS`; `auto` takes `choice` where all answers of a file begin with
         letters of options, `number` where all end in a number, else `exact`.
       context: tokens that document, question and answer may take together.
       max_tokens: of an answer.
-      documents: how many lines of each file are used, from the first; None for all.
-      template: how document and question are put; `{document}` comes first, once.
+      documents: how many of the first lines of each file are used; None for all.
+      template: the prompt; `{document}` comes first, then `{instruction}`, once each.
       chunk: tokens of a prompt that go through the model at a time.
     """
 
@@ -161,18 +161,24 @@ def metric_of(lines: Sequence[Line]) -> str:
     return "exact"
 
 
-class _Piece(NamedTuple):
+class Document(NamedTuple):
+    """What a unit is of: the questions on one document.
+
+    Attributes:
+      task: name of the file.
+      metric: a key of `METRICS`.
+      outputs: the right answers.
+      cut_tokens: tokens of the document that did not fit the context.
+    """
+
     task: str
     metric: str
-    expected: list[str]
+    outputs: list[str]
     cut_tokens: int
-    unit: Unit
 
 
-class ClosedEnded:
-    """Plans a unit for each document and sums up the answers by task."""
-
-    section = "closed_ended"
+class ClosedEnded(Benchmark[Document]):
+    """Closed-ended tasks; a unit is one document with all its questions."""
 
     def __init__(
         self,
@@ -201,24 +207,18 @@ class ClosedEnded:
             raise ValueError(f"files={setting.files!r}: two of them have one name; rename one")
         self._first = tokenizer.beginning(bos)
         self._setting, self._tokenizer = setting, tokenizer
-        own = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
-        self._stop_ids = own if stop_ids is None else tuple(sorted(stop_ids))
-        # results of versions that knew one end only keep their names
-        self._named_ends = [] if self._stop_ids == own else [list(self._stop_ids)]
+        eos = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+        self._stop_ids = eos if stop_ids is None else tuple(sorted(stop_ids))
+        # units of releases that knew only this end keep their names
+        self._named_ends = [] if self._stop_ids == eos else [list(self._stop_ids)]
         self._model = decoder.config
         self._generator = Generator(decoder, chunk=setting.chunk)
-        self._pieces: list[_Piece] = []
+        units: list[Unit[Document]] = []
         for task, file in zip(tasks, setting.files, strict=True):
             lines = read_lines(file)[: setting.documents]
             metric = metric_of(lines) if setting.metric == "auto" else setting.metric
-            self._pieces += [
-                self._piece(task, metric, index, line) for index, line in enumerate(lines)
-            ]
-
-    @property
-    def units(self) -> list[Unit]:
-        """The units in the order in which they should run."""
-        return [piece.unit for piece in self._pieces]
+            units += [self._unit(task, metric, index, line) for index, line in enumerate(lines)]
+        self.units = units
 
     def _questions(self, line: Line) -> list[list[int]]:
         """Ids of what follows the document, for each question."""
@@ -228,7 +228,7 @@ class ClosedEnded:
             for instruction in line.instructions
         ]
 
-    def _piece(self, task: str, metric: str, index: int, line: Line) -> _Piece:
+    def _unit(self, task: str, metric: str, index: int, line: Line) -> Unit[Document]:
         setting = self._setting
         before = self._tokenizer.encode(setting.template.partition(_DOCUMENT)[0])
         questions = self._questions(line)
@@ -241,19 +241,18 @@ class ClosedEnded:
             )
         document = self._tokenizer.encode(line.document)
         tokens = [*self._first, *before, *document[:room]]
-        cut = max(0, len(document) - room)
         flops = forward_flops(self._model, 0, len(tokens), logits=False) + sum(
             forward_flops(self._model, len(tokens), len(tokens) + len(q), logits=False)
             for q in questions
         )
         depends_on = [tokens, questions, setting.context, setting.max_tokens, setting.chunk]
         depends_on += self._named_ends
-        unit = Unit(
-            unit_name(self.section, [task, index], depends_on),
+        return Unit(
+            unit_name("closed_ended", [task, index], depends_on),
             flops,
             functools.partial(self._run, tokens, questions),
+            Document(task, metric, line.outputs, max(0, len(document) - room)),
         )
-        return _Piece(task, metric, line.outputs, cut, unit)
 
     def _run(self, document: list[int], questions: Sequence[list[int]]) -> dict[str, Any]:
         """Reads the document once and asks every question from there."""
@@ -268,21 +267,21 @@ class ClosedEnded:
             answers.append(self._tokenizer.decode(written))
         return {"answers": answers}
 
-    def results(self, store: Store) -> dict[str, Any]:
-        """The entries of results.json, of what the store has.
+    def results(self, store: UnitStore) -> dict[str, Any]:
+        """The entries of results.json, from the units that the store has.
 
         `closed_ended` has one entry a task: `accuracy` is the share of its questions answered
         rightly, `cut_documents` counts the documents that did not fit the context.
         """
-        tasks: dict[str, list[tuple[_Piece, list[str]]]] = {}
-        for piece in self._pieces:
-            if (found := store.get(piece.unit.name)) is not None:
-                tasks.setdefault(piece.task, []).append((piece, found["answers"]))
-        return {"closed_ended": [_task_entry(task, found) for task, found in tasks.items()]}
+        tasks: dict[str, list[tuple[Document, list[str]]]] = {}
+        for document, result in self.finished(store):
+            tasks.setdefault(document.task, []).append((document, result["answers"]))
+        return {"closed_ended": list(map(_task_entry, tasks.values()))}
 
 
-def _task_entry(task: str, found: Sequence[tuple[_Piece, list[str]]]) -> dict[str, Any]:
-    metric = found[0][0].metric
+def _task_entry(documents: Sequence[tuple[Document, list[str]]]) -> dict[str, Any]:
+    """The entry of one task, from its documents and the model's answers to their questions."""
+    task, metric, *_ = documents[0][0]
     reduce = METRICS[metric]
     answers: list[dict[str, Any]] = [
         {
@@ -290,16 +289,16 @@ def _task_entry(task: str, found: Sequence[tuple[_Piece, list[str]]]) -> dict[st
             "expected": output,
             "correct": bool(reduce(output)) and reduce(answer) == reduce(output),
         }
-        for piece, given in found
-        for answer, output in zip(given, piece.expected, strict=True)
+        for document, of_document in documents
+        for answer, output in zip(of_document, document.outputs, strict=True)
     ]
     return {
         "task": task,
         "metric": metric,
         "accuracy": sum(answer["correct"] for answer in answers) / max(1, len(answers)),
         "questions": len(answers),
-        "documents": len(found),
-        "cut_documents": sum(piece.cut_tokens > 0 for piece, _ in found),
-        "cut_tokens": sum(piece.cut_tokens for piece, _ in found),
+        "documents": len(documents),
+        "cut_documents": sum(document.cut_tokens > 0 for document, _ in documents),
+        "cut_tokens": sum(document.cut_tokens for document, _ in documents),
         "answers": answers,
     }

@@ -1,7 +1,7 @@
 """Several evaluations in one table and one plot."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rrope_jax.evaluation.plots import (
-    FigureKind,
     context_axis,
     draw_passkey,
     mark_original_context,
@@ -20,19 +19,16 @@ from rrope_jax.evaluation.plots import (
     position_curve,
 )
 from rrope_jax.evaluation.report import method_label, number
-from rrope_jax.reporting.markdown import table
-from rrope_jax.reporting.style import INK, legend_below, png, style
+from rrope_jax.reporting.colours import INK, PALETTE
+from rrope_jax.reporting.figure import Figures, ReportFigure, plots_section, pngs
+from rrope_jax.reporting.style import legend_below
+from rrope_jax.reporting.table import pivot_table, table
 
-_NOT_THERE = "n/a"
-# Okabe and Ito's palette, darkened so that thin lines stand on white.
-_COLOURS = (
-    "#4a4a4a", "#0060a0", "#c04a00", "#00705a", "#a8407c", "#7a6a00", "#5b3fa0", "#8a1c1c",
-)  # fmt: skip
-
-Results = Mapping[str, Any]
+Run = Mapping[str, Any]
+"""The content of results.json of one evaluation."""
 
 
-def label_runs(runs: Mapping[str, Results]) -> dict[str, Results]:
+def label_runs(runs: Mapping[str, Run]) -> dict[str, Run]:
     """Runs by the names of their folders, with as many parents as tell them apart.
 
     Args:
@@ -46,7 +42,7 @@ def label_runs(runs: Mapping[str, Results]) -> dict[str, Results]:
     return {names[folder]: results for folder, results in runs.items()}
 
 
-def summarise(runs: Mapping[str, Results]) -> dict[str, Any]:
+def summarise(runs: Mapping[str, Run]) -> dict[str, Any]:
     """The content of results.json: the runs, and their losses beside the first one's.
 
     Args:
@@ -61,9 +57,9 @@ def summarise(runs: Mapping[str, Results]) -> dict[str, Any]:
     """
     (base, first), *others = runs.items()
     differences = []
-    for label, results in others:
-        for context, pairs in sorted(_pairs(first, results).items()):
-            gaps = np.array([theirs - ours for ours, theirs in pairs])
+    for label, run in others:
+        for context, of_context in sorted(_gaps_by_context(_gaps(first, run)).items()):
+            gaps = np.array(of_context)
             differences.append(
                 {
                     "run": label,
@@ -78,24 +74,24 @@ def summarise(runs: Mapping[str, Results]) -> dict[str, Any]:
     return {"runs": dict(runs), "difference": differences}
 
 
-def _pairs(first: Results, other: Results) -> dict[int, list[tuple[float, float]]]:
-    """Losses of two runs on the same fragments, by context."""
-    found: dict[int, list[tuple[float, float]]] = {}
-    for losses in _shared(first, other).values():
-        for context, pair in losses.items():
-            found.setdefault(context, []).append(pair)
-    return found
-
-
-def _shared(first: Results, other: Results) -> dict[Any, dict[int, tuple[float, float]]]:
-    """Losses of two runs by fragment, then by context, where both predicted the same tokens."""
-    theirs = {_measured(entry): entry["loss"] for entry in other.get("perplexity_by_document", [])}
-    found: dict[Any, dict[int, tuple[float, float]]] = {}
+def _gaps(first: Run, other: Run) -> dict[Any, dict[int, float]]:
+    """Loss of `other` minus that of `first` by fragment and context, on the same tokens."""
+    losses = {_measured(entry): entry["loss"] for entry in other.get("perplexity_by_document", [])}
+    gaps: dict[Any, dict[int, float]] = {}
     for entry in first.get("perplexity_by_document", []):
-        if (loss := theirs.get(_measured(entry))) is not None:
+        if (loss := losses.get(_measured(entry))) is not None:
             fragment = entry["document"], entry["start"]
-            found.setdefault(fragment, {})[entry["context"]] = entry["loss"], loss
-    return found
+            gaps.setdefault(fragment, {})[entry["context"]] = loss - entry["loss"]
+    return gaps
+
+
+def _gaps_by_context(gaps: Mapping[Any, Mapping[int, float]]) -> dict[int, list[float]]:
+    """Gaps of all fragments by context."""
+    by_context: dict[int, list[float]] = {}
+    for of_fragment in gaps.values():
+        for context, gap in of_fragment.items():
+            by_context.setdefault(context, []).append(gap)
+    return by_context
 
 
 def _measured(entry: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -103,7 +99,7 @@ def _measured(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(entry.get(key) for key in ("context", "document", "start", "tokens", "crc32"))
 
 
-def _same_text(runs: Iterable[Results]) -> bool:
+def _same_text(runs: Iterable[Run]) -> bool:
     """Whether the runs, at each context that several have, predicted the same tokens."""
     by_context: dict[int, set[frozenset[Any]]] = {}
     for run in runs:
@@ -116,7 +112,7 @@ def _same_text(runs: Iterable[Results]) -> bool:
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The text of report.md."""
-    runs: Mapping[str, Results] = results["runs"]
+    runs: Mapping[str, Run] = results["runs"]
     parts = [
         f"# {len(runs)} evaluations",
         table(
@@ -143,7 +139,7 @@ def markdown(results: Mapping[str, Any]) -> str:
                 "fragments that two runs share.**"
             )
         if results["difference"]:
-            parts += _difference(results["difference"], list(runs))
+            parts += _difference(results["difference"])
     if keyed := {label: run for label, run in runs.items() if run.get("passkey")}:
         averages = {label: {"passkey": _over_depths(run)} for label, run in keyed.items()}
         parts += [
@@ -155,84 +151,71 @@ def markdown(results: Mapping[str, Any]) -> str:
         ]
     if closed := {label: run for label, run in runs.items() if run.get("closed_ended")}:
         parts += ["## Closed-ended tasks, accuracy in percent", _closed_ended(closed)]
-    shown = [(name, kind) for name, kind in FIGURES.items() if _runs_with(results, kind.needs)]
-    if shown:
-        parts.append("## Plots")
-    for name, kind in shown:
-        parts += [f"![{kind.title}]({name})", f"*{kind.title}.* {kind.caption}"]
+    parts += plots_section(_figures_of(results))
     return "\n\n".join(parts) + "\n"
 
 
-def _by_context(runs: Mapping[str, Results], section: str, value: str, show: Any) -> str:
-    contexts = sorted({entry["context"] for run in runs.values() for entry in run[section]})
-    rows = []
-    for label, run in runs.items():
-        found = {entry["context"]: entry[value] for entry in run[section]}
-        rows.append((label, *(show(found[c]) if c in found else _NOT_THERE for c in contexts)))
-    return table(("run", *map(str, contexts)), rows)
+def _by_context(
+    runs: Mapping[str, Run], section: str, value: str, show: Callable[[float], str]
+) -> str:
+    rows = {
+        label: {entry["context"]: show(entry[value]) for entry in run[section]}
+        for label, run in runs.items()
+    }
+    return pivot_table("run", _contexts(runs, section), rows)
 
 
-def _difference(differences: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[str]:
-    contexts = sorted({entry["context"] for entry in differences})
-    found = {(entry["run"], entry["context"]): entry for entry in differences}
+def _contexts(runs: Mapping[str, Run], section: str) -> list[int]:
+    return sorted({entry["context"] for run in runs.values() for entry in run[section]})
 
-    def show(label: str, context: int) -> str:
-        entry = found.get((label, context))
-        if entry is None:
-            return _NOT_THERE
+
+def _difference(differences: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows: dict[str, dict[int, str]] = {}
+    for entry in differences:
         spread = "" if entry["std"] is None else f" ± {entry['std']:.4f}"
-        return f"{entry['loss']:+.4f}{spread} ({entry['lower_in']} of {entry['documents']})"
-
+        rows.setdefault(entry["run"], {})[entry["context"]] = (
+            f"{entry['loss']:+.4f}{spread} ({entry['lower_in']} of {entry['documents']})"
+        )
     return [
         f"Loss minus that of {differences[0]['base']} on the same document, in nats: mean and "
         "sample standard deviation over the documents, and in how many of them it is lower.",
-        table(
-            ("run", *map(str, contexts)),
-            [
-                (label, *(show(label, context) for context in contexts))
-                for label in order
-                if any(label == run for run, _ in found)
-            ],
-        ),
+        pivot_table("run", sorted({entry["context"] for entry in differences}), rows),
     ]
 
 
-def _over_depths(run: Results) -> list[dict[str, Any]]:
+def _over_depths(run: Run) -> list[dict[str, Any]]:
     """Passkey cells averaged over depths, by context."""
-    cells = sorted(run["passkey"], key=lambda cell: cell["context"])
-    averages = []
-    for context, group in itertools.groupby(cells, key=lambda cell: cell["context"]):
-        entries = list(group)
-        averages.append(
-            {
-                "context": context,
-                **{
-                    value: float(np.mean([entry[value] for entry in entries]))
-                    for value in ("accuracy", "log_probability")
-                },
-            }
-        )
-    return averages
+    by_context: dict[int, list[Mapping[str, Any]]] = {}
+    for cell in run["passkey"]:
+        by_context.setdefault(cell["context"], []).append(cell)
+    return [
+        {
+            "context": context,
+            "accuracy": float(np.mean([cell["accuracy"] for cell in cells])),
+            "log_probability": float(np.mean([cell["log_probability"] for cell in cells])),
+        }
+        for context, cells in by_context.items()
+    ]
 
 
-def _closed_ended(runs: Mapping[str, Results]) -> str:
-    tasks = list(dict.fromkeys(e["task"] for run in runs.values() for e in run["closed_ended"]))
-    rows = []
-    for label, run in runs.items():
-        found = {entry["task"]: f"{100 * entry['accuracy']:.2f}" for entry in run["closed_ended"]}
-        rows.append((label, *(found.get(task, _NOT_THERE) for task in tasks)))
-    return table(("run", *tasks), rows)
+def _closed_ended(runs: Mapping[str, Run]) -> str:
+    rows = {
+        label: {entry["task"]: f"{100 * entry['accuracy']:.2f}" for entry in run["closed_ended"]}
+        for label, run in runs.items()
+    }
+    tasks = dict.fromkeys(task for entries in rows.values() for task in entries)
+    return pivot_table("run", list(tasks), rows)
 
 
-def _runs_with(results: Mapping[str, Any], key: str) -> dict[str, Results]:
+def _runs_with(results: Mapping[str, Any], key: str) -> dict[str, Run]:
     return {label: run for label, run in results["runs"].items() if run.get(key)}
 
 
 def _colours(results: Mapping[str, Any]) -> dict[str, str]:
-    return dict(zip(results["runs"], itertools.cycle(_COLOURS), strict=False))
+    return dict(zip(results["runs"], itertools.cycle(PALETTE), strict=False))
 
 
-def _mark_original(axes: Axes, runs: Mapping[str, Results]) -> None:
+def _mark_original(axes: Axes, runs: Mapping[str, Run]) -> None:
     for tokens in sorted({run["original_context"] for run in runs.values()}):
         mark_original_context(axes, tokens)
 
@@ -246,7 +229,7 @@ def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
         contexts = [entry["context"] for entry in run["perplexity"]]
         means = [entry["perplexity"] for entry in run["perplexity"]]
         panels[0].plot(contexts, means, color=colours[label], marker="o", ms=4, label=label)
-    contexts = sorted({e["context"] for run in runs.values() for e in run["perplexity"]})
+    contexts = _contexts(runs, "perplexity")
     context_axis(panels[0], contexts)
     perplexity_axis(panels[0])
     panels[0].set_title("all documents", loc="left")
@@ -264,18 +247,17 @@ def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_difference(axes: Axes, base: Results, run: Results, colour: str) -> None:
+def _draw_difference(axes: Axes, base: Run, run: Run, colour: str) -> None:
     """Thin lines for the documents that both have, a thick one for their mean."""
-    by_context: dict[int, list[float]] = {}
-    for losses in _shared(base, run).values():
-        contexts = sorted(losses)
-        gaps = [losses[c][1] - losses[c][0] for c in contexts]
-        axes.plot(contexts, gaps, color=colour, alpha=0.35, lw=0.8)
-        for context, gap in zip(contexts, gaps, strict=True):
-            by_context.setdefault(context, []).append(gap)
-    contexts = sorted(by_context)
-    means = [float(np.mean(by_context[context])) for context in contexts]
-    axes.plot(contexts, means, color=colour, marker="o", ms=4, lw=2)
+    gaps = _gaps(base, run)
+    for of_fragment in gaps.values():
+        contexts = sorted(of_fragment)
+        heights = [of_fragment[context] for context in contexts]
+        axes.plot(contexts, heights, color=colour, alpha=0.35, lw=0.8)
+    means = {
+        context: float(np.mean(each)) for context, each in sorted(_gaps_by_context(gaps).items())
+    }
+    axes.plot(list(means), list(means.values()), color=colour, marker="o", ms=4, lw=2)
 
 
 def _draw_position(results: Mapping[str, Any]) -> Figure:
@@ -309,36 +291,35 @@ def _draw_passkey(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-FIGURES: Mapping[str, FigureKind] = MappingProxyType(
+FIGURES: Figures = MappingProxyType(
     {
-        "perplexity.png": FigureKind(
+        "perplexity.png": ReportFigure(
             "Perplexity over the context",
             "Left, over all documents of a run. Right, beside the first run: thin lines are "
             "single documents, thick ones their mean.",
-            "perplexity",
             _draw_perplexity,
+            needs="perplexity",
         ),
-        "loss_by_position.png": FigureKind(
+        "loss_by_position.png": ReportFigure(
             "Loss along the longest context",
             "Mean over documents of the loss of the tokens around each position.",
-            "loss_by_position",
             _draw_position,
+            needs="loss_by_position",
         ),
-        "passkey.png": FigureKind(
+        "passkey.png": ReportFigure(
             "Passkey",
             "How often the key is repeated, and how probable the model finds it.",
-            "passkey",
             _draw_passkey,
+            needs="passkey",
         ),
     }
 )
 
 
+def _figures_of(results: Mapping[str, Any]) -> Figures:
+    return {name: each for name, each in FIGURES.items() if _runs_with(results, each.needs)}
+
+
 def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """The figures as PNG files: name -> bytes, of those sections that some run has."""
-    with style():
-        return {
-            name: png(kind.draw(results))
-            for name, kind in FIGURES.items()
-            if _runs_with(results, kind.needs)
-        }
+    """The figures as PNG files by name, of those sections that some run has."""
+    return pngs(_figures_of(results), results)

@@ -1,4 +1,4 @@
-"""Text from a decoder: a prompt goes into the cache once, then one token follows the other.
+"""Text from a decoder: a prompt goes into the cache once, then tokens follow one by one.
 
 B rows, T tokens of a prompt, M generated tokens, V vocabulary.
 """
@@ -78,9 +78,9 @@ _UNSTACKED_FROM = 512
 class Generator:
     """Reads prompts into a cache, and continues or scores them from there.
 
-    Everywhere, a prompt's last token stays out of the cache: it is the first that `generate` and
-    `score` feed, since its output is the first that they need. So nothing of the prompt's logits
-    is ever computed.
+    A prompt's last token always stays out of the cache: it is the first that `generate` and
+    `score` feed, since its output is the first that they need. So the prompt's logits are never
+    computed.
 
     Frequencies that follow the length (`dynamic_ntk`, `longrope`) are those of the cache's
     capacity throughout.
@@ -93,8 +93,8 @@ class Generator:
           decoder: the model.
           chunk: tokens of a prompt that go through the model at a time; the rest of a prompt goes
             in quarters of that.
-          unstack: whether `generate` uses `Decoder.layers_for_loop`; None for where it pays to
-            compile it for a single call.
+          unstack: whether `generate` uses `Decoder.layers_for_loop`; None for where its longer
+            compilation pays off within a single call.
         """
         if chunk < 1:
             raise ValueError(f"chunk={chunk} must be at least 1")
@@ -128,7 +128,7 @@ class Generator:
             layers = decoder.layers_for_loop() if many else None
             B = last_B.shape[0]
 
-            def goes_on(carry: tuple[Any, ...]) -> Any:
+            def unfinished(carry: tuple[Any, ...]) -> Any:
                 index, _, _, _, stopped_B = carry
                 return (index < max_tokens) & ~jnp.all(stopped_B)
 
@@ -147,7 +147,7 @@ class Generator:
                 jnp.full((B, max_tokens), -1, jnp.int32),
                 jnp.zeros((B,), bool),
             )
-            written_BM: jax.Array = jax.lax.while_loop(goes_on, step, carry)[3]
+            written_BM: jax.Array = jax.lax.while_loop(unfinished, step, carry)[3]
             return written_BM
 
         self._read = jax.jit(read, donate_argnames="cache")
@@ -176,7 +176,7 @@ class Generator:
         for row, prompt in zip(tokens_BT, prompts, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]
         cache = self._fill(init_cache(self._config, len(prompts), capacity), tokens_BT)
-        # what padding has left behind it is not visible and is written over
+        # what padding left behind the prompt is masked, and overwritten later
         return cache._replace(length_B=jnp.asarray(lengths, jnp.int32) - 1)
 
     def read_on(self, cache: KVCache, last: int, tokens: Sequence[int]) -> KVCache:
@@ -199,7 +199,7 @@ class Generator:
         return self._fill(jax.tree.map(jnp.copy, cache), row_BT)
 
     def _fill(self, cache: KVCache, tokens_BT: np.ndarray) -> KVCache:
-        """Appends tokens to every row; the cache that is given is used up."""
+        """Appends tokens to every row; the cache is donated."""
         T = tokens_BT.shape[1]
         start_B = cache.length_B
         pieces = _pieces(T, self._chunk, cache.capacity - int(jnp.max(start_B)))
@@ -269,18 +269,18 @@ class Generator:
         """
         tokens_BT = np.array([[last, *continuation[:-1]]], np.int32)
         targets_BT = np.array([continuation], np.int32)
-        found = self._score(self._state, tokens_BT, targets_BT, cache)
-        wait(found)
-        log_probability_BT, best_BT = map(np.asarray, found)
+        scores = self._score(self._state, tokens_BT, targets_BT, cache)
+        wait(scores)
+        log_probability_BT, best_BT = map(np.asarray, scores)
         return log_probability_BT[0], best_BT[0]
 
 
 def _pieces(tokens: int, chunk: int, room: int) -> list[tuple[int, int]]:
-    """Offsets and sizes that cover a number of tokens, of few different sizes.
+    """Offsets and sizes of pieces that cover a number of tokens.
 
-    Each size is a program to compile. Whole chunks, then quarters of one for the rest, of which the
-    last reaches back and computes some tokens again; fewer tokens than a quarter are padded to a
-    power of two where there is room, and else split into such.
+    Each size is a program to compile, so there are few. Whole chunks come first, then quarters of a
+    chunk, of which the last reaches back and computes some tokens again. Fewer tokens than that
+    are padded to a power of two where there is room, and otherwise split into powers of two.
     """
     quarter = max(chunk // 4, 1)
     whole = tokens - tokens % chunk

@@ -2,7 +2,7 @@
 
 The construction of Mohtashami and Jaggi (arXiv 2305.16300, appendix B), as in the repository of
 YaRN: an introduction, filler sentences over and over with the key somewhere among them, and the
-question. The wording is this project's own; `PasskeySetting` takes any other.
+question. The wording is new; `PasskeySetting` takes any other.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from rrope_jax.data.tokenizers import Tokenizer
 from rrope_jax.evaluation.generation import Generator
-from rrope_jax.evaluation.units import Store, Unit, forward_flops, unit_name
+from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, forward_flops, unit_name
 from rrope_jax.model import Decoder
 
 _MOST = 10_000
@@ -32,7 +32,7 @@ class PasskeySetting:
       depths: where the key is, from 0 (the beginning) to 1 (the end).
       trials: prompts, with different keys, for each context and depth.
       digits: of a key.
-      extra_tokens: how many tokens the model may write beside the key's own.
+      extra_tokens: how many tokens the model may write beyond those of the key.
       seed: of the keys; a key depends on it, the context, the depth and the trial alone, so that
         all models are asked the same.
       introduction, filler, hidden, question: the wording. `filler` is repeated whole; `{key}` in
@@ -96,10 +96,8 @@ class Prompt:
     key: str
 
 
-class Passkey:
-    """Plans the cells of context, depth and trial, and sums up their results."""
-
-    section = "passkey"
+class Passkey(Benchmark[tuple[int, float]]):
+    """Passkey retrieval by context and depth; a unit is one trial."""
 
     def __init__(
         self, setting: PasskeySetting, decoder: Decoder, tokenizer: Tokenizer, *, bos: bool
@@ -121,17 +119,12 @@ class Passkey:
         self._model = decoder.config
         self._tokenizer = tokenizer
         self._generator = Generator(decoder, chunk=setting.chunk)
-        self._cells = [
-            (context, depth, self._unit(context, depth, trial))
+        self.units = [
+            self._unit(context, depth, trial)
             for context in sorted(setting.contexts)
             for depth in sorted(setting.depths)
             for trial in range(setting.trials)
         ]
-
-    @property
-    def units(self) -> list[Unit]:
-        """The units in the order in which they should run."""
-        return [unit for *_, unit in self._cells]
 
     def prompt(self, context: int, depth: float, trial: int) -> Prompt:
         """The prompt of a cell: whole filler sentences, as many as the context has room for."""
@@ -164,13 +157,14 @@ class Passkey:
         ]
         return Prompt(tokens, answer, key)
 
-    def _unit(self, context: int, depth: float, trial: int) -> Unit:
+    def _unit(self, context: int, depth: float, trial: int) -> Unit[tuple[int, float]]:
         prompt = self.prompt(context, depth, trial)
         depends_on = [prompt.tokens, prompt.answer, context, self._setting.extra_tokens]
         return Unit(
-            unit_name(self.section, [context, depth, trial], depends_on),
+            unit_name("passkey", [context, depth, trial], depends_on),
             forward_flops(self._model, 0, len(prompt.tokens), logits=False),
             functools.partial(self._run, prompt, context),
+            (context, depth),
         )
 
     def _run(self, prompt: Prompt, context: int) -> dict[str, Any]:
@@ -190,17 +184,16 @@ class Passkey:
             "tokens": len(prompt.tokens) + len(prompt.answer),
         }
 
-    def results(self, store: Store) -> dict[str, Any]:
-        """The entries of results.json, of what the store has.
+    def results(self, store: UnitStore) -> dict[str, Any]:
+        """The entries of results.json, from the units that the store has.
 
         `passkey` has one entry a context and depth: `accuracy` is the share of keys repeated,
         `log_probability` the mean over trials of what the model gives to the whole key, in nats,
         and `token_accuracy` the share of the key's tokens that are its first choice.
         """
-        found: dict[tuple[int, float], list[dict[str, Any]]] = {}
-        for context, depth, unit in self._cells:
-            if (result := store.get(unit.name)) is not None:
-                found.setdefault((context, depth), []).append(result)
+        trials: dict[tuple[int, float], list[dict[str, Any]]] = {}
+        for cell, result in self.finished(store):
+            trials.setdefault(cell, []).append(result)
         return {
             "passkey": [
                 {
@@ -212,24 +205,24 @@ class Passkey:
                     "trials": len(results),
                     "answers": [[result["key"], result["answer"]] for result in results],
                 }
-                for (context, depth), results in found.items()
+                for (context, depth), results in trials.items()
             ]
         }
 
 
 def first_number(text: str) -> str | None:
     """The first run of digits in a text, as YaRN's code reads an answer."""
-    found = re.search(r"\d+", text)
-    return found.group() if found else None
+    match = re.search(r"\d+", text)
+    return match.group() if match else None
 
 
 def _question_and_answer(
     tokenizer: Tokenizer, question: str, answer: str
 ) -> tuple[list[int], list[int]]:
-    """Ids of both, split where the question's own ids end in those of the whole.
+    """Ids of both, split where the ids of the whole text stop being those of the question.
 
-    A tokenizer may merge the end of one and the beginning of the other; that token is then the
-    answer's.
+    A tokenizer may merge the end of one with the beginning of the other; that token then belongs to
+    the answer.
     """
     whole, alone = tokenizer.encode(question + answer), tokenizer.encode(question)
     shared = next(

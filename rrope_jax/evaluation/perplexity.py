@@ -22,7 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rrope_jax.evaluation.units import Store, Unit, forward_flops, unit_name, wait
+from rrope_jax.evaluation.units import (
+    Benchmark,
+    Unit,
+    UnitStore,
+    forward_flops,
+    unit_name,
+    wait,
+)
 from rrope_jax.model import Decoder
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.train.loss import next_token_losses
@@ -139,8 +146,9 @@ def document_losses(
     parts: list[np.ndarray] = []
     scored = 0
     for end in [*range(window, N, stride), N]:
-        found_T = losses(tokens_N[None, end - window : end])[0]
-        parts.append(found_T if not parts else found_T[found_T.size - (end - scored) :])
+        losses_T = losses(tokens_N[None, end - window : end])[0]
+        new = end - scored if parts else losses_T.size
+        parts.append(losses_T[losses_T.size - new :])
         scored = end
     return np.concatenate(parts)
 
@@ -152,27 +160,24 @@ def length_groups(spec: RopeSpec, lengths: Sequence[int]) -> list[list[int]]:
     """
     groups: dict[tuple[bytes, float], list[int]] = {}
     for length in sorted(lengths):
-        found = frequencies(spec, length)
-        groups.setdefault((found.inv_freq.tobytes(), found.attention_factor), []).append(length)
+        table = frequencies(spec, length)
+        groups.setdefault((table.inv_freq.tobytes(), table.attention_factor), []).append(length)
     return list(groups.values())
 
 
 @dataclasses.dataclass(frozen=True)
-class _Piece:
-    """A part of a document under one window length, and the contexts that it answers for."""
+class Windows:
+    """Windows of one length over a part of a document, and the contexts that they answer for."""
 
     document: str
     start: int
     tokens_N: np.ndarray
     window: int
     contexts: tuple[int, ...]
-    unit: Unit
 
 
-class Perplexity:
-    """Plans the units of perplexity and sums up their results."""
-
-    section = "perplexity"
+class Perplexity(Benchmark[Windows]):
+    """Perplexity of documents over the context length."""
 
     def __init__(
         self,
@@ -203,45 +208,38 @@ class Perplexity:
                 f"tokens, the longest has {max((n for _, n, _ in sized), default=0)}; use "
                 "shorter contexts or longer documents"
             )
-        plan = {"fragments": self._fragments, "sliding": self._windows}[setting.protocol]
-        self._pieces = [
-            piece
+        plan = {"fragments": self._fragments, "sliding": self._sliding}[setting.protocol]
+        self.units = [
+            self._unit(windows)
             for name, tokens in long[: setting.documents]
-            for piece in plan(name, np.asarray(tokens, np.int32), decoder.rope)
+            for windows in plan(name, np.asarray(tokens, np.int32), decoder.rope)
         ]
 
-    @property
-    def units(self) -> list[Unit]:
-        """The units in the order in which they should run."""
-        return [piece.unit for piece in self._pieces]
-
-    def _fragments(self, name: str, tokens_N: np.ndarray, spec: RopeSpec) -> list[_Piece]:
+    def _fragments(self, name: str, tokens_N: np.ndarray, spec: RopeSpec) -> list[Windows]:
         longest, count = max(self._setting.contexts), self._setting.fragments_per_document
         starts = [i * (tokens_N.size - longest) // max(1, count - 1) for i in range(count)]
         return [
-            self._piece(name, start, tokens_N[start : start + group[-1]], group[-1], group)
+            Windows(name, start, tokens_N[start : start + group[-1]], group[-1], tuple(group))
             for start in dict.fromkeys(starts)
             for group in length_groups(spec, self._setting.contexts)
         ]
 
-    def _windows(self, name: str, tokens_N: np.ndarray, spec: RopeSpec) -> list[_Piece]:
+    def _sliding(self, name: str, tokens_N: np.ndarray, spec: RopeSpec) -> list[Windows]:
+        del spec  # every context has windows of its own length
         tokens_N = tokens_N[: self._setting.sliding_tokens]
-        return [self._piece(name, 0, tokens_N, c, [c]) for c in self._setting.contexts]
+        return [Windows(name, 0, tokens_N, c, (c,)) for c in self._setting.contexts]
 
-    def _piece(
-        self, name: str, start: int, tokens_N: np.ndarray, window: int, contexts: Sequence[int]
-    ) -> _Piece:
+    def _unit(self, part: Windows) -> Unit[Windows]:
+        tokens_N, window = part.tokens_N, part.window
         stride = self._setting.stride if window < tokens_N.size else window
         forwards = 1 + math.ceil((tokens_N.size - window) / stride)
-        flops = forwards * forward_flops(self._model, 0, window, logits=True)
-        content = np.ascontiguousarray(tokens_N, "<i4").tobytes().hex()
-        depends_on = [content, window, stride]
-        unit = Unit(
-            unit_name(self.section, [name, start, tokens_N.size, window], depends_on),
-            flops,
+        depends_on = [_bytes(tokens_N).hex(), window, stride]
+        return Unit(
+            unit_name("perplexity", [part.document, part.start, tokens_N.size, window], depends_on),
+            forwards * forward_flops(self._model, 0, window, logits=True),
             functools.partial(self._run, tokens_N, window, stride),
+            part,
         )
-        return _Piece(name, start, tokens_N, window, tuple(contexts), unit)
 
     def _run(self, tokens_N: np.ndarray, window: int, stride: int) -> dict[str, Any]:
         losses = document_losses(self._losses, tokens_N, window=window, stride=stride)
@@ -250,8 +248,8 @@ class Perplexity:
             raise FloatingPointError(f"the loss of token {index + 1} is {losses[index]}")
         return {"losses": [round(float(loss), 6) for loss in losses]}
 
-    def results(self, store: Store) -> dict[str, Any]:
-        """The entries of results.json, of what the store has.
+    def results(self, store: UnitStore) -> dict[str, Any]:
+        """The entries of results.json, from the units that the store has.
 
         `perplexity` has one entry a context over all documents, `perplexity_by_document` one a
         context and fragment (`crc32` is that of its token ids, by which comparisons know it),
@@ -259,34 +257,12 @@ class Perplexity:
         """
         by_document: list[dict[str, Any]] = []
         by_position: list[dict[str, Any]] = []
-        for piece in self._pieces:
-            found = store.get(piece.unit.name)
-            if found is None:
-                continue
-            losses_N = np.array(found["losses"])
-            for context in piece.contexts:
-                own, tokens_N = losses_N, piece.tokens_N
-                if self._setting.protocol == "fragments":
-                    own, tokens_N = losses_N[: context - 1], tokens_N[:context]
-                by_document.append(
-                    {
-                        "context": context,
-                        "document": piece.document,
-                        "start": piece.start,
-                        "perplexity": _perplexity(float(own.mean())),
-                        "loss": float(own.mean()),
-                        "tokens": own.size,
-                        "crc32": zlib.crc32(np.ascontiguousarray(tokens_N, "<i4").tobytes()),
-                    }
-                )
-            if max(piece.contexts) == max(self._setting.contexts):
-                by_position.append(
-                    {
-                        "document": piece.document,
-                        "start": piece.start,
-                        **_binned(losses_N[: piece.window - 1]),
-                    }
-                )
+        for part, result in self.finished(store):
+            losses_N = np.array(result["losses"])
+            by_document += [self._of_document(part, c, losses_N) for c in part.contexts]
+            if max(part.contexts) == max(self._setting.contexts):
+                binned = _binned(losses_N[: part.window - 1])
+                by_position.append({"document": part.document, "start": part.start, **binned})
         return {
             "perplexity": [
                 _over_documents(context, [e for e in by_document if e["context"] == context])
@@ -296,6 +272,27 @@ class Perplexity:
             "loss_by_position": by_position,
             "too_short": [{"document": name, "tokens": n} for name, n in self.too_short],
         }
+
+    def _of_document(self, part: Windows, context: int, losses_N: np.ndarray) -> dict[str, Any]:
+        """An entry of `perplexity_by_document`."""
+        tokens_N = part.tokens_N
+        if self._setting.protocol == "fragments":
+            losses_N, tokens_N = losses_N[: context - 1], tokens_N[:context]
+        loss = float(losses_N.mean())
+        return {
+            "context": context,
+            "document": part.document,
+            "start": part.start,
+            "perplexity": _perplexity(loss),
+            "loss": loss,
+            "tokens": losses_N.size,
+            "crc32": zlib.crc32(_bytes(tokens_N)),
+        }
+
+
+def _bytes(tokens_N: np.ndarray) -> bytes:
+    """Token ids as bytes, the same on every machine."""
+    return np.ascontiguousarray(tokens_N, "<i4").tobytes()
 
 
 _BINS = 32

@@ -1,8 +1,7 @@
 """Figures of an evaluation, as PNG bytes."""
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rrope_jax.posgen import labels
-from rrope_jax.reporting.style import INK, png, style
+from rrope_jax.reporting.colours import INK
+from rrope_jax.reporting.figure import Figures, ReportFigure, pngs
+from rrope_jax.reporting.methods import method_colour
 
 _DOCUMENT_ALPHA = 0.4
 
@@ -39,9 +39,9 @@ def length_text(tokens: float) -> str:
 
 
 def mark_original_context(axes: Axes, tokens: int) -> None:
-    """A vertical line at the context before any extension; to be drawn last."""
+    """A vertical line at the context before any extension; draw it last."""
     if tokens > 1.1 * axes.get_xlim()[1]:
-        return  # far to the right of all that is drawn
+        return  # far to the right of all curves
     axes.axvline(tokens, color=INK, lw=1, ls=":")
     axes.annotate(
         f"original context {length_text(tokens)}",
@@ -69,17 +69,17 @@ def perplexity_axis(axes: Axes) -> None:
 
 def _by_fragment(results: Mapping[str, Any]) -> dict[tuple[str, int], dict[int, float]]:
     """Losses by (document, start), then by context."""
-    found: dict[tuple[str, int], dict[int, float]] = {}
+    fragments: dict[tuple[str, int], dict[int, float]] = {}
     for entry in results["perplexity_by_document"]:
         key = (entry["document"], entry["start"])
-        found.setdefault(key, {})[entry["context"]] = entry["loss"]
-    return found
+        fragments.setdefault(key, {})[entry["context"]] = entry["loss"]
+    return fragments
 
 
 def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 4.2))
     axes = figure.subplots()
-    colour = labels.method_colour(results["method"])
+    colour = method_colour(results["method"])
     fragments = _by_fragment(results)
     for (name, _), losses in fragments.items():
         contexts = sorted(losses)
@@ -113,7 +113,7 @@ def position_curve(results: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 def _draw_position(results: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 3.8))
     axes = figure.subplots()
-    colour = labels.method_colour(results["method"])
+    colour = method_colour(results["method"])
     for curve in results["loss_by_position"]:
         axes.plot(curve["end"], curve["loss"], color=colour, alpha=_DOCUMENT_ALPHA, lw=0.8)
     axes.plot(*position_curve(results), color=colour, lw=2)
@@ -171,54 +171,37 @@ def _draw_passkey(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@dataclasses.dataclass(frozen=True)
-class FigureKind:
-    """A figure of the report.
-
-    Attributes:
-      title: its name.
-      caption: what it shows.
-      needs: the key of results that it is drawn from.
-      draw: makes it.
-    """
-
-    title: str
-    caption: str
-    needs: str
-    draw: Callable[[Mapping[str, Any]], Figure]
-
-
-FIGURES: Mapping[str, FigureKind] = MappingProxyType(
+FIGURES: Figures = MappingProxyType(
     {
-        "perplexity.png": FigureKind(
+        "perplexity.png": ReportFigure(
             "Perplexity over the context",
             "Thin lines are single documents.",
-            "perplexity",
             _draw_perplexity,
+            needs="perplexity",
         ),
-        "loss_by_position.png": FigureKind(
+        "loss_by_position.png": ReportFigure(
             "Loss along the longest context",
             "Mean loss of the tokens around each position, where the perplexity of a context is "
             "that of all tokens up to it. Thin lines are single documents.",
-            "loss_by_position",
             _draw_position,
+            needs="loss_by_position",
         ),
-        "passkey.png": FigureKind(
+        "passkey.png": ReportFigure(
             "Passkey",
             "How often the key is repeated, and how probable the model finds it. A key of five "
             "digits drawn blindly would have -11.5 nats.",
-            "passkey",
             _draw_passkey,
+            needs="passkey",
         ),
     }
 )
 
 
+def figures_of(results: Mapping[str, Any]) -> Figures:
+    """The figures of those sections that results have."""
+    return {name: figure for name, figure in FIGURES.items() if results.get(figure.needs)}
+
+
 def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """The figures as PNG files: name -> bytes, of those sections that results have."""
-    with style():
-        return {
-            name: png(kind.draw(results))
-            for name, kind in FIGURES.items()
-            if results.get(kind.needs)
-        }
+    """The figures as PNG files by name, of those sections that results have."""
+    return pngs(figures_of(results), results)

@@ -8,17 +8,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrope_jax.evaluation.plots import FIGURES, length_text
-from rrope_jax.posgen import labels
-from rrope_jax.reporting.markdown import table
-
-_NOT_THERE = "n/a"
+from rrope_jax.evaluation.plots import figures_of, length_text
+from rrope_jax.reporting import methods
+from rrope_jax.reporting.figure import plots_section
+from rrope_jax.reporting.table import NOT_AVAILABLE, pivot_table, table
 
 
 def method_label(results: Mapping[str, Any]) -> str:
     """The method of a run in words, such as `Resonance YaRN, factor 4`."""
     factor = results["rope"].get("factor")
-    label = labels.method_label(results["method"])
+    label = methods.method_label(results["method"])
     return f"{label}, factor {factor:g}" if factor is not None else label
 
 
@@ -58,11 +57,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts += _passkey(results["passkey"])
     if results.get("closed_ended"):
         parts += _closed_ended(results["closed_ended"])
-    shown = [(name, kind) for name, kind in FIGURES.items() if results.get(kind.needs)]
-    if shown:
-        parts.append("## Plots")
-    for name, kind in shown:
-        parts += [f"![{kind.title}]({name})", f"*{kind.title}.* {kind.caption}"]
+    parts += plots_section(figures_of(results))
     return "\n\n".join(parts) + "\n"
 
 
@@ -85,7 +80,7 @@ def _perplexity(results: Mapping[str, Any]) -> list[str]:
             str(entry["context"]),
             number(entry["perplexity"]),
             f"{entry['loss']:.4f}",
-            _NOT_THERE if entry["loss_std"] is None else f"{entry['loss_std']:.4f}",
+            NOT_AVAILABLE if entry["loss_std"] is None else f"{entry['loss_std']:.4f}",
             number(entry["lowest"]),
             number(entry["highest"]),
             str(entry["documents"]),
@@ -125,44 +120,28 @@ def _perplexity(results: Mapping[str, Any]) -> list[str]:
 
 
 def _documents_table(entries: Sequence[Mapping[str, Any]]) -> str:
-    contexts = sorted({entry["context"] for entry in entries})
     several = any(entry["start"] for entry in entries)
-    rows: dict[tuple[str, int], dict[int, float]] = {}
+    rows: dict[str, dict[int, str]] = {}
     for entry in entries:
-        row = rows.setdefault((entry["document"], entry["start"]), {})
-        row[entry["context"]] = entry["perplexity"]
-    return table(
-        ("document", *(str(context) for context in contexts)),
-        [
-            (
-                f"{name}, from token {start}" if several else name,
-                *(number(row.get(context)) for context in contexts),
-            )
-            for (name, start), row in rows.items()
-        ],
-    )
+        name = entry["document"]
+        if several:
+            name += f", from token {entry['start']}"
+        rows.setdefault(name, {})[entry["context"]] = number(entry["perplexity"])
+    return pivot_table("document", sorted({entry["context"] for entry in entries}), rows)
 
 
 def _passkey(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    contexts = sorted({cell["context"] for cell in cells})
-    depths = sorted({cell["depth"] for cell in cells})
-    found = {(cell["depth"], cell["context"]): cell for cell in cells}
-
-    def entry(depth: float, context: int) -> str:
-        cell = found.get((depth, context))
-        if cell is None:
-            return _NOT_THERE
-        return f"{100 * cell['accuracy']:.0f} ({cell['log_probability']:.1f})"
-
-    rows = [
-        (f"{100 * depth:g} %", *(entry(depth, context) for context in contexts)) for depth in depths
-    ]
+    rows: dict[str, dict[int, str]] = {}
+    for cell in sorted(cells, key=lambda cell: cell["depth"]):
+        rows.setdefault(f"{100 * cell['depth']:g} %", {})[cell["context"]] = (
+            f"{100 * cell['accuracy']:.0f} ({cell['log_probability']:.1f})"
+        )
     return [
         "## Passkey",
         "Percent of the keys that the model repeats when asked, and in brackets the mean log "
         "probability, in nats, that it gives to a key when the key is put in its mouth. The key is "
         "hidden at a depth (0 % is the beginning) of a prompt that fills the context.",
-        table(("depth", *map(str, contexts)), rows),
+        pivot_table("depth", sorted({cell["context"] for cell in cells}), rows),
     ]
 
 
@@ -190,9 +169,9 @@ def _closed_ended(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """A perplexity in four digits at least; a placeholder for one that is not there."""
+    """A perplexity in at least four digits; `NOT_AVAILABLE` for none."""
     if value is None or math.isnan(value):
-        return _NOT_THERE
+        return NOT_AVAILABLE
     return f"{value:.3f}" if value < 100 else f"{value:.0f}"
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from rrope_jax.cli import backend
 from rrope_jax.cli.configuration import UsageError, from_config, parse
 from rrope_jax.jobs.rope_config import spec_of, spec_of_method
+from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.rope import RopeSpec, analysis, frequencies
 from rrope_jax.rope.methods import parse_method
 from rrope_jax.run.workdir import Workdir
@@ -87,14 +88,11 @@ def main(argv: Sequence[str]) -> int:
     }
     with Workdir.claim(values.workdir, identity) as workdir:
         log = backend.configure_logging()
-        written = [
-            workdir.write_json("results.json", results),
-            workdir.write_text("report.md", analyze_report.markdown(results)),
-        ]
-        for name, data in analyze_report.plots(results).items():
-            written.append(workdir.write_bytes(name, data))
+        written = write_results(
+            workdir, results, analyze_report.markdown(results), analyze_report.plots(results)
+        )
         log.info("%s", analyze_report.headline(results))
-        print("\n".join(f"wrote {path}" for path in written))
+        print_written(written)
     return 0
 
 

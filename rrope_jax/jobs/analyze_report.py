@@ -3,9 +3,8 @@
 Nothing here writes files: `markdown` returns text and `plots` returns PNG bytes by file name.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
@@ -16,13 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rrope_jax.posgen import labels
-from rrope_jax.reporting.markdown import table
-from rrope_jax.reporting.style import INK, png, style
+from rrope_jax.reporting.colours import BLUE, INK, VERMILLION
+from rrope_jax.reporting.figure import Figures, ReportFigure, pngs
+from rrope_jax.reporting.methods import method_colour, method_label, order_methods
+from rrope_jax.reporting.table import table
 from rrope_jax.rope import analysis
 from rrope_jax.rope.methods import is_resonance, plain_variant
 
-_SEEN, _UNSEEN = "#0060a0", "#c04a00"
+_SEEN, _UNSEEN = BLUE, VERMILLION
 _LEFT_OUT, _SHADE = "#fbe3d3", "#f2f2f2"
 # Half the height of the figure of angles, in tokens along the circle.
 _WINDOW = 1.6
@@ -42,8 +42,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     train_length, test_length = results["train_length"], results["test_length"]
     rope = {key: value for key, value in results["rope"].items() if value is not None}
     shown = [
-        f"## {kind.title}\n\n![{kind.title}]({name})\n\n{kind.caption}\n"
-        for name, kind in FIGURES.items()
+        f"## {figure.title}\n\n![{figure.title}]({name})\n\n{figure.caption}\n"
+        for name, figure in FIGURES.items()
     ]
     return "\n".join(
         [
@@ -79,12 +79,12 @@ def _methods_table(results: Mapping[str, Any]) -> str:
         "attention factor",
     )
     rows = []
-    for method in labels.order_methods(results["methods"]):
+    for method in order_methods(results["methods"]):
         measured = results["methods"][method]
         gap, pre_critical = np.array(measured["feature_gap"]), np.array(measured["pre_critical"])
         rows.append(
             (
-                labels.method_label(method),
+                method_label(method),
                 str(measured["critical_dimension"]),
                 f"{gap[pre_critical].max():.4g}" if pre_critical.any() else "none",
                 f"{gap[~pre_critical].mean():.4g}" if not pre_critical.all() else "none",
@@ -212,7 +212,7 @@ def _shade_pre_critical(axes: Axes, pre_critical: Sequence[bool]) -> None:
 def _methods_by_scaling(results: Mapping[str, Any]) -> dict[str, list[str]]:
     """What shares a panel: a scaling with and without resonance."""
     by_scaling: dict[str, list[str]] = {}
-    for method in labels.order_methods(results["methods"]):
+    for method in order_methods(results["methods"]):
         by_scaling.setdefault(plain_variant(method), []).append(method)
     return by_scaling
 
@@ -232,8 +232,8 @@ def _draw_feature_gap(results: Mapping[str, Any]) -> Figure:
                 marker="o" if resonance else "D",
                 markersize=3.2 if resonance else 3.6,
                 linewidth=0.9,
-                color=labels.method_colour(method),
-                label=labels.method_label(method),
+                color=method_colour(method),
+                label=method_label(method),
             )
         axes.set_yscale("symlog", linthresh=1e-4, linscale=0.6)
         axes.set_ylim(-2e-5, 4)
@@ -261,8 +261,8 @@ def _draw_coincidence(results: Mapping[str, Any]) -> Figure:
                 [start for start, _ in stretches],
                 [most for _, most in stretches],
                 linewidth=1.2,
-                color=labels.method_colour(method),
-                label=labels.method_label(method),
+                color=method_colour(method),
+                label=method_label(method),
             )
         axes.axhline(1, color=INK, lw=0.8)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
@@ -312,43 +312,28 @@ def _draw_angles(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@dataclasses.dataclass(frozen=True)
-class FigureKind:
-    """A figure of the report.
-
-    Attributes:
-      title: its name.
-      caption: what it shows.
-      draw: makes it from the results.
-    """
-
-    title: str
-    caption: str
-    draw: Callable[[Mapping[str, Any]], Figure]
-
-
-FIGURES: Mapping[str, FigureKind] = MappingProxyType(
+FIGURES: Figures = MappingProxyType(
     {
-        "wavelengths.png": FigureKind(
+        "wavelengths.png": ReportFigure(
             "Wavelengths before and after rounding",
             "Shaded features are pre-critical. Rounding moves a wavelength by half a token at "
             "most, which only the fastest features notice.",
             _draw_wavelengths,
         ),
-        "feature_gap.png": FigureKind(
+        "feature_gap.png": ReportFigure(
             "Feature gap",
             "For each feature, how far the worst unseen position is from anything seen in "
             "training. Shaded features are pre-critical. The scale is linear below 0.0001.",
             _draw_feature_gap,
         ),
-        "coincidence.png": FigureKind(
+        "coincidence.png": ReportFigure(
             "Coincidences",
             "How much each unseen distance looks like a near one to the pre-critical features "
             "(1: the same angles in all of them). Long ranges are drawn by the highest value of "
             "each stretch.",
             _draw_coincidence,
         ),
-        "angles.png": FigureKind(
+        "angles.png": ReportFigure(
             "Angles of one feature",
             "A part of the circle, three tokens wide, around the unseen angle that is furthest "
             "from training (compare the paper's Figure 1).",
@@ -360,5 +345,4 @@ FIGURES: Mapping[str, FigureKind] = MappingProxyType(
 
 def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
     """The report's figures as PNG files: name -> bytes, the same bytes for the same results."""
-    with style():
-        return {name: png(kind.draw(results)) for name, kind in FIGURES.items()}
+    return pngs(FIGURES, results)

@@ -1,35 +1,33 @@
 """`rrope evaluate`: perplexity over the context length, passkey retrieval, closed-ended tasks."""
 
 import dataclasses
-import importlib.metadata
-import json
 import logging
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 
-import rrope_jax
 from rrope_jax.cli import backend
 from rrope_jax.cli.configuration import UsageError, from_config, parse
 from rrope_jax.data.pipeline import DataConfig, heldout_documents
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
-from rrope_jax.evaluation.units import Store, Unit, run_units
+from rrope_jax.evaluation.units import Benchmark, run_units
 from rrope_jax.io import json_text
-from rrope_jax.io.orbax import checksums
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
 from rrope_jax.jobs.train_config import check_groups, group_of
 from rrope_jax.model import Decoder
+from rrope_jax.reporting.pieces import FinishedPieces
+from rrope_jax.reporting.writing import print_written, versions, write_results
 from rrope_jax.rope.methods import method_of
-from rrope_jax.run.workdir import Workdir, warn_damaged
+from rrope_jax.run.workdir import Workdir
 
 SUMMARY = (
     "Perplexity over the context length, passkey retrieval and closed-ended tasks for a "
@@ -38,27 +36,14 @@ SUMMARY = (
 )
 
 _LOG = logging.getLogger(__name__)
-_DEPENDENCIES = ("jax", "flax")
 _COMPARE = "--compare"
-_CHECKSUM = "checksum"
 # Enough of a parameter to tell two checkpoints apart, without reading all of a large one.
 _FINGERPRINT_ELEMENTS = 4096
 
 
-class Section(Protocol):
-    """One kind of evaluation, such as `Perplexity`."""
-
-    @property
-    def units(self) -> Sequence[Unit]:
-        """Its units of work, in the order in which they should run."""
-
-    def results(self, store: Store) -> dict[str, Any]:
-        """Its entries of results.json, of what the store has."""
-
-
 class _Kind(NamedTuple):
     setting: type[Any]
-    build: Callable[[Any, PretrainedModel, ConfigDict], Section]
+    build: Callable[[Any, PretrainedModel, ConfigDict], Benchmark[Any]]
 
 
 def _perplexity(
@@ -127,7 +112,7 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
 
     with Workdir.claim(folder, _identity(model)) as workdir:
         backend.configure_logging()
-        store = _WorkdirStore(workdir)
+        store = FinishedPieces(workdir, "units", checksums=True)
         units = [unit for section in sections for unit in section.units]
         constant = {
             "checkpoint": checkpoint,
@@ -139,10 +124,7 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
             "stop_ids": list(model.stop_ids),
             "setting": {name: dataclasses.asdict(setting) for name, setting in settings.items()},
             "backend": backend.describe(),
-            "versions": {
-                "rrope_jax": rrope_jax.__version__,  # which need not be installed
-                **{name: importlib.metadata.version(name) for name in _DEPENDENCIES},
-            },
+            "versions": versions("jax", "flax"),
         }
         _LOG.info("%s", constant["backend"])
         _LOG.info("%s: %s", checkpoint, report.method_label(constant))
@@ -153,9 +135,11 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
             results = {**constant, "complete": missing == 0, "missing_units": missing}
             for section in sections:
                 results |= section.results(store)
-            written = _write(workdir, results, report.markdown(results), plots.plots(results))
+            written = write_results(
+                workdir, results, report.markdown(results), plots.plots(results)
+            )
         _LOG.info("%s", report.headline(results))
-        print("\n".join(f"wrote {path}" for path in written))
+        print_written(written)
     return 0
 
 
@@ -166,8 +150,10 @@ def _compare(folders: Sequence[str], workdir_path: str) -> int:
     with Workdir.claim(workdir_path, {"compare": [os.path.abspath(f) for f in folders]}) as workdir:
         backend.configure_logging()
         results = comparison.summarise(runs)
-        written = _write(workdir, results, comparison.markdown(results), comparison.plots(results))
-        print("\n".join(f"wrote {path}" for path in written))
+        written = write_results(
+            workdir, results, comparison.markdown(results), comparison.plots(results)
+        )
+        print_written(written)
     return 0
 
 
@@ -200,7 +186,7 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
 
 def _sections(
     settings: Mapping[str, Any], model: PretrainedModel, config: ConfigDict
-) -> list[Section]:
+) -> list[Benchmark[Any]]:
     sections = []
     for name, setting in settings.items():
         try:
@@ -234,39 +220,6 @@ def _fingerprint(decoder: Decoder) -> str:
         some = values[:: max(1, values.size // _FINGERPRINT_ELEMENTS)]
         checksum = zlib.crc32(np.ascontiguousarray(some).tobytes(), checksum)
     return f"{checksum:08x}"
-
-
-class _WorkdirStore:
-    """Results of units as files of the workdir."""
-
-    def __init__(self, workdir: Workdir):
-        self._workdir = workdir
-
-    def get(self, name: str) -> dict[str, Any] | None:
-        found = self._workdir.find_json(self._file(name))
-        if found is None:
-            return None
-        kept = dict(found) if isinstance(found, dict) else {}
-        checksum = kept.pop(_CHECKSUM, None)  # units of earlier releases have none
-        if kept and checksum in (None, checksums.of_json(kept)):
-            return kept
-        warn_damaged(self._workdir.path / self._file(name), "it is not what was saved")
-        return None
-
-    def put(self, name: str, result: Mapping[str, Any]) -> None:
-        kept = {**result, _CHECKSUM: checksums.of_json(result)}
-        # not indented: a unit may hold tens of thousands of numbers
-        self._workdir.write_text(self._file(name), json.dumps(kept) + "\n")
-
-    def _file(self, name: str) -> str:
-        return f"units/{name}.json"
-
-
-def _write(
-    workdir: Workdir, results: Mapping[str, Any], text: str, plots: Mapping[str, bytes]
-) -> list[Path]:
-    written = [workdir.write_json("results.json", results), workdir.write_text("report.md", text)]
-    return written + [workdir.write_bytes(name, data) for name, data in plots.items()]
 
 
 def _read_results(folder: str) -> dict[str, Any]:

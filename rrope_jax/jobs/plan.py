@@ -29,6 +29,8 @@ from rrope_jax.planning.roofline import sweep
 from rrope_jax.planning.roofline.sweep import Tried
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
+from rrope_jax.reporting.pieces import FinishedPieces
+from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.run.workdir import Workdir
 
 SUMMARY = (
@@ -58,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
     with Workdir.claim(values.workdir, identity) as workdir:
         backend.configure_logging()
-        known = _Compiled(workdir)
+        known = FinishedPieces(workdir, "compiled")
         if isinstance(planned, Ablation):
             results = _of_ablation(planned, place, known, quick=values.quick)
         else:
@@ -66,14 +68,9 @@ def main(argv: Sequence[str]) -> int:
             results = _of_training(
                 planned, place, known, quick=values.quick, keep=keep, sweeping=values.sweep
             )
-        written = [
-            workdir.write_json("results.json", results),
-            workdir.write_text("report.md", report.markdown(results)),
-        ]
-        for name, data in report.plots(results).items():
-            written.append(workdir.write_bytes(name, data))
+        written = write_results(workdir, results, report.markdown(results), report.plots(results))
         print(report.markdown(results, figures=False))
-        print("\n".join(f"wrote {path}" for path in written))
+        print_written(written)
     return 0
 
 
@@ -108,7 +105,7 @@ def _ablation(config: ConfigDict) -> Ablation:
 def _of_training(
     training: TextTraining,
     place: Topology,
-    known: "_Compiled",
+    known: FinishedPieces,
     *,
     quick: bool,
     keep: Keep | None,
@@ -141,7 +138,7 @@ _SAVED = "step.bin"
 
 
 def _of_ablation(
-    ablation: Ablation, place: Topology, known: "_Compiled", *, quick: bool
+    ablation: Ablation, place: Topology, known: FinishedPieces, *, quick: bool
 ) -> dict[str, Any]:
     """The same for `rrope posgen`: its training, and what validation and test add."""
     programs = ablation.programs(place.devices())
@@ -177,24 +174,6 @@ def _row(tried: Tried) -> dict[str, Any]:
         "estimated_mfu": plan.mfu,
         "bound_by": plan.roofline.bound_by,
     }
-
-
-class _Compiled:
-    """What compiling told before, in the workdir."""
-
-    def __init__(self, workdir: Workdir):
-        self._workdir = workdir
-
-    def get(self, key: str) -> Any | None:
-        """What `put` kept, or None."""
-        return self._workdir.find_json(self._file(key))
-
-    def put(self, key: str, value: Any) -> None:
-        """Keeps a value."""
-        self._workdir.write_json(self._file(key), value)
-
-    def _file(self, key: str) -> str:
-        return f"compiled/{key}.json"
 
 
 def _define(values: flags.FlagValues) -> None:

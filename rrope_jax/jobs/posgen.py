@@ -1,11 +1,11 @@
 """`rrope posgen`: trains, tests and reports an ablation on PosGen."""
 
 import dataclasses
-import importlib.metadata
+import itertools
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-import rrope_jax
 from rrope_jax.cli import backend
 from rrope_jax.cli.configuration import UsageError, from_config, parse, refusing_layouts
 from rrope_jax.io.orbax.checkpoint import Checkpoints, SaveError
@@ -22,19 +21,22 @@ from rrope_jax.jobs.rope_config import spec_of_method
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.posgen import ablation
+from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig, check_tasks
 from rrope_jax.posgen.grid import PROTOCOLS, Training, trainings
-from rrope_jax.posgen.layout import MeshConfig, lay_out
-from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig, check_tasks
+from rrope_jax.posgen.layout import AblationMeshConfig, lay_out
+from rrope_jax.posgen.results import Cell, Results, training_cells
+from rrope_jax.posgen.training import PosgenProgram, PosgenState
+from rrope_jax.reporting.pieces import FinishedPieces
+from rrope_jax.reporting.writing import print_written, versions, write_results
 from rrope_jax.rope.methods import parse_method
 from rrope_jax.rope.positions import PositionSampling
 from rrope_jax.run import distributed
 from rrope_jax.run.distributed import JobError, Peers
-from rrope_jax.run.workdir import Workdir, warn_damaged
+from rrope_jax.run.workdir import Workdir
 
 SUMMARY = "Trains and tests PosGen models for a grid of tasks, RoPE methods and seeds."
 
 _LOG = logging.getLogger(__name__)
-_DEPENDENCIES = ("jax", "flax", "optax", "orbax-checkpoint")
 _MOST_SEEDS = 10_000
 _GROUPS = ("rope", "rope_at_test", "model", "train", "positions")
 
@@ -119,7 +121,7 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
         backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
         _LOG.info("%s", backend.describe())
         store = _WorkdirStore(workdir)
-        results = _Results(setting, config, program, planned, store)
+        results = _nothing_finished(setting, config, program, planned)
         done = sum(map(store.finished, planned))
         _LOG.info("%s: %d trainings, %d of them done", setting.name, len(planned), done)
         if peers.first:
@@ -139,13 +141,17 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
         except SaveError as error:
             raise JobError(f"{error}; what was saved before is kept") from error
         finally:  # also for what a stopped run has finished
-            written = results.write(workdir) if peers.first else []
-        _LOG.info("%s", report.markdown(results.collect()).split("\n## ", 2)[1])
-        print("\n".join(f"wrote {path}" for path in written))
+            results = _with_finished(results, planned, store)
+            text = report.markdown(results)
+            written = []
+            if peers.first:
+                written = write_results(workdir, results.to_json(), text, report.plots(results))
+        _LOG.info("%s", text.split("\n## ", 2)[1])
+        print_written(written)
     return 0
 
 
-def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
+def plan(config: ConfigDict) -> tuple[Setting, PosgenProgram, tuple[Training, ...]]:
     """Turns a PosGen config into the setting, its program and all trainings.
 
     Raises:
@@ -160,10 +166,10 @@ def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
     top = ConfigDict({key: config[key] for key in config if key not in (*_GROUPS, "mesh")})
     setting = from_config(Setting, top, "config")
     model = from_config(ModelConfig, config.model, "config.model", vocab_size=setting.vocab_size)
-    train = from_config(TrainConfig, config.train, "config.train")
+    train = from_config(PosgenTrainConfig, config.train, "config.train")
     positions = from_config(PositionSampling, config.positions, "config.positions")
     try:
-        program = Program(setting, model, train, positions, setting.matmul_precision)
+        program = PosgenProgram(setting, model, train, positions, setting.matmul_precision)
     except ValueError as error:
         raise UsageError(f"config: {error}") from error
     at_test = ConfigDict({**config.rope, **config.rope_at_test})
@@ -182,13 +188,13 @@ def plan(config: ConfigDict) -> tuple[Setting, Program, tuple[Training, ...]]:
     return setting, program, planned
 
 
-def mesh_config(config: ConfigDict) -> MeshConfig:
+def mesh_config(config: ConfigDict) -> AblationMeshConfig:
     """The `mesh` group of a PosGen config, which may be left out.
 
     Raises:
       UsageError: it is wrong.
     """
-    return from_config(MeshConfig, config.get("mesh", ConfigDict()), "config.mesh")
+    return from_config(AblationMeshConfig, config.get("mesh", ConfigDict()), "config.mesh")
 
 
 def _identity(config: ConfigDict) -> dict[str, Any]:
@@ -201,7 +207,7 @@ def _identity(config: ConfigDict) -> dict[str, Any]:
     return identity
 
 
-def _mesh(config: ConfigDict, program: Program, trainings: int, processes: int) -> Mesh:
+def _mesh(config: ConfigDict, program: PosgenProgram, trainings: int, processes: int) -> Mesh:
     """Starts the backend, and lays its devices out as `config.mesh` says."""
     wanted = mesh_config(config)
     automatic = min(trainings, cores() * processes)
@@ -239,41 +245,38 @@ class _WorkdirStore:
 
     def __init__(self, workdir: Workdir):
         self._workdir = workdir
-        self._cells: dict[str, list[dict[str, Any]]] = {}  # that were read, by training
-
-    def _cells_file(self, training: Training) -> str:
-        return f"cells/{training.name}.json"
+        self._pieces = FinishedPieces(workdir, "cells")
+        self._cells: dict[str, tuple[Cell, ...]] = {}  # already read, by training
 
     def finished(self, training: Training) -> bool:
         return self.cells(training) is not None
 
-    def cells(self, training: Training) -> list[dict[str, Any]] | None:
-        """The cells that `finish` kept; None where there are none that are whole."""
-        if (known := self._cells.get(training.name)) is not None:
-            return known
-        found = self._workdir.find_json(self._cells_file(training))
-        if found is None:
-            return None
-        if (trouble := ablation.trouble_of_cells(found, training)) is not None:
-            warn_damaged(self._workdir.path / self._cells_file(training), trouble)
-            return None
-        return self._cells.setdefault(training.name, found)
+    def cells(self, training: Training) -> tuple[Cell, ...] | None:
+        """The cells that `finish` wrote; None before it, or where they are damaged."""
+        if training.name not in self._cells:
+            cells = self._pieces.get(training.name, lambda raw: training_cells(raw, training))
+            if cells is None:
+                return None
+            self._cells[training.name] = cells
+        return self._cells[training.name]
 
-    def finish(self, training: Training, cells: list[dict[str, Any]]) -> None:
-        self._workdir.write_json(self._cells_file(training), cells)
+    def finish(self, training: Training, cells: Sequence[Cell]) -> None:
+        self._pieces.put(training.name, [cell.to_json() for cell in cells])
         self.forget(training)
 
     def forget(self, training: Training) -> None:
         """Removes the states of a training that is finished: its cells are all that is read."""
         shutil.rmtree(self._folder(training), ignore_errors=True)
 
-    def restore(self, training: Training, like: State) -> tuple[State, ablation.Progress] | None:
-        found = self._checkpoints(training).restore(like)
-        if found is None:
-            return None
-        return found[0], ablation.Progress(**found[1])
+    def restore(
+        self, training: Training, like: PosgenState
+    ) -> tuple[PosgenState, ablation.TrainingProgress] | None:
+        saved = self._checkpoints(training).restore(like)
+        return None if saved is None else (saved[0], ablation.TrainingProgress(**saved[1]))
 
-    def save(self, training: Training, state: State, progress: ablation.Progress) -> None:
+    def save(
+        self, training: Training, state: PosgenState, progress: ablation.TrainingProgress
+    ) -> None:
         self._checkpoints(training).save(progress.step, state, dataclasses.asdict(progress))
 
     def _folder(self, training: Training) -> Path:
@@ -284,60 +287,39 @@ class _WorkdirStore:
         return Checkpoints(self._folder(training), alone=True)
 
 
-class _Results:
-    """results.json and what is drawn from it."""
+def _nothing_finished(
+    setting: Setting, config: ConfigDict, program: PosgenProgram, planned: Sequence[Training]
+) -> Results:
+    """The results before the first training."""
+    return Results(
+        name=setting.name,
+        setting={
+            **{key: config[key] for key in config if key not in (*_GROUPS, "mesh")},
+            **{field: getattr(setting, field) for field in ("splits", "combination")},
+            "seeds": setting.seeds,
+            "rope": {**config.rope},
+            "rope_at_test": {**config.rope_at_test},
+            "model": dataclasses.asdict(program.model),
+            "train": dataclasses.asdict(program.train),
+            "positions": {**config.positions},
+            "is_paper": is_paper(config, program),
+        },
+        backend=backend.describe(),
+        versions=versions("jax", "flax", "optax", "orbax-checkpoint"),
+        cells_expected=sum(len(training.evaluations) for training in planned),
+        complete=False,
+        cells=(),
+    )
 
-    def __init__(
-        self,
-        setting: Setting,
-        config: ConfigDict,
-        program: Program,
-        planned: Sequence[Training],
-        store: _WorkdirStore,
-    ):
-        self._planned, self._store = planned, store
-        self._constant: Mapping[str, Any] = {
-            "name": setting.name,
-            "setting": {
-                **{key: config[key] for key in config if key not in (*_GROUPS, "mesh")},
-                **{field: getattr(setting, field) for field in ("splits", "combination")},
-                "seeds": setting.seeds,
-                "rope": {**config.rope},
-                "rope_at_test": {**config.rope_at_test},
-                "model": dataclasses.asdict(program.model),
-                "train": dataclasses.asdict(program.train),
-                "positions": {**config.positions},
-                "is_paper": is_paper(config, program),
-            },
-            "backend": backend.describe(),
-            "versions": {
-                "rrope_jax": rrope_jax.__version__,  # which need not be installed
-                **{name: importlib.metadata.version(name) for name in _DEPENDENCIES},
-            },
-            "cells_expected": sum(len(training.evaluations) for training in planned),
-        }
 
-    def collect(self) -> dict[str, Any]:
-        """The content of results.json, of all that is finished."""
-        done = [found for each in self._planned if (found := self._store.cells(each)) is not None]
-        return {
-            **self._constant,
-            "complete": len(done) == len(self._planned),
-            "cells": [cell for cells in done for cell in cells],
-        }
-
-    def write(self, workdir: Workdir) -> list[Path]:
-        """Writes table and plots; returns their paths, results.json first."""
-        from rrope_jax.posgen import report  # here, as in `_run`
-
-        results = self.collect()
-        written = [
-            workdir.write_json("results.json", results),
-            workdir.write_text("report.md", report.markdown(results)),
-        ]
-        for name, png in report.plots(results).items():
-            written.append(workdir.write_bytes(name, png))
-        return written
+def _with_finished(results: Results, planned: Sequence[Training], store: _WorkdirStore) -> Results:
+    """The results with all that is finished."""
+    done = [cells for training in planned if (cells := store.cells(training)) is not None]
+    return dataclasses.replace(
+        results,
+        complete=len(done) == len(planned),
+        cells=tuple(itertools.chain.from_iterable(done)),
+    )
 
 
 _PAPER_ROPE = {
@@ -350,7 +332,7 @@ _PAPER_ROPE = {
 _PAPER_ROPE_AT_TEST = {"factor": 257 / 65, "original_context": 257}
 
 
-def is_paper(config: ConfigDict, program: Program) -> bool:
+def is_paper(config: ConfigDict, program: PosgenProgram) -> bool:
     """Whether data, model, embedding and optimization are those of the paper's protocol.
 
     How attention is computed, the dtype of activations, the precision of products and how often is
@@ -367,9 +349,9 @@ def is_paper(config: ConfigDict, program: Program) -> bool:
         )
         == paper
         and dataclasses.replace(
-            program.train, steps_per_call=None, validate_every=TrainConfig.validate_every
+            program.train, steps_per_call=None, validate_every=PosgenTrainConfig.validate_every
         )
-        == TrainConfig()
+        == PosgenTrainConfig()
         and program.positions == PositionSampling()
     )
 

@@ -21,6 +21,7 @@ from rrope_jax.planning.roofline.collectives import Collective, sum_by_axis
 from rrope_jax.planning.roofline.step_time import Roofline
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import Demands, Workload
+from rrope_jax.reporting.quantities import gib
 
 # All modules that make the program, choose its devices, compile it, or read the compiler's answer;
 # folders with what is in them.
@@ -96,7 +97,7 @@ class Plan:
         if memory is None:
             return f"the compiler refuses it: it needs {self.compilation.refusal} of memory"
         return (
-            f"its peak is {_gib(memory.peak)} of {_gib(chip.memory)} that a program may use on "
+            f"its peak is {gib(memory.peak)} of {gib(chip.memory)} that a program may use on "
             f"{chip.title}"
         )
 
@@ -283,7 +284,3 @@ def _parts(memory: Memory | None, demands: Demands) -> dict[str, int]:
 def shape_in_words(mesh_shape: Mapping[str, int]) -> str:
     """Such as `fsdp 16 x seq 4`."""
     return " x ".join(f"{name} {size}" for name, size in mesh_shape.items() if size > 1) or "1"
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from rrope_jax.planning.roofline import traffic
 from rrope_jax.planning.roofline.collectives import Collective
 from rrope_jax.planning.workload import Demands, check_compiles_here
-from rrope_jax.posgen import lanes
 from rrope_jax.posgen.grid import Training
-from rrope_jax.posgen.layout import MeshConfig, attentions_of, lay_out, make_mesh
-from rrope_jax.posgen.training import Program
+from rrope_jax.posgen.layout import AblationMeshConfig, attentions_of, lay_out, make_mesh
+from rrope_jax.posgen.round_functions import Phase, lower
+from rrope_jax.posgen.training import PosgenProgram
 from rrope_jax.sharding import AXES
 
 
@@ -26,12 +26,12 @@ class Ablation:
     """All of `rrope posgen`.
 
     Attributes:
-      program, trainings, mesh, lanes: as for `posgen.lanes.lower`.
+      program, trainings, mesh, lanes: as for `posgen.round_functions.lower`.
     """
 
-    program: Program
+    program: PosgenProgram
     trainings: tuple[Training, ...]
-    mesh: MeshConfig
+    mesh: AblationMeshConfig
     lanes: int
 
     def check(self, devices: Sequence[jax.Device]) -> None:
@@ -51,8 +51,8 @@ class Ablation:
 
 
 @functools.lru_cache(maxsize=1)
-def _phases(ablation: Ablation, mesh: Mesh) -> tuple[lanes.Phase, ...]:
-    return lanes.lower(ablation.program, ablation.trainings, mesh, lanes=ablation.lanes)
+def _phases(ablation: Ablation, mesh: Mesh) -> tuple[Phase, ...]:
+    return lower(ablation.program, ablation.trainings, mesh, lanes=ablation.lanes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class AblationProgram:
 
     Attributes:
       ablation: of which.
-      index: its place among `posgen.lanes.lower`'s.
+      index: its place among `posgen.round_functions.lower`'s.
     """
 
     ablation: Ablation
@@ -120,7 +120,7 @@ class AblationProgram:
         times = phase.flops / (rows * per_row)
         if not training:
             moved = {what: size / 3 for what, size in moved.items() if what != "optimizer"}
-        own = 4 * parameters * phase.slots
+        own = 4 * parameters * phase.lanes
         return Demands(
             model_flops=phase.flops * mesh.size,
             executed_flops=phase.flops * mesh.size,
@@ -134,9 +134,9 @@ class AblationProgram:
             details={
                 "phase": phase.name,
                 "parameters of a training": parameters,
-                "trainings of a device at a time": phase.slots,
+                "trainings of a device at a time": phase.lanes,
             },
         )
 
-    def _phase(self, mesh: Mesh) -> lanes.Phase:
+    def _phase(self, mesh: Mesh) -> Phase:
         return _phases(self.ablation, mesh)[self.index]

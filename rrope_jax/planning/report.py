@@ -8,10 +8,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from rrope_jax.reporting.markdown import table
-from rrope_jax.reporting.style import INK, png, style
+from rrope_jax.reporting.colours import BLUE, INK, VERMILLION
+from rrope_jax.reporting.quantities import gib, seconds_text
+from rrope_jax.reporting.style import png, style
+from rrope_jax.reporting.table import table
 
-_COLOURS = ("#0060a0", "#5aa0d0", "#c04a00", "#e6b04a", "#7a7a7a")
+_COLOURS = (BLUE, "#5aa0d0", VERMILLION, "#e6b04a", "#7a7a7a")
 
 
 def headline(results: Mapping[str, Any]) -> str:
@@ -19,9 +21,9 @@ def headline(results: Mapping[str, Any]) -> str:
     if not results["fits"]:
         return f"does not fit: {results['why_not']}"
     return (
-        f"fits: {_gib(results['peak_bytes_per_device'])} of "
-        f"{_gib(results['hbm_bytes_per_device'])} on each of {results['devices']} devices; about "
-        f"{_seconds(results['estimated_step_seconds'])} a step, MFU "
+        f"fits: {gib(results['peak_bytes_per_device'])} of "
+        f"{gib(results['hbm_bytes_per_device'])} on each of {results['devices']} devices; about "
+        f"{seconds_text(results['estimated_step_seconds'])} a step, MFU "
         f"{results['estimated_mfu']:.0%}, bound by {results['roofline']['bound_by']}"
     )
 
@@ -68,9 +70,9 @@ def _phases(plans: Sequence[Mapping[str, Any]]) -> str:
             str(plan["details"]["trainings of a device at a time"]),
             "refused"
             if plan["peak_bytes_per_device"] is None
-            else _gib(plan["peak_bytes_per_device"]),
+            else gib(plan["peak_bytes_per_device"]),
             f"{plan['calls']:,}",
-            _seconds(plan["estimated_run_seconds"]),
+            seconds_text(plan["estimated_run_seconds"]),
         )
         for plan in plans
     ]
@@ -91,7 +93,7 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> str:
                 "-"
                 if row["peak_bytes_per_device"] is None
                 else f"{row['peak_bytes_per_device'] / 2**30:.2f}",
-                _seconds(row["estimated_step_seconds"]),
+                seconds_text(row["estimated_step_seconds"]),
                 f"{row['estimated_mfu']:.1%}",
                 row["bound_by"],
             )
@@ -118,32 +120,32 @@ def _summary(results: Mapping[str, Any]) -> str:
         "model FLOPs of a device": f"{results['model_flops_per_device']:.3g}",
         "executed FLOPs of a device": f"{results['flops_per_device']:.3g}",
         "tokens per second": f"{results['estimated_tokens_per_second']:,.0f}",
-        "the whole run": _seconds(results["estimated_run_seconds"]),
-        "compiled in": _seconds(results["compile_seconds"]),
+        "the whole run": seconds_text(results["estimated_run_seconds"]),
+        "compiled in": seconds_text(results["compile_seconds"]),
     }
     return table(("", ""), shown.items())
 
 
 def _memory(results: Mapping[str, Any]) -> str:
-    rows = [(name, _gib(size)) for name, size in results["bytes_per_device"].items()]
+    rows = [(name, gib(size)) for name, size in results["bytes_per_device"].items()]
     peak = results["peak_bytes_per_device"]
-    rows.append(("peak", "refused by the compiler" if peak is None else _gib(peak)))
-    rows.append(("what a program may use", _gib(results["hbm_bytes_per_device"])))
+    rows.append(("peak", "refused by the compiler" if peak is None else gib(peak)))
+    rows.append(("what a program may use", gib(results["hbm_bytes_per_device"])))
     return table(("what", "size"), rows)
 
 
 def _time(results: Mapping[str, Any]) -> str:
     roofline = results["roofline"]
     rows = [
-        ("products", _seconds(roofline["compute_seconds"])),
-        ("memory", _seconds(roofline["memory_seconds"])),
+        ("products", seconds_text(roofline["compute_seconds"])),
+        ("memory", seconds_text(roofline["memory_seconds"])),
         *(
-            (f"transfers over {axes}", _seconds(seconds))
+            (f"transfers over {axes}", seconds_text(seconds))
             for axes, seconds in roofline["interconnect_seconds"].items()
         ),
-        ("estimate", _seconds(results["estimated_step_seconds"])),
-        ("everything overlapped", _seconds(roofline["step_seconds_all_overlapped"])),
-        ("nothing overlapped", _seconds(roofline["step_seconds_nothing_overlapped"])),
+        ("estimate", seconds_text(results["estimated_step_seconds"])),
+        ("everything overlapped", seconds_text(roofline["step_seconds_all_overlapped"])),
+        ("nothing overlapped", seconds_text(roofline["step_seconds_nothing_overlapped"])),
     ]
     return table(("at the chip's published rates", "time"), rows)
 
@@ -186,16 +188,3 @@ def _bar(axes: Any, parts: Mapping[str, float], label: str) -> None:
     axes.set_xlabel(label)
     axes.grid(visible=False)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
-        if seconds >= length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"

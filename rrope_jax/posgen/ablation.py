@@ -1,50 +1,49 @@
 """Runs the trainings of an ablation on all devices, resumably.
 
-Rounds of trainings run as one program over the mesh (`layout`, `lanes`), one round after another;
-with several processes, each has the slots of its own devices and needs nothing of the others. What
-is in a round depends on the ablation and the mesh alone, never on what is already done, so that a
-resumed run computes what the unbroken one would have. Checkpoints are those of single trainings,
-so that a run can also go on on another mesh.
+Rounds of trainings run one after another, each as one program over the mesh (`layout`,
+`round_functions`). With several processes, each has the lanes of its own devices and needs nothing
+of the others. What is in a round depends on the ablation and the mesh alone, never on what is
+already done, so that a resumed run computes what the unbroken one would have. Checkpoints are those
+of single trainings, so that a run can also resume on another mesh.
 """
 
 import collections
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
 from concurrent import futures
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh
 
-from rrope_jax.posgen.cells import read_cells
 from rrope_jax.posgen.grid import Training
-from rrope_jax.posgen.lanes import Lanes, default_lanes, inputs
 from rrope_jax.posgen.layout import (
-    MeshConfig,
+    AblationMeshConfig,
     Round,
+    default_lanes,
     make_mesh,
     mesh_here,
     rounds,
-    slots_here,
-    trainings_in,
 )
-from rrope_jax.posgen.training import Program, State
+from rrope_jax.posgen.results import Cell
+from rrope_jax.posgen.round_functions import RoundFunctions, inputs
+from rrope_jax.posgen.training import PosgenProgram, PosgenState
+from rrope_jax.reporting.quantities import clock
 
 _LOG = logging.getLogger(__name__)
+_PROGRESS_SECONDS = 5.0
 
 _Float64 = npt.NDArray[np.float64]
 
-Cell = dict[str, Any]
-"""One entry of results.json's `cells`: see the contract in docs/posgen.md."""
-
 
 @dataclasses.dataclass
-class Progress:
+class TrainingProgress:
     """How far a training is; saved with its checkpoint.
 
     Attributes:
@@ -52,7 +51,7 @@ class Progress:
       validation_step: optimizer steps at which validation was done.
       validation_loss: [validations][evaluations], mean over rows and positions.
       train_loss: [validations], mean over the steps since the last validation.
-      seconds: time of a device spent so far, over all the processes that worked on it.
+      seconds: device time spent so far, over all the processes that worked on it.
       pending_loss: [steps since the last validation], for the next `train_loss`.
     """
 
@@ -64,46 +63,54 @@ class Progress:
     pending_loss: list[float] = dataclasses.field(default_factory=list)
 
 
-class Store(Protocol):
+class TrainingStore(Protocol):
     """Where an ablation keeps what must survive the process."""
 
     def finished(self, training: Training) -> bool:
         """Whether `finish` was called for the training, in this process or an earlier one."""
 
-    def finish(self, training: Training, cells: list[Cell]) -> None:
+    def finish(self, training: Training, cells: Sequence[Cell]) -> None:
         """Keeps the results of a training."""
 
-    def restore(self, training: Training, like: State) -> tuple[State, Progress] | None:
+    def restore(
+        self, training: Training, like: PosgenState
+    ) -> tuple[PosgenState, TrainingProgress] | None:
         """The newest saved state of a training, numpy arrays as in `like`."""
 
-    def save(self, training: Training, state: State, progress: Progress) -> None:
+    def save(self, training: Training, state: PosgenState, progress: TrainingProgress) -> None:
         """Keeps the state of a training, numpy arrays, replacing the one before."""
 
 
 @dataclasses.dataclass
-class _Lane:
-    """An unfinished training, and its slot in the round."""
+class _Unfinished:
+    """An unfinished training, and its lane in the round."""
 
-    slot: int
+    lane: int
     training: Training
-    progress: Progress
+    progress: TrainingProgress
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Steps and validations done; greater is further."""
+        return self.progress.step, len(self.progress.validation_step)
 
 
 class _RoundRun:
-    """The slots of one round on the devices of this process."""
+    """One round on the devices of this process."""
 
-    def __init__(self, program: Program, functions: Lanes, slots: Round, store: Store):
+    def __init__(
+        self, program: PosgenProgram, functions: RoundFunctions, round_: Round, store: TrainingStore
+    ):
         self._program, self._functions, self._store = program, functions, store
-        given = inputs(program, slots)
-        task = trainings_in(slots)[0].task
-        self.data = functions.data(task, functions.place(given.data_key_S))
-        self._train_key_S = functions.place(given.train_key_S)
-        self._table_S, self._tables_SE = functions.place((given.table_S, given.tables_SE))
-        self._state: State = functions.init(functions.place(given.init_key_S))
-        self._slots = len(slots)
-        self._lanes = [
-            _Lane(slot, training, Progress())
-            for slot, training in enumerate(slots)
+        start = inputs(program, round_)
+        self.data = functions.data(round_.trainings[0].task, functions.place(start.data_key_S))
+        self._train_key_S = functions.place(start.train_key_S)
+        self._table_S, self._tables_SE = functions.place((start.table_S, start.tables_SE))
+        self._state: PosgenState = functions.init(functions.place(start.init_key_S))
+        self._lanes = len(round_.lanes)
+        self._unfinished = [
+            _Unfinished(lane, training, TrainingProgress())
+            for lane, training in enumerate(round_.lanes)
             if training is not None and not store.finished(training)
         ]
         self._restore()
@@ -111,7 +118,7 @@ class _RoundRun:
     @property
     def steps_done(self) -> int:
         """Of all unfinished trainings."""
-        return sum(lane.progress.step for lane in self._lanes)
+        return sum(each.progress.step for each in self._unfinished)
 
     @property
     def done(self) -> bool:
@@ -136,45 +143,46 @@ class _RoundRun:
 
     def save(self) -> None:
         """Hands every unfinished training's state to the store."""
-        state = jax.device_get(self._state)
-        for lane in self._lanes:
-            own = jax.tree.map(lambda x, slot=lane.slot: np.asarray(x[slot]), state)
-            self._store.save(lane.training, own, lane.progress)
+        leaves, structure = jax.tree.flatten(jax.device_get(self._state))
+        for each in self._unfinished:
+            state = jax.tree.unflatten(structure, [np.asarray(x_S[each.lane]) for x_S in leaves])
+            self._store.save(each.training, state, each.progress)
 
     def finish(self) -> None:
         """Tests, and hands every training's cells to the store."""
         accuracy_SEP, loss_SEP = self._evaluate(self.data.test_NT)
-        for lane in self._lanes:
-            cells = _cells(self._program, lane, accuracy_SEP[lane.slot], loss_SEP[lane.slot])
-            self._store.finish(lane.training, cells)
+        for each in self._unfinished:
+            cells = _cells(self._program, each, accuracy_SEP[each.lane], loss_SEP[each.lane])
+            self._store.finish(each.training, cells)
 
     def _restore(self) -> None:
-        like = jax.tree.map(lambda x: np.empty(x.shape[1:], x.dtype), self._state)
-        found = [(lane, self._store.restore(lane.training, like)) for lane in self._lanes]
-        if not any(kept for _, kept in found):
+        """Puts saved states into their lanes."""
+        like = jax.tree.map(lambda x_S: np.empty(x_S.shape[1:], x_S.dtype), self._state)
+        saved = [(each, self._store.restore(each.training, like)) for each in self._unfinished]
+        if not any(state for _, state in saved):
             return
-        whole = jax.tree.map(np.array, jax.device_get(self._state))
-        for lane, kept in found:
-            if kept is not None:
-                own, lane.progress = kept
-                jax.tree.map(lambda x_S, x, slot=lane.slot: x_S.__setitem__(slot, x), whole, own)
-        self._state = self._functions.place(whole)
+        leaves, structure = jax.tree.flatten(jax.device_get(self._state))
+        leaves = [np.array(x_S) for x_S in leaves]
+        for each, restored in saved:
+            if restored is not None:
+                state, each.progress = restored
+                for x_S, x in zip(leaves, jax.tree.leaves(state), strict=True):
+                    x_S[each.lane] = x
+        self._state = self._functions.place(jax.tree.unflatten(structure, leaves))
 
-    def _behind(self) -> list[_Lane]:
+    def _behind(self) -> list[_Unfinished]:
         """The trainings that have done the least and have something left to do."""
         train = self._program.train
-
-        def place(lane: _Lane) -> tuple[int, int]:
-            return lane.progress.step, len(lane.progress.validation_step)
-
         end = (train.steps, train.steps // train.validate_every)
-        least = min(map(place, self._lanes), default=end)
-        return [lane for lane in self._lanes if place(lane) == least != end]
+        least = min((each.position for each in self._unfinished), default=end)
+        if least == end:
+            return []
+        return [each for each in self._unfinished if each.position == least]
 
-    def _train(self, behind: list[_Lane]) -> tuple[int, str]:
+    def _train(self, behind: list[_Unfinished]) -> tuple[int, str]:
         began = time.perf_counter()
-        active_S = np.zeros(self._slots, bool)
-        active_S[[lane.slot for lane in behind]] = True
+        active_S = np.zeros(self._lanes, bool)
+        active_S[[each.lane for each in behind]] = True
         self._state, losses = self._functions.train(
             self._state,
             self._functions.place(active_S),
@@ -183,105 +191,85 @@ class _RoundRun:
             self._train_key_S,
         )
         losses_SK = np.asarray(losses, np.float64)
-        for lane in behind:
-            lane.progress.step += losses_SK.shape[1]
-            lane.progress.pending_loss += losses_SK[lane.slot].tolist()
+        for each in behind:
+            each.progress.step += losses_SK.shape[1]
+            each.progress.pending_loss += losses_SK[each.lane].tolist()
         self._count_seconds(behind, began)
         step = behind[0].progress.step
-        diverged = [lane for lane in behind if not np.isfinite(losses_SK[lane.slot]).all()]
+        diverged = [each for each in behind if not np.isfinite(losses_SK[each.lane]).all()]
         if diverged:
-            names = ", ".join(lane.training.name for lane in diverged)
+            names = ", ".join(each.training.name for each in diverged)
             raise FloatingPointError(
                 f"the training loss of {names} is no longer finite at step {step}; lower "
                 "train.learning_rate or set train.gradient_clip"
             )
         more = f" and {len(behind) - 1} more" if len(behind) > 1 else ""
-        loss = np.mean([lane.progress.pending_loss for lane in behind])
+        loss = np.mean([each.progress.pending_loss for each in behind])
         where = f"{behind[0].training.name}{more} step {step}/{self._program.train.steps}"
         return len(behind) * losses_SK.shape[1], f"{where}  loss {loss:.4f}"
 
-    def _validate(self, behind: list[_Lane]) -> None:
+    def _validate(self, behind: list[_Unfinished]) -> None:
         began = time.perf_counter()
         _, loss_SEP = self._evaluate(self.data.validation_NT)
-        for lane in behind:
-            progress, evaluations = lane.progress, len(lane.training.evaluations)
+        for each in behind:
+            progress, evaluations = each.progress, len(each.training.evaluations)
             progress.validation_step.append(progress.step)
-            progress.validation_loss.append(loss_SEP[lane.slot, :evaluations].mean(-1).tolist())
+            progress.validation_loss.append(loss_SEP[each.lane, :evaluations].mean(-1).tolist())
             progress.train_loss.append(float(np.mean(progress.pending_loss)))
             progress.pending_loss = []
         self._count_seconds(behind, began)
 
     def _evaluate(self, rows_SNT: jax.Array) -> tuple[_Float64, _Float64]:
-        """`Measures` of all slots, on the host."""
+        """`PositionMeans` of all lanes, on the host."""
         measures = self._functions.evaluate(self._state.params, rows_SNT, self._tables_SE)
         return np.asarray(measures.accuracy, np.float64), np.asarray(measures.loss, np.float64)
 
-    def _count_seconds(self, lanes: list[_Lane], began: float) -> None:
+    def _count_seconds(self, active: list[_Unfinished], began: float) -> None:
         """Shares the time since then among the trainings of each device."""
         seconds = time.perf_counter() - began
-        share = self._slots // self._functions.devices
-        on_device = collections.Counter(lane.slot // share for lane in lanes)
-        for lane in lanes:
-            lane.progress.seconds += seconds / on_device[lane.slot // share]
+        per_device = self._lanes // self._functions.devices
+        on_device = collections.Counter(each.lane // per_device for each in active)
+        for each in active:
+            each.progress.seconds += seconds / on_device[each.lane // per_device]
 
 
-def _cells(program: Program, lane: _Lane, accuracy_EP: _Float64, loss_EP: _Float64) -> list[Cell]:
-    """The entries of results.json for one training; P are the generated positions."""
-    task, training, progress = program.task, lane.training, lane.progress
-    in_distribution = task.train_length - task.seed_length
-    cells = []
-    for index, evaluation in enumerate(training.evaluations):
-        accuracy, loss = accuracy_EP[index], loss_EP[index]
-        cells.append(
-            {
-                "task": training.task,
-                "method": evaluation.method,
-                "protocol": evaluation.protocol,
-                "trained_as": training.method,
-                "seed": training.seed,
-                "id_accuracy": float(accuracy[:in_distribution].mean()),
-                "ood_accuracy": float(accuracy[in_distribution:].mean()),
-                "id_loss": float(loss[:in_distribution].mean()),
-                "ood_loss": float(loss[in_distribution:].mean()),
-                "accuracy_by_position": [None] * task.seed_length + accuracy.tolist(),
-                "validation_step": progress.validation_step,
-                "validation_loss": [entry[index] for entry in progress.validation_loss],
-                "train_loss": progress.train_loss,
-                "steps": progress.step,
-                "seconds": progress.seconds,
-            }
+def _cells(
+    program: PosgenProgram, finished: _Unfinished, accuracy_EP: _Float64, loss_EP: _Float64
+) -> list[Cell]:
+    """The results of one training; P are the generated positions."""
+    task, training, progress = program.task, finished.training, finished.progress
+    seed_length, in_distribution = task.seed_length, task.train_length - task.seed_length
+    return [
+        Cell(
+            task=training.task,
+            method=evaluation.method,
+            protocol=evaluation.protocol,
+            trained_as=training.method,
+            seed=training.seed,
+            id_accuracy=float(accuracy_P[:in_distribution].mean()),
+            ood_accuracy=float(accuracy_P[in_distribution:].mean()),
+            id_loss=float(loss_P[:in_distribution].mean()),
+            ood_loss=float(loss_P[in_distribution:].mean()),
+            accuracy_by_position=(math.nan,) * seed_length + tuple(accuracy_P.tolist()),
+            validation_step=tuple(progress.validation_step),
+            validation_loss=tuple(losses_E[index] for losses_E in progress.validation_loss),
+            train_loss=tuple(progress.train_loss),
+            steps=progress.step,
+            seconds=progress.seconds,
         )
-    return cells
-
-
-_CELL_NAME = ("task", "method", "protocol", "trained_as", "seed")
-
-
-def trouble_of_cells(found: Any, training: Training) -> str | None:
-    """What is wrong with a training's cells, as read from JSON; None for nothing."""
-    expected = [
-        (training.task, evaluation.method, evaluation.protocol, training.method, training.seed)
-        for evaluation in training.evaluations
+        for index, (evaluation, accuracy_P, loss_P) in enumerate(
+            zip(training.evaluations, accuracy_EP, loss_EP, strict=False)  # idle evaluations follow
+        )
     ]
-    if not isinstance(found, list) or not all(isinstance(cell, dict) for cell in found):
-        return "it is no list of cells"
-    if [tuple(map(cell.get, _CELL_NAME)) for cell in found] != expected:
-        return "it has other cells"
-    for cell in found:
-        try:
-            read_cells({"cells": [cell]})
-        except (ValueError, TypeError, KeyError) as error:
-            return f"a cell cannot be read: {error}"
-    return None
 
 
-class _Meter:
+class _ProgressLog:
     """One progress line every few seconds."""
 
-    def __init__(self, total_steps: int, tokens_per_step: int, interval: float = 5.0):
-        self._total, self._tokens, self._interval = total_steps, tokens_per_step, interval
+    def __init__(self, total_steps: int, tokens_per_step: int):
+        self._total, self._tokens = total_steps, tokens_per_step
         self._began: float | None = None
-        self._said = 0.0
+        self._logged = 0.0
         self._done = self._fresh = 0
 
     def skip(self, steps: int) -> None:
@@ -289,27 +277,24 @@ class _Meter:
         self._done += steps
 
     def advance(self, steps: int, where: str) -> None:
-        """Counts steps just done and says so if the last line is old enough."""
+        """Counts steps just done and logs them if the last line is old enough."""
         self._done += steps
         now = time.perf_counter()
         if self._began is None:  # the first call compiled, so it says nothing about the rest
-            self._began = self._said = now
+            self._began = self._logged = now
             return
         self._fresh += steps
-        if now - self._said < self._interval and self._done < self._total:
+        if now - self._logged < _PROGRESS_SECONDS and self._done < self._total:
             return
-        self._said = now
+        self._logged = now
         rate = self._fresh / (now - self._began)
-        left = int((self._total - self._done) / rate)
         _LOG.info(
-            "%3d %%  %s  %.1f steps/s  %.0f tokens/s  ETA %d:%02d:%02d",
+            "%3d %%  %s  %.1f steps/s  %.0f tokens/s  ETA %s",
             100 * self._done // self._total,
             where,
             rate,
             rate * self._tokens,
-            left // 3600,
-            left // 60 % 60,
-            left % 60,
+            clock((self._total - self._done) / rate),
         )
 
 
@@ -319,9 +304,9 @@ _TURN_SECONDS = 0.2
 
 
 def run(
-    program: Program,
+    program: PosgenProgram,
     trainings: Sequence[Training],
-    store: Store,
+    store: TrainingStore,
     *,
     mesh: Mesh | None = None,
     lanes: int = 0,
@@ -342,34 +327,36 @@ def run(
     Raises:
       FloatingPointError: a training diverged; what was finished before is in the store.
     """
-    mesh = mesh or make_mesh(MeshConfig())
+    mesh = mesh or make_mesh(AblationMeshConfig())
     lanes = lanes or default_lanes(mesh)
     stop = stop or threading.Event()
     steps = program.train.steps
-    made = [slots_here(slots, mesh) for slots in rounds(trainings, devices=mesh.size, lanes=lanes)]
-    made = [slots for slots in made if trainings_in(slots)]
-    here = [training for slots in made for training in trainings_in(slots)]
-    meter = _Meter(steps * len(here), program.train.batch_size * program.task.train_length)
-    if not here:
+    shares = [each.here(mesh) for each in rounds(trainings, devices=mesh.size, lanes=lanes)]
+    shares = [share for share in shares if share.trainings]
+    if not shares:
         return
-    functions = Lanes(program, mesh_here(mesh))
+    log = _ProgressLog(
+        steps * sum(len(share.trainings) for share in shares),
+        program.train.batch_size * program.task.train_length,
+    )
+    functions = RoundFunctions(program, mesh_here(mesh))
 
-    def work() -> None:
-        for slots in made:
+    def run_rounds() -> None:
+        for share in shares:
             if stop.is_set():
                 return
-            finished = sum(map(store.finished, trainings_in(slots)))
-            meter.skip(steps * finished)
-            if finished < len(trainings_in(slots)):
-                _run_round(_RoundRun(program, functions, slots, store))
+            finished = sum(map(store.finished, share.trainings))
+            log.skip(steps * finished)
+            if finished < len(share.trainings):
+                run_round(_RoundRun(program, functions, share, store))
 
-    def _run_round(run: _RoundRun) -> None:
-        meter.skip(run.steps_done)
+    def run_round(run: _RoundRun) -> None:
+        log.skip(run.steps_done)
         saved = time.monotonic()
         while not run.done:
             steps_done, where = run.advance()
             if steps_done:
-                meter.advance(steps_done, where)
+                log.advance(steps_done, where)
             if run.done or stop.is_set() or time.monotonic() - saved > save_every_seconds:
                 run.save()
                 saved = time.monotonic()
@@ -379,7 +366,7 @@ def run(
 
     with futures.ThreadPoolExecutor(1) as pool:
         try:
-            running = pool.submit(work)
+            running = pool.submit(run_rounds)
             while not futures.wait([running], _TURN_SECONDS).done:
                 pass
             running.result()

@@ -7,7 +7,7 @@ methods into trainings:
 - `scaled_at_test` (the authors' code): models are trained unscaled, once without and once with
   resonance, and a scaling's tables are used in validation and test only.
 
-A training is made once, whichever protocols and methods it serves.
+Each training runs once, whichever protocols and methods it serves.
 """
 
 import dataclasses

@@ -1,7 +1,13 @@
 """Which device trains what: the trainings of an ablation along the mesh axis `ablation`.
 
 Trainings share nothing, so nothing is communicated along the axis: every device, and with several
-processes every process, works on its own. Tasks take turns, which bounds what a device holds.
+processes every process, works on its own. Two words describe the packing:
+
+- A *lane* is a place on a device in which one training runs at a time. A device with several lanes
+  runs their trainings side by side, as one program.
+- A *round* is what all lanes of all devices run at once: trainings of one task, one in each lane.
+
+Tasks take turns, which bounds what a device holds.
 """
 
 import dataclasses
@@ -13,18 +19,18 @@ from jax.sharding import AxisType, Mesh
 
 from rrope_jax.model.decoder import attention_name
 from rrope_jax.posgen.grid import Training
-from rrope_jax.posgen.training import Program
+from rrope_jax.posgen.training import PosgenProgram
 from rrope_jax.sharding import refused_for
 
 AXIS = "ablation"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshConfig:
+class AblationMeshConfig:
     """The fields of `config.mesh`.
 
     Attributes:
-      ablation: devices that share the trainings; -1 for all there are.
+      ablation: devices that share the trainings; -1 for all devices.
 
     Raises:
       ValueError: it is neither.
@@ -39,13 +45,13 @@ class MeshConfig:
             )
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: AblationMeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the one axis `ablation`.
 
     Args:
       config: its size.
       devices: those of this run, of all its processes (the default), or of a topology that
-        programs are only compiled for. Where fewer are wanted, the first ones are taken.
+        programs are only compiled for. A smaller mesh takes the first ones.
 
     Raises:
       ValueError: there are not so many devices.
@@ -60,26 +66,26 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def lay_out(
-    program: Program, mesh: MeshConfig, devices: Sequence[jax.Device] | None = None
+    program: PosgenProgram, config: AblationMeshConfig, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """The mesh of an ablation; `rrope posgen` and `rrope plan` refuse what this refuses.
 
     Args:
       program: the setting.
-      mesh, devices: as for `make_mesh`.
+      config, devices: as for `make_mesh`.
 
     Raises:
-      LayoutError: there are not so many devices, or the attention that the model asks for cannot be
-        computed there.
+      LayoutError: there are not so many devices, or they cannot compute the attention that the
+        model asks for.
     """
     with refused_for("mesh"):
-        made = make_mesh(mesh, devices)
-    attentions_of(program, made)
-    return made
+        mesh = make_mesh(config, devices)
+    attentions_of(program, mesh)
+    return mesh
 
 
-def attentions_of(program: Program, mesh: Mesh) -> tuple[str, str]:
-    """Which implementations of attention training and test take on the devices of a mesh.
+def attentions_of(program: PosgenProgram, mesh: Mesh) -> tuple[str, str]:
+    """The implementations of attention in training and in test on the devices of a mesh.
 
     Raises:
       LayoutError: the one that the model asks for cannot compute it there.
@@ -100,12 +106,37 @@ def attentions_of(program: Program, mesh: Mesh) -> tuple[str, str]:
         )
 
 
-Round = tuple[Training | None, ...]
-"""Trainings of one task that run as one program, in slots.
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """Trainings of one task that run at once, as one program.
 
-The slots of a device follow one another, and every device has as many; None is in those that no
-training is left for.
-"""
+    Attributes:
+      lanes: the training in each lane, None where the lane is idle. The lanes of a device follow
+        one another, and every device has equally many.
+    """
+
+    lanes: tuple[Training | None, ...]
+
+    @property
+    def trainings(self) -> tuple[Training, ...]:
+        """Those of the lanes that are not idle."""
+        return tuple(training for training in self.lanes if training is not None)
+
+    @property
+    def evaluations(self) -> int:
+        """The largest number of evaluations of a training."""
+        return max(len(training.evaluations) for training in self.trainings)
+
+    def here(self, mesh: Mesh) -> "Round":
+        """The lanes on the devices of this process."""
+        per_device = len(self.lanes) // mesh.size
+        return Round(
+            tuple(
+                self.lanes[index * per_device + lane]
+                for index in _indices_here(mesh)
+                for lane in range(per_device)
+            )
+        )
 
 
 def rounds(trainings: Sequence[Training], *, devices: int, lanes: int) -> tuple[Round, ...]:
@@ -114,40 +145,33 @@ def rounds(trainings: Sequence[Training], *, devices: int, lanes: int) -> tuple[
     Args:
       trainings: all trainings of the ablation.
       devices: devices along the axis.
-      lanes: most trainings of a device at a time; 0 for its share of a task.
+      lanes: the most lanes of a device; 0 for as many as its share of a task.
     """
     by_task: dict[str, list[Training]] = {}
     for training in trainings:
         by_task.setdefault(training.task, []).append(training)
-    made: list[Round] = []
-    for members in by_task.values():
-        share = -(-len(members) // devices)
-        slots = devices * min(lanes or share, share)
-        idle = (None,) * (-len(members) % slots)
-        filled = (*members, *idle)
-        made += [filled[first : first + slots] for first in range(0, len(filled), slots)]
-    place = {training: place for place, training in enumerate(trainings)}
-    return tuple(sorted(made, key=lambda slots: place[trainings_in(slots)[0]]))
+    all_rounds: list[Round] = []
+    for of_task in by_task.values():
+        share = -(-len(of_task) // devices)
+        size = devices * min(lanes or share, share)
+        idle = (None,) * (-len(of_task) % size)
+        filled = (*of_task, *idle)
+        all_rounds += [Round(filled[i : i + size]) for i in range(0, len(filled), size)]
+    order = {training: index for index, training in enumerate(trainings)}
+    return tuple(sorted(all_rounds, key=lambda each: order[each.trainings[0]]))
 
 
-def trainings_in(slots: Round) -> tuple[Training, ...]:
-    """The slots that are not idle."""
-    return tuple(training for training in slots if training is not None)
+def default_lanes(mesh: Mesh) -> int:
+    """`lanes` for `rounds`: one on CPUs, a device's share of a task on accelerators."""
+    return 1 if mesh.devices.flat[0].platform == "cpu" else 0
 
 
 def mesh_here(mesh: Mesh) -> Mesh:
-    """The devices of this process, which need not be neighbours along the axis."""
-    return make_mesh(MeshConfig(), [mesh.devices.flat[place] for place in _places_here(mesh)])
+    """The devices of this process, which need not be neighbors along the axis."""
+    devices = [mesh.devices.flat[index] for index in _indices_here(mesh)]
+    return make_mesh(AblationMeshConfig(), devices)
 
 
-def slots_here(slots: Round, mesh: Mesh) -> Round:
-    """Those of the devices of this process."""
-    lanes = len(slots) // mesh.size
-    return tuple(
-        slots[place * lanes + lane] for place in _places_here(mesh) for lane in range(lanes)
-    )
-
-
-def _places_here(mesh: Mesh) -> list[int]:
-    here = jax.process_index()
-    return [i for i, device in enumerate(mesh.devices.flat) if device.process_index == here]
+def _indices_here(mesh: Mesh) -> list[int]:
+    process = jax.process_index()
+    return [i for i, device in enumerate(mesh.devices.flat) if device.process_index == process]

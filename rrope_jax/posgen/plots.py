@@ -1,8 +1,7 @@
 """Figures of the PosGen report, as PNG bytes."""
 
-import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -21,9 +20,12 @@ from matplotlib.ticker import (
 )
 
 from rrope_jax.posgen import labels
-from rrope_jax.posgen.cells import Cell, read_cells
+from rrope_jax.posgen.results import Cell, Results
 from rrope_jax.posgen.summary import SeedStatistics, have_learned, seed_statistics
-from rrope_jax.reporting.style import INK, legend_below, png, style
+from rrope_jax.reporting.colours import INK
+from rrope_jax.reporting.figure import Figures, ReportFigure, draw, pngs
+from rrope_jax.reporting.methods import method_colour, method_label, order_methods
+from rrope_jax.reporting.style import legend_below
 from rrope_jax.rope.methods import is_resonance
 
 SMOOTHING_WINDOW = 8
@@ -44,9 +46,9 @@ def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     Returns:
       float64[n], nan where the whole window is nan.
     """
-    known = ~np.isnan(values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(known)])
+    measured = ~np.isnan(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(measured, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(measured)])
     index = np.arange(values.size)
     start = np.maximum(index - (window - 1) // 2, 0)
     stop = np.minimum(index + window // 2 + 1, values.size)
@@ -77,14 +79,14 @@ def smooth_by_position(accuracy_T: np.ndarray, train_length: int) -> np.ndarray:
 def _line_style(method: str) -> dict[str, Any]:
     """Resonance dark and solid, the plain variant light and dashed."""
     return {
-        "color": labels.method_colour(method),
+        "color": method_colour(method),
         "linestyle": "-" if is_resonance(method) else (0, (4, 1.5)),
         "linewidth": 1.8,
     }
 
 
 def _line_handles(methods: Sequence[str]) -> list[Artist]:
-    return [Line2D([], [], label=labels.method_label(m), **_line_style(m)) for m in methods]
+    return [Line2D([], [], label=method_label(m), **_line_style(m)) for m in methods]
 
 
 def _draw_guessing(axes: Axes, modulus: int) -> Line2D:
@@ -96,19 +98,19 @@ def _draw_guessing(axes: Axes, modulus: int) -> Line2D:
 
 def _draw_over_seeds(axes: Axes, x_N: np.ndarray, y_SN: np.ndarray, method: str) -> None:
     """Mean line over seeds with a band from the lowest to the highest seed."""
-    colour = labels.method_colour(method)
+    colour = method_colour(method)
     axes.fill_between(x_N, y_SN.min(axis=0), y_SN.max(axis=0), color=colour, alpha=0.18, lw=0)
-    axes.plot(x_N, y_SN.mean(axis=0), label=labels.method_label(method), **_line_style(method))
+    axes.plot(x_N, y_SN.mean(axis=0), label=method_label(method), **_line_style(method))
 
 
 def _rows(cells: Sequence[Cell], figure: Figure) -> Iterator[tuple[SubFigure, list[Cell]]]:
     """One row of the figure for each protocol, under its name where there are several."""
-    protocols = labels.order_protocols(cell.key.protocol for cell in cells)
+    protocols = labels.order_protocols(cell.protocol for cell in cells)
     rows = figure.subfigures(len(protocols), 1, squeeze=False)[:, 0]
     for row, protocol in zip(rows, protocols, strict=True):
         if len(protocols) > 1:
             row.suptitle(labels.protocol_label(protocol), fontsize=12, fontweight="bold")
-        yield row, [cell for cell in cells if cell.key.protocol == protocol]
+        yield row, [cell for cell in cells if cell.protocol == protocol]
 
 
 def _task_panels(
@@ -119,8 +121,8 @@ def _task_panels(
     Returns:
       The figure, and each panel with its cells (none where nothing has finished yet).
     """
-    tasks = labels.order_tasks(cell.key.task for cell in cells)
-    num_rows = len({cell.key.protocol for cell in cells})
+    tasks = labels.order_tasks(cell.task for cell in cells)
+    num_rows = len({cell.protocol for cell in cells})
     figure = Figure(figsize=(max(5.5, 3.4 * len(tasks)), 3.4 * num_rows + 0.4))
     panels = []
     for row, of_row in _rows(cells, figure):
@@ -128,7 +130,7 @@ def _task_panels(
         row_axes[0].set_ylabel(y_label)
         for axes, task in zip(row_axes, tasks, strict=True):
             axes.set_title(labels.task_label(task))
-            of_panel = [cell for cell in of_row if cell.key.task == task]
+            of_panel = [cell for cell in of_row if cell.task == task]
             if not of_panel:
                 axes.text(0.5, 0.5, "no cell finished", transform=axes.transAxes, ha="center")
             panels.append((axes, of_panel))
@@ -143,10 +145,11 @@ def _not_learned(of_methods: Sequence[Sequence[Cell]]) -> list[str]:
     return [_NOT_LEARNED + (f": {count} of {len(of_methods)}" if count < len(of_methods) else "")]
 
 
-def _draw_ood_accuracy(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Figure:
-    tasks = labels.order_tasks(cell.key.task for cell in cells)
-    methods = labels.order_methods(cell.key.method for cell in cells)
-    num_rows = len({cell.key.protocol for cell in cells})
+def _draw_ood_accuracy(results: Results) -> Figure:
+    cells, setting = results.cells, results.setting
+    tasks = labels.order_tasks(cell.task for cell in cells)
+    methods = order_methods(cell.method for cell in cells)
+    num_rows = len({cell.protocol for cell in cells})
     bar_width = min(0.84 / len(methods), 0.25)
     figure = Figure(figsize=(max(6.5, 0.55 * len(tasks) * len(methods) + 2), 3.5 * num_rows + 0.4))
     all_learned = True
@@ -154,7 +157,7 @@ def _draw_ood_accuracy(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Fig
         axes = row.subplots()
         guessing = _draw_guessing(axes, setting["modulus"])
         for (t, task), (m, method) in itertools.product(enumerate(tasks), enumerate(methods)):
-            of_bar = [c for c in of_row if (c.key.task, c.key.method) == (task, method)]
+            of_bar = [c for c in of_row if (c.task, c.method) == (task, method)]
             accuracy_S = [100 * cell.ood_accuracy for cell in of_bar]
             statistics = seed_statistics(accuracy_S)
             if statistics.n > 0:
@@ -166,7 +169,7 @@ def _draw_ood_accuracy(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Fig
         axes.tick_params(axis="x", length=0)
         axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(0, 112), yticks=range(0, 101, 20))
         axes.set_ylabel(f"accuracy beyond {setting['train_length']} tokens, %")
-    bars = [Patch(label=labels.method_label(m), **_bar_style(m, learned=True)) for m in methods]
+    bars = [Patch(label=method_label(m), **_bar_style(m, learned=True)) for m in methods]
     if not all_learned:
         bars.append(Patch(facecolor="white", edgecolor=INK, hatch=_HATCH, label=_NOT_LEARNED))
     legend_below(figure, [*bars, guessing])
@@ -175,7 +178,7 @@ def _draw_ood_accuracy(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Fig
 
 def _bar_style(method: str, learned: bool) -> dict[str, Any]:
     """Filled where the task is learned, else hatched: such a bar is no result."""
-    colour = labels.method_colour(method)
+    colour = method_colour(method)
     if learned:
         return {"color": colour}
     return {"facecolor": "white", "edgecolor": colour, "hatch": _HATCH}
@@ -212,7 +215,8 @@ def _draw_bar(
     )
 
 
-def _draw_accuracy_by_position(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Figure:
+def _draw_accuracy_by_position(results: Results) -> Figure:
+    cells, setting = results.cells, results.setting
     train_length, test_length = setting["train_length"], setting["test_length"]
     # About four ticks, all at multiples of the training length.
     tick_step = train_length * max(1, round(test_length / train_length / 4))
@@ -220,8 +224,8 @@ def _draw_accuracy_by_position(cells: Sequence[Cell], setting: Mapping[str, Any]
     for axes, of_panel in panels:
         guessing = _draw_guessing(axes, setting["modulus"])
         of_methods = {
-            method: [cell for cell in of_panel if cell.key.method == method]
-            for method in labels.order_methods(cell.key.method for cell in of_panel)
+            method: [cell for cell in of_panel if cell.method == method]
+            for method in order_methods(cell.method for cell in of_panel)
         }
         for method, of_method in of_methods.items():
             accuracy_ST = np.array(
@@ -245,7 +249,7 @@ def _draw_accuracy_by_position(cells: Sequence[Cell], setting: Mapping[str, Any]
         axes.xaxis.set_major_locator(MultipleLocator(tick_step))
         axes.set(xlim=(0, test_length), ylim=(0, 103))
         axes.set_xlabel("\n".join(["position", *_not_learned(list(of_methods.values()))]))
-    methods = labels.order_methods(cell.key.method for cell in cells)
+    methods = order_methods(cell.method for cell in cells)
     legend_below(figure, [*_line_handles(methods), guessing])
     return figure
 
@@ -257,13 +261,13 @@ def _losses_over_seeds(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(step_N), np.array([[losses[step] for step in step_N] for losses in by_step])
 
 
-def _draw_validation_loss(cells: Sequence[Cell], setting: Mapping[str, Any]) -> Figure:
-    del setting
+def _draw_validation_loss(results: Results) -> Figure:
+    cells = results.cells
     figure, panels = _task_panels(cells, "validation loss", share_y=False)
     for axes, of_panel in panels:
-        for method in labels.order_methods(cell.key.method for cell in of_panel):
+        for method in order_methods(cell.method for cell in of_panel):
             step_N, loss_SN = _losses_over_seeds(
-                [cell for cell in of_panel if cell.key.method == method]
+                [cell for cell in of_panel if cell.method == method]
             )
             _draw_over_seeds(axes, step_N, loss_SN, method)
         axes.set_yscale("log")
@@ -272,41 +276,26 @@ def _draw_validation_loss(cells: Sequence[Cell], setting: Mapping[str, Any]) -> 
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set(xlabel="training step")
-    legend_below(figure, _line_handles(labels.order_methods(cell.key.method for cell in cells)))
+    legend_below(figure, _line_handles(order_methods(cell.method for cell in cells)))
     return figure
 
 
-@dataclasses.dataclass(frozen=True)
-class FigureKind:
-    """A figure of the report.
-
-    Attributes:
-      title: its name.
-      caption: what lines, bands and dots stand for.
-      draw: makes it from at least one cell and the setting of the results.
-    """
-
-    title: str
-    caption: str
-    draw: Callable[[Sequence[Cell], Mapping[str, Any]], Figure]
-
-
-FIGURES: Mapping[str, FigureKind] = MappingProxyType(
+FIGURES: Figures = MappingProxyType(
     {
-        "ood_accuracy.png": FigureKind(
+        "ood_accuracy.png": ReportFigure(
             "Accuracy beyond the training length",
             "Bars are means over seeds, error bars one sample standard deviation, dots single "
             "seeds; the dotted line is guessing. Hatched: not learned in distribution, no result.",
             _draw_ood_accuracy,
         ),
-        "accuracy_by_position.png": FigureKind(
+        "accuracy_by_position.png": ReportFigure(
             "Accuracy by position",
             "Lines are means over seeds, bands reach from the lowest to the highest seed. Each "
             f"seed is smoothed by a centred moving mean of {SMOOTHING_WINDOW} positions, shorter "
             "at the ends and never across the training length.",
             _draw_accuracy_by_position,
         ),
-        "validation_loss.png": FigureKind(
+        "validation_loss.png": ReportFigure(
             "Validation loss during training",
             "Lines are means over seeds (the paper's Figure 3), bands reach from the lowest to the "
             "highest seed. A training that serves several methods is validated with the tables of "
@@ -317,31 +306,15 @@ FIGURES: Mapping[str, FigureKind] = MappingProxyType(
 )
 
 
-def figures(results: Mapping[str, Any]) -> dict[str, Figure]:
-    """The figures of `FIGURES` by file name; none when no cell has finished.
-
-    Args:
-      results: the dict that `rrope posgen` writes as results.json, complete or partial.
+def figures(results: Results) -> dict[str, Figure]:
+    """The figures of `FIGURES` by file name; none before a cell has finished.
 
     Raises:
-      ValueError: malformed cells (see `read_cells`).
+      ValueError: a cell appears twice.
     """
-    cells = read_cells(results)
-    if not cells:
-        return {}
-    with style():
-        return {name: kind.draw(cells, results["setting"]) for name, kind in FIGURES.items()}
+    return draw(FIGURES, results.in_report_order()) if results.cells else {}
 
 
-def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """The report's figures as PNG files: file name -> bytes, the same bytes for the same results.
-
-    Args:
-      results: the dict that `rrope posgen` writes as results.json, complete or partial. Without
-        a finished cell there is nothing to draw and the mapping is empty.
-
-    Raises:
-      ValueError: malformed cells (see `read_cells`).
-    """
-    with style():
-        return {name: png(figure) for name, figure in figures(results).items()}
+def plots(results: Results) -> dict[str, bytes]:
+    """The same as PNG files, the same bytes for the same results."""
+    return pngs(FIGURES, results.in_report_order()) if results.cells else {}

@@ -8,37 +8,39 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rrope_jax.posgen import labels, published
-from rrope_jax.posgen.cells import Cell, CellKey, missing_cells, read_cells
 from rrope_jax.posgen.plots import FIGURES, plots
+from rrope_jax.posgen.results import Cell, Results
 from rrope_jax.posgen.summary import (
     LEARNED_ID_ACCURACY,
     MethodSummary,
     ResonanceDifference,
     SeedStatistics,
+    by_row,
     resonance_differences,
     summarise,
 )
-from rrope_jax.reporting.markdown import table
+from rrope_jax.reporting.figure import plots_section
+from rrope_jax.reporting.methods import method_label, order_methods
+from rrope_jax.reporting.table import NOT_AVAILABLE, table
 from rrope_jax.rope.methods import resonance_variant
 
-__all__ = ["markdown", "plots", "resonance_differences", "summarise"]
+__all__ = ["markdown", "plots"]
 
-_NOT_THERE = "n/a"
 _NOT_LEARNED = "†"
 
 
 def _percent(fraction: float) -> str:
-    return _NOT_THERE if math.isnan(fraction) else f"{100 * fraction:.2f}"
+    return NOT_AVAILABLE if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
 def _points(fraction: float) -> str:
-    return _NOT_THERE if math.isnan(fraction) else f"{100 * fraction:+.2f}"
+    return NOT_AVAILABLE if math.isnan(fraction) else f"{100 * fraction:+.2f}"
 
 
 def _mean_std(statistics: SeedStatistics | None, num_seeds: int) -> str:
     """`mean ± std`, with its n where that is not the number of seeds of the setting."""
     if statistics is None or statistics.n == 0:
-        return _NOT_THERE
+        return NOT_AVAILABLE
     text = _percent(statistics.mean)
     if statistics.n > 1:
         text += f" ± {_percent(statistics.std)}"
@@ -48,7 +50,7 @@ def _mean_std(statistics: SeedStatistics | None, num_seeds: int) -> str:
 def _ood_text(row: MethodSummary | None, num_seeds: int) -> str:
     """OOD `mean ± std`, marked where the task is not learned in distribution."""
     if row is None:
-        return _NOT_THERE
+        return NOT_AVAILABLE
     text = _mean_std(row.ood, num_seeds)
     return text if row.learned else f"{text} {_NOT_LEARNED}"
 
@@ -61,15 +63,15 @@ def _setting_value(value: Any) -> str:
     return str(value)
 
 
-def _header(results: Mapping[str, Any], done: int) -> list[str]:
-    setting = results["setting"]
+def _header(results: Results) -> list[str]:
+    setting = results.setting
     train_length, test_length = setting["train_length"], setting["test_length"]
     context = setting["j"] + setting["k"]
-    parts = [f"# PosGen: {results['name']}"]
-    if not results["complete"]:
+    parts = [f"# PosGen: {results.name}"]
+    if not results.complete:
         parts.append(
-            f"**Partial run: {done} of {results['cells_expected']} cells are finished.** "
-            "What is missing is listed at the end; a number from fewer seeds carries its n."
+            f"**Partial run: {len(results.cells)} of {results.cells_expected} cells are finished."
+            "** What is missing is listed at the end; a number from fewer seeds carries its n."
         )
     parts.append(
         f"Each token is a function of j + k = {setting['j']} + {setting['k']} earlier ones modulo "
@@ -80,21 +82,18 @@ def _header(results: Mapping[str, Any], done: int) -> list[str]:
         "under one method. All accuracies are in percent; ± is the sample standard deviation "
         "over seeds."
     )
-    rows = [
-        ("seeds", _setting_value(setting["seeds"])),
-        *((key, _setting_value(setting[key])) for key in ("splits", "rope", "model", "train")),
-        *_products_row(setting),
-        ("backend", _setting_value(results["backend"])),
-        ("versions", _setting_value(results["versions"])),
-    ]
+    shown = {key: setting[key] for key in ("seeds", "splits", "rope", "model", "train")}
+    if setting.get("matmul_precision") is not None:  # earlier releases have no such key
+        shown["float32 products"] = setting["matmul_precision"]
+    shown |= {"backend": results.backend, "versions": results.versions}
+    rows = [(key, _setting_value(value)) for key, value in shown.items()]
     parts.append(table(("setting", "value"), rows, text_columns=2))
+    if not setting["is_paper"]:
+        parts.append(
+            "This is another setting than the paper's (usually a smaller one): its numbers do not "
+            "compare with the paper's Table 1 one for one."
+        )
     return parts
-
-
-def _products_row(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Only where a precision was asked for; results from before it could be have no such key."""
-    precision = setting.get("matmul_precision")
-    return [] if precision is None else [("float32 products", str(precision))]
 
 
 def _by_task_and_method(
@@ -114,11 +113,11 @@ def _accuracy_table(
     tasks = labels.order_tasks(row.task for row in rows)
     show_training = any(row.trained_as != row.method for row in rows)
     lines = []
-    for method in labels.order_methods(row.method for row in rows):
-        line = [labels.method_label(method)]
+    for method in order_methods(row.method for row in rows):
+        line = [method_label(method)]
         if show_training:
-            trainings = labels.order_methods(r.trained_as for r in rows if r.method == method)
-            line.append(" / ".join(map(labels.method_label, trainings)))
+            trainings = order_methods(r.trained_as for r in rows if r.method == method)
+            line.append(" / ".join(map(method_label, trainings)))
         line += [entry(summaries.get((task, method))) for task in tasks]
         lines.append(line)
     text = ["method", "trained as"] if show_training else ["method"]
@@ -130,8 +129,7 @@ def _not_learned(rows: Sequence[MethodSummary]) -> str | None:
     if not low:
         return None
     names = "; ".join(
-        f"{labels.method_label(row.method)} on {labels.task_label(row.task)} "
-        f"({_percent(row.id.mean)})"
+        f"{method_label(row.method)} on {labels.task_label(row.task)} ({_percent(row.id.mean)})"
         for row in low
     )
     return (
@@ -145,7 +143,7 @@ def _published_difference(task: str, scaling: str) -> str:
     plain = published.TABLE_1.get((task, scaling))
     resonance = published.TABLE_1.get((task, resonance_variant(scaling)))
     if plain is None or resonance is None:
-        return _NOT_THERE
+        return NOT_AVAILABLE
     return f"{resonance.mean - plain.mean:+.2f}"
 
 
@@ -157,7 +155,7 @@ def _differences_section(differences: Sequence[ResonanceDifference], is_paper: b
     for row in differences:
         line = [
             labels.task_label(row.task),
-            labels.method_label(row.scaling),
+            method_label(row.scaling),
             row.verdict,
             _points(row.mean),
             _percent(row.spread),
@@ -186,23 +184,23 @@ def _differences_section(differences: Sequence[ResonanceDifference], is_paper: b
 
 def _published_text(entry: published.PublishedAccuracy | None) -> str:
     if entry is None:
-        return _NOT_THERE
+        return NOT_AVAILABLE
     if entry.variance == 0:
         return f"{entry.mean:.2f} ± <{published.ZERO_VARIANCE_STD_BOUND:.1f}"
     return f"{entry.mean:.2f} ± {entry.std:.1f}"
 
 
 def _order(means: Mapping[str, float]) -> str:
-    return " > ".join(map(labels.method_label, sorted(means, key=lambda m: -means[m])))
+    return " > ".join(map(method_label, sorted(means, key=lambda m: -means[m])))
 
 
 def _paper_section(rows: Sequence[MethodSummary], num_seeds: int) -> list[str]:
     summaries = _by_task_and_method(rows)
     tasks = labels.order_tasks(task for task, _ in published.TABLE_1)
-    methods = labels.order_methods(method for _, method in published.TABLE_1)
+    methods = order_methods(method for _, method in published.TABLE_1)
     lines = []
     for method in methods:
-        line = [labels.method_label(method)]
+        line = [method_label(method)]
         for task in tasks:
             ours = summaries.get((task, method))
             line.append(_published_text(published.TABLE_1.get((task, method))))
@@ -240,17 +238,14 @@ def _paper_section(rows: Sequence[MethodSummary], num_seeds: int) -> list[str]:
 
 
 def _seeds_section(cells: Sequence[Cell], seeds: Sequence[int]) -> list[str]:
-    accuracies = {
-        cell.key: f"{_percent(cell.ood_accuracy)} ({_percent(cell.id_accuracy)})" for cell in cells
-    }
     lines = []
-    for protocol, task, method in dict.fromkeys(
-        (cell.key.protocol, cell.key.task, cell.key.method) for cell in cells
-    ):
-        by_seed = (
-            accuracies.get(CellKey(protocol, task, method, seed), _NOT_THERE) for seed in seeds
-        )
-        lines.append([labels.task_label(task), labels.method_label(method), *by_seed])
+    for (_, task, method), of_row in by_row(cells).items():
+        by_seed = {
+            cell.seed: f"{_percent(cell.ood_accuracy)} ({_percent(cell.id_accuracy)})"
+            for cell in of_row
+        }
+        entries = (by_seed.get(seed, NOT_AVAILABLE) for seed in seeds)
+        lines.append([labels.task_label(task), method_label(method), *entries])
     return [
         "### Every seed",
         "OOD accuracy, in brackets in distribution.",
@@ -258,23 +253,19 @@ def _seeds_section(cells: Sequence[Cell], seeds: Sequence[int]) -> list[str]:
     ]
 
 
-def _protocol_section(
-    protocol: str,
-    cells: Sequence[Cell],
-    rows: Sequence[MethodSummary],
-    differences: Sequence[ResonanceDifference],
-    setting: Mapping[str, Any],
-) -> list[str]:
+def _protocol_section(protocol: str, results: Results) -> list[str]:
+    """The tables of one protocol; `results` have its cells alone."""
+    cells, setting = results.cells, results.setting
+    rows, differences = summarise(cells), resonance_differences(cells)
     num_seeds = setting["num_seeds"]
     parts = [f"## {labels.protocol_label(protocol)} (`{protocol}`)"]
     if protocol in labels.PROTOCOL_NOTES:
         parts.append(labels.PROTOCOL_NOTES[protocol])
     parts += [
-        f"### OOD accuracy, {num_seeds} seed{'s' if num_seeds > 1 else ''}",
+        f"### OOD accuracy, {num_seeds} {'seed' if num_seeds == 1 else 'seeds'}",
         _accuracy_table(rows, lambda row: _ood_text(row, num_seeds)),
     ]
-    not_learned = _not_learned(rows)
-    if not_learned:
+    if not_learned := _not_learned(rows):
         parts.append(not_learned)
     parts += [
         "### In-distribution accuracy",
@@ -284,17 +275,18 @@ def _protocol_section(
         parts += _differences_section(differences, setting["is_paper"])
     if setting["is_paper"]:
         parts += _paper_section(rows, num_seeds)
-    parts += _seeds_section(cells, sorted({*setting["seeds"], *(c.key.seed for c in cells)}))
-    return parts
+    return parts + _seeds_section(
+        cells, sorted({*setting["seeds"], *(cell.seed for cell in cells)})
+    )
 
 
-def _missing_section(results: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
-    missing, unnamed = missing_cells(results, cells)
+def _missing_section(results: Results) -> list[str]:
+    missing, unnamed = results.missing_cells()
     seeds: dict[tuple[str, str, str], list[str]] = {}
-    for key in missing:
-        seeds.setdefault((key.protocol, key.task, key.method), []).append(str(key.seed))
+    for protocol, task, method, seed in missing:
+        seeds.setdefault((protocol, task, method), []).append(str(seed))
     lines = [
-        (protocol, labels.task_label(task), labels.method_label(method), ", ".join(of_method))
+        (protocol, labels.task_label(task), method_label(method), ", ".join(of_method))
         for (protocol, task, method), of_method in seeds.items()
     ]
     parts = []
@@ -305,36 +297,20 @@ def _missing_section(results: Mapping[str, Any], cells: Sequence[Cell]) -> list[
     return ["## Missing cells", *parts] if parts else []
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The text of report.md; it shows the images of `plots` by file name.
+def markdown(results: Results) -> str:
+    """The text of report.md, which shows the images of `plots` by file name.
 
     Args:
-      results: the dict that `rrope posgen` writes as results.json, complete or partial.
+      results: complete or partial.
 
     Raises:
-      ValueError: malformed cells (see `read_cells` and `summarise`).
+      ValueError: a cell appears twice, or seeds of a row were trained with different methods.
     """
-    setting = results["setting"]
-    cells = read_cells(results)
-    rows = summarise(results)
-    differences = resonance_differences(results)
-    parts = _header(results, len(cells))
-    if not setting["is_paper"]:
-        parts.append(
-            "This is another setting than the paper's (usually a smaller one): its numbers do not "
-            "compare with the paper's Table 1 one for one."
-        )
-    for protocol in labels.order_protocols(cell.key.protocol for cell in cells):
-        parts += _protocol_section(
-            protocol,
-            [cell for cell in cells if cell.key.protocol == protocol],
-            [row for row in rows if row.protocol == protocol],
-            [row for row in differences if row.protocol == protocol],
-            setting,
-        )
-    if cells:
-        parts.append("## Plots")
-        for file_name, figure in FIGURES.items():
-            parts += [f"![{figure.title}]({file_name})", f"*{figure.title}.* {figure.caption}"]
-    parts += _missing_section(results, cells)
+    results = results.in_report_order()
+    parts = _header(results)
+    for protocol in labels.order_protocols(cell.protocol for cell in results.cells):
+        parts += _protocol_section(protocol, results.of_protocol(protocol))
+    if results.cells:
+        parts += plots_section(FIGURES)
+    parts += _missing_section(results)
     return "\n\n".join(parts) + "\n"

@@ -1,14 +1,13 @@
 """Statistics over the seeds of a PosGen run."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
-from rrope_jax.posgen.cells import Cell, read_cells
+from rrope_jax.posgen.results import Cell
 from rrope_jax.rope.methods import is_resonance, plain_variant
 
 Verdict = Literal["above", "below", "within spread", "no spread known", "not learned"]
@@ -136,25 +135,25 @@ def verdict(mean_difference: float, spread: float) -> Verdict:
     return "above" if mean_difference > 0 else "below"
 
 
-def _group(cells: Sequence[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
-    def key(cell: Cell) -> tuple[str, str, str]:
-        return cell.key.protocol, cell.key.task, cell.key.method
+def by_row(cells: Iterable[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
+    """Cells by protocol, task and method: a row of the report each."""
+    rows: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        rows.setdefault((cell.protocol, cell.task, cell.method), []).append(cell)
+    return rows
 
-    # `read_cells` sorts by this key, so consecutive cells make up whole groups.
-    return {name: list(group) for name, group in itertools.groupby(cells, key)}
 
-
-def summarise(results: Mapping[str, Any]) -> tuple[MethodSummary, ...]:
-    """One row per protocol, task and method, in report order, over the cells that are finished.
+def summarise(cells: Iterable[Cell]) -> tuple[MethodSummary, ...]:
+    """One row per protocol, task and method, over the cells that are finished.
 
     Args:
-      results: the dict that `rrope posgen` writes as results.json.
+      cells: in report order.
 
     Raises:
-      ValueError: malformed cells, or seeds of one row that were trained with different methods.
+      ValueError: seeds of one row were trained with different methods.
     """
     rows = []
-    for (protocol, task, method), group in _group(read_cells(results)).items():
+    for (protocol, task, method), group in by_row(cells).items():
         trained_as = {cell.trained_as for cell in group}
         if len(trained_as) > 1:
             raise ValueError(
@@ -167,7 +166,7 @@ def summarise(results: Mapping[str, Any]) -> tuple[MethodSummary, ...]:
                 task=task,
                 method=method,
                 trained_as=trained_as.pop(),
-                seeds=tuple(cell.key.seed for cell in group),
+                seeds=tuple(cell.seed for cell in group),
                 ood=seed_statistics([cell.ood_accuracy for cell in group]),
                 id=seed_statistics([cell.id_accuracy for cell in group]),
             )
@@ -175,17 +174,17 @@ def summarise(results: Mapping[str, Any]) -> tuple[MethodSummary, ...]:
     return tuple(rows)
 
 
-def resonance_differences(results: Mapping[str, Any]) -> tuple[ResonanceDifference, ...]:
+def resonance_differences(cells: Iterable[Cell]) -> tuple[ResonanceDifference, ...]:
     """Resonance against the same scaling without it, per protocol and task, paired by seed.
 
     Only seeds that both variants finished are compared; a pair without a shared seed has no row.
 
     Args:
-      results: the dict that `rrope posgen` writes as results.json.
+      cells: in report order.
     """
     by_method = {
-        name: {cell.key.seed: cell for cell in group if not math.isnan(cell.ood_accuracy)}
-        for name, group in _group(read_cells(results)).items()
+        name: {cell.seed: cell for cell in group if not math.isnan(cell.ood_accuracy)}
+        for name, group in by_row(cells).items()
     }
     rows = []
     for (protocol, task, method), resonance in by_method.items():
@@ -195,7 +194,7 @@ def resonance_differences(results: Mapping[str, Any]) -> tuple[ResonanceDifferen
         if not is_resonance(method) or not seeds:
             continue
         pair = [[variant[seed] for seed in seeds] for variant in (plain, resonance)]
-        plain_S, resonance_S = (np.array([c.ood_accuracy for c in cells]) for cells in pair)
+        plain_S, resonance_S = (np.array([cell.ood_accuracy for cell in of_one]) for of_one in pair)
         learned = all(map(have_learned, pair))
         difference_S = resonance_S - plain_S
         spread = math.sqrt((_std(plain_S) ** 2 + _std(resonance_S) ** 2) / 2)

@@ -1,1 +1,1 @@
-"""What all reports are written with: the look of figures, pieces of markdown."""
+"""What every report is made of: tables, figures, labels, and the files they are written to."""

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-INK = "#333333"
+from rrope_jax.reporting.colours import INK
 
 # Keys are Any because matplotlib 3.11 types them as literals and 3.10 as strings.
 _STYLE: Mapping[Any, Any] = MappingProxyType(

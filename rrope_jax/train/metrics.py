@@ -16,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
 from rrope_jax.io.target import replace_file
+from rrope_jax.reporting.quantities import clock
 
 _LOG = logging.getLogger(__name__)
 
@@ -188,11 +189,5 @@ class Progress:
             record["learning_rate"],
             record["tokens_per_second"],
             100 * record["waiting"],
-            _duration(left),
+            clock(left),
         )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from rrope_jax.reporting.markdown import table
 from rrope_jax.reporting.style import png, style
+from rrope_jax.reporting.table import table
 from rrope_jax.run.workdir import Workdir
 from tests.accelerator import posgen_paper, precision, results
 from tests.accelerator.parts import PARTS

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.posgen import training as posgen
+from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
+from rrope_jax.posgen.training import PosgenProgram
 from rrope_jax.rope import RopeSpec, phase_table
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.step import Program
@@ -90,8 +91,8 @@ def test_text_step_learns_in_bfloat16() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-POSGEN = posgen.Program(
-    posgen.TaskConfig(
+POSGEN = PosgenProgram(
+    TaskConfig(
         modulus=7,
         train_length=16,
         test_length=32,
@@ -100,13 +101,13 @@ POSGEN = posgen.Program(
         test_sequences=16,
     ),
     ModelConfig(vocab_size=8, d_model=32, num_layers=2, num_heads=2, d_ff=64, activation="relu"),
-    posgen.TrainConfig(steps=20, batch_size=16, validate_every=20, eval_batch_size=16),
+    PosgenTrainConfig(steps=20, batch_size=16, validate_every=20, eval_batch_size=16),
     matmul_precision="float32",
 )
 
 
 def _posgen_inputs(seed: int) -> tuple[Any, ...]:
-    rows_NT = POSGEN.data("cot", jax.random.key(seed)).train_NT
+    rows_NT = POSGEN.task.data("cot", jax.random.key(seed)).train_NT
     table = phase_table(RopeSpec(head_dim=16, resonance=True), POSGEN.task.train_length)
     return POSGEN.init(jax.random.key(seed)), rows_NT, table, jax.random.key(seed)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrope_jax.posgen.training import Program
+from rrope_jax.posgen.training import PosgenProgram
 from tests.benchmarks.timing import interleaved_medians
 
 _FLOPS_PER_TIMING = 2e9
@@ -37,7 +37,7 @@ class Product(NamedTuple):
         )
 
 
-def products(program: Program) -> dict[str, Product]:
+def products(program: PosgenProgram) -> dict[str, Product]:
     """Those of the first feed-forward matrix: forward, gradient of the input, of the matrix."""
     M = program.train.batch_size * program.task.train_length
     D, F = program.model.d_model, program.model.d_ff
@@ -50,7 +50,7 @@ def products(program: Program) -> dict[str, Product]:
 
 
 def rates(
-    program: Program, *, with_torch: bool, repeats: int, device: str = "cpu"
+    program: PosgenProgram, *, with_torch: bool, repeats: int, device: str = "cpu"
 ) -> dict[str, dict[str, float]]:
     """Median FLOP/s: library -> product -> rate.
 

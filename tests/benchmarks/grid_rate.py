@@ -12,9 +12,9 @@ import jax
 
 from rrope_jax.jobs import posgen
 from rrope_jax.posgen import ablation
-from rrope_jax.posgen.ablation import Progress
+from rrope_jax.posgen.ablation import TrainingProgress
 from rrope_jax.posgen.grid import Training
-from rrope_jax.posgen.training import Program, State
+from rrope_jax.posgen.training import PosgenProgram, PosgenState
 
 _CALLS = 3  # after the one that compiles
 
@@ -37,10 +37,10 @@ class Stopwatch:
         """Not reached: `stop` comes before the end of a training."""
         raise RuntimeError(f"{training.name} ended before it was measured")
 
-    def restore(self, training: Training, like: State) -> None:
+    def restore(self, training: Training, like: PosgenState) -> None:
         """Nothing was saved."""
 
-    def save(self, training: Training, state: State, progress: Progress) -> None:
+    def save(self, training: Training, state: PosgenState, progress: TrainingProgress) -> None:
         """Notes the time of a call, once for all the trainings that it advanced."""
         if progress.step == self._step:
             return
@@ -54,7 +54,7 @@ class Stopwatch:
         return (len(self._ends) - 1) / (self._ends[-1] - self._ends[0])
 
 
-def _rate(program: Program, trainings: tuple[Training, ...], steps_per_call: int) -> float:
+def _rate(program: PosgenProgram, trainings: tuple[Training, ...], steps_per_call: int) -> float:
     """Steps per second; in a process of its own, since the devices follow from the trainings."""
     jax.config.update("jax_platforms", "cpu")
     posgen.use_cpu_devices(len(trainings))
@@ -74,7 +74,7 @@ def _rate(program: Program, trainings: tuple[Training, ...], steps_per_call: int
 
 
 def rates(
-    program: Program,
+    program: PosgenProgram,
     planned: Sequence[Training],
     *,
     at_a_time: Sequence[int],

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from rrope_jax.posgen import labels
+from rrope_jax.posgen.results import Cell, in_report_order
 from rrope_jax.posgen.summary import (
     MethodSummary,
     ResonanceDifference,
     resonance_differences,
     summarise,
 )
-from rrope_jax.reporting.markdown import table
+from rrope_jax.reporting.methods import method_label, order_methods
+from rrope_jax.reporting.table import table
 
 _KEPT = ("protocol", "task", "method", "trained_as", "seed", "id_accuracy", "ood_accuracy")
 # Curves that a summary does not need, which would be most of the file.
@@ -51,19 +53,18 @@ def collect(workdirs: Mapping[str, Path]) -> dict[str, Any]:
     return {"setting": first, "processors": processors}
 
 
-def _results(processor: Mapping[str, Any]) -> dict[str, Any]:
-    """As `posgen.summary` reads it."""
-    return {"cells": [cell | _LEFT_OUT for cell in processor["cells"]]}
+def _cells(processor: Mapping[str, Any]) -> tuple[Cell, ...]:
+    return in_report_order(Cell.from_json(cell | _LEFT_OUT) for cell in processor["cells"])
 
 
 def summaries(collected: Mapping[str, Any]) -> dict[str, tuple[MethodSummary, ...]]:
     """Rows of the report by processor."""
-    return {n: summarise(_results(p)) for n, p in collected["processors"].items()}
+    return {n: summarise(_cells(p)) for n, p in collected["processors"].items()}
 
 
 def differences(collected: Mapping[str, Any]) -> dict[str, tuple[ResonanceDifference, ...]]:
     """Resonance minus plain by processor."""
-    return {n: resonance_differences(_results(p)) for n, p in collected["processors"].items()}
+    return {n: resonance_differences(_cells(p)) for n, p in collected["processors"].items()}
 
 
 def _percent(row: MethodSummary) -> str:
@@ -84,17 +85,17 @@ def markdown(collected: Mapping[str, Any]) -> str:
     rows = {n: {(r.task, r.method): r for r in rows} for n, rows in by_processor.items()}
     cells = {key for of_one in rows.values() for key in of_one}
     tasks = labels.order_tasks(task for task, _ in cells)
-    methods = labels.order_methods(method for _, method in cells)
+    methods = order_methods(method for _, method in cells)
     accuracies = [
-        [labels.task_label(task), labels.method_label(method)]
+        [labels.task_label(task), method_label(method)]
         + [_percent(rows[n][task, method]) if (task, method) in rows[n] else "n/a" for n in names]
         for task in tasks
         for method in methods
     ]
     pairs = {n: {(r.task, r.scaling): r for r in rows} for n, rows in of_pairs.items()}
-    scalings = labels.order_methods(scaling for of_one in pairs.values() for _, scaling in of_one)
+    scalings = order_methods(scaling for of_one in pairs.values() for _, scaling in of_one)
     gains = [
-        [labels.task_label(task), labels.method_label(scaling)]
+        [labels.task_label(task), method_label(scaling)]
         + [_points(pairs[n].get((task, scaling))) for n in names]
         for task in tasks
         for scaling in scalings

@@ -22,7 +22,7 @@ import jax
 
 from rrope_jax.jobs import posgen
 from rrope_jax.posgen.grid import Training
-from rrope_jax.posgen.training import Program
+from rrope_jax.posgen.training import PosgenProgram
 from tests.benchmarks import gemm, grid_rate, platforms, training_step
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ class Size:
     config: str
     steps: int
 
-    def plan(self) -> tuple[Program, tuple[Training, ...]]:
+    def plan(self) -> tuple[PosgenProgram, tuple[Training, ...]]:
         """The program and the trainings of `rrope posgen`."""
         config = runpy.run_path(str(ROOT / self.config))["get_config"]()
         _, program, planned = posgen.plan(config)
@@ -77,7 +77,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and prints."""
+    """PositionMeans and prints."""
     arguments = _parse(argv)
     platforms.select(arguments.device)
     if arguments.threads < _cores():  # before a library counts them
@@ -122,7 +122,7 @@ class _Report:
         self._peak = float("nan")  # until it is measured
 
     def write(self) -> None:
-        """Measures and prints the parts asked for; the step's table refers to the products."""
+        """PositionMeans and prints the parts asked for; the step's table refers to the products."""
         for part, write_part in zip(PARTS, (self._gemm, self._step, self._grid), strict=True):
             if part in self._arguments.parts:
                 write_part()

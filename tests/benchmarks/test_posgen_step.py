@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.posgen.ablation import Progress
+from rrope_jax.posgen.ablation import TrainingProgress
+from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
 from rrope_jax.posgen.grid import Evaluation, Training
-from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig
+from rrope_jax.posgen.training import PosgenProgram, PosgenState
 from rrope_jax.rope import RopeSpec
 from tests.benchmarks import gemm, grid_rate, timing, training_step
 
@@ -40,10 +41,10 @@ LIKE_T5 = ModelConfig(
     dropout=0.1,
     rms_norm_eps=1e-6,
 )
-TRAIN = TrainConfig(
+TRAIN = PosgenTrainConfig(
     steps=10, batch_size=4, learning_rate=1e-2, validate_every=10, eval_batch_size=4
 )
-CLIPPED = TrainConfig(
+CLIPPED = PosgenTrainConfig(
     steps=10,
     batch_size=4,
     learning_rate=1e-2,
@@ -65,11 +66,11 @@ def test_flops_by_hand() -> None:
     feed_forward = 2 * 12 * 16 * 24
     logits = 8 * 16 * 6
     multiply_adds = 2 * (attention + feed_forward) + logits
-    assert training_step.flops(Program(TASK, PLAIN, TRAIN)) == 4 * 3 * 2 * multiply_adds
+    assert training_step.flops(PosgenProgram(TASK, PLAIN, TRAIN)) == 4 * 3 * 2 * multiply_adds
 
 
 def test_products_have_the_operations_of_their_shapes() -> None:
-    for product in gemm.products(Program(TASK, PLAIN, TRAIN)).values():
+    for product in gemm.products(PosgenProgram(TASK, PLAIN, TRAIN)).values():
         a, b = np.ones(product.left), np.ones(product.right)
         result = product.of(a, b)
         assert product.flops == 2 * result.size * result[0, 0]  # sums of ones: the inner size
@@ -100,7 +101,7 @@ def test_stopwatch_counts_calls_after_the_first(monkeypatch: pytest.MonkeyPatch)
     stopwatch, training = grid_rate.Stopwatch(calls=2), _training(RopeSpec(head_dim=8))
     for step in (10, 10, 20, 20, 30):
         assert not stopwatch.stop.is_set()
-        stopwatch.save(training, State(None, None, None), Progress(step))
+        stopwatch.save(training, PosgenState(None, None, None), TrainingProgress(step))
     assert stopwatch.stop.is_set()
     assert stopwatch.calls_per_second() == 2 / (9 - 2)
 
@@ -108,11 +109,11 @@ def test_stopwatch_counts_calls_after_the_first(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.peers
 @pytest.mark.parametrize("model", [PLAIN, LIKE_T5], ids=["plain", "like T5"])
 @pytest.mark.parametrize("train", [TRAIN, CLIPPED], ids=["unclipped", "clipped"])
-def test_peer_trains_as_we_do(model: ModelConfig, train: TrainConfig) -> None:
+def test_peer_trains_as_we_do(model: ModelConfig, train: PosgenTrainConfig) -> None:
     spec = RopeSpec(
         head_dim=model.head_size, scaling="yarn", factor=2.0, original_context=8, resonance=True
     )
-    program = Program(TASK, model, train)
+    program = PosgenProgram(TASK, model, train)
     assert training_step.largest_difference(program, _training(spec), steps=8) < 1e-5
 
 

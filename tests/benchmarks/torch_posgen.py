@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.posgen.training import Program
+from rrope_jax.posgen.training import PosgenProgram
 from rrope_jax.rope import RopeSpec, cos_sin
 
 
@@ -69,7 +69,7 @@ class Block(nn.Module):
 class Model(nn.Module):
     """The decoder with the loss of PosGen."""
 
-    def __init__(self, program: Program, spec: RopeSpec):
+    def __init__(self, program: PosgenProgram, spec: RopeSpec):
         super().__init__()
         config = program.model
         if config.activation != "relu" or config.kv_heads != config.num_heads:
@@ -135,7 +135,7 @@ class Trainer:
 
     def __init__(
         self,
-        program: Program,
+        program: PosgenProgram,
         spec: RopeSpec,
         params: Mapping[str, Any],
         rows_NT: np.ndarray,

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from rrope_jax.posgen.grid import Training
-from rrope_jax.posgen.training import Program, State
+from rrope_jax.posgen.training import PosgenProgram, PosgenState
 from rrope_jax.rope import phase_table
 from tests.benchmarks.timing import interleaved_medians
 
@@ -20,7 +20,7 @@ PEERS = {"PyTorch eager": False, "torch.compile": True}
 """Name of a peer -> whether it is compiled."""
 
 
-def flops(program: Program) -> float:
+def flops(program: PosgenProgram) -> float:
     """Floating point operations in the matrix products of one step.
 
     The backward pass has two products for each one of the forward pass.
@@ -29,7 +29,7 @@ def flops(program: Program) -> float:
 
 
 def times(
-    program: Program,
+    program: PosgenProgram,
     training: Training,
     *,
     peers: Collection[str],
@@ -66,7 +66,7 @@ def times(
 
 
 def largest_difference(
-    program: Program, training: Training, steps: int = 3, *, device: str = "cpu"
+    program: PosgenProgram, training: Training, steps: int = 3, *, device: str = "cpu"
 ) -> float:
     """Between our losses and PyTorch's in the first steps from the same weights, relative.
 
@@ -88,12 +88,12 @@ def largest_difference(
 
 
 def _ours(
-    program: Program, training: Training, steps: int
-) -> tuple[Callable[[], list[float]], State, np.ndarray[Any, Any]]:
+    program: PosgenProgram, training: Training, steps: int
+) -> tuple[Callable[[], list[float]], PosgenState, np.ndarray[Any, Any]]:
     """What trains on for `steps` steps, the state that it starts from, and the training rows."""
     data_key, init_key, train_key = jax.random.split(jax.random.key(training.seed), 3)
-    rows_NT = jax.jit(lambda key: program.data(training.task, key).train_NT)(data_key)
-    initial: State = jax.jit(program.init)(init_key)
+    rows_NT = jax.jit(lambda key: program.task.data(training.task, key).train_NT)(data_key)
+    initial: PosgenState = jax.jit(program.init)(init_key)
     table = phase_table(training.spec, program.task.train_length)
     # as rrope_jax.posgen.ablation does
     jitted = jax.jit(functools.partial(program.train_steps, steps=steps), donate_argnums=0)

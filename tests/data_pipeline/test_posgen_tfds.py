@@ -12,10 +12,11 @@ from rrope_jax import posgen
 from rrope_jax.data.posgen_tfds import Posgen, PosgenConfig
 from rrope_jax.data.tfds_builder import prepare
 from rrope_jax.model import ModelConfig
+from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
 from rrope_jax.posgen.grid import Evaluation, Training
-from rrope_jax.posgen.lanes import Lanes, inputs
-from rrope_jax.posgen.layout import MeshConfig, make_mesh
-from rrope_jax.posgen.training import Program, TaskConfig, TrainConfig
+from rrope_jax.posgen.layout import AblationMeshConfig, Round, make_mesh
+from rrope_jax.posgen.round_functions import RoundFunctions, inputs
+from rrope_jax.posgen.training import PosgenProgram
 from rrope_jax.rope import RopeSpec
 
 SMALL = {"train_sequences": 30, "validation_sequences": 6, "test_sequences": 7}
@@ -51,16 +52,16 @@ def test_rows_are_those_that_an_ablation_with_the_seed_trains_and_tests_on(tmp_p
     }
     config = PosgenConfig(name="mine", task="semi_recursive", seed=3, **fields)
     folder = prepare(Posgen, config=config, data_dir=str(tmp_path))
-    program = Program(
+    program = PosgenProgram(
         TaskConfig(**fields),
         ModelConfig(vocab_size=6, d_model=8, num_layers=1, num_heads=1, d_ff=8),
-        TrainConfig(steps=2, batch_size=4, validate_every=2, eval_batch_size=2),
+        PosgenTrainConfig(steps=2, batch_size=4, validate_every=2, eval_batch_size=2),
     )
     spec = RopeSpec(head_dim=8)
     evaluation = Evaluation("scaled_training", "rope", spec)
     training = Training("semi_recursive", "rope", 3, spec, (evaluation,))
-    lanes = Lanes(program, make_mesh(MeshConfig(ablation=1)))
-    data = lanes.data(training.task, inputs(program, (training,)).data_key_S)
+    functions = RoundFunctions(program, make_mesh(AblationMeshConfig(ablation=1)))
+    data = functions.data(training.task, inputs(program, Round((training,))).data_key_S)
     for split in ("train", "validation", "test"):
         rows_BT = np.asarray(getattr(data, f"{split}_NT"))[0]
         assert np.array_equal(np.stack(_tokens(folder, split)), rows_BT)

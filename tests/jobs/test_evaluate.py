@@ -153,7 +153,7 @@ def test_rerun_computes_nothing_and_writes_the_same(
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
     assert main([*words(checkpoint, texts), f"--workdir={finished}"]) == 0
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
-    assert "all units are there already" in capfd.readouterr().err
+    assert "all units are finished already" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_killed_it_goes_on(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
-    assert f"{len(kept)} of 5 units are there already" in again.stderr
+    assert f"{len(kept)} of 5 units are finished already" in again.stderr
     one, other = results_of(tmp_path / "run"), results_of(finished)
     for key in ("perplexity", "passkey"):
         for a, b in zip(one[key], other[key], strict=True):

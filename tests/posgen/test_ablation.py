@@ -18,16 +18,20 @@ import numpy as np
 import pytest
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.posgen import ablation, lanes
+from rrope_jax.posgen import ablation
+from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
 from rrope_jax.posgen.grid import Evaluation, Training
-from rrope_jax.posgen.training import Program, State, TaskConfig, TrainConfig
+from rrope_jax.posgen.layout import Round
+from rrope_jax.posgen.results import Cell, training_cells
+from rrope_jax.posgen.round_functions import inputs
+from rrope_jax.posgen.training import PosgenProgram, PosgenState
 from rrope_jax.rope import RopeSpec, phase_table
 from rrope_jax.rope.positions import PositionSampling
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = Program(
+PROGRAM = PosgenProgram(
     TaskConfig(
         modulus=5,
         train_length=8,
@@ -37,7 +41,7 @@ PROGRAM = Program(
         test_sequences=6,
     ),
     ModelConfig(vocab_size=6, d_model=16, num_layers=1, num_heads=2, d_ff=24),
-    TrainConfig(
+    PosgenTrainConfig(
         steps=12,
         batch_size=4,
         learning_rate=1e-2,
@@ -69,32 +73,38 @@ class MemoryStore:
     """Keeps everything in the process."""
 
     def __init__(self) -> None:
-        self.cells: dict[str, list[ablation.Cell]] = {}
-        self.saved: dict[str, tuple[State, ablation.Progress]] = {}
+        self.cells: dict[str, Sequence[Cell]] = {}
+        self.saved: dict[str, tuple[PosgenState, ablation.TrainingProgress]] = {}
         self.saves = 0
 
     def finished(self, training: Training) -> bool:
         return training.name in self.cells
 
-    def finish(self, training: Training, cells: list[ablation.Cell]) -> None:
+    def finish(self, training: Training, cells: Sequence[Cell]) -> None:
         assert training.name not in self.cells
         self.cells[training.name] = cells
 
-    def restore(self, training: Training, like: State) -> tuple[State, ablation.Progress] | None:
+    def restore(
+        self, training: Training, like: PosgenState
+    ) -> tuple[PosgenState, ablation.TrainingProgress] | None:
         if training.name not in self.saved:
             return None
         state, progress = self.saved[training.name]
         assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, like)
         return state, copy.deepcopy(progress)
 
-    def save(self, training: Training, state: State, progress: ablation.Progress) -> None:
+    def save(
+        self, training: Training, state: PosgenState, progress: ablation.TrainingProgress
+    ) -> None:
         self.saves += 1
         self.saved[training.name] = jax.tree.map(np.array, state), copy.deepcopy(progress)
 
     def results(self) -> dict[str, Any]:
         """All cells by name and method, without the time they took."""
         return {
-            f"{name} as {cell['method']}": {k: v for k, v in cell.items() if k != "seconds"}
+            f"{name} as {cell.method}": {
+                key: value for key, value in cell.to_json().items() if key != "seconds"
+            }
             for name, cells in sorted(self.cells.items())
             for cell in cells
         }
@@ -125,7 +135,7 @@ def finished(quick_compilation: None) -> MemoryStore:
 
 class TestCells:
     def test_content(self, finished: MemoryStore) -> None:
-        (cell,) = finished.cells["cot-rope-1"]
+        cell = finished.cells["cot-rope-1"][0].to_json()
         assert {key: cell[key] for key in ("task", "method", "protocol", "trained_as", "seed")} == {
             "task": "cot",
             "method": "rope",
@@ -148,37 +158,57 @@ class TestCells:
         """Linear scaling by 1 is plain RoPE: same data, start and batches give the same numbers."""
         (plain,), (linear,) = finished.cells["cot-rope-0"], finished.cells["cot-linear-0"]
         changed = {"method", "trained_as", "seconds"}
-        assert {k: v for k, v in plain.items() if k not in changed} == {
-            k: v for k, v in linear.items() if k not in changed
+        assert {k: v for k, v in plain.to_json().items() if k not in changed} == {
+            k: v for k, v in linear.to_json().items() if k not in changed
         }
 
     def test_seeds_differ(self, finished: MemoryStore) -> None:
         (one,), (other,) = finished.cells["cot-rope-0"], finished.cells["cot-rope-1"]
-        assert one["validation_loss"] != other["validation_loss"]
-        assert one["train_loss"] != other["train_loss"]
+        assert one.validation_loss != other.validation_loss
+        assert one.train_loss != other.train_loss
 
     def test_train_loss_is_the_mean_since_the_last_validation(self, finished: MemoryStore) -> None:
         train = dataclasses.replace(PROGRAM.train, validate_every=3)
         store = MemoryStore()
         ablation.run(dataclasses.replace(PROGRAM, train=train), [_training()], store, lanes=1)
         (every_3,), (every_6,) = store.cells["cot-rope-0"], finished.cells["cot-rope-0"]
-        assert every_3["validation_step"] == [3, 6, 9, 12]
-        assert every_3["validation_loss"][1::2] == every_6["validation_loss"]
-        halves = np.reshape(every_3["train_loss"], (2, 2)).mean(axis=1)
-        np.testing.assert_allclose(every_6["train_loss"], halves, rtol=1e-12)
+        assert every_3.validation_step == (3, 6, 9, 12)
+        assert every_3.validation_loss[1::2] == every_6.validation_loss
+        halves = np.reshape(every_3.train_loss, (2, 2)).mean(axis=1)
+        np.testing.assert_allclose(every_6.train_loss, halves, rtol=1e-12)
 
     def test_one_training_is_tested_under_several_tables(self) -> None:
         store = MemoryStore()
         methods = ("rope", "linear", "resonance_yarn", "dynamic_ntk")
         ablation.run(PROGRAM, [_training(tested_as=methods)], store, lanes=1)
         plain, linear, yarn, dynamic = store.cells["cot-rope-0"]
-        assert tuple(cell["method"] for cell in store.cells["cot-rope-0"]) == methods
-        assert plain["validation_loss"] == linear["validation_loss"]
-        assert plain["train_loss"] == yarn["train_loss"]
-        assert plain["validation_loss"] != yarn["validation_loss"]
-        assert plain["ood_loss"] != yarn["ood_loss"]
+        assert tuple(cell.method for cell in store.cells["cot-rope-0"]) == methods
+        assert plain.validation_loss == linear.validation_loss
+        assert plain.train_loss == yarn.train_loss
+        assert plain.validation_loss != yarn.validation_loss
+        assert plain.ood_loss != yarn.ood_loss
         # at the context that it was made for, dynamic_ntk is plain RoPE; the test is longer
-        assert plain["ood_loss"] != dynamic["ood_loss"]
+        assert plain.ood_loss != dynamic.ood_loss
+
+    def test_read_from_json(self, finished: MemoryStore) -> None:
+        entries = _entries(finished)
+        (cell,) = training_cells(entries, _training(seed=1))
+        assert cell.to_json() == entries[0]
+        with pytest.raises(ValueError, match="it has other cells"):
+            training_cells(entries, _training(seed=0))
+
+    @pytest.mark.parametrize("name", DAMAGED_CELLS)
+    def test_that_are_damaged(self, name: str, finished: MemoryStore) -> None:
+        damaged = DAMAGED_CELLS[name](_entries(finished))
+        with pytest.raises(ValueError):  # noqa: PT011
+            training_cells(damaged, _training(seed=1))
+
+
+def _entries(store: MemoryStore) -> list[dict[str, Any]]:
+    """The cells of a training as they come back from JSON."""
+    written = json.dumps([cell.to_json() for cell in store.cells["cot-rope-1"]], allow_nan=False)
+    entries: list[dict[str, Any]] = json.loads(written)
+    return entries
 
 
 def test_training_has_the_tables_of_the_positions_it_draws() -> None:
@@ -186,7 +216,7 @@ def test_training_has_the_tables_of_the_positions_it_draws() -> None:
     sampling = PositionSampling(sampler="pose", target_length=16)
     for positions, length in ((PositionSampling(), 8), (sampling, 16)):
         program = dataclasses.replace(PROGRAM, positions=positions)
-        made = lanes.inputs(program, (_training("dynamic_ntk"),)).table_S
+        made = inputs(program, Round((_training("dynamic_ntk"),))).table_S
         for found, table in zip(made, phase_table(SPECS["dynamic_ntk"], length), strict=True):
             np.testing.assert_array_equal(np.asarray(found)[0], table)
 
@@ -199,21 +229,11 @@ def test_lanes_agree_with_trainings_one_by_one(finished: MemoryStore) -> None:
     for name, cells in finished.cells.items():
         for one, lane in zip(cells, together.cells[name], strict=True):
             for key in ("validation_loss", "train_loss", "id_loss", "ood_loss"):
-                np.testing.assert_allclose(lane[key], one[key], rtol=1e-5, err_msg=f"{name} {key}")
+                found, expected = getattr(lane, key), getattr(one, key)
+                np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=f"{name} {key}")
             for key in ("id_accuracy", "ood_accuracy"):
                 # one token in 48 may fall the other way where two logits are almost equal
-                assert abs(lane[key] - one[key]) < 0.05
-
-    def test_as_json_they_are_no_trouble(self, finished: MemoryStore) -> None:
-        cells = json.loads(json.dumps(finished.cells["cot-rope-1"]))
-        assert ablation.trouble_of_cells(cells, _training(seed=1)) is None
-        assert ablation.trouble_of_cells(cells, _training(seed=0)) == "it has other cells"
-
-    @pytest.mark.parametrize("name", DAMAGED_CELLS)
-    def test_that_are_damaged(self, name: str, finished: MemoryStore) -> None:
-        cells = json.loads(json.dumps(finished.cells["cot-rope-1"]))
-        damaged = DAMAGED_CELLS[name](cells)
-        assert ablation.trouble_of_cells(damaged, _training(seed=1)) is not None
+                assert abs(getattr(lane, key) - getattr(one, key)) < 0.05
 
 
 class TestResume:
@@ -259,7 +279,9 @@ class TestResume:
             pass
 
         class SignalingStore(MemoryStore):
-            def save(self, training: Training, state: State, progress: ablation.Progress) -> None:
+            def save(
+                self, training: Training, state: PosgenState, progress: ablation.TrainingProgress
+            ) -> None:
                 super().save(training, state, progress)
                 if self.saves == 1:
                     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
@@ -310,7 +332,9 @@ class TestFailure:
     @pytest.mark.slow
     def test_error_of_the_store_ends_the_run(self) -> None:
         class FullDisk(MemoryStore):
-            def save(self, training: Training, state: State, progress: ablation.Progress) -> None:
+            def save(
+                self, training: Training, state: PosgenState, progress: ablation.TrainingProgress
+            ) -> None:
                 raise OSError(28, "No space left on device")
 
         with pytest.raises(OSError, match="No space left"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rrope_jax.posgen.grid import Evaluation, Training
-from rrope_jax.posgen.layout import MeshConfig, Round, make_mesh, rounds, slots_here, trainings_in
+from rrope_jax.posgen.layout import AblationMeshConfig, Round, make_mesh, rounds
 from rrope_jax.rope import RopeSpec
 
 SPEC = RopeSpec(head_dim=8)
@@ -24,14 +24,14 @@ def _trainings(*, seeds: int, tasks: tuple[str, ...] = ("recursive", "cot")) -> 
 
 
 def _names(made: tuple[Round, ...]) -> list[list[str | None]]:
-    return [[slot and slot.name for slot in slots] for slots in made]
+    return [[training and training.name for training in each.lanes] for each in made]
 
 
 class TestRounds:
     def test_one_device_and_lane_take_trainings_in_the_order_given(self) -> None:
         trainings = _trainings(seeds=2)
         made = rounds(trainings, devices=1, lanes=1)
-        assert made == tuple((training,) for training in trainings)
+        assert made == tuple(Round((training,)) for training in trainings)
 
     def test_one_device_takes_a_task_at_a_time(self) -> None:
         assert _names(rounds(_trainings(seeds=3), devices=1, lanes=0)) == [
@@ -56,43 +56,43 @@ class TestRounds:
     def test_the_paper_s_60_on_8_devices(self) -> None:
         trainings = _trainings(seeds=20, tasks=("recursive", "cot", "semi_recursive"))
         made = rounds(trainings, devices=8, lanes=0)
-        assert [len(slots) for slots in made] == [24, 24, 24]
-        assert [slots.count(None) for slots in made] == [4, 4, 4]
+        assert [len(each.lanes) for each in made] == [24, 24, 24]
+        assert [each.lanes.count(None) for each in made] == [4, 4, 4]
         one_each = rounds(trainings, devices=8, lanes=1)
-        assert [slots.count(None) for slots in one_each] == [0, 0, 0, 0, 0, 0, 4, 4, 4]
+        assert [each.lanes.count(None) for each in one_each] == [0, 0, 0, 0, 0, 0, 4, 4, 4]
 
     @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 4))
     def test_every_training_once(self, seeds: int, devices: int, lanes: int) -> None:
         trainings = _trainings(seeds=seeds)
         made = rounds(trainings, devices=devices, lanes=lanes)
-        assert sorted(t.name for slots in made for t in trainings_in(slots)) == sorted(
+        assert sorted(t.name for each in made for t in each.trainings) == sorted(
             training.name for training in trainings
         )
-        for slots in made:
-            assert len({training.task for training in trainings_in(slots)}) == 1
-            assert len(slots) % devices == 0
-            assert len(slots) // devices <= (lanes or seeds)
+        for each in made:
+            assert len({training.task for training in each.trainings}) == 1
+            assert len(each.lanes) % devices == 0
+            assert len(each.lanes) // devices <= (lanes or seeds)
 
 
 class TestMesh:
     def test_all_devices_unless_told(self) -> None:
-        assert make_mesh(MeshConfig()).shape == {"ablation": len(jax.devices())}
-        assert make_mesh(MeshConfig(ablation=1)).shape == {"ablation": 1}
+        assert make_mesh(AblationMeshConfig()).shape == {"ablation": len(jax.devices())}
+        assert make_mesh(AblationMeshConfig(ablation=1)).shape == {"ablation": 1}
 
     def test_too_many(self) -> None:
         devices = len(jax.devices())
         with pytest.raises(ValueError, match=f"ablation={devices + 1}, but there .* {devices} dev"):
-            make_mesh(MeshConfig(ablation=devices + 1))
+            make_mesh(AblationMeshConfig(ablation=devices + 1))
 
     @pytest.mark.parametrize("size", [0, -2])
     def test_bad_size(self, size: int) -> None:
         with pytest.raises(ValueError, match=f"ablation={size} must be at least 1, or -1"):
-            MeshConfig(ablation=size)
+            AblationMeshConfig(ablation=size)
 
     def test_devices_of_a_process_need_not_be_neighbours(self) -> None:
         """As on a TPU slice, where they go through the hosts' chips row by row."""
         processes = np.array([SimpleNamespace(process_index=index) for index in (0, 0, 1, 1, 0, 0)])
         mesh: Any = SimpleNamespace(devices=processes, size=6)
-        (slots,) = rounds(_trainings(seeds=11, tasks=("cot",)), devices=6, lanes=2)
-        seeds = [training and training.seed for training in slots_here(slots, mesh)]
+        (only,) = rounds(_trainings(seeds=11, tasks=("cot",)), devices=6, lanes=2)
+        seeds = [training and training.seed for training in only.here(mesh).lanes]
         assert seeds == [0, 1, 2, 3, 8, 9, 10, None]

@@ -14,7 +14,9 @@ from rrope_jax.cli.configuration import UsageError
 from rrope_jax.jobs import posgen
 from rrope_jax.model import ModelConfig
 from rrope_jax.posgen import report
-from rrope_jax.posgen.training import MATMUL_PRECISIONS, Program, TaskConfig, TrainConfig
+from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
+from rrope_jax.posgen.results import Results
+from rrope_jax.posgen.training import MATMUL_PRECISIONS, PosgenProgram
 from rrope_jax.rope import RopeSpec, phase_table
 from tests.posgen.test_report import make_cell, make_results
 
@@ -28,7 +30,7 @@ TASK = TaskConfig(
     test_sequences=4,
 )
 MODEL = ModelConfig(vocab_size=6, d_model=16, num_layers=1, num_heads=2, d_ff=24, dropout=0.1)
-TRAIN = TrainConfig(steps=2, batch_size=2, validate_every=2, eval_batch_size=2)
+TRAIN = PosgenTrainConfig(steps=2, batch_size=2, validate_every=2, eval_batch_size=2)
 
 
 def _paper() -> ConfigDict:
@@ -36,10 +38,10 @@ def _paper() -> ConfigDict:
     return config
 
 
-def _products(program: Program) -> tuple[str, str]:
+def _products(program: PosgenProgram) -> tuple[str, str]:
     """The text of the programs that train and test."""
     state = jax.eval_shape(program.init, jax.random.key(0))
-    data = jax.eval_shape(functools.partial(program.data, "cot"), jax.random.key(0))
+    data = jax.eval_shape(functools.partial(program.task.data, "cot"), jax.random.key(0))
     table = phase_table(RopeSpec(head_dim=8), 8)
     tables = jax.tree.map(lambda x: x[None], table)
     steps = functools.partial(program.train_steps, steps=2)
@@ -55,7 +57,7 @@ def _products(program: Program) -> tuple[str, str]:
 )
 def test_every_product_has_it(precision: str | None, stated: str) -> None:
     """Those of the backward pass too."""
-    program = Program(TASK, MODEL, TRAIN, matmul_precision=precision)
+    program = PosgenProgram(TASK, MODEL, TRAIN, matmul_precision=precision)
     for text in _products(program):
         products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
         assert products
@@ -102,6 +104,6 @@ def test_it_is_the_papers_protocol_still(change: dict[str, Any]) -> None:
 
 def test_report_says_it() -> None:
     results = make_results([make_cell("cot", "rope", 0, 0.5)])
-    assert "float32 products" not in report.markdown(results)
+    assert "float32 products" not in report.markdown(Results.from_json(results))
     results["setting"]["matmul_precision"] = "tensorfloat32"
-    assert "| float32 products | tensorfloat32 |" in report.markdown(results)
+    assert "| float32 products | tensorfloat32 |" in report.markdown(Results.from_json(results))

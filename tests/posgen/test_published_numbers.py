@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rrope_jax.posgen import labels
 from rrope_jax.posgen.summary import MethodSummary, ResonanceDifference
+from rrope_jax.reporting.methods import method_label
 from tests.benchmarks.posgen_processors import differences, markdown, summaries
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def test_report_is_that_of_the_results() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_table_spans_the_means_of_all_processors(page: str, method: str) -> None:
     text = (ROOT / page).read_text()
-    line = re.search(rf"^\| {labels.method_label(method)} \| (\d.* to .*) \|$", text, re.M)
+    line = re.search(rf"^\| {method_label(method)} \| (\d.* to .*) \|$", text, re.M)
     assert line is not None
     entries = line[1].split(" | ")
     expected = []

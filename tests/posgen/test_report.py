@@ -1,10 +1,12 @@
 """The PosGen report: statistics, the verdict rule, markdown and figures."""
 
 import copy
+import json
 import math
 import re
 import statistics
 import struct
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -13,8 +15,11 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from rrope_jax.posgen import cells, labels, plots, published, report, summary
+from rrope_jax.posgen import plots, published, report, summary
+from rrope_jax.posgen.results import Cell, CellKey, Results, in_report_order
+from rrope_jax.reporting.methods import method_colour, method_label, order_methods
 
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 TRAIN_LENGTH, TEST_LENGTH = 16, 48
 
 # OOD accuracies by (task, method), one for each seed 0, 1, 2.
@@ -94,6 +99,33 @@ def results() -> dict[str, Any]:
     return make_results(raw_cells)
 
 
+# What is tested, of the content of results.json.
+
+
+def cells_of(results: dict[str, Any]) -> tuple[Cell, ...]:
+    return in_report_order(map(Cell.from_json, results["cells"]))
+
+
+def summarise(results: dict[str, Any]) -> tuple[summary.MethodSummary, ...]:
+    return summary.summarise(cells_of(results))
+
+
+def resonance_differences(results: dict[str, Any]) -> tuple[summary.ResonanceDifference, ...]:
+    return summary.resonance_differences(cells_of(results))
+
+
+def markdown(results: dict[str, Any]) -> str:
+    return report.markdown(Results.from_json(results))
+
+
+def pngs(results: dict[str, Any]) -> dict[str, bytes]:
+    return report.plots(Results.from_json(results))
+
+
+def figures(results: dict[str, Any]) -> dict[str, Figure]:
+    return plots.figures(Results.from_json(results))
+
+
 def table_after(text: str, heading: str) -> list[dict[str, str]]:
     """Rows of the first markdown table below the heading, as column -> text."""
     lines = text[text.index(heading) :].splitlines()
@@ -111,7 +143,7 @@ def table_after(text: str, heading: str) -> list[dict[str, str]]:
 
 
 def test_summary_of_three_seeds_by_hand(results: dict[str, Any]) -> None:
-    rows = {(row.task, row.method): row for row in summary.summarise(results)}
+    rows = {(row.task, row.method): row for row in summarise(results)}
     # 0.6, 0.7, 0.8: squared deviations 0.01 + 0 + 0.01 over n - 1 = 2.
     ood = rows["recursive", "rope"].ood
     assert (ood.n, ood.minimum, ood.maximum) == (3, 0.6, 0.8)
@@ -122,7 +154,7 @@ def test_summary_of_three_seeds_by_hand(results: dict[str, Any]) -> None:
 
 
 def test_one_seed_has_no_standard_deviation() -> None:
-    (row,) = summary.summarise(make_results([make_cell("cot", "yarn", 0, 0.5)]))
+    (row,) = summarise(make_results([make_cell("cot", "yarn", 0, 0.5)]))
     assert row.ood.n == 1
     assert row.ood.mean == 0.5
     assert math.isnan(row.ood.std)
@@ -137,7 +169,7 @@ def test_unmeasured_accuracies_are_left_out() -> None:
 
 def test_rows_are_in_report_order_whatever_the_order_of_the_cells(results: dict[str, Any]) -> None:
     results["cells"].reverse()
-    assert [(row.task, row.method) for row in summary.summarise(results)] == [
+    assert [(row.task, row.method) for row in summarise(results)] == [
         ("recursive", "rope"),
         ("recursive", "resonance_rope"),
         ("cot", "rope"),
@@ -146,7 +178,7 @@ def test_rows_are_in_report_order_whatever_the_order_of_the_cells(results: dict[
 
 
 def test_paired_difference_by_hand(results: dict[str, Any]) -> None:
-    recursive, cot = summary.resonance_differences(results)
+    recursive, cot = resonance_differences(results)
     # Differences +0.02, 0, +0.01.
     assert recursive.scaling == "rope"
     assert recursive.mean == pytest.approx(0.01)
@@ -166,7 +198,7 @@ def test_pairs_use_only_the_seeds_that_both_variants_finished() -> None:
     resonance = [
         make_cell("cot", "resonance_yarn", seed, ood) for seed, ood in ((1, 0.4), (2, 0.3))
     ]
-    (row,) = summary.resonance_differences(make_results(plain + resonance))
+    (row,) = resonance_differences(make_results(plain + resonance))
     assert (row.n, row.wins) == (2, 0)
     assert row.mean == pytest.approx(-0.2)  # -0.1 and -0.3; seed 0 has no partner
     assert row.verdict == "below"
@@ -179,7 +211,7 @@ def test_pairs_do_not_cross_protocols_or_need_a_known_scaling() -> None:
         make_cell("cot", "mine", 0, 0.5),
         make_cell("cot", "resonance_mine", 0, 0.75),
     ]
-    (row,) = summary.resonance_differences(make_results(raw_cells))
+    (row,) = resonance_differences(make_results(raw_cells))
     assert (row.scaling, row.mean) == ("mine", 0.25)
 
 
@@ -205,36 +237,59 @@ def test_verdict_rule(difference: float, spread: float, expected: str) -> None:
 def test_a_cell_given_twice_is_refused(results: dict[str, Any]) -> None:
     results["cells"].append(results["cells"][0])
     with pytest.raises(ValueError, match=r"method='rope', seed=0.*appears twice"):
-        report.summarise(results)
+        summarise(results)
 
 
 def test_a_cell_without_a_key_is_refused_by_name(results: dict[str, Any]) -> None:
     del results["cells"][3]["trained_as"]
     with pytest.raises(ValueError, match="no key 'trained_as'"):
-        report.markdown(results)
+        markdown(results)
+
+
+def test_results_are_written_as_they_were_read(results: dict[str, Any]) -> None:
+    """And with what earlier releases did not write."""
+    results["cells"][1]["ood_accuracy"] = None
+    again = Results.from_json(results).to_json()
+    later = {"id_loss": None, "ood_loss": None, "train_loss": []}
+    assert again == results | {"cells": [cell | later for cell in results["cells"]]}
+    assert Results.from_json(again).to_json() == again
+    assert Results.from_json(results).cells[0].accuracy_by_position[4:6] == (0.99, 0.99)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("posgen_*/results.json")), ids=str)
+def test_committed_report_is_that_of_its_results(path: Path) -> None:
+    """And results.json is written as it was, character for character."""
+    text = path.read_text()
+    content = json.loads(text)
+    if "cells" not in content:
+        pytest.skip("several runs, see test_published_numbers")
+    assert (path.parent / "report.md").read_text() == markdown(content)
+    again = Results.from_json(content).to_json()
+    assert [list(cell) for cell in again["cells"]] == [list(cell) for cell in content["cells"]]
+    assert json.dumps(again, allow_nan=False) == json.dumps(content)
 
 
 def test_losses_and_steps_of_unequal_number_are_refused(results: dict[str, Any]) -> None:
     results["cells"][0]["validation_step"].pop()
     with pytest.raises(ValueError, match="3 entries in validation_loss and 2 in validation_step"):
-        report.plots(results)
+        pngs(results)
 
 
 def test_seeds_of_a_row_with_different_trainings_are_refused(results: dict[str, Any]) -> None:
     results["cells"][0]["trained_as"] = "yarn"
     with pytest.raises(ValueError, match=r"trained_as \['rope', 'yarn'\]"):
-        report.summarise(results)
+        summarise(results)
 
 
 def test_missing_cells_come_from_the_grid_of_the_setting(results: dict[str, Any]) -> None:
     results["cells"] = [cell for cell in results["cells"] if cell["task"] == "recursive"][:-1]
     results.update(complete=False, cells_expected=12)
-    last = cells.CellKey("scaled_training", "recursive", "resonance_rope", 2)
+    last = CellKey("scaled_training", "recursive", "resonance_rope", 2)
     # Nothing names the other task, so its six cells are only counted.
-    assert cells.missing_cells(results, cells.read_cells(results)) == ((last,), 6)
+    assert Results.from_json(results).missing_cells() == ((last,), 6)
 
     results["setting"]["tasks"] = ["recursive", "cot"]
-    missing, unnamed = cells.missing_cells(results, cells.read_cells(results))
+    missing, unnamed = Results.from_json(results).missing_cells()
     assert unnamed == 0
     assert missing[0] == last
     assert {key.task for key in missing[1:]} == {"cot"}
@@ -245,7 +300,7 @@ def test_missing_cells_come_from_the_grid_of_the_setting(results: dict[str, Any]
 
 
 def test_main_table_shows_mean_and_deviation_in_percent(results: dict[str, Any]) -> None:
-    rows = table_after(report.markdown(results), "### OOD accuracy, 3 seeds")
+    rows = table_after(markdown(results), "### OOD accuracy, 3 seeds")
     assert rows == [
         {"method": "RoPE", "Recursive": "70.00 ± 10.00", "Chain-of-Thought": "54.00 ± 4.00"},
         {
@@ -257,7 +312,7 @@ def test_main_table_shows_mean_and_deviation_in_percent(results: dict[str, Any])
 
 
 def test_differences_table_states_rule_and_verdict(results: dict[str, Any]) -> None:
-    text = report.markdown(results)
+    text = markdown(results)
     rows = table_after(text, "### Does Resonance help?")
     assert [(row["task"], row["mean"], row["verdict"]) for row in rows] == [
         ("Recursive", "+1.00", "within spread"),
@@ -269,7 +324,7 @@ def test_differences_table_states_rule_and_verdict(results: dict[str, Any]) -> N
 
 
 def test_every_seed_is_shown(results: dict[str, Any]) -> None:
-    rows = table_after(report.markdown(results), "### Every seed")
+    rows = table_after(markdown(results), "### Every seed")
     assert rows[0] == {
         "task": "Recursive",
         "method": "RoPE",
@@ -281,7 +336,7 @@ def test_every_seed_is_shown(results: dict[str, Any]) -> None:
 
 
 def test_header_says_what_was_run(results: dict[str, Any]) -> None:
-    text = report.markdown(results)
+    text = markdown(results)
     assert "positions 4 to 15" in text
     assert "positions 16 to 47" in text
     assert "guessing scores 5.88 %" in text
@@ -300,7 +355,7 @@ def half_learned(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_task_that_is_not_learned_has_no_winner(half_learned: dict[str, Any]) -> None:
-    text = report.markdown(half_learned)
+    text = markdown(half_learned)
     assert "no method is called better: RoPE on Chain-of-Thought (57.00)." in text
     rows = table_after(text, "### OOD accuracy, 3 seeds")
     assert [row["Chain-of-Thought"] for row in rows] == ["54.00 ± 4.00 †", "92.00 ± 2.00"]
@@ -311,14 +366,14 @@ def test_task_that_is_not_learned_has_no_winner(half_learned: dict[str, Any]) ->
 
 
 def test_learned_tasks_carry_no_mark(results: dict[str, Any]) -> None:
-    assert "†" not in report.markdown(results)
+    assert "†" not in markdown(results)
 
 
 def test_paper_order_of_a_task_that_is_not_learned_is_not_given(
     half_learned: dict[str, Any],
 ) -> None:
     half_learned["setting"]["is_paper"] = True
-    text = report.markdown(half_learned)
+    text = markdown(half_learned)
     orders = {row["task"]: row["ours"] for row in table_after(text, "Order of the means")}
     assert orders == {"Recursive": "Resonance RoPE > RoPE", "Chain-of-Thought": "not learned"}
     rows = table_after(text, "### Beside the paper's Table 1")
@@ -326,7 +381,7 @@ def test_paper_order_of_a_task_that_is_not_learned_is_not_given(
 
 
 def test_plots_mark_what_is_not_learned(half_learned: dict[str, Any]) -> None:
-    drawn = plots.figures(half_learned)
+    drawn = figures(half_learned)
     bars = drawn["ood_accuracy.png"]
     hatches = [bar.get_hatch() for bar in bars.subfigs[0].axes[0].patches]
     assert sum(hatch is not None for hatch in hatches) == 1
@@ -339,7 +394,7 @@ def test_plots_mark_what_is_not_learned(half_learned: dict[str, Any]) -> None:
 def test_partial_results_carry_their_n_and_list_what_is_missing(results: dict[str, Any]) -> None:
     results["cells"] = results["cells"][:-2]
     results["complete"] = False
-    text = report.markdown(results)
+    text = markdown(results)
     assert "Partial run: 10 of 12 cells" in text
     rows = table_after(text, "### OOD accuracy, 3 seeds")
     assert rows[1]["Chain-of-Thought"] == "90.00 (n=1)"
@@ -354,23 +409,23 @@ def test_partial_results_carry_their_n_and_list_what_is_missing(results: dict[st
 
 
 def test_complete_results_speak_of_nothing_missing(results: dict[str, Any]) -> None:
-    text = report.markdown(results)
+    text = markdown(results)
     assert "Missing" not in text
     assert "Partial" not in text
 
 
 def test_a_run_without_a_finished_cell_still_has_a_report() -> None:
     results = make_results([], complete=False, cells_expected=12)
-    text = report.markdown(results)
+    text = markdown(results)
     assert "Partial run: 0 of 12" in text
     assert "tell: 12." in text
     assert "png" not in text
-    assert report.plots(results) == {}
+    assert pngs(results) == {}
 
 
 def test_one_seed_report_gives_no_deviation_and_no_verdict() -> None:
     raw_cells = [make_cell("cot", "yarn", 7, 0.5), make_cell("cot", "resonance_yarn", 7, 0.9)]
-    text = report.markdown(make_results(raw_cells))
+    text = markdown(make_results(raw_cells))
     rows = table_after(text, "### OOD accuracy, 1 seed")
     assert [row["Chain-of-Thought"] for row in rows] == ["50.00", "90.00"]
     (difference,) = table_after(text, "### Does Resonance help?")
@@ -387,7 +442,7 @@ def test_scaled_at_test_says_which_training_served_the_row() -> None:
             ("scaled_training", "rope", "rope"),
         ]
     ]
-    text = report.markdown(make_results(raw_cells))
+    text = markdown(make_results(raw_cells))
     at_test = text.index("(`scaled_at_test`)")
     assert text.index("(`scaled_training`)") < at_test
     rows = table_after(text[at_test:], "### OOD accuracy")
@@ -408,7 +463,7 @@ def test_published_deviation_is_the_root_of_the_variance_of_a_fraction() -> None
 
 def test_paper_setting_shows_the_published_table_beside_ours(results: dict[str, Any]) -> None:
     results["setting"]["is_paper"] = True
-    text = report.markdown(results)
+    text = markdown(results)
     rows = {row["method"]: row for row in table_after(text, "### Beside the paper's Table 1")}
     assert rows["RoPE"]["Recursive, paper"] == "65.29 ± 6.6"
     assert rows["RoPE"]["Recursive, ours"] == "70.00 ± 10.00"
@@ -423,7 +478,7 @@ def test_paper_setting_shows_the_published_table_beside_ours(results: dict[str, 
 
 
 def test_another_setting_does_not_show_the_published_table(results: dict[str, Any]) -> None:
-    text = report.markdown(results)
+    text = markdown(results)
     assert "do not compare" in text
     assert "65.29" not in text
 
@@ -433,16 +488,16 @@ def test_another_setting_does_not_show_the_published_table(results: dict[str, An
 
 def test_method_order_and_labels() -> None:
     shuffled = ["zz", "resonance_yarn", "yarn", "resonance_rope", "aa", "ntk", "rope"]
-    ordered = labels.order_methods(shuffled)
+    ordered = order_methods(shuffled)
     assert ordered == ("rope", "resonance_rope", "ntk", "yarn", "resonance_yarn", "aa", "zz")
-    assert labels.method_label("resonance_yarn") == "Resonance YaRN"
-    assert labels.method_label("resonance_zz") == "Resonance zz"
+    assert method_label("resonance_yarn") == "Resonance YaRN"
+    assert method_label("resonance_zz") == "Resonance zz"
 
 
 @pytest.mark.parametrize("scaling", ["rope", "yarn", "ntk_by_parts", "unheard_of"])
 def test_plain_variant_is_a_tint_of_the_resonance_colour(scaling: str) -> None:
-    plain = np.array(labels.method_colour(scaling))
-    resonance = np.array(labels.method_colour(f"resonance_{scaling}"))
+    plain = np.array(method_colour(scaling))
+    resonance = np.array(method_colour(f"resonance_{scaling}"))
     tint = (1 - plain) / (1 - resonance)
     assert np.all(plain > resonance)
     np.testing.assert_allclose(tint, tint[0])
@@ -464,8 +519,8 @@ def legend_texts(figure: Figure) -> list[str]:
 
 
 def test_plots_are_the_pngs_that_the_report_shows(results: dict[str, Any]) -> None:
-    images = report.plots(results)
-    text = report.markdown(results)
+    images = pngs(results)
+    text = markdown(results)
     assert set(images) == {
         "ood_accuracy.png",
         "accuracy_by_position.png",
@@ -479,21 +534,21 @@ def test_plots_are_the_pngs_that_the_report_shows(results: dict[str, Any]) -> No
 
 
 def test_plots_depend_on_the_results_alone(results: dict[str, Any]) -> None:
-    before = report.plots(results)
+    before = pngs(results)
     shuffled = copy.deepcopy(results)
     shuffled["cells"].reverse()
     with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30}):
-        again = report.plots(shuffled)
+        again = pngs(shuffled)
         assert matplotlib.rcParams["font.size"] == 30
     assert again == before
     assert not any(b"Software" in data for data in before.values())
 
     shuffled["cells"][0]["ood_accuracy"] = 0.1
-    assert report.plots(shuffled)["ood_accuracy.png"] != before["ood_accuracy.png"]
+    assert pngs(shuffled)["ood_accuracy.png"] != before["ood_accuracy.png"]
 
 
 def test_bars_stand_at_the_means_with_seeds_as_dots(results: dict[str, Any]) -> None:
-    figure = plots.figures(results)["ood_accuracy.png"]
+    figure = figures(results)["ood_accuracy.png"]
     (axes,) = figure.subfigs[0].axes
     heights = sorted(bar.get_window_extent().height for bar in axes.patches)
     pixels_per_point = axes.bbox.height / np.diff(axes.get_ylim())[0]
@@ -507,7 +562,7 @@ def test_bars_stand_at_the_means_with_seeds_as_dots(results: dict[str, Any]) -> 
 
 
 def test_accuracy_by_position_marks_the_training_length(results: dict[str, Any]) -> None:
-    figure = plots.figures(results)["accuracy_by_position.png"]
+    figure = figures(results)["accuracy_by_position.png"]
     left, right = figure.subfigs[0].axes
     assert [left.get_title(), right.get_title()] == ["Recursive", "Chain-of-Thought"]
     assert "training length 16" in [text.get_text() for text in left.texts]
@@ -526,7 +581,7 @@ def test_loss_curves_are_of_methods_not_of_trainings() -> None:
         for method, middle in (("rope", 1.0), ("yarn", 2.0))
         for seed in (0, 1, 2)
     ]
-    figure = plots.figures(make_results(raw_cells))["validation_loss.png"]
+    figure = figures(make_results(raw_cells))["validation_loss.png"]
     (axes,) = figure.subfigs[0].axes
     assert axes.get_yscale() == "log"
     for line, middle in zip(axes.lines, (1.1, 2.1), strict=True):
@@ -542,7 +597,7 @@ def test_two_protocols_have_a_row_each_and_empty_panels_say_so() -> None:
         make_cell("recursive", "rope", 0, 0.5),
         make_cell("cot", "rope", 0, 0.5, protocol="scaled_at_test"),
     ]
-    figure = plots.figures(make_results(raw_cells))["accuracy_by_position.png"]
+    figure = figures(make_results(raw_cells))["accuracy_by_position.png"]
     assert [row.get_suptitle() for row in figure.subfigs] == [
         "Scaled in training and test",
         "Scaled at test only",
@@ -558,15 +613,15 @@ def test_unknown_names_single_seeds_and_unmeasured_numbers_are_drawn() -> None:
     ]
     raw_cells[0] |= {"ood_accuracy": None, "validation_loss": [], "validation_step": []}
     results = make_results(raw_cells)
-    assert len(report.plots(results)) == 3
-    assert "## new_protocol (`new_protocol`)" in report.markdown(results)
+    assert len(pngs(results)) == 3
+    assert "## new_protocol (`new_protocol`)" in markdown(results)
 
 
 def test_legends_stay_inside_narrow_figures() -> None:
     scalings = ("ntk_by_parts", "dynamic_ntk", "ntk")
     methods = [prefix + scaling for scaling in scalings for prefix in ("", "resonance_")]
     results = make_results([make_cell("cot", method, 0, 0.5) for method in methods])
-    for figure in plots.figures(results).values():
+    for figure in figures(results).values():
         figure.draw_without_rendering()
         box = figure.legends[0].get_window_extent()
         assert box.x0 >= 0

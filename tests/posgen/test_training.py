@@ -15,7 +15,8 @@ from flax import nnx
 
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.posgen import TASKS, generate
-from rrope_jax.posgen.training import Measures, Program, State, TaskConfig, TrainConfig
+from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
+from rrope_jax.posgen.training import PosgenProgram, PosgenState, PositionMeans
 from rrope_jax.rope import PhaseTable, RopeSpec, phase_table
 from rrope_jax.rope.positions import PositionSampling
 
@@ -30,25 +31,27 @@ TASK = TaskConfig(
     test_sequences=8,
 )
 MODEL = ModelConfig(vocab_size=6, d_model=16, num_layers=1, num_heads=2, d_ff=24)
-TRAIN = TrainConfig(steps=12, batch_size=2, learning_rate=1e-2, validate_every=6, eval_batch_size=2)
-PROGRAM = Program(TASK, MODEL, TRAIN)
-DROPPING = Program(TASK, dataclasses.replace(MODEL, dropout=0.3), TRAIN)
+TRAIN = PosgenTrainConfig(
+    steps=12, batch_size=2, learning_rate=1e-2, validate_every=6, eval_batch_size=2
+)
+PROGRAM = PosgenProgram(TASK, MODEL, TRAIN)
+DROPPING = PosgenProgram(TASK, dataclasses.replace(MODEL, dropout=0.3), TRAIN)
 ROPE = RopeSpec(head_dim=8)
 YARN = RopeSpec(head_dim=8, scaling="yarn", factor=2.0, original_context=8, resonance=True)
 
 
 @functools.cache
-def _train(program: Program, steps: int) -> Callable[..., tuple[State, jax.Array]]:
+def _train(program: PosgenProgram, steps: int) -> Callable[..., tuple[PosgenState, jax.Array]]:
     return jax.jit(functools.partial(program.train_steps, steps=steps))
 
 
 @functools.cache
-def _evaluate(program: Program) -> Callable[..., Measures]:
+def _evaluate(program: PosgenProgram) -> Callable[..., PositionMeans]:
     return jax.jit(program.evaluate)
 
 
 @pytest.fixture(scope="module")
-def initial(quick_compilation: None) -> State:
+def initial(quick_compilation: None) -> PosgenState:
     """The state of a fresh model."""
     return jax.jit(PROGRAM.init)(jax.random.key(1))
 
@@ -56,7 +59,7 @@ def initial(quick_compilation: None) -> State:
 @pytest.fixture(scope="module")
 def rows() -> np.ndarray:
     """Training rows of cot."""
-    return np.asarray(PROGRAM.data("cot", jax.random.key(0)).train_NT)
+    return np.asarray(PROGRAM.task.data("cot", jax.random.key(0)).train_NT)
 
 
 def _stack(*specs: RopeSpec) -> PhaseTable:
@@ -83,28 +86,28 @@ def _reference(params: Any, spec: RopeSpec, rows_NT: np.ndarray) -> tuple[np.nda
 class TestData:
     @pytest.mark.parametrize("task", TASKS)
     def test_rows_continue_their_seeds(self, task: str) -> None:
-        data = PROGRAM.data(task, jax.random.key(0))
+        data = PROGRAM.task.data(task, jax.random.key(0))
         for rows_NT, shape in zip(data, [(7, 8), (6, 16), (8, 16)], strict=True):
             assert rows_NT.shape == shape
             expected = generate(task, rows_NT[:, :4], shape[1], modulus=5)
             assert (rows_NT == expected).all()
 
     def test_splits_share_no_seed(self) -> None:
-        data = PROGRAM.data("cot", jax.random.key(0))
+        data = PROGRAM.task.data("cot", jax.random.key(0))
         seeds = [tuple(row) for rows_NT in data for row in rows_NT[:, :4].tolist()]
         assert len(set(seeds)) == 7 + 6 + 8
 
     def test_other_combination(self) -> None:
         task = dataclasses.replace(TASK, combination="sine_of_turn")
         program = dataclasses.replace(PROGRAM, task=task)
-        one, other = (p.data("cot", jax.random.key(0)).train_NT for p in (PROGRAM, program))
+        one, other = (p.task.data("cot", jax.random.key(0)).train_NT for p in (PROGRAM, program))
         assert (one[:, :4] == other[:, :4]).all()
         assert (one[:, 4:] != other[:, 4:]).any()
 
 
 class TestEvaluate:
-    def test_equals_a_slow_reference_under_each_table(self, initial: State) -> None:
-        rows_NT = np.asarray(PROGRAM.data("recursive", jax.random.key(0)).test_NT)
+    def test_equals_a_slow_reference_under_each_table(self, initial: PosgenState) -> None:
+        rows_NT = np.asarray(PROGRAM.task.data("recursive", jax.random.key(0)).test_NT)
         measures = _evaluate(PROGRAM)(initial.params, rows_NT, _stack(ROPE, YARN))
         assert measures.accuracy.shape == measures.loss.shape == (2, 12)
         for index, spec in enumerate((ROPE, YARN)):
@@ -115,7 +118,7 @@ class TestEvaluate:
 
 
 @pytest.fixture(scope="module")
-def batches(initial: State, rows: np.ndarray) -> list[tuple[int, int]]:
+def batches(initial: PosgenState, rows: np.ndarray) -> list[tuple[int, int]]:
     """The two rows in the batch of each of 12 steps.
 
     With a learning rate of 0 the loss of a step tells them: it has to be the mean of the reference
@@ -146,8 +149,8 @@ class TestBatches:
         assert len(set.union(*left_out)) > 1
 
 
-def _check_pieces(program: Program, initial: State, cut: int) -> None:
-    data = program.data("semi_recursive", jax.random.key(0))
+def _check_pieces(program: PosgenProgram, initial: PosgenState, cut: int) -> None:
+    data = program.task.data("semi_recursive", jax.random.key(0))
     table, key = phase_table(YARN), jax.random.key(4)
     whole, losses_S = _train(program, 12)(initial, data.train_NT, table, key)
     state, pieces = initial, []
@@ -163,26 +166,26 @@ def _check_pieces(program: Program, initial: State, cut: int) -> None:
 class TestPieces:
     """A run in pieces equals an unbroken one bit for bit, also where pieces end within an epoch."""
 
-    def test_plain(self, initial: State) -> None:
+    def test_plain(self, initial: PosgenState) -> None:
         _check_pieces(PROGRAM, initial, cut=4)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("cut", [1, 6])
-    def test_with_dropout_and_sampled_positions(self, cut: int, initial: State) -> None:
+    def test_with_dropout_and_sampled_positions(self, cut: int, initial: PosgenState) -> None:
         sampling = PositionSampling(sampler="pose", target_length=16)
         _check_pieces(dataclasses.replace(DROPPING, positions=sampling), initial, cut)
 
 
 class TestDropout:
     @pytest.mark.slow
-    def test_acts_in_training(self, initial: State, rows: np.ndarray) -> None:
+    def test_acts_in_training(self, initial: PosgenState, rows: np.ndarray) -> None:
         alike_NT = np.repeat(rows[:1], len(rows), axis=0)  # so that the batch is known
         _, losses_S = _train(DROPPING, 1)(initial, alike_NT, phase_table(ROPE), jax.random.key(2))
         without = _reference(initial.params, ROPE, rows[:1])[1].mean()
         assert abs(losses_S[0] - without) > 1e-3
 
-    def test_does_not_act_in_evaluation(self, initial: State) -> None:
-        rows_NT = PROGRAM.data("cot", jax.random.key(0)).test_NT
+    def test_does_not_act_in_evaluation(self, initial: PosgenState) -> None:
+        rows_NT = PROGRAM.task.data("cot", jax.random.key(0)).test_NT
         plain, dropping = (
             _evaluate(program)(initial.params, rows_NT, _stack(ROPE, YARN))
             for program in (PROGRAM, DROPPING)
@@ -194,7 +197,7 @@ class TestOptimizer:
     """AdamW's step under a constant gradient is the learning rate itself."""
 
     @staticmethod
-    def _steps(train: TrainConfig, gradients: list[float], value: float = 0.0) -> np.ndarray:
+    def _steps(train: PosgenTrainConfig, gradients: list[float], value: float = 0.0) -> np.ndarray:
         optimizer = dataclasses.replace(PROGRAM, train=train).optimizer()
         params = jnp.float32(value)
         state = optimizer.init(params)
@@ -249,11 +252,11 @@ def test_learns_a_task_for_seeds_it_has_not_seen() -> None:
         test_sequences=12,
     )
     model = ModelConfig(vocab_size=6, d_model=32, num_layers=2, num_heads=2, d_ff=64)
-    train = TrainConfig(
+    train = PosgenTrainConfig(
         steps=500, batch_size=35, learning_rate=5e-3, validate_every=500, eval_batch_size=4
     )
-    program = Program(task, model, train)
-    data = program.data("cot", jax.random.key(0))
+    program = PosgenProgram(task, model, train)
+    data = program.task.data("cot", jax.random.key(0))
     rope = RopeSpec(head_dim=16)
     state, losses_S = _train(program, 500)(
         program.init(jax.random.key(1)), data.train_NT, phase_table(rope), jax.random.key(2)
@@ -333,4 +336,4 @@ class TestErrors:
         assert [part for part in parts if part not in str(caught.value)] == []
 
     def test_defaults_are_the_paper_s_150_epochs(self) -> None:
-        assert TrainConfig().steps == 150 * (TaskConfig().train_sequences // 128)
+        assert PosgenTrainConfig().steps == 150 * (TaskConfig().train_sequences // 128)

@@ -1,0 +1,80 @@
+"""How RoPE methods are ordered, named and coloured in every table and figure."""
+
+import colorsys
+import dataclasses
+import zlib
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from rrope_jax.reporting.colours import BLUE, GREEN, GREY, OLIVE, PURPLE, RED, VERMILLION, VIOLET
+from rrope_jax.rope.methods import is_resonance, plain_variant, resonance_variant
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingLook:
+    """What a RoPE scaling looks like in a report.
+
+    Attributes:
+      label: name in tables and legends, without the word Resonance.
+      colour: hex colour of the Resonance variant; the plain variant is a lighter tint of it.
+    """
+
+    label: str
+    colour: str
+
+
+# In the order of every table and figure.
+_SCALINGS: Mapping[str, ScalingLook] = MappingProxyType(
+    {
+        "rope": ScalingLook("RoPE", BLUE),
+        "linear": ScalingLook("PI", PURPLE),
+        "ntk": ScalingLook("NTK-aware", GREY),
+        "dynamic_ntk": ScalingLook("Dynamic NTK", OLIVE),
+        "ntk_by_parts": ScalingLook("NTK-by-parts", GREEN),
+        "yarn": ScalingLook("YaRN", VERMILLION),
+        "llama3": ScalingLook("Llama 3", VIOLET),
+        "longrope": ScalingLook("LongRoPE", RED),
+    }
+)
+
+# Share of the full colour in the tint of a plain variant; the rest is white.
+_TINT = 0.58
+
+
+def method_label(method: str) -> str:
+    """Name of a method in tables and legends; an unknown scaling is shown as it is written."""
+    scaling = plain_variant(method)
+    look = _SCALINGS.get(scaling)
+    label = look.label if look else scaling
+    return f"Resonance {label}" if is_resonance(method) else label
+
+
+def method_colour(method: str) -> tuple[float, float, float]:
+    """Colour of a method as RGB in [0, 1].
+
+    The two variants of a scaling share a hue: Resonance dark, plain a tint of it. A scaling that
+    the table does not list takes its hue from a checksum of its name, so it keeps its colour from
+    one report to the next.
+    """
+    scaling = plain_variant(method)
+    look = _SCALINGS.get(scaling)
+    if look:
+        red, green, blue = (int(look.colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    else:
+        hue = zlib.crc32(scaling.encode()) % 360 / 360
+        red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.6)
+    if is_resonance(method):
+        return red, green, blue
+    return 1 - (1 - red) * _TINT, 1 - (1 - green) * _TINT, 1 - (1 - blue) * _TINT
+
+
+def order_methods(methods: Iterable[str]) -> tuple[str, ...]:
+    """Distinct methods in report order: by scaling, the plain variant before Resonance."""
+    listed = [name for scaling in _SCALINGS for name in (scaling, resonance_variant(scaling))]
+    return in_order(methods, listed)
+
+
+def in_order(names: Iterable[str], listed: Iterable[str]) -> tuple[str, ...]:
+    """Distinct names: those of `listed` in its order, then the others alphabetically."""
+    rank = {name: index for index, name in enumerate(listed)}
+    return tuple(sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name)))

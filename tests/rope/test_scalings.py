@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rrope_jax import rope
-from rrope_jax.posgen import labels
+from rrope_jax.reporting.methods import method_label
 from rrope_jax.rope import SCALINGS, RopeSpec
 from rrope_jax.rope.methods import method_of, parse_method
 from rrope_jax.rope.scalings import SCALING_FIELDS, Scaling, unread_fields
@@ -32,7 +32,7 @@ def test_a_new_row_works_everywhere(resonance: bool, monkeypatch: pytest.MonkeyP
     assert spec == RopeSpec(**spec.fields())
     assert method_of(spec) == name
     assert parse_method(name) == ("halves", resonance)
-    assert labels.method_label(name).endswith("halves")
+    assert method_label(name).endswith("halves")
     inv_freq = rope.frequencies(spec).inv_freq
     np.testing.assert_allclose(inv_freq, 2 * np.pi / 25 if resonance else 0.25, rtol=1e-15)
     back = rope.frequencies(rope.from_hf(rope.to_hf(spec))).inv_freq

@@ -26,11 +26,6 @@ def factor_lists(description: Description) -> tuple[Description, float]:
       ValueError: the frequencies depend on the length, so that no single list has them.
     """
     spec, context = description.rope, description.context
-    if spec.scaling == "dynamic_ntk":
-        raise ValueError(
-            "scaling='dynamic_ntk' has other frequencies at every length, so there is no list of "
-            "them; convert with scaling='ntk' and a fixed factor"
-        )
     if spec.short_factor != spec.long_factor:
         raise ValueError(
             "scaling='longrope' with a short_factor and a long_factor that differ has no single "

@@ -27,8 +27,8 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
     """
     if spec.scaling == "dynamic_ntk":
         raise ValueError(
-            "scaling='dynamic_ntk' has other frequencies at every length, so no list of factors "
-            "has them; use scaling='ntk' with a fixed factor"
+            "scaling='dynamic_ntk' has other frequencies at every length, so there is no list of "
+            "them; convert with scaling='ntk' and a fixed factor"
         )
     factor: float | None = 1.0
     if spec.scaling == "longrope" and spec.original_context is not None:

@@ -161,7 +161,7 @@ def metric_of(lines: Sequence[Line]) -> str:
     return "exact"
 
 
-class Document(NamedTuple):
+class QuestionedDocument(NamedTuple):
     """What a unit is of: the questions on one document.
 
     Attributes:
@@ -177,7 +177,7 @@ class Document(NamedTuple):
     cut_tokens: int
 
 
-class ClosedEnded(Benchmark[Document]):
+class ClosedEnded(Benchmark[QuestionedDocument]):
     """Closed-ended tasks; a unit is one document with all its questions."""
 
     def __init__(
@@ -213,7 +213,7 @@ class ClosedEnded(Benchmark[Document]):
         self._named_ends = [] if self._stop_ids == eos else [list(self._stop_ids)]
         self._model = decoder.config
         self._generator = Generator(decoder, chunk=setting.chunk)
-        units: list[Unit[Document]] = []
+        units: list[Unit[QuestionedDocument]] = []
         for task, file in zip(tasks, setting.files, strict=True):
             lines = read_lines(file)[: setting.documents]
             metric = metric_of(lines) if setting.metric == "auto" else setting.metric
@@ -228,7 +228,7 @@ class ClosedEnded(Benchmark[Document]):
             for instruction in line.instructions
         ]
 
-    def _unit(self, task: str, metric: str, index: int, line: Line) -> Unit[Document]:
+    def _unit(self, task: str, metric: str, index: int, line: Line) -> Unit[QuestionedDocument]:
         setting = self._setting
         before = self._tokenizer.encode(setting.template.partition(_DOCUMENT)[0])
         questions = self._questions(line)
@@ -251,7 +251,7 @@ class ClosedEnded(Benchmark[Document]):
             unit_name("closed_ended", [task, index], depends_on),
             flops,
             functools.partial(self._run, tokens, questions),
-            Document(task, metric, line.outputs, max(0, len(document) - room)),
+            QuestionedDocument(task, metric, line.outputs, max(0, len(document) - room)),
         )
 
     def _run(self, document: list[int], questions: Sequence[list[int]]) -> dict[str, Any]:
@@ -273,13 +273,13 @@ class ClosedEnded(Benchmark[Document]):
         `closed_ended` has one entry a task: `accuracy` is the share of its questions answered
         rightly, `cut_documents` counts the documents that did not fit the context.
         """
-        tasks: dict[str, list[tuple[Document, list[str]]]] = {}
+        tasks: dict[str, list[tuple[QuestionedDocument, list[str]]]] = {}
         for document, result in self.finished(store):
             tasks.setdefault(document.task, []).append((document, result["answers"]))
         return {"closed_ended": list(map(_task_entry, tasks.values()))}
 
 
-def _task_entry(documents: Sequence[tuple[Document, list[str]]]) -> dict[str, Any]:
+def _task_entry(documents: Sequence[tuple[QuestionedDocument, list[str]]]) -> dict[str, Any]:
     """The entry of one task, from its documents and the model's answers to their questions."""
     task, metric, *_ = documents[0][0]
     reduce = METRICS[metric]

@@ -5,6 +5,7 @@ fixed style, so that the bytes depend on what is drawn and the matplotlib releas
 """
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -51,8 +52,13 @@ def style() -> Iterator[None]:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Legend below the panels, in as many columns (five at most) as the figure is wide for."""
-    for columns in range(min(len(handles), 5), 0, -1):
+    """Legend below the panels, in few rows of equally many entries.
+
+    It has at most five columns, and no more than the figure is wide for.
+    """
+    for most in range(min(len(handles), 5), 0, -1):
+        rows = math.ceil(len(handles) / most)
+        columns = math.ceil(len(handles) / rows)
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return

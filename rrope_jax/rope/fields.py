@@ -18,7 +18,7 @@ class Row(Protocol):
 
     @property
     def reads(self) -> Collection[str]:
-        """The fields that this method reads beside those that all methods read."""
+        """The fields that this method reads besides those that all methods read."""
 
     @property
     def requires(self) -> Collection[str]:

@@ -16,7 +16,7 @@ def round_wavelengths(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rounds wavelengths to the nearest whole number of tokens.
 
     The rounding is done in float64: in float32 it picks another integer for wavelengths above
-    about 131,000 tokens, because neighbouring float32 numbers there are 1/64 and more apart and
+    about 131,000 tokens, because neighboring float32 numbers there are at least 1/64 apart and
     the wavelength itself is already off by that.
 
     Args:

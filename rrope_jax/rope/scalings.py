@@ -158,7 +158,7 @@ class Scaling:
 
     Attributes:
       inv_freq: (spec, current length or None) -> float64[d/2].
-      reads: the spec fields that this scaling reads beside those that all scalings read.
+      reads: the spec fields that this scaling reads besides those that all scalings read.
       requires: those of `reads` that have no usable default.
       temperature: the attention factor where the spec does not set one.
       rotates_all: True when `partial_rotary_factor` stops features instead of narrowing d.

@@ -67,7 +67,7 @@ class RopeSpec:
                 object.__setattr__(self, name, tuple(value))  # hashable
         check_method(self, "scaling", SCALINGS)
         if is_number(self.factor) and self.factor == 1 and "factor" in unread_fields(self.scaling):
-            object.__setattr__(self, "factor", None)  # files of older releases have a 1 for it
+            object.__setattr__(self, "factor", None)  # older files have a 1 here
         check_fields(self, "scaling", SCALINGS)
         check_ranges(self)
         if self.resonance:  # raises where a rounded wavelength leaves no rotation

@@ -118,8 +118,9 @@ _UNREAD = (
     '"beta_fast": 32.0, "beta_slow": 1.0, "truncate": true, "mscale": null, '
     '"mscale_all_dim": null, "low_freq_factor": 1.0, "high_freq_factor": 4.0'
 )
-# What release 0.1 wrote for a spec without a factor: all of its fields, and those in results.
-_FIRST_RELEASE = {
+# What was written for a spec without a factor when that was a float: all fields, and those in
+# results.
+_OLDER_FILES = {
     "none": (
         '{"head_dim": 4, "theta": 10000.0, "scaling": "none", "factor": 1.0, '
         '"original_context": null, "resonance": false, "partial_rotary_factor": 1.0, '
@@ -158,15 +159,15 @@ _WITHOUT_FACTOR = {
 }
 
 
-@pytest.mark.parametrize("scaling", _FIRST_RELEASE)
-def test_json_of_the_first_release_is_read_and_written(scaling: str) -> None:
+@pytest.mark.parametrize("scaling", _OLDER_FILES)
+def test_json_of_older_files_is_read_and_written(scaling: str) -> None:
     spec = _WITHOUT_FACTOR[scaling]
     assert spec.factor is None
     assert spec.extension == 1.0
-    for stored in map(json.loads, _FIRST_RELEASE[scaling]):
+    for stored in map(json.loads, _OLDER_FILES[scaling]):
         assert RopeSpec(**stored) == spec
         assert hash(RopeSpec(**stored)) == hash(spec)
-    assert json.dumps(spec.fields()) == _FIRST_RELEASE[scaling][1]
+    assert json.dumps(spec.fields()) == _OLDER_FILES[scaling][1]
 
 
 @pytest.mark.parametrize("fields", [{}, _YARN, _LONGROPE, {**_YARN, "resonance": True}])

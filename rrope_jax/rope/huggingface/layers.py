@@ -22,7 +22,7 @@ def advice(hf: HfConfig, **edits: Any) -> str:
 
     Args:
       hf: the config.
-      **edits: keys that the call has to replace, beside those that differ between layers.
+      **edits: keys that the call has to replace, besides those that differ between layers.
     """
     nested = [hf.keys[dialect] for dialect in DIALECTS if isinstance(hf.keys.get(dialect), Mapping)]
     defaults = {

@@ -26,13 +26,17 @@ def _geometric(theta: float, dim: int) -> Float64Array:
     return 1.0 / theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
 
 
-def _none(spec: Any, seq_len: int | None) -> Float64Array:
+def _plain(spec: Any) -> Float64Array:
     return _geometric(spec.theta, spec.rotary_dim)
+
+
+def _none(spec: Any, seq_len: int | None) -> Float64Array:
+    return _plain(spec)
 
 
 def _linear(spec: Any, seq_len: int | None) -> Float64Array:
     """Position interpolation: Chen et al., arXiv 2306.15595, equation 4."""
-    return _geometric(spec.theta, spec.rotary_dim) / float(spec.factor)
+    return _plain(spec) / float(spec.factor)
 
 
 def stretched_theta(spec: Any, stretch: float) -> float:
@@ -55,7 +59,7 @@ def _dynamic_ntk(spec: Any, seq_len: int | None) -> Float64Array:
 
 def _by_wavelength_ratio(spec: Any, low: float, high: float) -> Float64Array:
     """Interpolates features turning fewer than `low` times within L, keeps those above `high`."""
-    inv_freq = _geometric(spec.theta, spec.rotary_dim)
+    inv_freq = _plain(spec)
     turns = spec.original_context * inv_freq / (2 * math.pi)
     if low == high:  # a step, as in Llama 4 Scout
         keep = (turns >= low).astype(np.float64)
@@ -97,7 +101,7 @@ def _index_ramp(spec: Any, fast: float, slow: float, *, truncate: bool) -> Float
 
 def _yarn(spec: Any, seq_len: int | None) -> Float64Array:
     """YaRN as its released code and the runtimes compute it (jquesnelle/yarn, transformers)."""
-    inv_freq = _geometric(spec.theta, spec.rotary_dim)
+    inv_freq = _plain(spec)
     interpolate = _index_ramp(spec, spec.beta_fast, spec.beta_slow, truncate=spec.truncate)
     return inv_freq / float(spec.factor) * interpolate + inv_freq * (1 - interpolate)
 
@@ -108,7 +112,7 @@ def _part_ntk(spec: Any, seq_len: int | None) -> Float64Array:
     Blends position interpolation, NTK-aware scaling and plain RoPE, with the ramps that its code
     hard-wires: 1.25 to 0.75 turns into the NTK-aware part and 16 to 2 turns into the plain one.
     """
-    plain = _geometric(spec.theta, spec.rotary_dim)
+    plain = _plain(spec)
     interpolate = _index_ramp(spec, 1.25, 0.75, truncate=True)
     blended = plain / float(spec.factor) * interpolate + _ntk(spec, seq_len) * (1 - interpolate)
     slow = _index_ramp(spec, 16.0, 2.0, truncate=True)
@@ -119,7 +123,7 @@ def _longrope(spec: Any, seq_len: int | None) -> Float64Array:
     """One factor per feature, another list past L: arXiv 2402.13753, as in transformers."""
     long = seq_len is not None and seq_len > spec.original_context
     factors = spec.long_factor if long else spec.short_factor
-    return _geometric(spec.theta, spec.rotary_dim) / np.asarray(factors, np.float64)
+    return _plain(spec) / np.asarray(factors, np.float64)
 
 
 def _proportional(spec: Any, seq_len: int | None) -> Float64Array:
@@ -127,7 +131,7 @@ def _proportional(spec: Any, seq_len: int | None) -> Float64Array:
 
     Unlike partial rotary, the fast features keep the frequencies of the full dimension.
     """
-    inv_freq = _geometric(spec.theta, spec.rotary_dim) / spec.extension
+    inv_freq = _plain(spec) / spec.extension
     turning = int(spec.partial_rotary_factor * spec.head_dim) // 2
     return np.where(np.arange(inv_freq.size) < turning, inv_freq, 0.0)
 

@@ -9,13 +9,14 @@ from rrope_jax.io.description import Description
 from rrope_jax.io.dtypes import DTYPES
 from rrope_jax.io.gguf import write as gguf_export
 from rrope_jax.io.huggingface import write as huggingface_export
-from rrope_jax.io.orbax import native
+from rrope_jax.io.orbax import write as orbax_export
 from rrope_jax.io.orbax.checkpoint import TREE
+from rrope_jax.io.orbax.layout import CHECKPOINTS
 from rrope_jax.io.paths import check_local, check_orbax
 from rrope_jax.io.portable import FoldedSource
 from rrope_jax.io.pretrained import FORMATS, open_source
+from rrope_jax.io.source import Source
 from rrope_jax.io.target import restore_target, whole_or_nothing
-from rrope_jax.io.weights import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _write_hf(source: Source, path: Path, options: Options) -> None:
 
 def _write_orbax(source: Source, path: Path, options: Options) -> None:
     path.mkdir()
-    native.write(source, path)
+    orbax_export.write(source, path)
 
 
 WRITERS = {
@@ -163,7 +164,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not overwrite:
         raise ValueError(f"{target} exists; give another path, or --overwrite to replace it")
     empty = target.is_dir() and not any(target.iterdir())
-    trained = any((target / name).is_dir() for name in (native.CHECKPOINTS, TREE))
+    trained = any((target / name).is_dir() for name in (CHECKPOINTS, TREE))
     if trained or not (empty or any(row.recognises(target) for row in FORMATS.values())):
         raise ValueError(
             f"{target} is not a converted checkpoint, and only such are overwritten; remove it "

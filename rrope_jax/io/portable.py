@@ -5,13 +5,12 @@ scaling queries and keys by t before the rotation is the same as scaling cos and
 """
 
 import dataclasses
-from typing import Any
 
-import jax
 import numpy as np
 
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
-from rrope_jax.io.weights import Array, Source, Weight, parameter_from_matrices
+from rrope_jax.io.source import Part, Source
+from rrope_jax.io.weights import Array, Weight
 from rrope_jax.rope import frequencies
 from rrope_jax.rope.factor_lists import as_factor_lists
 
@@ -46,7 +45,7 @@ def factor_lists(description: Description) -> tuple[Description, float]:
     return listed_description, temperature
 
 
-class FoldedSource:
+class FoldedSource(Source):
     """A source with another rotary embedding, whose temperature goes into queries and keys."""
 
     def __init__(self, source: Source, description: Description, temperature: float) -> None:
@@ -59,26 +58,20 @@ class FoldedSource:
         """
         self._source = source
         self._temperature = np.float32(temperature)
-        self.description = description
+        self._description = description
 
-    def check(self) -> None:
-        """See `weights.Source`."""
+    def _describe(self) -> Description:
+        return self._description
+
+    def _check(self) -> None:
         self._source.check()
 
-    def matrix(self, weight: Weight, layer: int) -> Array:
-        """One weight; see `weights.Source`."""
-        matrix = self._source.matrix(weight, layer)
+    def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
+        """One weight, or a part of it; see `Source`."""
+        matrix = self._source.matrix(weight, layer, part)
         if weight.heads is None or self._temperature == 1:
             return matrix
-        heads = getattr(self.description.model, weight.heads)
-        folded = np.array(matrix, np.float32).reshape(heads, -1, matrix.shape[1])
+        head_size = self.description.model.head_size
+        folded = np.array(matrix, np.float32).reshape(-1, head_size, matrix.shape[1])
         folded[:, : self.description.rope.rotary_dim] *= self._temperature
         return folded.reshape(matrix.shape)
-
-    def parameter(
-        self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
-    ) -> Any:
-        """One parameter; see `weights.Source`."""
-        if self._temperature == 1:
-            return self._source.parameter(weight, shape, sharding)
-        return parameter_from_matrices(self, weight, shape, sharding)

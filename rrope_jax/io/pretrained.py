@@ -14,10 +14,11 @@ from flax import nnx
 from rrope_jax.io.description import Description as Description
 from rrope_jax.io.gguf.read import GgufSource, is_gguf
 from rrope_jax.io.huggingface.read import HuggingFaceSource, is_huggingface
-from rrope_jax.io.orbax.native import NativeSource, is_native
+from rrope_jax.io.orbax.read import OrbaxSource, is_orbax
 from rrope_jax.io.paths import check_local
+from rrope_jax.io.source import Source
 from rrope_jax.io.target import left_behind
-from rrope_jax.io.weights import Source, parameter_shapes
+from rrope_jax.io.weights import parameter_shapes
 from rrope_jax.model import Decoder
 from rrope_jax.model.decoder import abstract_decoder
 from rrope_jax.rope import RopeSpec
@@ -30,7 +31,7 @@ class _Format(NamedTuple):
 
 FORMATS: dict[str, _Format] = {
     "gguf": _Format(is_gguf, GgufSource),
-    "orbax": _Format(is_native, NativeSource),
+    "orbax": _Format(is_orbax, OrbaxSource),
     "hf": _Format(is_huggingface, HuggingFaceSource),
 }
 # Fields of ModelConfig that do not change what the weights mean.
@@ -88,37 +89,62 @@ def describe(path: str | os.PathLike[str]) -> Description:
     return open_source(path).description
 
 
+def load_params(source: Source, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The parameters of a checkpoint, in float32.
+
+    Parameters are filled one by one, the largest first, so that the host holds little beside them;
+    a process reads only what its devices need.
+
+    Args:
+      source: the checkpoint.
+      shardings: a sharding for each parameter, in the structure of the result; None puts everything
+        on the default device.
+
+    Returns:
+      Arrays in the structure of `nnx.to_pure_dict(nnx.state(decoder))`.
+
+    Raises:
+      ValueError: weights are missing, unknown, misshaped or damaged.
+    """
+    source.check()
+    shapes = parameter_shapes(source.description.model)
+    flat_shardings = {} if shardings is None else nnx.traversals.flatten_mapping(shardings)
+    params = {}
+    for weight in sorted(shapes, key=lambda weight: -math.prod(shapes[weight])):
+        path = tuple(weight.path.split("."))
+        # waits, since this one may still be copied from the memory that it was read into
+        params[path] = jax.block_until_ready(source.parameter(weight, flat_shardings.get(path)))
+    nested: dict[str, Any] = nnx.traversals.unflatten_mapping(params)
+    return nested
+
+
 def load(
-    path: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | Source,
     *,
     rope: RopeSpec | None = None,
     model: Mapping[str, Any] = MappingProxyType({}),
-    shardings: Any = None,
+    shardings: Mapping[str, Any] | None = None,
 ) -> tuple[Decoder, Description]:
     """Builds the decoder of a checkpoint, with float32 parameters.
 
-    Parameters are filled one by one, the largest first, so that the host holds little beside them.
-
     Args:
-      path: as for `open_source`.
+      checkpoint: a path as for `open_source`, or the opened source.
       rope: replaces the checkpoint's rotary embedding.
       model: overrides fields of its ModelConfig, of those in `OVERRIDABLE`.
-      shardings: a pytree like `nnx.state(decoder)` with a sharding for each parameter; each device
-        then gets its own part only. None puts everything on the default device.
+      shardings: as for `load_params`.
 
     Returns:
       The decoder, and its description with the overrides applied.
 
     Raises:
-      ValueError: as `describe`; or weights are missing, unknown or misshaped; or an override is
-        not allowed.
+      ValueError: as `describe` and `load_params`; or an override is not allowed.
     """
     if unknown := sorted(model.keys() - set(OVERRIDABLE)):
         raise ValueError(
             f"{unknown[0]}={model[unknown[0]]!r} cannot be changed on the way in; only "
             f"{', '.join(OVERRIDABLE)} can"
         )
-    source = open_source(path)
+    source = checkpoint if isinstance(checkpoint, Source) else open_source(checkpoint)
     source.check()
     description = dataclasses.replace(
         source.description,
@@ -126,17 +152,5 @@ def load(
         rope=source.description.rope if rope is None else rope,
     )
     graph, state = nnx.split(abstract_decoder(description.model, description.rope))
-    places = jax.tree.unflatten(
-        jax.tree.structure(state),
-        [None] * len(jax.tree.leaves(state)) if shardings is None else jax.tree.leaves(shardings),
-    )
-    placed = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(places)}
-    shapes = parameter_shapes(description.model)
-    filled = {}
-    for weight, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
-        sharding = placed[weight.path].get_raw_value()
-        # waits, since this one may still be copied from the memory that it was read into
-        filled[weight.path] = jax.block_until_ready(source.parameter(weight, shape, sharding))
-    leaves = {path: filled[".".join(map(str, path))] for path, _ in nnx.to_flat_state(state)}
-    nnx.replace_by_pure_dict(state, nnx.traversals.unflatten_mapping(leaves))
+    nnx.replace_by_pure_dict(state, load_params(source, shardings))
     return nnx.merge(graph, state), description

@@ -8,13 +8,10 @@ whatever is not in it is refused.
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Any
 
-import jax
-import numpy as np
 from numpy.typing import NDArray
 
-from rrope_jax.io.description import Description
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.decoder import parameter_layout
 
@@ -46,6 +43,12 @@ class Weight:
     def layers(self, config: ModelConfig) -> range:
         """The layers it occurs in; just 0 where it is not stacked."""
         return range(config.num_layers if self.stacked else 1)
+
+    def axes(self, num_axes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The axes of one layer's kernel that are the rows and the columns of its matrix."""
+        if self.inputs is None:
+            return (0,), tuple(range(1, num_axes))
+        return tuple(range(self.inputs, num_axes)), tuple(range(self.inputs))
 
     def to_matrix(self, kernel: Array) -> Array:
         """A view of one layer's kernel as other formats store it."""
@@ -111,25 +114,6 @@ WEIGHTS = (
 )
 
 
-class Source(Protocol):
-    """A checkpoint whose weights are read one at a time."""
-
-    @property
-    def description(self) -> Description:
-        """Read without the weights."""
-
-    def check(self) -> None:
-        """Checks names and shapes of all weights; raises ValueError."""
-
-    def matrix(self, weight: Weight, layer: int) -> Array:
-        """One weight in float32, float16 or bfloat16 and Hugging Face's layout."""
-
-    def parameter(
-        self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
-    ) -> jax.Array:
-        """One parameter of the decoder in float32, on the devices of its sharding."""
-
-
 def parameter_shapes(config: ModelConfig) -> dict[Weight, tuple[int, ...]]:
     """The shape of each parameter that a decoder has."""
     shapes = {".".join(path): shape for path, (shape, _) in parameter_layout(config).items()}
@@ -141,9 +125,10 @@ def matrix_shapes(config: ModelConfig) -> dict[tuple[Weight, int], tuple[int, ..
     shapes: dict[tuple[Weight, int], tuple[int, ...]] = {}
     for weight, shape in parameter_shapes(config).items():
         kernel = shape[1:] if weight.stacked else shape
-        if weight.inputs is not None:
-            kernel = (math.prod(kernel[weight.inputs :]), math.prod(kernel[: weight.inputs]))
-        shapes |= {(weight, layer): kernel for layer in weight.layers(config)}
+        matrix = tuple(
+            math.prod(kernel[axis] for axis in group) for group in weight.axes(len(kernel)) if group
+        )
+        shapes |= {(weight, layer): matrix for layer in weight.layers(config)}
     return shapes
 
 
@@ -191,41 +176,3 @@ def check_weights(
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(repr(name) for name in names[:3]) + more
-
-
-def host_parameter(source: Source, weight: Weight, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """One parameter in the host's memory, filled matrix by matrix."""
-    buffer = _aligned(shape)
-    for layer in weight.layers(source.description.model):
-        kernel = buffer[layer] if weight.stacked else buffer
-        weight.to_matrix(kernel)[...] = source.matrix(weight, layer)
-    return buffer
-
-
-def parameter_from_matrices(
-    source: Source,
-    weight: Weight,
-    shape: tuple[int, ...],
-    sharding: jax.sharding.Sharding | None,
-) -> jax.Array:
-    """`Source.parameter` for formats that keep matrices of single layers.
-
-    The host holds this one parameter while it is filled; a device gets its own part only.
-    """
-    buffer = host_parameter(source, weight, shape)
-    if sharding is None:
-        array: jax.Array = jax.device_put(buffer)
-        return array
-    return jax.make_array_from_callback(shape, sharding, lambda index: buffer[index])
-
-
-def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Memory that a CPU device takes over as it is; it copies what is aligned to less."""
-    size = math.prod(shape) * np.dtype(np.float32).itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    buffer: NDArray[np.float32] = memory[start : start + size].view(np.float32).reshape(shape)
-    return buffer
-
-
-_ALIGNMENT = 64

@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from flax import nnx
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -27,7 +26,7 @@ from rrope_jax.cli.configuration import UsageError, from_config, parse, refusing
 from rrope_jax.data.pipeline import Batches, DataConfig, build_batches, heldout_documents
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
-from rrope_jax.io.orbax import native
+from rrope_jax.io.orbax import layout
 from rrope_jax.io.orbax.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
 from rrope_jax.io.paths import check_orbax
 from rrope_jax.jobs.train_config import (
@@ -137,7 +136,7 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
     identity, free = _identity(values.config, program)
     with peers.claim(values.workdir, identity, free=free) as workdir, plan.batches:
         store = BackgroundCheckpoints(
-            workdir.path / native.CHECKPOINTS,
+            workdir.path / layout.CHECKPOINTS,
             keep=checkpoint.keep,
             keep_every=checkpoint.keep_every_steps,
         )
@@ -159,7 +158,7 @@ def _run(values: flags.FlagValues, peers: Peers) -> int:
                     file=sys.stderr,
                 )
             return RETRYABLE
-        made = (workdir.path / name for name in (FILE, native.CHECKPOINTS))
+        made = (workdir.path / name for name in (FILE, layout.CHECKPOINTS))
         print("\n".join(f"wrote {path}" for path in made if path.exists()))
     return 0
 
@@ -257,7 +256,7 @@ def _train(
     restored = _restore(plan, store, peers)
     state, owed = restored or (_begin(plan, init_key), None)
     if peers.first and description.tokenizer is not None:
-        description.tokenizer.write(workdir.path / native.TOKENIZER)
+        description.tokenizer.write(workdir.path / layout.TOKENIZER)
     first, steps = int(state.step), program.train.steps
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     _LOG.info("%.1f M parameters, %s", parameters / 1e6, _method(description.rope))
@@ -266,7 +265,7 @@ def _train(
         return True
     step = _compile(plan)
     peers.barrier("compiled")  # devices do not wait for each other as long as compilers take
-    described = native.description_to_json(description)
+    described = layout.description_to_json(description)
 
     def save(state: State, place: loop.Place, owed: loop.Record | None = None) -> None:
         log.sync()
@@ -276,7 +275,7 @@ def _train(
             _DATA: place,
             _OWED: owed,
             _CONTENT: plan.content,
-            native.DESCRIPTION: described,
+            layout.DESCRIPTION: described,
         }
         store.save(int(state.step), tree, metadata)
 
@@ -364,10 +363,10 @@ def _check_content(plan: Plan, metadata: Mapping[str, Any]) -> None:
                 "give another --workdir to begin anew"
             )
     try:
-        saved = native.description_from_json(metadata[native.DESCRIPTION])
+        saved = layout.description_from_json(metadata[layout.DESCRIPTION])
     except ValueError as error:
         raise UsageError(f"--workdir: the model of the newest checkpoint: {error}") from error
-    there, here = map(native.description_to_json, (saved, plan.description))
+    there, here = map(layout.description_to_json, (saved, plan.description))
     free = [key for key in (*_FREE, *_FREE_WITHOUT_DROPOUT) if key.startswith("model.")]
     if (found := difference(there, json.loads(json.dumps(here)), free)) is not None:
         key, old, new = found
@@ -383,18 +382,12 @@ def _begin(plan: Plan, key: jax.Array) -> State:
     path = plan.checkpoint.init_from
     if path is None:
         return initialize(plan.program, plan.placement, key)
-    given = {name: getattr(plan.description.model, name) for name in pretrained.OVERRIDABLE}
     try:
-        decoder, _ = pretrained.load(
-            path,
-            rope=plan.description.rope,
-            model=given,
-            shardings=plan.placement.params,
-        )
+        params = pretrained.load_params(pretrained.open_source(path), plan.placement.params)
     except (ValueError, OSError) as error:
         raise UsageError(f"config.checkpoint.init_from: {error}") from error
     _LOG.info("continuing %s", path)
-    return begin(plan.program, plan.placement, nnx.to_pure_dict(nnx.state(decoder, nnx.Param)))
+    return begin(plan.program, plan.placement, params)
 
 
 def _compile(plan: Plan) -> loop.Step:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from rrope_jax.io import pretrained
-from rrope_jax.io.weights import host_parameter, matrix_shapes, parameter_shapes
+from rrope_jax.io.source import read_parameter
+from rrope_jax.io.weights import matrix_shapes, parameter_shapes
 from rrope_jax.model import ModelConfig
 from tests.fuzz import tokenizer_files
 from tests.fuzz.judging import Target
@@ -90,8 +91,8 @@ def read(path: Path) -> None:
     pretrained.describe(path)
     source = pretrained.open_source(path)
     source.check()
-    for weight, shape in parameter_shapes(source.description.model).items():
-        host_parameter(source, weight, shape)
+    for weight in parameter_shapes(source.description.model):
+        read_parameter(source, weight)
     if source.description.tokenizer is not None:
         tokenizer_files.use(source.description.tokenizer)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rrope_jax.io import pretrained
 from rrope_jax.io.description import Description
-from rrope_jax.io.orbax import native
+from rrope_jax.io.orbax import layout
 from rrope_jax.io.orbax.checkpoint import Checkpoints
 from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.io.weights import parameter_shapes
@@ -57,14 +57,14 @@ def seeds() -> Sequence[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         workdir, exported = Path(scratch, "workdir"), Path(scratch, "exported")
         for step in (1, 2):
-            Checkpoints(workdir / native.CHECKPOINTS).save(
+            Checkpoints(workdir / layout.CHECKPOINTS).save(
                 step,
                 _arrays(),
-                {native.DESCRIPTION: native.description_to_json(described)},
+                {layout.DESCRIPTION: layout.description_to_json(described)},
             )
-        TokenizerFiles(tokenizer).write(workdir / native.TOKENIZER)
+        TokenizerFiles(tokenizer).write(workdir / layout.TOKENIZER)
         exported.mkdir()
-        native.write(native.NativeSource(workdir), exported)
+        layout.write(layout.NativeSource(workdir), exported)
         trees = [_tree(workdir), _tree(exported)]
     # as earlier releases wrote them; or every change is found by its checksum
     trees += [{name: data for name, data in t.items() if "checksums" not in name} for t in trees]
@@ -72,7 +72,7 @@ def seeds() -> Sequence[dict[str, Any]]:
 
 
 def _run(folder: Path) -> None:
-    if (checkpoints := folder / NAME / native.CHECKPOINTS).is_dir():
+    if (checkpoints := folder / NAME / layout.CHECKPOINTS).is_dir():
         Checkpoints(checkpoints).restore(_arrays())
     pretrained.load(folder / NAME)
     model_folders.read(folder / NAME)

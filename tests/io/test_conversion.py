@@ -23,10 +23,10 @@ from rrope_jax import rope
 from rrope_jax.io import pretrained
 from rrope_jax.io.conversion import WRITERS, Options, convert
 from rrope_jax.io.description import Description
-from rrope_jax.io.memory import DecoderSource
 from rrope_jax.model import Decoder
 from rrope_jax.rope import RopeSpec
 from tests.io import tiny
+from tests.io.memory import DecoderSource
 
 FORMATS = list(WRITERS)
 SUFFIX = {"gguf": ".gguf"}
@@ -409,10 +409,10 @@ def test_what_is_no_checkpoint(name: str, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target_format", FORMATS)
 def test_failure_on_the_way_leaves_nothing(target_format: str, tmp_path: Path) -> None:
     class Failing(DecoderSource):
-        def matrix(self, weight: Any, layer: int) -> Any:
+        def matrix(self, weight: Any, layer: int, part: Any = None) -> Any:
             if weight.path.endswith("down"):
                 raise OSError(28, "No space left on device")
-            return super().matrix(weight, layer)
+            return super().matrix(weight, layer, part)
 
     made = tiny.decoder()
     source = Failing(made, Description(made.config, made.rope, 64))

@@ -15,7 +15,7 @@ from flax import nnx
 
 from rrope_jax.io import conversion, pretrained
 from rrope_jax.io.description import Description
-from rrope_jax.io.orbax import native
+from rrope_jax.io.orbax import layout
 from rrope_jax.io.orbax.checkpoint import Checkpoints
 from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.model import Decoder
@@ -43,8 +43,8 @@ ROOT = Path(__file__).parents[2]
 def test_description_as_json(spec: RopeSpec) -> None:
     files = TokenizerFiles({"tokenizer.json": b"{}"})
     description = Description(tiny.MODEL, spec, 256, files, {"eos_token_id": [1, 2]})
-    value = native.description_to_json(description)
-    assert native.description_from_json(value, files) == description
+    value = layout.description_to_json(description)
+    assert layout.description_from_json(value, files) == description
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_description_as_json(spec: RopeSpec) -> None:
     ],
 )
 def test_description_that_is_wrong(change: dict[str, object], message: str) -> None:
-    value = native.description_to_json(Description(tiny.MODEL, RopeSpec(head_dim=12), 64))
+    value = layout.description_to_json(Description(tiny.MODEL, RopeSpec(head_dim=12), 64))
     with pytest.raises(ValueError, match=message):
-        native.description_from_json(value | change)
+        layout.description_from_json(value | change)
 
 
 def _parameters(decoder: Decoder) -> dict[str, np.ndarray]:
@@ -73,14 +73,14 @@ def workdir(tmp_path: Path) -> Path:
     """A training run with two checkpoints, of which the later has all parameters doubled."""
     decoder = tiny.decoder(tie_embeddings=True)
     description = Description(decoder.config, decoder.rope, 64)
-    metadata = {"description": native.description_to_json(description), "step": 1}
-    checkpoints = Checkpoints(tmp_path / "run" / native.CHECKPOINTS, keep=3)
+    metadata = {"description": layout.description_to_json(description), "step": 1}
+    checkpoints = Checkpoints(tmp_path / "run" / layout.CHECKPOINTS, keep=3)
     for step, scale in ((9, 1.0), (10, 2.0)):
         state = jax.tree.map(functools.partial(np.multiply, scale), nnx.state(decoder))
         params = nnx.to_pure_dict(state)
         tree = {"params": params, "optimizer": {"mean": params, "count": np.int32(step)}}
         checkpoints.save(step, tree, metadata)
-    TokenizerFiles({"tokenizer.json": b"{}"}).write(tmp_path / "run" / native.TOKENIZER)
+    TokenizerFiles({"tokenizer.json": b"{}"}).write(tmp_path / "run" / layout.TOKENIZER)
     return tmp_path / "run"
 
 
@@ -88,7 +88,7 @@ def workdir(tmp_path: Path) -> Path:
 def test_training_run(
     workdir: Path, place: str, scale: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (workdir / native.CHECKPOINTS / "11.orbax-checkpoint-tmp").mkdir()  # a save that was killed
+    (workdir / layout.CHECKPOINTS / "11.orbax-checkpoint-tmp").mkdir()  # a save that was killed
     back, description = pretrained.load(workdir / place)
     expected = _parameters(tiny.decoder(tie_embeddings=True))
     for name, array in _parameters(back).items():
@@ -121,9 +121,9 @@ class TestFlippedBit:
         self, read: Callable[[Path, Path], object], workdir: Path, tmp_path: Path
     ) -> None:
         decoder = tiny.decoder(tie_embeddings=True)
-        description = native.description_to_json(Description(decoder.config, decoder.rope, 64))
+        description = layout.description_to_json(Description(decoder.config, decoder.rope, 64))
         tree = {"params": nnx.to_pure_dict(nnx.state(decoder))}
-        checkpoints = Checkpoints(workdir / native.CHECKPOINTS, keep=3)
+        checkpoints = Checkpoints(workdir / layout.CHECKPOINTS, keep=3)
         checkpoints.save(11, tree, {"description": description})
         _flip_a_bit(workdir / "checkpoints" / "11" / "tree")
         with pytest.raises(
@@ -158,7 +158,7 @@ class TestFlippedBit:
 
 
 def test_run_of_something_else(tmp_path: Path) -> None:
-    Checkpoints(tmp_path / native.CHECKPOINTS).save(1, {"params": {"a": np.ones(2)}}, {"step": 1})
+    Checkpoints(tmp_path / layout.CHECKPOINTS).save(1, {"params": {"a": np.ones(2)}}, {"step": 1})
     with pytest.raises(ValueError, match="describes no model"):
         pretrained.describe(tmp_path)
 
@@ -166,9 +166,9 @@ def test_run_of_something_else(tmp_path: Path) -> None:
 def test_parameters_of_another_model(workdir: Path) -> None:
     model = tiny.decoder(d_ff=24, tie_embeddings=True)
     folder = tiny.save(model, workdir.parent / "a", "orbax")
-    text = (folder / native.MODEL_JSON).read_text().replace('"d_ff": 24', '"d_ff": 56')
-    (folder / native.MODEL_JSON).write_text(text)
-    (folder / native.CHECKSUMS_JSON).unlink()
+    text = (folder / layout.MODEL_JSON).read_text().replace('"d_ff": 24', '"d_ff": 56')
+    (folder / layout.MODEL_JSON).write_text(text)
+    (folder / layout.CHECKSUMS_JSON).unlink()
     with pytest.raises(ValueError, match=r"'blocks\.feed_forward.*config makes it"):
         pretrained.load(folder)
 
@@ -190,7 +190,7 @@ def place(leaf):
     last = len(axes) - 1 - axes[::-1].index(True)
     return NamedSharding(mesh, P(*["x" if axis == last else None for axis in range(len(axes))]))
 
-state = nnx.state(abstract_decoder(description.model, description.rope))
+state = nnx.to_pure_dict(nnx.state(abstract_decoder(description.model, description.rope)))
 sharded, _ = pretrained.load(path, shardings=jax.tree.map(place, state))
 whole, _ = pretrained.load(path)
 for one, other in zip(jax.tree.leaves(nnx.state(sharded)), jax.tree.leaves(nnx.state(whole))):
@@ -201,7 +201,7 @@ print("same")
 """
 
 
-@pytest.mark.parametrize("target_format", ["hf", "orbax"])
+@pytest.mark.parametrize("target_format", ["hf", "orbax", "gguf"])
 def test_each_device_gets_its_part(target_format: str, tmp_path: Path) -> None:
     path = tiny.save(tiny.decoder(), tmp_path / "a", target_format)
     environment = {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}

@@ -5,7 +5,7 @@ from pathlib import Path
 from flax import nnx
 
 from rrope_jax.io.orbax.checkpoint import Checkpoints
-from rrope_jax.io.orbax.native import description_to_json
+from rrope_jax.io.orbax.layout import description_to_json
 from rrope_jax.io.pretrained import Description
 from tests.evaluation.tiny import byte_decoder
 

@@ -225,21 +225,38 @@ def _decodes(number: int) -> bool:
     return True
 
 
-def read_tensor(name: str, tensor: Tensor) -> NDArray[np.float32]:
-    """Reads one tensor and decodes it to float32.
+def read_tensor(
+    name: str, tensor: Tensor, part: tuple[range, ...] | None = None
+) -> NDArray[np.float32]:
+    """Reads a tensor, or a part of a vector or matrix, and decodes it to float32.
+
+    Of a part, only the quantized blocks that have some of it are read.
+
+    Args:
+      name: the tensor's, for messages.
+      tensor: where it is.
+      part: a range for each axis; None for all.
 
     Raises:
       ValueError: its type cannot be decoded.
     """
-    from gguf import quants
+    from gguf import GGML_QUANT_SIZES, quants
 
     check_kind(name, tensor)
-    with tensor.path.open("rb") as file:
-        file.seek(tensor.offset)
-        data = np.fromfile(file, np.uint8, tensor.size)
-    rows = math.prod(tensor.shape[:-1])
-    decoded = quants.dequantize(data.reshape(rows, -1), _kind(tensor.kind))
-    return np.asarray(decoded, np.float32).reshape(tensor.shape)
+    kind = _kind(tensor.kind)
+    num_rows = math.prod(tensor.shape[:-1])
+    shape = (num_rows, tensor.size // num_rows)
+    stored = np.memmap(tensor.path, np.uint8, "r", tensor.offset, shape)
+    if part is None:
+        decoded = quants.dequantize(stored, kind)
+        return np.asarray(decoded, np.float32).reshape(tensor.shape)
+    *row_axes, columns = part
+    rows = row_axes[0] if row_axes else range(1)
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    first, last = columns.start // block, -(-columns.stop // block)
+    blocks = stored[rows.start : rows.stop, first * block_bytes : last * block_bytes]
+    decoded = quants.dequantize(blocks, kind)[:, columns.start - first * block :][:, : len(columns)]
+    return np.asarray(decoded, np.float32).reshape(tuple(map(len, part)))
 
 
 def _kind(number: int) -> Any:

@@ -1,13 +1,11 @@
 """GGUF files of the architecture `llama`, as llama.cpp reads and writes them."""
 
-import functools
 import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
@@ -15,14 +13,9 @@ from rrope_jax.io.gguf import container as gguf_file
 from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
 from rrope_jax.io.gguf import vocabulary as gguf_vocabulary
 from rrope_jax.io.gguf.vocabulary import Vocabulary
+from rrope_jax.io.source import Part, Source
 from rrope_jax.io.tokenizer import end_of_text
-from rrope_jax.io.weights import (
-    WEIGHTS,
-    Array,
-    Weight,
-    check_weights,
-    parameter_from_matrices,
-)
+from rrope_jax.io.weights import WEIGHTS, Array, Weight, check_weights
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies, llama3_context
 
@@ -47,8 +40,8 @@ def is_gguf(path: Path) -> bool:
         return file.read(len(gguf_file.MAGIC)) == gguf_file.MAGIC
 
 
-class GgufSource:
-    """The model in a GGUF file; see `weights.Source`."""
+class GgufSource(Source):
+    """The model in a GGUF file."""
 
     def __init__(self, path: Path) -> None:
         """Reads the header.
@@ -56,16 +49,13 @@ class GgufSource:
         Raises:
           ValueError: the file is damaged, or its model is not one that we have.
         """
-        self.path = path
+        self.path: Path = path
         self._contents = gguf_file.read_header(path)
 
-    @functools.cached_property
-    def description(self) -> Description:
-        """The model, from the metadata."""
+    def _describe(self) -> Description:
         return _describe(self.path, self._contents)
 
-    def check(self) -> None:
-        """See `weights.Source`."""
+    def _check(self) -> None:
         for name, tensor in self._contents.tensors.items():
             gguf_file.check_kind(name, tensor)
         check_weights(
@@ -76,19 +66,13 @@ class GgufSource:
             ignored={FREQUENCY_FACTORS},
         )
 
-    def matrix(self, weight: Weight, layer: int) -> Array:
-        """One weight; see `weights.Source`."""
+    def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
+        """One weight, or a part of it; see `Source`."""
         name = _name(weight, layer)
-        matrix = gguf_file.read_tensor(name, self._contents.tensors[name])
+        matrix = gguf_file.read_tensor(name, self._contents.tensors[name], part)
         if weight.heads is None:
             return matrix
-        return to_half_split(matrix, getattr(self.description.model, weight.heads))
-
-    def parameter(
-        self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
-    ) -> jax.Array:
-        """One parameter; see `weights.Source`."""
-        return parameter_from_matrices(self, weight, shape, sharding)
+        return to_half_split(matrix, matrix.shape[0] // self.description.model.head_size)
 
 
 def to_half_split(matrix: Array, heads: int) -> Array:

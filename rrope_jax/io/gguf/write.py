@@ -22,8 +22,9 @@ from rrope_jax.io.gguf.read import (
     to_interleaved,
 )
 from rrope_jax.io.portable import factor_lists
+from rrope_jax.io.source import Source
 from rrope_jax.io.tokenizer.end_of_text import end_ids
-from rrope_jax.io.weights import Source, matrix_shapes
+from rrope_jax.io.weights import matrix_shapes
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.rope.factor_lists import NEVER_TURNS
 from rrope_jax.rope.fields import is_int

@@ -3,27 +3,21 @@
 import functools
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rrope_jax import rope
 from rrope_jax.io import json_text
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
+from rrope_jax.io.source import Part, Source
 from rrope_jax.io.tokenizer import end_of_text
 from rrope_jax.io.tokenizer.files import TokenizerFiles
-from rrope_jax.io.weights import (
-    WEIGHTS,
-    Array,
-    Weight,
-    check_weights,
-    parameter_from_matrices,
-)
+from rrope_jax.io.weights import WEIGHTS, Array, Weight, check_weights
 from rrope_jax.model import ModelConfig
 
 CONFIG = "config.json"
@@ -68,6 +62,8 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _EXTRAS = (*TOKEN_IDS, FOLDED_TEMPERATURE)
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _PART_NAME = re.compile(r".*-(?P<number>\d+)-of-(?P<count>\d+)\.safetensors", re.DOTALL)
+# The rows of two tied matrices that are compared at a time.
+_COMPARED_ROWS = 4096
 # Tables of frequencies that old checkpoints carry; they follow from the config.
 _BUFFER = "rotary_emb.inv_freq"
 
@@ -88,66 +84,72 @@ def is_huggingface(path: Path) -> bool:
         return False
 
 
-class HuggingFaceSource:
-    """The model in a Hugging Face folder; see `weights.Source`."""
+class HuggingFaceSource(Source):
+    """The model in a Hugging Face folder."""
 
     def __init__(self, folder: Path) -> None:
         """Opens a folder; nothing is read yet."""
-        self.path = folder
+        self.path: Path = folder
 
-    @functools.cached_property
-    def description(self) -> Description:
-        """The model, from config.json and the tokenizer's files."""
+    def _describe(self) -> Description:
         return _describe(self.path)
 
     @functools.cached_property
-    def _file_of(self) -> dict[str, Path]:
-        """The file of each weight."""
-        return {name: file for file in _weight_files(self.path) for name in _entries(file)}
-
-    def check(self) -> None:
-        """See `weights.Source`."""
-        found: dict[str, tuple[int, ...]] = {}
+    def _tensors(self) -> dict[str, "_Tensor"]:
+        """The tensors of all files by name."""
+        tensors: dict[str, _Tensor] = {}
         for file in _weight_files(self.path):
-            for name, (shape, dtype) in _entries(file).items():
-                if dtype not in _DTYPES:
-                    raise ValueError(
-                        f"{file}: {name!r} is of type {dtype}; only {', '.join(_DTYPES)} can be "
-                        "read"
-                    )
-                if name in found:
+            for name, tensor in _tensors_of(file).items():
+                if name in tensors:
                     raise ValueError(f"{self.path} has {name!r} in two files; remove one of them")
-                found[name] = shape
-        ignored = {name for name in found if name.endswith(_BUFFER)}
-        ignored |= self._tied_copies(found)
-        check_weights(found, _name, self.description.model, where=str(self.path), ignored=ignored)
+                tensors[name] = tensor
+        return tensors
 
-    def _tied_copies(self, found: Collection[str]) -> set[str]:
+    def _check(self) -> None:
+        tensors = self._tensors
+        for name, tensor in tensors.items():
+            if tensor.dtype not in _DTYPES:
+                raise ValueError(
+                    f"{tensor.file}: {name!r} is of type {tensor.dtype}; only "
+                    f"{', '.join(_DTYPES)} can be read"
+                )
+        ignored = {name for name in tensors if name.endswith(_BUFFER)}
+        ignored |= self._tied_copies()
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        check_weights(shapes, _name, self.description.model, where=str(self.path), ignored=ignored)
+
+    def _tied_copies(self) -> set[str]:
         """The output matrix, where it is stored although it is the embedding."""
         embedding, output = _name(WEIGHTS[0], 0), _name(WEIGHTS[-1], 0)
-        if not (self.description.model.tie_embeddings and {embedding, output} <= set(found)):
+        if not (
+            self.description.model.tie_embeddings and {embedding, output} <= set(self._tensors)
+        ):
             return set()
-        if not np.array_equal(self._read(embedding), self._read(output)):
+        shape = self._tensors[embedding].shape
+        parts = (
+            range(n, min(n + _COMPARED_ROWS, shape[0])) for n in range(0, shape[0], _COMPARED_ROWS)
+        )
+        if shape != self._tensors[output].shape or not all(
+            np.array_equal(self._read(embedding, (rows,)), self._read(output, (rows,)))
+            for rows in parts
+        ):
             raise ValueError(
                 f"{self.path}: tie_word_embeddings is true, but {output} is not {embedding}; set "
                 f"it to false in {CONFIG}, or remove {output}"
             )
         return {output}
 
-    def matrix(self, weight: Weight, layer: int) -> Array:
-        """One weight; see `weights.Source`."""
-        return self._read(_name(weight, layer))
+    def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
+        """One weight, or a part of it; see `Source`."""
+        return self._read(_name(weight, layer), part)
 
-    def _read(self, name: str) -> Array:
-        with safe_open(self._file_of[name], framework="numpy") as file:
-            matrix: Array = file.get_tensor(name)
-        return matrix
-
-    def parameter(
-        self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
-    ) -> jax.Array:
-        """One parameter; see `weights.Source`."""
-        return parameter_from_matrices(self, weight, shape, sharding)
+    def _read(self, name: str, part: Part | None) -> Array:
+        with safe_open(self._tensors[name].file, framework="numpy") as file:
+            if part is None:
+                whole: Array = file.get_tensor(name)
+                return whole
+            cut: Array = file.get_slice(name)[tuple(slice(r.start, r.stop) for r in part)]
+        return cut
 
 
 def _name(weight: Weight, layer: int) -> str:
@@ -262,23 +264,30 @@ def _no_weights(folder: Path, found: list[Path]) -> str:
     return f"{folder} has a {CONFIG} but no weights; {WEIGHTS_FILE} is missing"
 
 
-@functools.lru_cache(maxsize=64)
-def _entries_at(file: Path, modified: int, size: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    del modified, size  # keys of the cache only
+class _Tensor(NamedTuple):
+    """Where a tensor is, and what.
+
+    Attributes:
+      file: the safetensors file that has it.
+      shape: of the tensor.
+      dtype: its name in safetensors.
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def _tensors_of(file: Path) -> dict[str, _Tensor]:
     try:
         with safe_open(file, framework="numpy") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             return {
-                name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()
+                name: _Tensor(file, tuple(each.get_shape()), each.get_dtype())
+                for name, each in slices.items()
             }
     except SafetensorError as error:
         raise ValueError(
             f"{file} is truncated or damaged ({' '.join(str(error).split())}); copy or download it "
             "again"
         ) from None
-
-
-def _entries(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of each weight in a file."""
-    status = file.stat()
-    return _entries_at(file, status.st_mtime_ns, status.st_size)

@@ -12,9 +12,10 @@ from rrope_jax.io.description import Description
 from rrope_jax.io.dtypes import Dtype, cast
 from rrope_jax.io.huggingface.read import CONFIG, INDEX_FILE, MODEL_KEYS, TOKEN_IDS, WEIGHTS_FILE
 from rrope_jax.io.portable import factor_lists
+from rrope_jax.io.source import Source
 from rrope_jax.io.tokenizer.end_of_text import GENERATION, KEY, end_ids
 from rrope_jax.io.tokenizer.files import SCORES
-from rrope_jax.io.weights import Source, Weight, matrix_shapes
+from rrope_jax.io.weights import Weight, matrix_shapes
 from rrope_jax.model import ModelConfig
 
 _log = logging.getLogger(__name__)

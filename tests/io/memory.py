@@ -1,16 +1,16 @@
 """A decoder in memory as something to convert from."""
 
-import jax
 import numpy as np
 from flax import nnx
 
 from rrope_jax.io.description import Description
+from rrope_jax.io.source import Part, Source
 from rrope_jax.io.weights import Array, Weight
 from rrope_jax.model import Decoder
 
 
-class DecoderSource:
-    """The parameters of a decoder; see `weights.Source`."""
+class DecoderSource(Source):
+    """The parameters of a decoder."""
 
     def __init__(self, decoder: Decoder, description: Description) -> None:
         """Wraps a decoder.
@@ -23,21 +23,18 @@ class DecoderSource:
                 "the description is not the decoder's: take its config as model and its rope as "
                 "rope"
             )
-        self.description = description
+        self._description = description
         state = nnx.to_flat_state(nnx.state(decoder))
         self._parameters = {".".join(map(str, path)): leaf[...] for path, leaf in state}
 
-    def check(self) -> None:
-        """See `weights.Source`; a decoder has all its weights."""
+    def _describe(self) -> Description:
+        return self._description
 
-    def matrix(self, weight: Weight, layer: int) -> Array:
-        """One weight; see `weights.Source`."""
+    def _check(self) -> None:
+        """A decoder has all its weights."""
+
+    def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
+        """One weight, or a part of it; see `Source`."""
         parameter = self._parameters[weight.path]
-        return weight.to_matrix(np.asarray(parameter[layer] if weight.stacked else parameter))
-
-    def parameter(
-        self, weight: Weight, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
-    ) -> jax.Array:
-        """One parameter; see `weights.Source`."""
-        placed: jax.Array = jax.device_put(self._parameters[weight.path], sharding)
-        return placed
+        matrix = weight.to_matrix(np.asarray(parameter[layer] if weight.stacked else parameter))
+        return matrix if part is None else matrix[np.ix_(*part)]

@@ -1,0 +1,162 @@
+"""Reads model folders of ours and the checkpoints of training runs."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rrope_jax.io import json_text
+from rrope_jax.io.description import Description
+from rrope_jax.io.orbax import checksums
+from rrope_jax.io.orbax.layout import description_from_json, layout_of
+from rrope_jax.io.paths import check_orbax
+from rrope_jax.io.source import Part, Source
+from rrope_jax.io.tokenizer.files import TokenizerFiles
+from rrope_jax.io.weights import Array, Weight, parameter_shapes
+
+
+def is_orbax(path: Path) -> bool:
+    """Whether a path is a model folder of ours, a training workdir, or one checkpoint of it."""
+    return layout_of(path) is not None
+
+
+class OrbaxSource(Source):
+    """The model in a model folder or a training workdir."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens a folder of ours, a training workdir (at its newest step) or one step.
+
+        Raises:
+          ValueError: the path is none of these, or Orbax cannot read there.
+        """
+        check_orbax(path, writing=False)
+        layout = layout_of(path)
+        if layout is None:
+            raise ValueError(f"{path} is no model folder and no training workdir")
+        self.path: Path = path
+        self._layout = layout
+
+    def _describe(self) -> Description:
+        file = self._layout.description
+        try:
+            value = json_text.parse(file.read_bytes())
+            fields = value if self._layout.key is None else value[self._layout.key]
+            tokenizer = TokenizerFiles.of_folder(self._layout.tokenizer)
+            description = description_from_json(fields, tokenizer)
+            _ = self._sums  # compares
+        except (KeyError, TypeError):  # TypeError: it is no group
+            raise ValueError(
+                f"{file} describes no model: the run is not one of rrope train"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+        return description
+
+    @functools.cached_property
+    def _sums(self) -> Mapping[str, str] | None:
+        """Checksums of the arrays, where there are any; the description is compared with its own.
+
+        Raises:
+          ValueError: it is not what was saved.
+        """
+        file = self._layout.checksums
+        if not file.exists():
+            return None
+        value = json_text.parse(self._layout.description.read_bytes())
+        try:
+            return checksums.check_metadata(json_text.parse(file.read_bytes()), value)
+        except ValueError as error:
+            own = self._layout.key is None
+            hint = f", or remove {file} if you have changed it yourself" if own else ""
+            raise ValueError(f"{error}; give another checkpoint{hint}") from error
+
+    @functools.cached_property
+    def _stored(self) -> dict[str, Any]:
+        """The shape of each stored parameter by its path."""
+        try:
+            tree = ocp.PyTreeCheckpointHandler().metadata(self._layout.arrays).tree
+            for key in self._layout.inside:
+                tree = tree[key]
+        except Exception as error:  # Orbax and its drivers raise many kinds
+            raise ValueError(
+                f"{self._layout.arrays} is damaged or no checkpoint of a model "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
+        flat, _ = jax.tree_util.tree_flatten_with_path(
+            tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
+        )
+        return {
+            ".".join(str(entry.key) for entry in path): tuple(leaf.shape) for path, leaf in flat
+        }
+
+    def _check(self) -> None:
+        shapes = {w.path: shape for w, shape in parameter_shapes(self.description.model).items()}
+        for name in sorted(shapes.keys() | self._stored.keys()):
+            if shapes.get(name) != self._stored.get(name):
+                raise ValueError(
+                    f"{self._layout.arrays}: parameter {name!r} has shape "
+                    f"{self._stored.get(name)}, but the model's config makes it {shapes.get(name)}"
+                )
+
+    def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
+        """One weight, or a part of it; see `Source`.
+
+        Checksums are of whole parameters, so all layers are read; those of the last weight stay in
+        memory.
+        """
+        kernel: Array = self._kernel(weight)
+        matrix = weight.to_matrix(kernel[layer] if weight.stacked else kernel)
+        return matrix if part is None else matrix[np.ix_(*part)]
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  one source lives as long as one conversion
+    def _kernel(self, weight: Weight) -> Array:
+        kernel: Array = self._restore(weight, ocp.RestoreArgs(restore_type=np.ndarray))
+        return kernel
+
+    def parameter(self, weight: Weight, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
+        """One parameter; see `Source`. Orbax reads the chunks that have some of the shards."""
+        arguments = ocp.ArrayRestoreArgs(
+            sharding=sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
+            global_shape=self._stored[weight.path],
+            dtype=np.dtype(np.float32),
+        )
+        restored: jax.Array = self._restore(weight, arguments)
+        return restored
+
+    def _restore(self, weight: Weight, arguments: ocp.RestoreArgs) -> Any:
+        keys = (*self._layout.inside, *weight.path.split("."))
+        try:
+            tree = ocp.PyTreeCheckpointer().restore(
+                self._layout.arrays,
+                args=ocp.args.PyTreeRestore(
+                    item=_nest(keys, jax.ShapeDtypeStruct(self._stored[weight.path], np.float32)),
+                    restore_args=_nest(keys, arguments),
+                    partial_restore=True,
+                ),
+            )
+        except Exception as error:  # Orbax and its drivers raise many kinds
+            raise ValueError(
+                f"{self._layout.arrays} is damaged: {weight.path} cannot be read "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
+        for key in keys:
+            tree = tree[key]
+        if self._sums is not None:
+            try:
+                checksums.check_array(self._sums, ".".join(keys), tree)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self._layout.arrays} is {error}; give another checkpoint, such as another "
+                    "step of the run"
+                ) from error
+        return tree
+
+
+def _nest(keys: tuple[str, ...], leaf: Any) -> Any:
+    for key in reversed(keys):
+        leaf = {key: leaf}
+    return leaf

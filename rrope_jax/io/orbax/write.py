@@ -1,0 +1,74 @@
+"""Writes our own model folder."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from rrope_jax.io.orbax import checksums
+from rrope_jax.io.orbax.layout import (
+    CHECKSUMS_JSON,
+    MODEL_JSON,
+    PARAMS,
+    TOKENIZER,
+    description_to_json,
+)
+from rrope_jax.io.paths import check_orbax
+from rrope_jax.io.source import Source, read_parameter
+from rrope_jax.io.weights import parameter_shapes
+
+# What is read of an array at least, for any part of it: a process reads whole chunks.
+_CHUNK_BYTES = 1 << 20
+
+
+def write(source: Source, folder: Path) -> None:
+    """Writes a model folder.
+
+    Args:
+      source: the model.
+      folder: exists and is empty.
+
+    Raises:
+      ValueError: Orbax cannot save in a folder of such a name.
+      OSError: it cannot be written.
+    """
+    check_orbax(folder, writing=True)
+    description = source.description
+    params: dict[tuple[str, ...], np.ndarray] = {}
+    save_args: dict[tuple[str, ...], ocp.SaveArgs] = {}
+    shapes = parameter_shapes(description.model)
+    for weight in sorted(shapes, key=lambda weight: -math.prod(shapes[weight])):
+        path = tuple(weight.path.split("."))
+        params[path] = read_parameter(source, weight)
+        save_args[path] = ocp.SaveArgs(
+            chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,) if weight.stacked else ()
+        )
+    tree: dict[str, Any] = nnx.traversals.unflatten_mapping(params)
+    arguments = ocp.args.PyTreeSave(tree, nnx.traversals.unflatten_mapping(save_args))
+    # By default Orbax copies all arrays, and keeps all of what it has compressed until the end.
+    handler = ocp.PyTreeCheckpointHandler(
+        use_compression=False,
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+            (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+            (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns where it is left out
+        ),
+    )
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(folder / PARAMS, args=arguments)
+    except Exception as error:  # Orbax and its drivers raise many kinds
+        raise OSError(" ".join(str(error).split())[:300]) from error
+    model = description_to_json(description)
+    sums = {
+        checksums.ARRAYS: checksums.of_tree(tree),
+        checksums.METADATA: checksums.of_json(model),
+    }
+    for name, value in ((MODEL_JSON, model), (CHECKSUMS_JSON, sums)):
+        (folder / name).write_text(json.dumps(value, indent=2) + "\n")
+    if description.tokenizer is not None:
+        description.tokenizer.write(folder / TOKENIZER)

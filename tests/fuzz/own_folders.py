@@ -12,6 +12,8 @@ from rrope_jax.io import pretrained
 from rrope_jax.io.description import Description
 from rrope_jax.io.orbax import layout
 from rrope_jax.io.orbax.checkpoint import Checkpoints
+from rrope_jax.io.orbax.read import OrbaxSource
+from rrope_jax.io.orbax.write import write
 from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.io.weights import parameter_shapes
 from rrope_jax.rope import RopeSpec
@@ -64,7 +66,7 @@ def seeds() -> Sequence[dict[str, Any]]:
             )
         TokenizerFiles(tokenizer).write(workdir / layout.TOKENIZER)
         exported.mkdir()
-        layout.write(layout.NativeSource(workdir), exported)
+        write(OrbaxSource(workdir), exported)
         trees = [_tree(workdir), _tree(exported)]
     # as earlier releases wrote them; or every change is found by its checksum
     trees += [{name: data for name, data in t.items() if "checksums" not in name} for t in trees]

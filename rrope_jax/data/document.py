@@ -1,8 +1,8 @@
 """Named texts, wherever they come from."""
 
 import abc
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 
 class Document(NamedTuple):
@@ -10,6 +10,23 @@ class Document(NamedTuple):
 
     name: str
     text: str
+
+
+class Names(Sequence[str]):
+    """Names that are spelled whenever they are asked for: there may be millions."""
+
+    def __init__(self, count: int, name_of: Callable[[int], str]):
+        """Takes how many there are, and what spells the one of an index from 0."""
+        self._indices, self._name_of = range(count), name_of
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The name of an index, or those of a slice."""
+        if isinstance(index, slice):
+            return [self._name_of(each) for each in self._indices[index]]
+        return self._name_of(self._indices[index])
 
 
 class Documents(abc.ABC):

@@ -9,12 +9,13 @@ import json
 import os
 import re
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from rrope_jax.data import local_files
-from rrope_jax.data.document import Document, Documents
+from rrope_jax.data.document import Document, Documents, Names
 
 _GZIP, _JSONL = ".gz", ".jsonl"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -25,8 +26,8 @@ class _Entry(NamedTuple):
 
     name: str
     path: Path
-    line: int | None = None  # from 1; None for a whole file
-    offset: int = 0  # of the line, in the uncompressed file
+    line: int  # from 1; 0 for a whole file
+    offset: int  # of the line, in the uncompressed file
 
 
 class LocalText(Documents):
@@ -49,30 +50,44 @@ class LocalText(Documents):
           ValueError: there is no file to read, or a gzip file is damaged.
         """
         self._text_key = text_key
-        self._entries: list[_Entry] = []
+        self._file_names: list[str] = []
+        # of each document, as in an `_Entry`: an object for each would take ten times as much
+        self._file_N, self._line_N, self._offset_N = array("i"), array("q"), array("q")
         digest = hashlib.blake2b(text_key.encode(errors="surrogatepass"), digest_size=16)
         with _saying(Path(source)):
             folder, files = local_files.find(source)
-        for file in files:
+        self._files = files
+        for number, file in enumerate(files):
             name = file.relative_to(folder).as_posix()
+            self._file_names.append(name)
             with _saying(file):
                 status = file.stat()
-                self._entries += _entries(name, file)
+                for line, offset in _lines(file):
+                    self._file_N.append(number)
+                    self._line_N.append(line)
+                    self._offset_N.append(offset)
             digest.update(os.fsencode(f"\n{name}\0{status.st_size}\0{status.st_mtime_ns}"))
-        self.names = [entry.name for entry in self._entries]
+        self.names = Names(len(self._file_N), lambda index: self._entry(index).name)
         self.fingerprint = digest.hexdigest()
-        if not self._entries:
+        if not self._file_N:
             raise ValueError(f"source={source!r}: there is no line in it, so no document")
 
     def read(self, indices: Iterable[int]) -> Iterator[Document]:
         """Reads documents; see `Documents`."""
-        entries = (self._entries[index] for index in indices)
+        entries = map(self._entry, indices)
         for path, inside in itertools.groupby(entries, key=lambda entry: entry.path):
             with _saying(path), _opened(path) as file:
                 for entry in inside:
                     file.seek(entry.offset)
-                    data = file.read() if entry.line is None else file.readline()
+                    data = file.readline() if entry.line else file.read()
                     yield Document(entry.name, self._text(data, entry))
+
+    def _entry(self, index: int) -> _Entry:
+        number, line = self._file_N[index], self._line_N[index]
+        name = self._file_names[number]
+        return _Entry(
+            f"{name}:{line}" if line else name, self._files[number], line, self._offset_N[index]
+        )
 
     def _text(self, data: bytes, entry: _Entry) -> str:
         try:
@@ -89,7 +104,7 @@ class LocalText(Documents):
                 f"{_where(entry)} is no text (byte {data.index(0)} is NUL): an archive, or UTF-16, "
                 "which has to be converted first, with iconv for instance"
             )
-        return text if entry.line is None else self._field(text, entry)
+        return self._field(text, entry) if entry.line else text
 
     def _field(self, line: str, entry: _Entry) -> str:
         try:
@@ -109,15 +124,16 @@ class LocalText(Documents):
         return _LONE_SURROGATE.sub("\ufffd", text)  # an escape can make one; UTF-8 has none
 
 
-def _entries(name: str, file: Path) -> Iterator[_Entry]:
+def _lines(file: Path) -> Iterator[tuple[int, int]]:
+    """Number and offset of every line that is a document; zeros for a whole file."""
     if not file.name.lower().removesuffix(_GZIP).endswith(_JSONL):
-        yield _Entry(name, file)
+        yield 0, 0
         return
     offset = 0
     with _opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _Entry(f"{name}:{number}", file, number, offset)
+                yield number, offset
             offset += len(line)
 
 

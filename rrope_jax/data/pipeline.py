@@ -1,6 +1,7 @@
 """Batches of packed text, of which every process reads its rows, whatever their number."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import time
@@ -10,7 +11,6 @@ from typing import Any, Self
 import grain
 import numpy as np
 
-from rrope_jax.data.document import Documents
 from rrope_jax.data.packing import PACKINGS, Row, Rows, Summary
 from rrope_jax.data.text import TextConfig, documents, split
 from rrope_jax.data.token_store import Tokens, tokenize
@@ -81,7 +81,7 @@ class Batches(Iterator[Row]):
         rows: Sequence[int],
         prefetch: int,
     ):
-        """Use `build_batches`."""
+        """Use `Text.batches`."""
         self.summary: Summary = text.summary
         self.waiting_seconds = 0.0
         self._identity = {"data": fingerprint, "batch_size": batch_size}
@@ -169,75 +169,94 @@ class _OwnRows:
         return row
 
 
-def build_batches(
-    config: DataConfig,
-    tokenizer: Tokenizer,
-    *,
-    batch_size: int,
-    length: int,
-    rows: Sequence[int] | None = None,
-) -> Batches:
-    """Batches of the documents that are not held out.
+class Text:
+    """The text of a config: opened and split once, each part tokenized once when it is needed."""
 
-    Args:
-      config: the text and how to pack it.
-      tokenizer: the model's.
-      batch_size: rows of a batch over all processes.
-      length: tokens of a row.
-      rows: numbers of the rows of a batch that this process provides, in any order; all by default.
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer):
+        """Opens the source.
 
-    Raises:
-      ValueError: the text cannot be read or leaves nothing to train on, or the sizes do not fit.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
-    own = range(batch_size) if rows is None else tuple(rows)
-    if not own or not all(0 <= row < batch_size for row in own):
-        raise ValueError(
-            f"rows={own} must be some of the {batch_size} rows of a batch, from 0 to "
-            f"{batch_size - 1}"
+        Args:
+          config: the text and how to pack it.
+          tokenizer: the model's.
+
+        Raises:
+          ValueError: the text cannot be read.
+        """
+        self._config, self._tokenizer = config, tokenizer
+        self._documents = documents(config)
+        self._parts = split(config, self._documents.names)
+
+    @functools.cached_property
+    def heldout(self) -> list[tuple[str, np.ndarray]]:
+        """Names and tokens, int32[N], of the held-out documents, whole and in the source's order.
+
+        `config.bos` applies; the token of `config.eos` is left out, as it is no part of the text.
+
+        Raises:
+          ValueError: the text cannot be read or nothing of it is held out.
+        """
+        if not len(self._parts.heldout):
+            raise ValueError(
+                f"no document of source={self._config.source!r} is held out; name some in heldout, "
+                "or set heldout_share"
+            )
+        tokens = self._tokenize(self._parts.heldout)
+        end = -1 if self._config.eos else None
+        arrays = (np.asarray(array[:end], np.int32) for array in tokens.arrays)
+        return list(zip(tokens.names, arrays, strict=True))
+
+    @functools.cached_property
+    def train(self) -> Tokens:
+        """The tokens of the documents that are not held out, shuffled.
+
+        Raises:
+          ValueError: the text cannot be read.
+        """
+        random = np.random.default_rng(self._config.seed)
+        return self._tokenize(self._parts.train[random.permutation(len(self._parts.train))])
+
+    def batches(
+        self, *, batch_size: int, length: int, rows: Sequence[int] | None = None
+    ) -> Batches:
+        """Batches of the documents that are not held out.
+
+        Args:
+          batch_size: rows of a batch over all processes.
+          length: tokens of a row.
+          rows: numbers of the rows of a batch that this process provides, in any order; all by
+            default.
+
+        Raises:
+          ValueError: the text leaves nothing to train on, or the sizes do not fit.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        own_rows = range(batch_size) if rows is None else tuple(rows)
+        if not own_rows or not all(0 <= row < batch_size for row in own_rows):
+            raise ValueError(
+                f"rows={own_rows} must be some of the {batch_size} rows of a batch, from 0 to "
+                f"{batch_size - 1}"
+            )
+        config = self._config
+        packed = Rows(self.train.arrays, length=length, packing=config.packing)
+        _LOG.info("text to train on: %s", packed.summary)
+        layout = f"{self.train.fingerprint} {config.packing} {length} {config.seed}"
+        return Batches(
+            packed,
+            fingerprint=hashlib.blake2b(layout.encode(), digest_size=16).hexdigest(),
+            seed=config.seed,
+            batch_size=batch_size,
+            rows=own_rows,
+            prefetch=config.prefetch,
         )
-    text = documents(config)
-    train = split(config, text.names).train
-    order = np.random.default_rng(config.seed).permutation(len(train))
-    tokens = _tokens(config, tokenizer, text, [train[i] for i in order])
-    packed = Rows(tokens.arrays, length=length, packing=config.packing)
-    _LOG.info("text to train on: %s", packed.summary)
-    layout = f"{tokens.fingerprint} {config.packing} {length} {config.seed}"
-    return Batches(
-        packed,
-        fingerprint=hashlib.blake2b(layout.encode(), digest_size=16).hexdigest(),
-        seed=config.seed,
-        batch_size=batch_size,
-        rows=own,
-        prefetch=config.prefetch,
-    )
 
-
-def heldout_documents(config: DataConfig, tokenizer: Tokenizer) -> list[tuple[str, np.ndarray]]:
-    """Names and tokens, int32[N], of the held-out documents, whole and in the source's order.
-
-    `config.bos` applies; the token of `config.eos` is left out, as nothing of the text.
-
-    Raises:
-      ValueError: the text cannot be read or nothing of it is held out.
-    """
-    text = documents(config)
-    heldout = split(config, text.names).heldout
-    if not heldout:
-        raise ValueError(
-            f"no document of source={config.source!r} is held out; name some in heldout, or "
-            "set heldout_share"
+    def _tokenize(self, indices: np.ndarray) -> Tokens:
+        config = self._config
+        return tokenize(
+            self._documents,
+            indices,
+            self._tokenizer,
+            bos=config.bos,
+            eos=config.eos,
+            cache_dir=config.cache_dir,
         )
-    tokens = _tokens(config, tokenizer, text, heldout)
-    end = -1 if config.eos else None
-    arrays = [np.asarray(array[:end], np.int32) for array in tokens.arrays]
-    return list(zip(tokens.names, arrays, strict=True))
-
-
-def _tokens(
-    config: DataConfig, tokenizer: Tokenizer, text: Documents, indices: list[int]
-) -> Tokens:
-    return tokenize(
-        text, indices, tokenizer, bos=config.bos, eos=config.eos, cache_dir=config.cache_dir
-    )

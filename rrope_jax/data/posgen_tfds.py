@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
-from rrope_jax.data.tfds_builder import LocalBuilder
 from rrope_jax.posgen.config import TaskConfig, seed_keys
 from rrope_jax.posgen.tasks import TASKS
 
@@ -44,7 +43,7 @@ class PosgenConfig(tfds.core.BuilderConfig):  # type: ignore[misc]
         return {"task": self.task, "seed": self.seed, **dataclasses.asdict(self.data)}
 
 
-class Posgen(LocalBuilder):
+class Posgen(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
     """Rows of PosGen: `tokens`, int32[length], in the order of `posgen.generate`.
 
     The metadata of the data set are the fields of its `PosgenConfig`.
@@ -52,12 +51,24 @@ class Posgen(LocalBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = tuple(PosgenConfig(name=task, task=task) for task in TASKS)
+    # Otherwise TFDS looks for a list of checksums, with a package (importlib_resources) that it
+    # does not ask for at installation.
+    url_infos = None
+
+    def __init__(self, *, file_format: str = "array_record", **arguments: Any):
+        """Takes what every TFDS builder takes; this format is written without TensorFlow."""
+        super().__init__(file_format=file_format, **arguments)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self._described(
-            "Sequences whose next token is a function of earlier ones (arXiv 2403.00071).",
-            metadata=self.builder_config.setting(),
-            tokens=tfds.features.Tensor(shape=(None,), dtype=np.int32),
+        tokens = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(
+                "Sequences whose next token is a function of earlier ones (arXiv 2403.00071)."
+            ),
+            features=tfds.features.FeaturesDict({"tokens": tokens}),
+            metadata=tfds.core.MetadataDict(self.builder_config.setting()),
+            disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from rrope_jax.data.document import Documents
 from rrope_jax.data.local_text import LocalText
 
@@ -26,8 +28,7 @@ class TextConfig:
       source: path of a text file, of a JSONL file (either may be gzipped) or of a folder of such
         files; a glob of files; or "tfds:NAME" with "/CONFIG" and ":VERSION" where there are
         several. What exists under the very name is no glob, whatever is in it.
-      data_dir: where TFDS keeps its data sets. Local text is made into one there, once, and read
-        from there afterwards; None reads the local files themselves.
+      data_dir: where TFDS keeps its data sets, for a source that is one; None for TFDS's default.
       split: split of a TFDS data set.
       text_key: field of a JSONL object or TFDS example that holds the text. None is "text" for
         JSONL, and the only text field for TFDS.
@@ -62,6 +63,12 @@ class TextConfig:
                     f"{field.name}={value!r} is a URL, and only local paths are read and written; "
                     "copy what it names to this machine, or mount it"
                 )
+        if self.data_dir is not None and not self.source.startswith(TFDS):
+            raise ValueError(
+                f"data_dir={self.data_dir!r} is where TFDS keeps data sets, and source="
+                f"{self.source!r} is none; leave it out: local text is read where it is, and "
+                "cache_dir keeps its token ids"
+            )
         if not 0 <= self.heldout_share < 1:
             raise ValueError(
                 f"heldout_share={self.heldout_share} must be at least 0 and below 1: it is a share "
@@ -84,19 +91,14 @@ def documents(config: TextConfig) -> Documents:
             split=config.split,
             text_key=config.text_key,
         )
-    local = LocalText(config.source, text_key=config.text_key or "text")
-    if config.data_dir is None:
-        return local
-    from rrope_jax.data.text_tfds import prepared  # here, as above
-
-    return prepared(local, config.data_dir)
+    return LocalText(config.source, text_key=config.text_key or "text")
 
 
 class Parts(NamedTuple):
-    """Indices of documents."""
+    """Indices of documents, int64[N], ascending."""
 
-    train: list[int]
-    heldout: list[int]
+    train: np.ndarray
+    heldout: np.ndarray
 
 
 def split(config: TextConfig, names: Sequence[str]) -> Parts:
@@ -108,8 +110,8 @@ def split(config: TextConfig, names: Sequence[str]) -> Parts:
     Raises:
       ValueError: an entry of `heldout` fits no name.
     """
-    every = frozenset(names)
-    exact = every.intersection(config.heldout)
+    entries = frozenset(config.heldout)
+    exact = entries.intersection(names) if entries else entries
     patterns = [pattern for pattern in config.heldout if pattern not in exact]
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
@@ -118,15 +120,19 @@ def split(config: TextConfig, names: Sequence[str]) -> Parts:
                 f"heldout: {pattern!r} fits none of the {len(names)} documents; the nearest name "
                 f"is {nearest[0]!r}"
             )
-    parts = Parts([], [])
-    for index, name in enumerate(names):
+
+    def is_heldout(name: str) -> bool:
         named = name in exact or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        held = named or _place(name) < config.heldout_share
-        (parts.heldout if held else parts.train).append(index)
-    return parts
+        return named or _draw(name) < config.heldout_share
+
+    indices = np.arange(len(names))
+    if not entries and not config.heldout_share:
+        return Parts(indices, indices[:0])
+    heldout = np.fromiter(map(is_heldout, names), bool, len(names))
+    return Parts(indices[~heldout], indices[heldout])
 
 
-def _place(name: str) -> float:
+def _draw(name: str) -> float:
     """A number in [0, 1), as good as random but always the same for a name."""
     digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=6).digest()
     return int.from_bytes(digest) / 2**48

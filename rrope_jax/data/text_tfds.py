@@ -1,4 +1,4 @@
-"""Text in TFDS data sets of the array_record format, made and read without TensorFlow."""
+"""Text in TFDS data sets of the array_record format, read without TensorFlow."""
 
 import contextlib
 import difflib
@@ -11,70 +11,21 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
-from rrope_jax.data.document import Document, Documents
-from rrope_jax.data.tfds_builder import FORMAT, LocalBuilder, prepare
+from rrope_jax.data.document import Document, Documents, Names
 
+# The one format of TFDS that is read at random places and without TensorFlow.
+_FORMAT = "array_record"
+_OF_LOCAL_FILES = "rrope_text"
 _INFO = "dataset_info.json"
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
-class RropeText(LocalBuilder):
-    """The TFDS data set `rrope_text`: documents with `name` and `text`, all in split `train`."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, documents: Documents, **arguments: Any):
-        """Takes the documents, and what every TFDS builder takes."""
-        self._documents = documents
-        super().__init__(**arguments)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        text = tfds.features.Text()
-        return self._described("The documents of local files.", name=text, text=text)
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {"train": self._generate_examples()}
-
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
-        for index, document in enumerate(self._documents):
-            yield index, document._asdict()
-
-
-def prepared(documents: Documents, data_dir: str) -> "TfdsText":
-    """Makes the data set `rrope_text/FINGERPRINT` of the documents, or finds it made earlier.
-
-    Raises:
-      ValueError: a document cannot be read or has a name that TFDS cannot write, or data_dir cannot
-        be written.
-    """
-    for name in documents.names:
-        if not _is_unicode(name):
-            raise ValueError(
-                f"{name!a}: the file's name is not UTF-8, and TFDS writes no other; rename the "
-                f"file, or read the files themselves: data_dir=None instead of {data_dir!r}"
-            )
-    config = tfds.core.BuilderConfig(name=documents.fingerprint)
-    folder = Path(data_dir, RropeText.name, config.name, str(RropeText.VERSION))
-    try:
-        if not folder.exists():
-            prepare(RropeText, documents, data_dir=data_dir, config=config)
-    except ValueError:
-        raise  # of the documents
-    except Exception as error:  # TFDS, its writer and the disk raise all kinds
-        raise ValueError(
-            f"data_dir={data_dir!r} cannot be used: {_reason(error)}; give a folder with room that "
-            "can be written, or None to read the files themselves"
-        ) from error
-    if not (folder / _INFO).is_file():
-        raise DamagedError(folder, f"it has no {_INFO}")
-    return TfdsText(f"rrope_text/{config.name}", data_dir=data_dir, split="train", text_key="text")
-
-
 class TfdsText(Documents):
     """The documents of a prepared data set.
 
-    Those of `rrope_text` keep the names of their files; others are called `NAME/SPLIT/INDEX`.
+    They are called `NAME/SPLIT/INDEX`. Those of `rrope_text`, which earlier releases made of local
+    files, keep the names of their files.
     """
 
     def __init__(self, name: str, *, data_dir: str | None, split: str, text_key: str | None):
@@ -92,10 +43,10 @@ class TfdsText(Documents):
         folder = _folder(name, Path(data_dir or tfds.core.constants.DATA_DIR))
         with _naming_damage(folder):
             builder = tfds.builder_from_directory(folder)
-        found = builder.info.file_format
-        if found is None or found.value != FORMAT:
+        stored = builder.info.file_format
+        if stored is None or stored.value != _FORMAT:
             raise ValueError(
-                f"source='tfds:{name}': {folder} is in another format ({found and found.value}), "
+                f"source='tfds:{name}': {folder} is in another format ({stored and stored.value}), "
                 f"which needs TensorFlow to read; {_how_to_prepare(name)}"
             )
         self._text_key = _text_key(name, builder.info.features, text_key)
@@ -108,9 +59,11 @@ class TfdsText(Documents):
         self._folder, self._prefix = folder, f"{builder.info.name}/{split}"
         content = f"{builder.info.as_json}\0{split}\0{self._text_key}"
         self.fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-        every = range(len(self._examples))
-        ours = builder.info.name == RropeText.name
-        self.names = [self._read(i, "name") if ours else f"{self._prefix}/{i}" for i in every]
+        count = len(self._examples)
+        if builder.info.name == _OF_LOCAL_FILES:
+            self.names = [self._read(index, "name") for index in range(count)]
+        else:
+            self.names = Names(count, lambda index: f"{self._prefix}/{index}")
 
     def read(self, indices: Iterable[int]) -> Iterator[Document]:
         """Reads documents; see `Documents`."""
@@ -144,18 +97,6 @@ def _naming_damage(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise DamagedError(folder, _line(error)) from error
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or _line(error)
 
 
 def _line(error: Exception) -> str:

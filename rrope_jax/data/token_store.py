@@ -2,10 +2,10 @@
 
 import hashlib
 import io
+import itertools
 import json
 import logging
 import shutil
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -14,8 +14,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from rrope_jax.data.document import Document, Documents
+from rrope_jax.data.document import Document, Documents, Names
 from rrope_jax.data.tokenizers import Tokenizer
+from rrope_jax.io.target import made_once
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Tokens(NamedTuple):
 
 def tokenize(
     documents: Documents,
-    indices: Sequence[int],
+    indices: Sequence[int] | np.ndarray,
     tokenizer: Tokenizer,
     *,
     bos: bool = False,
@@ -63,14 +64,17 @@ def tokenize(
       ValueError: the tokenizer lacks a special token that is asked for, a document cannot be read,
         or cache_dir cannot be written.
     """
-    writer = _Writer(tokenizer, _special(tokenizer, "bos", bos), _special(tokenizer, "eos", eos))
+    indices = np.asarray(indices, np.int64)
+    writer = _TokenWriter(
+        tokenizer, _special(tokenizer, "bos", bos), _special(tokenizer, "eos", eos)
+    )
     if cache_dir is None:
         buffer = io.BytesIO()
-        made: Sequence[int] = sorted(indices)  # the order in which files are read fastest
-        table = writer.write(buffer, documents.read(made), len(made))
+        stored = np.sort(indices)  # the order in which files are read fastest
+        table = writer.write(buffer, documents.read(stored.tolist()), len(stored))
         tokens = np.frombuffer(buffer.getbuffer(), writer.dtype)
     else:
-        made = range(len(documents))
+        stored = np.arange(len(documents))
         folder = Path(cache_dir) / f"tokens-{writer.key(documents)}"
         try:
             if not _is_whole(folder):
@@ -82,13 +86,12 @@ def tokenize(
                 "with room that can be written, or None to keep the token ids in memory"
             ) from error
     stops = np.cumsum(table["size"])
-    place_of = {index: place for place, index in enumerate(made)}
-    places = [place_of[index] for index in indices]
-    names = [documents.names[index] for index in indices]
+    places = np.searchsorted(stored, indices)
+    names = Names(len(indices), lambda place: documents.names[indices[place]])
     return Tokens(
         names,
         _Slices(tokens, (stops - table["size"])[places], stops[places]),
-        _digest(writer.dtype.name, *names, table[places].tobytes()),
+        _digest(itertools.chain([writer.dtype.name], names, [table[places].tobytes()])),
     )
 
 
@@ -114,7 +117,7 @@ def _special(tokenizer: Tokenizer, name: str, wanted: bool) -> list[int]:
     return [token]
 
 
-class _Writer:
+class _TokenWriter:
     """Makes the token ids of texts."""
 
     def __init__(self, tokenizer: Tokenizer, before: list[int], after: list[int]):
@@ -125,7 +128,7 @@ class _Writer:
     def key(self, documents: Documents) -> str:
         """Names what the ids of these documents depend on."""
         around = f"{self._before.tolist()} {self._after.tolist()}"
-        return _digest(str(_FORMAT), documents.fingerprint, self._tokenizer.fingerprint, around)
+        return _digest([str(_FORMAT), documents.fingerprint, self._tokenizer.fingerprint, around])
 
     def write(self, file: IO[bytes], documents: Iterable[Document], count: int) -> np.ndarray:
         """Writes the ids of `count` documents one after another; returns the rows [count]."""
@@ -143,22 +146,12 @@ class _Writer:
         return table
 
 
-def _make(folder: Path, documents: Documents, writer: _Writer) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        with (temporary / _TOKENS).open("wb") as file:
+def _make(folder: Path, documents: Documents, writer: _TokenWriter) -> None:
+    with made_once(folder, _is_whole) as new:
+        with (new / _TOKENS).open("wb") as file:
             table = writer.write(file, documents, len(documents))
-        np.save(temporary / _TABLE, table)
-        (temporary / _META).write_text(json.dumps({"dtype": writer.dtype.name}))
-        temporary.chmod(0o755)  # other hosts may read as other users
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not _is_whole(folder):  # else another process has made it meanwhile
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        np.save(new / _TABLE, table)
+        (new / _META).write_text(json.dumps({"dtype": writer.dtype.name}))
 
 
 def _is_whole(folder: Path) -> bool:
@@ -185,7 +178,7 @@ def _load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.memmap(folder / _TOKENS, dtype, mode="r"), table
 
 
-def _digest(*parts: str | bytes) -> str:
+def _digest(parts: Iterable[str | bytes]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode(errors="surrogatepass") if isinstance(part, str) else part

@@ -4,7 +4,8 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -57,6 +58,31 @@ def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def made_once(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
+    """Gives a new folder to fill, which becomes the target unless another process was faster.
+
+    Any number of processes may make one target, as long as all make the same. One that is killed
+    leaves a hidden folder beside it.
+
+    Args:
+      target: absolute path of a folder.
+      is_whole: whether a folder at the target is what it should be.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield new
+        new.chmod(0o755)  # other hosts may read as other users
+        try:
+            new.rename(target)
+        except OSError:
+            if not is_whole(target):
+                raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def restore_target(target: Path) -> None:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.configuration import UsageError, from_config, parse
-from rrope_jax.data.pipeline import DataConfig, heldout_documents
+from rrope_jax.data.pipeline import DataConfig, Text
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
@@ -51,7 +51,7 @@ def _perplexity(
 ) -> Perplexity:
     data = from_config(DataConfig, group_of(config, "data"), "config.data")
     try:
-        documents = heldout_documents(data, model.tokenizer)
+        documents = Text(data, model.tokenizer).heldout
     except (ValueError, OSError) as error:
         raise UsageError(f"config.data: {error}") from error
     return Perplexity(setting, model.decoder, documents)

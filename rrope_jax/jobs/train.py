@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.configuration import UsageError, from_config, parse, refusing_layouts
-from rrope_jax.data.pipeline import Batches, DataConfig, build_batches, heldout_documents
+from rrope_jax.data.pipeline import Batches, DataConfig, Text
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
 from rrope_jax.io.orbax import layout
@@ -175,13 +175,12 @@ def _open_text(
     tokenizer = open_tokenizer(data, description)
     train = program.train
     try:
+        text = Text(data, tokenizer)
         heldout = None
         if evaluation.every_steps is not None:
-            documents = [tokens for _, tokens in heldout_documents(data, tokenizer)]
+            documents = [tokens for _, tokens in text.heldout]
             heldout = Heldout(program, placement, evaluation, documents)
-        batches = build_batches(
-            data,
-            tokenizer,
+        batches = text.batches(
             batch_size=train.batch_size,
             length=train.length,
             rows=rows_of_process(placement.mesh, jax.process_index(), train.batch_size),

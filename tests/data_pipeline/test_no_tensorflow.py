@@ -13,18 +13,18 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import tensorflow_datasets as tfds
-from rrope_jax.data.pipeline import DataConfig, build_batches, heldout_documents
+from rrope_jax.data.pipeline import DataConfig, Text
 from rrope_jax.data.posgen_tfds import Posgen, PosgenConfig
 from rrope_jax.data.text import documents
-from rrope_jax.data.tfds_builder import prepare
 from rrope_jax.data.tokenizers import load_tokenizer
+from tests.data_pipeline.tfds_builders import prepare
 
 folder, data_dir = sys.argv[1:]
 tokenizer = load_tokenizer("bytes")
-config = DataConfig(source=folder, data_dir=data_dir, heldout=("b*",))
-with build_batches(config, tokenizer, batch_size=2, length=8) as batches:
+text = Text(DataConfig(source=folder, heldout=("b*",)), tokenizer)
+with text.batches(batch_size=2, length=8) as batches:
     print(next(batches)["tokens"].shape)
-print(heldout_documents(config, tokenizer)[0][0])
+print(text.heldout[0][0])
 sizes = {"train_sequences": 9, "validation_sequences": 1, "test_sequences": 1}
 small = PosgenConfig(name="x", task="cot", **sizes)
 made = prepare(Posgen, config=small, data_dir=data_dir)

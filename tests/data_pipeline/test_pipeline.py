@@ -5,15 +5,17 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rrope_jax.data.document import Document
+from rrope_jax.data.local_text import LocalText
 from rrope_jax.data.packing import Row
-from rrope_jax.data.pipeline import Batches, DataConfig, build_batches, heldout_documents
+from rrope_jax.data.pipeline import Batches, DataConfig, Text
 from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from tests.data_pipeline.samples import NAMES, TEXTS
 
@@ -57,12 +59,8 @@ def build(source: str, tokenizer: Tokenizer) -> Iterator[Build]:
         **fields: Any,
     ) -> Batches:
         made.append(
-            build_batches(
-                DataConfig(source=source, **fields),
-                tokenizer,
-                batch_size=batch_size,
-                length=length,
-                rows=rows,
+            Text(DataConfig(source=source, **fields), tokenizer).batches(
+                batch_size=batch_size, length=length, rows=rows
             )
         )
         return made[-1]
@@ -264,7 +262,7 @@ class TestWaiting:
 class TestHeldout:
     def test_whole_documents_by_name(self, folder: Path, tokenizer_folder: Path) -> None:
         config = DataConfig(source=str(folder), heldout=("b.txt", "e.jsonl:*"), bos=True, eos=True)
-        found = heldout_documents(config, load_tokenizer(str(tokenizer_folder)))
+        found = Text(config, load_tokenizer(str(tokenizer_folder))).heldout
         assert [name for name, _ in found] == ["b.txt", "e.jsonl:1", "e.jsonl:3"]
         # with <s> before, without </s> after
         assert [ids.tolist() for _, ids in found] == [[1, 4, 6, 8], [1, 9, 8, 7], [1, 3, 3, 4]]
@@ -272,14 +270,47 @@ class TestHeldout:
 
     def test_all_of_a_source(self, folder: Path, tokenizer: Tokenizer) -> None:
         config = DataConfig(source=str(folder), heldout=("*",))
-        found = heldout_documents(config, tokenizer)
+        found = Text(config, tokenizer).heldout
         assert [(name, bytes(ids.tolist()).decode()) for name, ids in found] == list(
             zip(NAMES, TEXTS, strict=True)
         )
 
     def test_nothing_held_out(self, folder: Path, tokenizer: Tokenizer) -> None:
         with pytest.raises(ValueError, match=r"no document .* held out; name some in heldout"):
-            heldout_documents(DataConfig(source=str(folder)), tokenizer)
+            _ = Text(DataConfig(source=str(folder)), tokenizer).heldout
+
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_opened_and_tokenized_once_for_both_parts(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        tmp_path: Path,
+        cached: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        opened: list[str] = []
+        read: list[int] = []
+
+        class Counting(LocalText):
+            def __init__(self, source: str, **keywords: Any):
+                opened.append(source)
+                super().__init__(source, **keywords)
+
+            def read(self, indices: Iterable[int]) -> Iterator[Document]:
+                indices = list(indices)
+                read.extend(indices)
+                return super().read(indices)
+
+        monkeypatch.setattr("rrope_jax.data.text.LocalText", Counting)
+        cache_dir = str(tmp_path / "cache") if cached else None
+        config = DataConfig(source=str(folder), heldout=("b*", "e*"), cache_dir=cache_dir)
+        text = Text(config, tokenizer)
+        for _ in range(2):
+            assert len(text.heldout) == 3
+            with text.batches(batch_size=2, length=8) as batches:
+                next(batches)
+        assert opened == [str(folder)]
+        assert sorted(read) == list(range(len(NAMES)))
 
 
 class TestRefusals:
@@ -304,8 +335,8 @@ class TestRefusals:
 def test_process_ends_though_nothing_was_closed(source: str) -> None:
     code = (
         "from rrope_jax.data.pipeline import *; from rrope_jax.data.tokenizers import *\n"
-        f"batches = build_batches(DataConfig(source={source!r}), load_tokenizer('bytes'),"
-        " batch_size=2, length=8)\n"
+        f"text = Text(DataConfig(source={source!r}), load_tokenizer('bytes'))\n"
+        "batches = text.batches(batch_size=2, length=8)\n"
         "print(next(batches)['tokens'].shape)"
     )
     done = subprocess.run(

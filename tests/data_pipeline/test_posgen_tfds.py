@@ -10,7 +10,6 @@ import tensorflow_datasets as tfds
 
 from rrope_jax import posgen
 from rrope_jax.data.posgen_tfds import Posgen, PosgenConfig
-from rrope_jax.data.tfds_builder import prepare
 from rrope_jax.model import ModelConfig
 from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
 from rrope_jax.posgen.grid import Evaluation, Training
@@ -18,6 +17,7 @@ from rrope_jax.posgen.layout import AblationMeshConfig, Round, make_mesh
 from rrope_jax.posgen.round_functions import RoundFunctions, inputs
 from rrope_jax.posgen.training import PosgenProgram
 from rrope_jax.rope import RopeSpec
+from tests.data_pipeline.tfds_builders import prepare
 
 SMALL = {"train_sequences": 30, "validation_sequences": 6, "test_sequences": 7}
 

@@ -324,6 +324,10 @@ class TestRefusals:
             ({"source": "gs://bucket/text"}, "source='gs://bucket/text' is a URL"),
             ({"source": "https://x.example/a.txt"}, "is a URL, and only local paths"),
             ({"source": "x", "data_dir": "s3://bucket"}, "data_dir='s3://bucket' is a URL"),
+            (
+                {"source": "x", "data_dir": "d"},
+                "data_dir='d' is where TFDS keeps .*source='x' is none.* cache_dir keeps its token",
+            ),
             ({"source": "x", "data_dir": ""}, "data_dir='' names nothing; give a name or None"),
             ({"source": "x", "text_key": ""}, "text_key='' names nothing"),
             ({"source": "x", "split": ""}, "split='' names nothing; give a name$"),
@@ -336,25 +340,30 @@ class TestRefusals:
             TextConfig(**fields)  # type: ignore[arg-type]
 
 
+def _split(config: TextConfig, names: list[str]) -> tuple[list[int], list[int]]:
+    train, heldout = split(config, names)
+    return train.tolist(), heldout.tolist()
+
+
 class TestSplit:
     def test_by_name_and_pattern(self) -> None:
         config = TextConfig(source="x", heldout=("b.txt", "e.jsonl:*"))
-        assert split(config, NAMES) == ([0, 2, 3, 6], [1, 4, 5])
+        assert _split(config, NAMES) == ([0, 2, 3, 6], [1, 4, 5])
 
     def test_name_of_a_document_is_no_pattern(self) -> None:
         names = ["a[1].txt", "a1.txt", "*.txt", "b.txt", "c.txt"]
-        assert split(TextConfig(source="x", heldout=("a[1].txt",)), names).heldout == [0]
-        assert split(TextConfig(source="x", heldout=("*.txt", "[bc]*")), names).heldout == [2, 3, 4]
+        assert _split(TextConfig(source="x", heldout=("a[1].txt",)), names)[1] == [0]
+        assert _split(TextConfig(source="x", heldout=("*.txt", "[bc]*")), names)[1] == [2, 3, 4]
 
     def test_nothing_is_held_out_unless_asked_for(self) -> None:
-        assert split(TextConfig(source="x"), NAMES) == (list(range(7)), [])
+        assert _split(TextConfig(source="x"), NAMES) == (list(range(7)), [])
 
     def test_share_is_about_that_of_all(self) -> None:
         names = [f"{i}.txt" for i in range(4000)]
-        parts = split(TextConfig(source="x", heldout_share=0.25), names)
-        assert sorted(parts.train + parts.heldout) == list(range(4000))
+        train, heldout = _split(TextConfig(source="x", heldout_share=0.25), names)
+        assert sorted(train + heldout) == list(range(4000))
         # 4000 draws of one in four: standard deviation 27
-        assert abs(len(parts.heldout) - 1000) < 5 * 27
+        assert abs(len(heldout) - 1000) < 5 * 27
 
     def test_share_keeps_its_choice_when_documents_are_added_or_it_grows(self) -> None:
         names = [f"{i}.txt" for i in range(200)]
@@ -371,7 +380,7 @@ class TestSplit:
     def test_choice_is_the_same_on_every_machine(self) -> None:
         # b2sum -l 48 of the names, over 2^48: 0.136, 0.656, 0.036, 0.122
         config = TextConfig(source="x", heldout_share=0.13)
-        assert split(config, ["a.txt", "b.txt", "c.txt", "d.txt"]).heldout == [2, 3]
+        assert _split(config, ["a.txt", "b.txt", "c.txt", "d.txt"])[1] == [2, 3]
 
     def test_pattern_without_a_match(self) -> None:
         config = TextConfig(source="x", heldout=("a.txt", "b.text"))

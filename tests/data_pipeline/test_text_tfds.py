@@ -1,6 +1,5 @@
-"""Text in TFDS data sets: ours from local files, and others that were prepared elsewhere."""
+"""Text in TFDS data sets that were prepared elsewhere."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rrope_jax.data.text import TextConfig, documents
-from rrope_jax.data.tfds_builder import LocalBuilder, prepare
 from tests.data_pipeline.samples import NAMES, TEXTS
+from tests.data_pipeline.tfds_builders import LocalBuilder, prepare
 
 
 class Books(LocalBuilder):
@@ -44,88 +43,38 @@ def books(data_dir: str) -> str:
     return data_dir
 
 
-class TestLocalText:
-    def test_documents_are_those_of_the_files(self, folder: Path, data_dir: str) -> None:
-        found = documents(TextConfig(source=str(folder), data_dir=data_dir))
-        assert list(found.names) == NAMES
-        assert [document.text for document in found] == TEXTS
-        assert found[4] == (NAMES[4], TEXTS[4])
+class Long(Books):
+    """Texts that do not shrink when they are compressed."""
 
-    def test_made_once(self, folder: Path, data_dir: str) -> None:
-        config = TextConfig(source=str(folder), data_dir=data_dir)
-        first = documents(config)
-        (file,) = Path(data_dir).rglob("*.array_record*")
-        before = file.stat().st_mtime_ns
-        second = documents(config)
-        assert file.stat().st_mtime_ns == before
-        assert first.fingerprint == second.fingerprint
-        assert [document.text for document in second] == TEXTS
+    def _generate_examples(self, count: int) -> Any:
+        for i in range(count):
+            text = np.random.default_rng(i).bytes(80_000).hex()
+            yield i, {"book_text": text, "book_title": "", "book_id": i}
 
-    def test_changed_files_are_another_data_set(self, folder: Path, data_dir: str) -> None:
-        config = TextConfig(source=str(folder), data_dir=data_dir)
-        before = documents(config)
-        (folder / "b.txt").write_text("seven seven seven seven")
-        after = documents(config)
-        assert after[1].text == "seven seven seven seven"
-        assert before[1].text == "two four six"
-        assert after.fingerprint != before.fingerprint
 
-    def test_readable_under_its_tfds_name(self, folder: Path, data_dir: str) -> None:
-        documents(TextConfig(source=str(folder), data_dir=data_dir))
-        found = documents(TextConfig(source="tfds:rrope_text", data_dir=data_dir))
-        assert [document.text for document in found] == TEXTS
+class RropeText(LocalBuilder):
+    """What earlier releases made of local files."""
 
-    def test_nothing_is_printed(
-        self, folder: Path, data_dir: str, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        documents(TextConfig(source=str(folder), data_dir=data_dir))
-        assert capfd.readouterr() == ("", "")
+    VERSION = tfds.core.Version("1.0.0")
 
-    def test_damaged_file_is_named_and_nothing_stays(self, folder: Path, data_dir: str) -> None:
-        (folder / "z.txt").write_bytes(b"\xff")
-        with pytest.raises(ValueError, match=r"z\.txt is not UTF-8"):
-            documents(TextConfig(source=str(folder), data_dir=data_dir))
-        assert list(Path(data_dir).rglob("*.array_record*")) == []
+    def _info(self) -> tfds.core.DatasetInfo:
+        text = tfds.features.Text()
+        return self._described("The documents of local files.", name=text, text=text)
 
-    @pytest.mark.parametrize("left", [0, 1000, 65536, 70000, 131072])
-    def test_copy_that_was_cut_short(self, tmp_path: Path, data_dir: str, left: int) -> None:
-        text = tmp_path / "text"
-        text.mkdir()
-        for name in ("a.txt", "b.txt"):  # which does not shrink when it is compressed
-            (text / name).write_text(np.random.default_rng(0).bytes(80_000).hex())
-        config = TextConfig(source=str(text), data_dir=data_dir)
-        assert len(list(documents(config))) == 2
-        (file,) = Path(data_dir).rglob("*.array_record*")
-        file.write_bytes(file.read_bytes()[:left])
-        with pytest.raises(ValueError, match=r"/1\.0\.0 is damaged: .*; prepare or copy it again"):
-            list(documents(config))
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"train": self._generate_examples()}
 
-    @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
-    @pytest.mark.parametrize("content", [None, b"", b"{", b"null", b"[]", b'"x"', b"\xff"])
-    def test_damaged_description(
-        self, folder: Path, data_dir: str, name: str, content: bytes | None
-    ) -> None:
-        config = TextConfig(source=str(folder), data_dir=data_dir)
-        documents(config)
-        (file,) = Path(data_dir).rglob(name)
-        file.unlink()
-        if content is not None:
-            file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"/1\.0\.0 is damaged: .*; prepare or copy it again"):
-            documents(config)
+    def _generate_examples(self) -> Any:
+        for index, (name, text) in enumerate(zip(NAMES, TEXTS, strict=True)):
+            yield index, {"name": name, "text": text}
 
-    def test_name_that_is_not_utf8(self, folder: Path, data_dir: str) -> None:
-        with open(os.fsencode(folder) + b"/caf\xe9.txt", "wb") as file:
-            file.write(b"text")
-        with pytest.raises(
-            ValueError, match=r"'caf\\udce9\.txt': the file's name is not UTF-8.*re"
-        ):
-            documents(TextConfig(source=str(folder), data_dir=data_dir))
-        assert not Path(data_dir).exists()
 
-    def test_folder_that_cannot_be_written(self, folder: Path) -> None:
-        with pytest.raises(ValueError, match=r"data_dir='.*/a.txt' cannot be used: .*; give a"):
-            documents(TextConfig(source=str(folder), data_dir=str(folder / "a.txt")))
+def test_local_files_of_earlier_releases_keep_their_names(data_dir: str) -> None:
+    prepare(RropeText, data_dir=data_dir)
+    found = documents(TextConfig(source="tfds:rrope_text", data_dir=data_dir))
+    assert list(found.names) == NAMES
+    assert [document.text for document in found] == TEXTS
+    assert found[4] == (NAMES[4], TEXTS[4])
 
 
 class TestTfds:
@@ -221,6 +170,22 @@ class TestRefusals:
         info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
         with pytest.raises(ValueError, match=r"in another format \(tfrecord\).*`tfds build books"):
             documents(TextConfig(source="tfds:books", data_dir=books))
+
+    @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+    @pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b'"x"', b"\xff"])
+    def test_damaged_description(self, books: str, name: str, content: bytes) -> None:
+        (file,) = Path(books).rglob(name)
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"/2\.1\.0 is damaged: .*; prepare or copy it again"):
+            documents(TextConfig(source="tfds:books", data_dir=books))
+
+    @pytest.mark.parametrize("left", [0, 1000, 65536, 70000, 131072])
+    def test_copy_that_was_cut_short(self, data_dir: str, left: int) -> None:
+        prepare(Long, data_dir=data_dir)
+        for file in Path(data_dir).rglob("*.array_record*"):
+            file.write_bytes(file.read_bytes()[:left])
+        with pytest.raises(ValueError, match=r"/2\.1\.0 is damaged: .*; prepare or copy it again"):
+            list(documents(TextConfig(source="tfds:long", data_dir=data_dir)))
 
     @pytest.mark.parametrize("left", [None, 0, 1000, 60000])
     def test_damaged_file(self, books: str, left: int | None) -> None:

@@ -1,4 +1,4 @@
-"""What our TFDS data sets have in common: made here, as array_record, without TensorFlow."""
+"""TFDS data sets for tests: made as array_record, without TensorFlow and without a word."""
 
 import contextlib
 import io
@@ -9,11 +9,6 @@ from typing import Any
 
 import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
-_LOG = logging.getLogger(__name__)
-
-FORMAT = "array_record"
-"""The one format of TFDS that is read at random places and without TensorFlow."""
-
 
 class LocalBuilder(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
     """A data set that downloads nothing; examples keep the order in which they are generated."""
@@ -22,7 +17,7 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
     # ask for at installation.
     url_infos = None
 
-    def __init__(self, *, file_format: str = FORMAT, **arguments: Any):
+    def __init__(self, *, file_format: str = "array_record", **arguments: Any):
         """Takes what every TFDS builder takes."""
         super().__init__(file_format=file_format, **arguments)
 
@@ -38,24 +33,11 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
         )
 
 
-def prepare(builder: type[LocalBuilder], *arguments: Any, **keywords: Any) -> Path:
-    """Makes a builder and writes its data set, unless that is there.
-
-    Args:
-      builder: the class; the other arguments are its own.
-
-    Returns:
-      The folder of the data set.
-
-    Raises:
-      OSError: the folder cannot be written.
-    """
+def prepare(builder: type[tfds.core.DatasetBuilder], *arguments: Any, **keywords: Any) -> Path:
+    """Makes a builder, writes its data set unless it exists, and returns its folder."""
     with _quiet():
         made = builder(*arguments, **keywords)
-        if not made.data_path.exists():
-            _LOG.info("making the TFDS data set %s", made.data_path)
-        with contextlib.suppress(FileExistsError):  # another process may finish first
-            made.download_and_prepare()
+        made.download_and_prepare()
     return Path(made.data_path)
 
 

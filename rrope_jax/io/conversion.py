@@ -121,7 +121,7 @@ def convert(
     """Writes a checkpoint in another format, one weight at a time.
 
     Args:
-      source: a path as for `pretrained.open_source`, or what one can be opened to.
+      source: a path as for `pretrained.open_source`, or the opened source.
       target: a new file (`gguf`) or folder; it appears when it is complete.
       target_format: a key of `WRITERS`.
       description: the source's own, with another embedding or context; None for no change.
@@ -135,11 +135,9 @@ def convert(
     options = options or Options()
     check_local(target)
     goal = Path(os.path.abspath(target))
-    if isinstance(source, str | os.PathLike):
-        _check_apart(Path(os.path.abspath(source)), goal)
-        opened = open_source(source)
-    else:
-        opened = source
+    opened = source if isinstance(source, Source) else open_source(source)
+    if opened.path is not None:
+        _check_apart(opened.path, goal)
     restore_target(goal)
     _check_target(goal, overwrite)
     writer = WRITERS[target_format]

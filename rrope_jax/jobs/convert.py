@@ -28,13 +28,13 @@ def main(argv: Sequence[str]) -> int:
     backend.silence_orbax()
     source, target = str(values["from"].value), str(values.to)
     try:
-        before = pretrained.describe(source)
-        after = extend(before, values.config.rope)
+        opened = pretrained.open_source(source)
+        after = extend(opened.description, values.config.rope)
         options = conversion.Options(
             dtype=values.dtype, portable=values.portable, shard_bytes=values.shard_bytes
         )
         done = conversion.convert(
-            source,
+            opened,
             target,
             values.format or _implied_format(source, target),
             description=after,

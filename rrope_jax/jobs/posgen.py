@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.configuration import UsageError, from_config, parse, refusing_layouts
-from rrope_jax.io.orbax.checkpoint import Checkpoints, SaveError
+from rrope_jax.io.array_checkpoints import ArrayCheckpoints
+from rrope_jax.io.orbax.checkpoint import SaveError
 from rrope_jax.jobs.rope_config import spec_of_method
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS
@@ -282,9 +283,9 @@ class _WorkdirStore:
     def _folder(self, training: Training) -> Path:
         return self._workdir.path / "checkpoints" / training.name
 
-    def _checkpoints(self, training: Training) -> Checkpoints:
+    def _checkpoints(self, training: Training) -> ArrayCheckpoints:
         # a training belongs to one process
-        return Checkpoints(self._folder(training), alone=True)
+        return ArrayCheckpoints(self._folder(training))
 
 
 def _nothing_finished(

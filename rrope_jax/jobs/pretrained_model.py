@@ -78,7 +78,8 @@ def load_model(
     fields = {} if model is None else {name: model.get(name) for name in pretrained.OVERRIDABLE}
     overrides = {name: value for name, value in fields.items() if value is not None}
     try:
-        before = pretrained.describe(checkpoint)
+        opened = pretrained.open_source(checkpoint)
+        before = opened.description
         after = extend(before, rope)
         source = tokenizer or after.tokenizer
         if source is None:
@@ -87,7 +88,7 @@ def load_model(
                 "of a tokenizer.json"
             )
         loaded_tokenizer = load_tokenizer(source)
-        decoder, description = pretrained.load(checkpoint, rope=after.rope, model=overrides)
+        decoder, description = pretrained.load(opened, rope=after.rope, model=overrides)
     except UsageError:
         raise
     except (ValueError, OSError) as error:

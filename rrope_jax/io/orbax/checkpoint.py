@@ -1,6 +1,5 @@
 """Orbax checkpoints of a pytree with JSON metadata beside it."""
 
-import contextlib
 import dataclasses
 import errno
 import functools
@@ -18,7 +17,6 @@ import orbax.checkpoint as ocp
 
 from rrope_jax.io import json_text
 from rrope_jax.io.orbax import checksums
-from rrope_jax.io.orbax.host_arrays import HostArraysRestore, HostArraysSave
 from rrope_jax.io.orbax.watched_save import WatchedHandler
 from rrope_jax.io.paths import check_orbax
 
@@ -36,10 +34,8 @@ TREE, METADATA, CHECKSUMS = "tree", "metadata", "checksums"
 # agree, and then a rate that any disk worth training on has.
 _LEAST_SECONDS, _LEAST_BYTES_PER_SECOND = 600, 20e6
 
+# A signal waits no longer than this for its turn.
 _TURN_SECONDS = 0.2
-
-# In the names of the folders that Orbax is still writing.
-_UNFINISHED = ".orbax-checkpoint-tmp"
 
 # What the operating system says when there is no more room.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -66,8 +62,7 @@ class Checkpoints:
 
     Saving is synchronous and atomic: a process killed while saving leaves a temporary folder that
     is ignored and replaced. Among several processes, all save at the same steps, each its part of
-    the arrays, unless a run is `alone`. Checksums are saved along, and what is restored is what was
-    saved.
+    the arrays. Checksums are saved along, and what is restored is what was saved.
     """
 
     def __init__(
@@ -76,7 +71,6 @@ class Checkpoints:
         *,
         keep: int = 2,
         keep_every: int | None = None,
-        alone: bool = False,
         asynchronous: bool = False,
     ):
         """Opens a folder, which need not exist yet.
@@ -85,17 +79,13 @@ class Checkpoints:
           folder: absolute path.
           keep: how many of the newest checkpoints stay.
           keep_every: those at multiples of so many steps stay, too.
-          alone: whether the run is that of this process only, whatever other processes there are.
-            Its arrays are those of numpy.
           asynchronous: for `BackgroundCheckpoints`.
 
         Raises:
           ValueError: Orbax cannot save in a folder of such a name.
         """
-        if not alone:
-            check_orbax(folder, writing=True)
+        check_orbax(folder, writing=True)
         self._folder = folder
-        self._alone = alone
         self._unreadable: set[int] = set()
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -115,14 +105,12 @@ class Checkpoints:
           SaveError: it could not be written.
         """
         try:
-            if self._alone:
-                self._discard(step)
             with _ONE_AT_A_TIME, self._manager(tree) as manager:
                 self._save(manager, step, tree, metadata)
                 manager.wait_until_finished()
             self._check_saved(step)
         except Exception as error:  # Orbax and its drivers raise many kinds
-            raise self._save_error(step, error, own=True) from error
+            raise save_error(self._folder / str(step), error, own=True) from error
 
     def restore(
         self, like: Any, *, gather: Gather = lambda value: [value]
@@ -137,8 +125,8 @@ class Checkpoints:
           gather: where processes read the checkpoints of one run, so that all take the same.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        tree = HostArraysRestore(abstract) if self._alone else ocp.args.StandardRestore(abstract)
-        steps = gather(self._steps())[0]
+        tree = ocp.args.StandardRestore(abstract)
+        steps = gather(steps_in(self._folder))[0]
         if not steps:
             return None
         with _ONE_AT_A_TIME, self._reader() as manager:
@@ -169,10 +157,9 @@ class Checkpoints:
             if sums.is_dir():  # those of earlier releases have none
                 saved = json_text.parse((sums / METADATA).read_bytes())
                 arrays = checksums.check_metadata(saved, found[METADATA])
-            # a file of numpy has its own checksums, which reading compares
-            return _Read(found[TREE], found[METADATA], None if self._alone else arrays)
+            return _Read(found[TREE], found[METADATA], arrays)
         except Exception as error:  # Orbax and its drivers raise many kinds
-            return _Read(trouble=_one_line(error))
+            return _Read(trouble=one_line(error))
 
     def _save(
         self, manager: ocp.CheckpointManager, step: int, tree: Any, metadata: dict[str, Any]
@@ -181,44 +168,28 @@ class Checkpoints:
         if step in manager.all_steps():
             manager.delete(step)
         sums = {
-            checksums.ARRAYS: {} if self._alone else checksums.of_tree(tree),
+            checksums.ARRAYS: checksums.of_tree(tree),
             checksums.METADATA: checksums.of_json(metadata),
         }
         arguments = ocp.args.Composite(
-            tree=HostArraysSave(tree) if self._alone else ocp.args.StandardSave(tree),
+            tree=ocp.args.StandardSave(tree),
             metadata=ocp.args.JsonSave(metadata),
             checksums=ocp.args.JsonSave(sums),
         )
         manager.save(step, args=arguments, force=True)
-
-    def _discard(self, step: int) -> None:
-        """Takes a checkpoint away at once: deleting it takes time, and a kill would leave a part.
-
-        Under this name the next manager takes it for one that was never finished, and deletes it.
-        """
-        with contextlib.suppress(FileNotFoundError):
-            (self._folder / str(step)).rename(self._folder / f"{step}{_UNFINISHED}-replaced")
 
     def _check_saved(self, step: int) -> None:
         """Raises ValueError unless a checkpoint that was saved can be opened.
 
         The process that gave it its name looks; on a network disk the others may not see it yet.
         """
-        if self._alone or jax.process_index() > 0:
+        if jax.process_index() > 0:
             return
         try:
             ocp.StandardCheckpointHandler().metadata(self._folder / str(step) / TREE)
         except Exception as error:  # Orbax and its drivers raise many kinds
             self._unreadable.add(step)
-            raise ValueError(f"it was saved, but does not open: {_one_line(error)}") from error
-
-    def _save_error(self, step: int, error: Exception, *, own: bool) -> SaveError:
-        said = " ".join(str(error).split())
-        # kept in the message of whatever library it went through
-        full = (text for text in map(os.strerror, DISK_FULL) if text in said)
-        reason = next(full, said[:300])
-        where = self._folder / str(step)
-        return SaveError(f"checkpoint {where} cannot be written: {reason}", own=own)
+            raise ValueError(f"it was saved, but does not open: {one_line(error)}") from error
 
     @property
     def newest(self) -> int | None:
@@ -226,37 +197,26 @@ class Checkpoints:
 
         One that was saved here and does not open is left out.
         """
-        return next((step for step in self._steps() if step not in self._unreadable), None)
-
-    def _steps(self) -> list[int]:
-        """Of the checkpoints there are, the newest first."""
-        if not self._folder.is_dir():
-            return []
-        names = (path.name for path in self._folder.iterdir())
-        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+        return next((step for step in steps_in(self._folder) if step not in self._unreadable), None)
 
     def _manager(self, tree: Any) -> ocp.CheckpointManager:
-        """What saves trees of this size; clears away what was half saved."""
-        options = _with_time(self._options, tree)
-        if self._alone:
-            return self._of_this_process(options)
-        return ocp.CheckpointManager(self._folder, options=options)
+        """Saves trees of this size; clears away what was half saved."""
+        return ocp.CheckpointManager(self._folder, options=_with_time(self._options, tree))
 
     def _reader(self) -> ocp.CheckpointManager:
-        """What restores. Processes do that each for itself, so none waits for one that cannot."""
-        return self._of_this_process(
-            dataclasses.replace(self._options, cleanup_tmp_directories=False)
-        )
-
-    def _of_this_process(self, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+        """Restores. Each process does so for itself, so that none waits for one that cannot."""
         index = jax.process_index()
-        self._folder.mkdir(parents=True, exist_ok=True)  # Orbax would do it with all processes
-        own = ocp.options.MultiprocessingOptions(
+        only_this = ocp.options.MultiprocessingOptions(
             primary_host=index,
             active_processes={index},
             barrier_sync_key_prefix=f"process_{index}",
         )
-        options = dataclasses.replace(options, create=False, multiprocessing_options=own)
+        options = dataclasses.replace(
+            self._options,
+            cleanup_tmp_directories=False,
+            create=False,
+            multiprocessing_options=only_this,
+        )
         return ocp.CheckpointManager(self._folder, options=options)
 
 
@@ -292,7 +252,25 @@ def _with_time(options: ocp.CheckpointManagerOptions, tree: Any) -> ocp.Checkpoi
     return dataclasses.replace(options, async_options=ocp.AsyncOptions(timeout_secs=seconds))
 
 
-def _one_line(error: Exception) -> str:
+def steps_in(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, newest first."""
+    if not folder.is_dir():
+        return []
+    names = (path.name for path in folder.iterdir())
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def save_error(checkpoint: Path, error: Exception, *, own: bool) -> SaveError:
+    """What to raise where a checkpoint cannot be written."""
+    text = " ".join(str(error).split())
+    # a full disk is somewhere in the message of whatever library the error went through
+    full = (reason for reason in map(os.strerror, DISK_FULL) if reason in text)
+    reason = next(full, text[:300])
+    return SaveError(f"checkpoint {checkpoint} cannot be written: {reason}", own=own)
+
+
+def one_line(error: Exception) -> str:
+    """An error's message on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -415,7 +393,7 @@ class BackgroundCheckpoints(Checkpoints):
             self._close(failed=True)
         except Exception:  # says once more what the first error said
             _LOG.debug("after a failed save", exc_info=True)
-        return self._save_error(pending.step, error, own=pending.own)
+        return save_error(self._folder / str(pending.step), error, own=pending.own)
 
     def _close(self, *, failed: bool = False) -> None:
         manager, self._open = self._open, None

@@ -60,7 +60,7 @@ def find(source: str) -> Files:
 def _in_folder(source: str, folder: Path) -> Files:
     every, workdirs, linked = 0, 0, 0
     unreadable: list[OSError] = []
-    found: list[Path] = []
+    files: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=unreadable.append):
         here = Path(place)
         if here != folder and _is_workdir(here):
@@ -70,40 +70,40 @@ def _in_folder(source: str, folder: Path) -> Files:
         hidden = _hidden(here.relative_to(folder))
         every += len(names)
         linked += sum(os.path.islink(here / name) for name in folders)  # which it does not follow
-        found += [
+        files += [
             here / name
             for name in names
             if name.endswith(ENDINGS)
             and not (hidden or name.startswith("."))
             and os.path.isfile(here / name)
         ]
-    if others := every - len(found):
+    if others := every - len(files):
         _LOG.info("%s: %d files not read, hidden or of other kinds", folder, others)
     if linked:
         _LOG.info("%s: %d links to folders not followed", folder, linked)
     _say_unreadable(folder, unreadable)
     _say_workdirs(folder, workdirs)
-    if not found:
+    if not files:
         left_out = f" ({workdirs} working folders of rrope left out)" if workdirs else ""
         raise ValueError(
             f"source={source!r}: no file in this folder ends in {', '.join(ENDINGS)}{left_out}; "
             "give a glob for files of other endings"
         )
-    return Files(folder, _once(sorted(found), folder))
+    return Files(folder, _once(sorted(files), folder))
 
 
 def _of_glob(source: str, path: Path) -> Files:
     folder = _literal_part(path)
     walk = _Walk()
-    found = walk.files(folder, path.relative_to(folder).parts)
+    files = walk.files(folder, path.relative_to(folder).parts)
     _say_unreadable(folder, list(walk.unreadable.values()))
     _say_workdirs(folder, walk.workdirs)
-    if not found:
+    if not files:
         left_out = " outside of working folders of rrope" if walk.workdirs else ""
         raise ValueError(
             f"source={source!r} is neither a file nor a folder nor a glob of files{left_out}"
         )
-    return Files(folder, _once(sorted(found), folder))
+    return Files(folder, _once(sorted(files), folder))
 
 
 class _Walk:
@@ -122,7 +122,7 @@ class _Walk:
 
     def files(self, folder: Path, parts: tuple[str, ...]) -> set[Path]:
         """The files below a folder that fit the parts of a pattern."""
-        found: set[Path] = set()
+        matches: set[Path] = set()
         seen: set[tuple[str, tuple[str, ...]]] = set()
         waiting, links = [(folder, parts)], list[tuple[Path, tuple[str, ...]]]()
         while waiting or links:
@@ -137,10 +137,10 @@ class _Walk:
             for path, rest in self._steps(here, left):
                 if not os.path.isdir(path):
                     if os.path.isfile(path) and not rest:
-                        found.add(path)
+                        matches.add(path)
                 elif rest:
                     (links if path.is_symlink() else waiting).append((path, rest))
-        return found
+        return matches
 
     def _steps(
         self, folder: Path, parts: tuple[str, ...]
@@ -200,19 +200,19 @@ def _once(paths: Sequence[Path], folder: Path) -> list[Path]:
     """Drops files that are there twice, by links or roundabout ways; the file itself stays."""
     root = os.path.realpath(folder)
     real_parent = functools.cache(os.path.realpath)  # of few folders, where files may be millions
-    kept: dict[str, Path] = {}
+    path_of: dict[str, Path] = {}
     itself: set[str] = set()
     for path in paths:
         place = os.path.join(real_parent(path.parent), path.name)
         real = os.path.realpath(path) if path.is_symlink() else place
         direct = os.path.join(root, path.relative_to(folder)) == real
-        if real not in kept or (direct and real not in itself):
-            kept[real] = path
+        if real not in path_of or (direct and real not in itself):
+            path_of[real] = path
         if direct:
             itself.add(real)
-    if again := len(paths) - len(kept):
+    if again := len(paths) - len(path_of):
         _LOG.info("%s: %d files are there under another name too, and read once", folder, again)
-    return sorted(kept.values())
+    return sorted(path_of.values())
 
 
 def _is_workdir(folder: Path) -> bool:

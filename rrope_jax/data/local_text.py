@@ -116,9 +116,9 @@ class LocalText(Documents):
             ) from error
         text = fields.get(self._text_key) if isinstance(fields, dict) else None
         if not isinstance(text, str):
-            found = ", ".join(fields) if isinstance(fields, dict) else type(fields).__name__
+            names = ", ".join(fields) if isinstance(fields, dict) else type(fields).__name__
             raise ValueError(
-                f"{_where(entry)} has no string {self._text_key!r} (found: {found}); name the "
+                f"{_where(entry)} has no string {self._text_key!r} (found: {names}); name the "
                 "field of the text with text_key"
             )
         return _LONE_SURROGATE.sub("\ufffd", text)  # an escape can make one; UTF-8 has none

@@ -58,7 +58,7 @@ class DataConfig(TextConfig):
             raise ValueError(f"prefetch={self.prefetch} must be at least 1")
 
 
-class Batches(Iterator[Row]):
+class TextBatches(Iterator[Row]):
     """Endless batches of shuffled rows, of each the rows that this process provides.
 
     Iterating gives dicts of arrays as in `packing.Rows` with a leading axis: the rows asked for, in
@@ -145,7 +145,7 @@ class Batches(Iterator[Row]):
         return iter(left.batch(own, drop_remainder=True).to_iter_dataset(options))
 
 
-# Where `Batches.state` keeps the number of rows that lie before the next batch.
+# Where `TextBatches.state` keeps the number of rows that lie before the next batch.
 _NEXT_ROW = "global_next_index"
 
 
@@ -217,7 +217,7 @@ class Text:
 
     def batches(
         self, *, batch_size: int, length: int, rows: Sequence[int] | None = None
-    ) -> Batches:
+    ) -> TextBatches:
         """Batches of the documents that are not held out.
 
         Args:
@@ -241,7 +241,7 @@ class Text:
         packed = Rows(self.train.arrays, length=length, packing=config.packing)
         _LOG.info("text to train on: %s", packed.summary)
         layout = f"{self.train.fingerprint} {config.packing} {length} {config.seed}"
-        return Batches(
+        return TextBatches(
             packed,
             fingerprint=hashlib.blake2b(layout.encode(), digest_size=16).hexdigest(),
             seed=config.seed,

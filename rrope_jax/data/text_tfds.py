@@ -103,17 +103,17 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _text_key(name: str, features: Any, wanted: str | None) -> str:
+def _text_key(name: str, features: Any, text_key: str | None) -> str:
     """The one that is wanted; else `text`, the only string named like it, or the only string."""
     string = np.dtype(object)  # as TFDS has it
     strings = sorted(k for k, f in features.items() if f.np_dtype == string and f.shape == ())
     alike = [key for key in strings if key.endswith("text")]
-    for candidates in ([wanted],) if wanted else (["text"], alike, strings):
+    for candidates in ([text_key],) if text_key else (["text"], alike, strings):
         if len(candidates) == 1 and candidates[0] in strings:
             return candidates[0]
     raise ValueError(
-        f"text_key={wanted!r}: it cannot be told which field of source='tfds:{name}' is the text; "
-        f"its strings are {', '.join(strings) or 'none'}"
+        f"text_key={text_key!r}: it cannot be told which field of source='tfds:{name}' is the "
+        f"text; its strings are {', '.join(strings) or 'none'}"
     )
 
 
@@ -124,24 +124,24 @@ def _folder(name: str, data_dir: Path) -> Path:
         raise ValueError(f"source='tfds:{name}' has to be tfds:NAME[/CONFIG][:VERSION]")
     root = data_dir / parsed["name"]
     infos = [*root.glob(f"*/{_INFO}"), *root.glob(f"*/*/{_INFO}")]
-    there = sorted(info.parent for info in infos if _VERSION.fullmatch(info.parent.name))
-    wanted = [
+    prepared = sorted(info.parent for info in infos if _VERSION.fullmatch(info.parent.name))
+    matching = [
         folder
-        for folder in there
+        for folder in prepared
         if parsed["config"] in (None, folder.parent.relative_to(root).as_posix())
         and parsed["version"] in (None, folder.name)
     ]
-    if len({folder.parent for folder in wanted}) == 1:
-        return max(wanted, key=lambda folder: tuple(map(int, folder.name.split("."))))
+    if len({folder.parent for folder in matching}) == 1:
+        return max(matching, key=lambda folder: tuple(map(int, folder.name.split("."))))
     missing = f"source='tfds:{name}' is not in data_dir={str(data_dir)!r}"
-    if there:
-        shown = ", ".join(folder.relative_to(data_dir).as_posix() for folder in there)
+    if prepared:
+        shown = ", ".join(folder.relative_to(data_dir).as_posix() for folder in prepared)
         raise ValueError(
             f"{missing} or could be several; there are {shown} (the last part is the version)"
         )
-    known = tfds.list_builders(with_community_datasets=False)
-    close = difflib.get_close_matches(parsed["name"], known, n=1)
-    meant = f" (did you mean {close[0]!r}?)" if close and parsed["name"] not in known else ""
+    names = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(parsed["name"], names, n=1)
+    meant = f" (did you mean {close[0]!r}?)" if close and parsed["name"] not in names else ""
     raise ValueError(f"{missing}{meant}; {_how_to_prepare(name)}")
 
 

@@ -108,8 +108,8 @@ class _Slices(Sequence[np.ndarray]):
         return self._array[self._starts_N[index] : self._stops_N[index]]
 
 
-def _special(tokenizer: Tokenizer, name: str, wanted: bool) -> list[int]:
-    if not wanted:
+def _special(tokenizer: Tokenizer, name: str, is_added: bool) -> list[int]:
+    if not is_added:
         return []
     token: int | None = getattr(tokenizer, f"{name}_id")
     if token is None:

@@ -127,15 +127,15 @@ class Tokenizer:
         """
         return self._checked(self._codec.encode([text]))[0]
 
-    def _checked(self, found: list[list[int]]) -> list[list[int]]:
-        for ids in found:
+    def _checked(self, batch: list[list[int]]) -> list[list[int]]:
+        for ids in batch:
             if (largest := max(ids, default=0)) >= self._embedded:
                 raise ValueError(
                     f"a text has the token {self._codec.spelling(largest)!r} of id {largest}, but "
                     f"the model has embeddings for {self._embedded} ids only; remove it from the "
                     "text, or give the model's own tokenizer"
                 )
-        return found
+        return batch
 
     def beginning(self, bos: bool) -> list[int]:
         """What stands before a text: the token that begins one, or nothing.
@@ -218,10 +218,10 @@ def read_files(source: str) -> TokenizerFiles | None:
             f"tokenizer={str(path)!r} does not exist; give {BYTES!r}, a {_TOKENIZER}, a folder "
             "with one or a checkpoint"
         )
-    found = TokenizerFiles.of_folder(path) if path.is_dir() else None
-    if found is None or _TOKENIZER not in found.files:
-        found = describe(path).tokenizer
-    return found
+    tokenizer = TokenizerFiles.of_folder(path) if path.is_dir() else None
+    if tokenizer is None or _TOKENIZER not in tokenizer.files:
+        tokenizer = describe(path).tokenizer
+    return tokenizer
 
 
 def _from_files(files: Mapping[str, bytes], source: str) -> Tokenizer:
@@ -258,15 +258,15 @@ def _from_files(files: Mapping[str, bytes], source: str) -> Tokenizer:
 
 def _special_tokens(files: Mapping[str, bytes]) -> dict[str, str]:
     """The spellings of bos_token and eos_token, where the files give them."""
-    found: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for name in _SPECIAL_TOKEN_FILES:
         entries: dict[str, Any] = json_text.parse(files.get(name, b"{}"))
         for key in ("bos_token", "eos_token"):
             token = entries.get(key)
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):
-                found[key] = token
-    return found
+                spellings[key] = token
+    return spellings
 
 
 # How tokens of single bytes are spelled beside tokens of text.
@@ -346,17 +346,17 @@ def _unfinished(data: bytes) -> int:
 
 def _readable(spelled: Sequence[str]) -> list[str]:
     """Tokens of bytes, of which those that are of no whole character are replaced by U+FFFD."""
-    found: list[str] = []
+    tokens: list[str] = []
     data = bytes(int(token[3:5], 16) for token in spelled)
     while data:
         try:
             data.decode()
         except UnicodeDecodeError as error:
             good, data = data[: error.start], data[error.end :]
-            found += [*(f"<0x{byte:02X}>" for byte in good), "\ufffd"]
+            tokens += [*(f"<0x{byte:02X}>" for byte in good), "\ufffd"]
         else:
-            return found + [f"<0x{byte:02X}>" for byte in data]
-    return found
+            return tokens + [f"<0x{byte:02X}>" for byte in data]
+    return tokens
 
 
 @functools.cache

@@ -45,18 +45,18 @@ def format_of(path: str | os.PathLike[str]) -> str:
       ValueError: there is nothing there, or nothing known.
     """
     check_local(path)
-    found = Path(os.path.abspath(path))
+    checkpoint = Path(os.path.abspath(path))
     for name, row in FORMATS.items():
-        if row.recognises(found):
+        if row.recognises(checkpoint):
             return name
-    if (left := left_behind(found)) is not None:
+    if (left := left_behind(checkpoint)) is not None:
         raise ValueError(
             f"{path} does not exist: it was being replaced when a process was killed; move {left} "
             "there, or convert again"
         )
-    if not found.exists():
+    if not checkpoint.exists():
         raise ValueError(f"{path} does not exist; give a checkpoint")
-    if ggufs := sorted(found.glob("*.gguf")):
+    if ggufs := sorted(checkpoint.glob("*.gguf")):
         raise ValueError(
             f"{path} is a folder with GGUF files; name one of them, such as {ggufs[0].name}"
         )

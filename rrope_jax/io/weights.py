@@ -133,7 +133,7 @@ def matrix_shapes(config: ModelConfig) -> dict[tuple[Weight, int], tuple[int, ..
 
 
 def check_weights(
-    found: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, tuple[int, ...]],
     name_of: Callable[[Weight, int], str],
     config: ModelConfig,
     *,
@@ -152,23 +152,23 @@ def check_weights(
     Raises:
       ValueError: naming the weights.
     """
-    if config.num_layers > len(found):  # so that a damaged number is no endless loop
+    if config.num_layers > len(stored):  # so that a damaged number is no endless loop
         raise ValueError(
-            f"{where} has {len(found)} weights, but by its config {config.num_layers} layers"
+            f"{where} has {len(stored)} weights, but by its config {config.num_layers} layers"
         )
-    wanted = {name_of(*key): shape for key, shape in matrix_shapes(config).items()}
-    if missing := sorted(wanted.keys() - found.keys()):
+    shapes = {name_of(*key): shape for key, shape in matrix_shapes(config).items()}
+    if missing := sorted(shapes.keys() - stored.keys()):
         raise ValueError(f"{where} has no weight {_some(missing)}; the model's config needs it")
-    if unknown := sorted(found.keys() - wanted.keys() - set(ignored)):
+    if unknown := sorted(stored.keys() - shapes.keys() - set(ignored)):
         raise ValueError(
             f"{where} has the unknown weight {_some(unknown)}: this is not a plain LLaMA model "
             "(no biases, no normalised queries and keys, no experts), and dropping it would "
             "change the model"
         )
-    for name, shape in wanted.items():
-        if found[name] != shape:
+    for name, shape in shapes.items():
+        if stored[name] != shape:
             raise ValueError(
-                f"{where}: {name} has shape {list(found[name])}, but the model's config makes it "
+                f"{where}: {name} has shape {list(stored[name])}, but the model's config makes it "
                 f"{list(shape)}; one of the two is wrong"
             )
 

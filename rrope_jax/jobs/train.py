@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.configuration import UsageError, from_config, parse, refusing_layouts
-from rrope_jax.data.pipeline import Batches, DataConfig, Text
+from rrope_jax.data.pipeline import DataConfig, Text, TextBatches
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
 from rrope_jax.io.orbax import layout
@@ -107,7 +107,7 @@ class Plan:
     placement: Placement
     description: pretrained.Description
     checkpoint: CheckpointConfig
-    batches: Batches
+    batches: TextBatches
     heldout: Heldout | None
     heldout_every: int | None
     content: Mapping[str, str | None]

@@ -24,7 +24,7 @@ Place = dict[str, Any]
 
 
 class Batches(Protocol):
-    """Batches that can be resumed, such as `data.pipeline.Batches`."""
+    """Batches that can be resumed, such as `data.pipeline.TextBatches`."""
 
     waiting_seconds: float
 

@@ -15,12 +15,12 @@ import pytest
 from rrope_jax.data.document import Document
 from rrope_jax.data.local_text import LocalText
 from rrope_jax.data.packing import Row
-from rrope_jax.data.pipeline import Batches, DataConfig, Text
+from rrope_jax.data.pipeline import DataConfig, Text, TextBatches
 from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from tests.data_pipeline.samples import NAMES, TEXTS
 
 ROOT = Path(__file__).parents[2]
-Build = Callable[..., Batches]
+Build = Callable[..., TextBatches]
 
 
 # Rows of a batch of 8, by process.
@@ -50,14 +50,14 @@ def source(tmp_path: Path) -> str:
 @pytest.fixture
 def build(source: str, tokenizer: Tokenizer) -> Iterator[Build]:
     """Makes batches of 8 rows of 16, unless told otherwise, and closes them in the end."""
-    made: list[Batches] = []
+    made: list[TextBatches] = []
 
     def batches(
         rows: Sequence[int] | None = None,
         batch_size: int = 8,
         length: int = 16,
         **fields: Any,
-    ) -> Batches:
+    ) -> TextBatches:
         made.append(
             Text(DataConfig(source=source, **fields), tokenizer).batches(
                 batch_size=batch_size, length=length, rows=rows
@@ -70,7 +70,7 @@ def build(source: str, tokenizer: Tokenizer) -> Iterator[Build]:
         each.close()
 
 
-def _take(batches: Batches, count: int) -> list[Row]:
+def _take(batches: TextBatches, count: int) -> list[Row]:
     return list(itertools.islice(batches, count))
 
 

@@ -146,14 +146,14 @@ def _parts(
     parts = []
     for place, each in enumerate(paths):
         contents = named if place == number else _read_file(each)
-        found = tuple(
+        values = tuple(
             _split_key(each, contents, key, 0) for key in (SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS)
         )
-        wanted = (place, count, _split_key(path, named, SPLIT_TENSORS, 0))
-        if found != wanted:
+        expected = (place, count, _split_key(path, named, SPLIT_TENSORS, 0))
+        if values != expected:
             raise ValueError(
                 f"{this}, and {each.name} does not belong to it: its {SPLIT_NUMBER}, {SPLIT_COUNT} "
-                f"and {SPLIT_TENSORS} are {found} and not {wanted}"
+                f"and {SPLIT_TENSORS} are {values} and not {expected}"
             )
         parts.append(contents)
     return parts
@@ -175,14 +175,14 @@ def _read_file(path: Path) -> Contents:
             )
         num_tensors, num_pairs = reader.number("<u8"), reader.number("<u8")
         metadata = _unique(path, ((reader.string(), reader.value()) for _ in range(num_pairs)))
-        found = _unique(path, (_tensor(reader) for _ in range(num_tensors)))
+        placed = _unique(path, (_tensor(reader) for _ in range(num_tensors)))
         alignment = metadata.get(ALIGNMENT, _DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment < 1:
             raise ValueError(f"{path} is damaged: {ALIGNMENT}={alignment!r}")
         start = -(-file.tell() // alignment) * alignment
     tensors = {
         name: dataclasses.replace(tensor, offset=start + tensor.offset)
-        for name, tensor in found.items()
+        for name, tensor in placed.items()
     }
     for name, tensor in tensors.items():
         if tensor.offset + tensor.size > reader.size:
@@ -194,12 +194,12 @@ def _read_file(path: Path) -> Contents:
 
 
 def _unique(path: Path, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
-    found: dict[str, T] = {}
+    values: dict[str, T] = {}
     for name, value in pairs:
-        if name in found:
+        if name in values:
             raise ValueError(f"{path} is damaged: it has {name!r} twice")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def check_kind(name: str, tensor: Tensor) -> None:

@@ -224,15 +224,15 @@ def _token_ids(
         ends = list(dict.fromkeys(ids[name] for name in gguf_vocabulary.ENDS if name in ids))
     else:
         ids, ends = dict(vocabulary.ids), list(vocabulary.ends)
-    found: dict[str, Any] = {
+    keys: dict[str, Any] = {
         theirs: ids[name]
         for name, theirs in TOKEN_IDS.items()
         if name in ids and 0 <= ids[name] < vocab_size
     }
     ends = [index for index in ends if 0 <= index < vocab_size]
     if ends:
-        found[end_of_text.KEY] = ends if len(ends) > 1 else ends[0]
-    return found
+        keys[end_of_text.KEY] = ends if len(ends) > 1 else ends[0]
+    return keys
 
 
 def _shortest(value: Any) -> Any:

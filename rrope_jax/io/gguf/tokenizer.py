@@ -312,8 +312,8 @@ def _write_byte_level(
     del tokens, kinds
     ignores = bool(tokenizer["model"].get("ignore_merges"))
     rows = {name: row for name, row in PRE_TOKENIZERS.items() if name == row.names[0]}
-    wanted = _without_offsets(tokenizer.get("pre_tokenizer"))
-    fitting = [name for name, row in rows.items() if _without_offsets(row.value) == wanted]
+    pre_tokenizer = _without_offsets(tokenizer.get("pre_tokenizer"))
+    fitting = [name for name, row in rows.items() if _without_offsets(row.value) == pre_tokenizer]
     if not fitting:  # one that is written another way, and cuts alike
         cuts = tokenizer_probes.cuts(source.pre_tokenizer)
         fitting = [n for n, row in rows.items() if tokenizer_probes.cuts_of(row.value) == cuts]
@@ -376,35 +376,35 @@ def _prepends_space(tokenizer: Mapping[str, Any]) -> bool:
 def _special_tokens(
     source: tokenizers.Tokenizer, config: Mapping[str, Any], vocab: Mapping[str, int]
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     for theirs, name in _SPECIAL.items():
         token = config.get(f"{name}_token")
         if isinstance(token, Mapping):
             token = token.get("content")
         if isinstance(token, str) and token in vocab:
-            found[f"{PREFIX}{theirs}_token_id"] = vocab[token]
+            metadata[f"{PREFIX}{theirs}_token_id"] = vocab[token]
     # what it does counts, not what tokenizer_config.json says: transformers does not read that
     first, last = tokenizer_probes.around(source)
-    for theirs, there in (("bos", first), ("eos", last)):
+    for theirs, ids in (("bos", first), ("eos", last)):
         key = f"{PREFIX}{theirs}_token_id"
-        if key not in found and len(there) == 1:
-            found[key] = there[0]
-        found[f"{PREFIX}add_{theirs}_token"] = key in found and there == [found[key]]
-    return found
+        if key not in metadata and len(ids) == 1:
+            metadata[key] = ids[0]
+        metadata[f"{PREFIX}add_{theirs}_token"] = key in metadata and ids == [metadata[key]]
+    return metadata
 
 
 def _templates(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, Any]:
     templates = chat_templates.read(files, config)
-    found: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     others = []
     for name, text in templates.items():
         if name == chat_templates.DEFAULT:
-            found[TEMPLATE] = text
+            metadata[TEMPLATE] = text
         else:
             plain = re.sub("[^A-Za-z0-9]", "_", name)
             others.append(plain)
-            found[f"{TEMPLATE}.{plain}"] = text
-    return found | ({TEMPLATE_NAMES: others} if others else {})
+            metadata[f"{TEMPLATE}.{plain}"] = text
+    return metadata | ({TEMPLATE_NAMES: others} if others else {})
 
 
 def _check_read_back(files: TokenizerFiles, metadata: Mapping[str, Any], vocab_size: int) -> None:
@@ -426,18 +426,18 @@ def _check_read_back(files: TokenizerFiles, metadata: Mapping[str, Any], vocab_s
     ]
     apart = set(limited)
     plain = [text for text in probes.plain if text not in apart]
-    if (found := difference(written, plain)) is not None:
-        raise ValueError(f"llama.cpp would make other tokens of a text: {found}")
-    if (found := difference(written, [*probes.around_added, *limited])) is not None:
+    if (example := difference(written, plain)) is not None:
+        raise ValueError(f"llama.cpp would make other tokens of a text: {example}")
+    if (example := difference(written, [*probes.around_added, *limited])) is not None:
         _log.warning(
             "llama.cpp makes other tokens of some texts, since GGUF has no place for what becomes "
             "of spaces beside special tokens and at the beginning: %s",
-            found,
+            example,
         )
     if vocabulary.row is not None and vocabulary.row.adapted is not None:
         adapted = files_of(vocabulary, adapted=True)
         assert adapted is not None
-        if (found := difference(adapted, probes.plain)) is not None:
+        if (example := difference(adapted, probes.plain)) is not None:
             _log.warning(
-                "llama.cpp's own form of %r cuts some texts otherwise: %s", vocabulary.pre, found
+                "llama.cpp's own form of %r cuts some texts otherwise: %s", vocabulary.pre, example
             )

@@ -255,21 +255,21 @@ def _special_ids(
     defaults = dict(_DEFAULT_IDS.get(model, {}))
     if row is not None and row.default_bos is not None:
         defaults["bos"] = row.default_bos
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     notes: list[str] = []
     for name in _SPECIAL:
         key = f"{PREFIX}{name}_token_id"
-        given = _get(metadata, f"{name}_token_id", _INT, None)
+        index = _get(metadata, f"{name}_token_id", _INT, None)
         default = defaults.get(name)
         if default is not None and default >= len(tokens):
             default = None
-        if given is not None and not 0 <= given < len(tokens):
-            notes.append(f"{key}={given} is not one of the {len(tokens)} tokens and is passed over")
-            given = None
-        value = default if given is None else given
+        if index is not None and not 0 <= index < len(tokens):
+            notes.append(f"{key}={index} is not one of the {len(tokens)} tokens and is passed over")
+            index = None
+        value = default if index is None else index
         if value is not None:
-            found[name] = value
-    return found, notes
+            ids[name] = value
+    return ids, notes
 
 
 def _ends(
@@ -283,9 +283,11 @@ def _ends(
     control = {place[each] for each in _END_SPELLINGS if each in place}
     ends = sorted(control)
     for name, spellings in _SPELLINGS.items():
-        if name not in ids and (found := [place[each] for each in spellings if each in place]):
-            ids[name] = found[0]
-            control.add(found[0])
+        if name not in ids and (
+            spelled_ids := [place[each] for each in spellings if each in place]
+        ):
+            ids[name] = spelled_ids[0]
+            control.add(spelled_ids[0])
     for index in control:
         kinds[index] = CONTROL
     for each in _SHOWN:
@@ -326,11 +328,11 @@ def _merges(metadata: Mapping[str, Any], place: Mapping[str, int]) -> list[tuple
 
 
 def _templates(metadata: Mapping[str, Any]) -> Mapping[str, str]:
-    found = {}
+    templates = {}
     for key, value in metadata.items():
         name = "default" if key == TEMPLATE else key.removeprefix(f"{TEMPLATE}.")
         if key in (TEMPLATE, f"{TEMPLATE}.{name}"):
             if not isinstance(value, str):
                 raise ValueError(f"{key}={str(value)[:80]} must be a string")
-            found[name] = value
-    return MappingProxyType(found)
+            templates[name] = value
+    return MappingProxyType(templates)

@@ -139,9 +139,9 @@ def write(source: Source, path: Path, dtype: Dtype) -> None:
 def _factors(spec: RopeSpec) -> np.ndarray:
     """By what llama.cpp divides the plain frequencies of the whole head."""
     plain = frequencies(RopeSpec(head_dim=spec.head_dim, theta=spec.theta)).inv_freq
-    wanted = frequencies(spec).inv_freq
+    scaled = frequencies(spec).inv_freq
     factors = np.full(plain.shape, NEVER_TURNS)
-    factors[: wanted.size] = np.minimum(plain[: wanted.size] / wanted, NEVER_TURNS)
+    factors[: scaled.size] = np.minimum(plain[: scaled.size] / scaled, NEVER_TURNS)
     return factors.astype(np.float32)
 
 
@@ -186,23 +186,23 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
 def _ends(description: Description, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The tokens at which a text ends, as far as llama.cpp has keys for them."""
     keys = [f"{gguf_vocabulary.PREFIX}{name}_token_id" for name in gguf_vocabulary.ENDS[:3]]
-    found: dict[str, Any] = {key: metadata[key] for key in keys if key in metadata}
+    end_keys: dict[str, Any] = {key: metadata[key] for key in keys if key in metadata}
     size = description.model.vocab_size
-    wanted = [index for index in end_ids(description, found.get(keys[0])) if index < size]
-    if keys[0] not in found and wanted:
-        found[keys[0]] = wanted[0]
-    vocabulary = gguf_vocabulary.read({**metadata, **found})
-    known = found.values() if vocabulary is None else vocabulary.ends
-    missing = [index for index in wanted if index not in known]
-    free = [key for key in keys if key not in found]
+    end_tokens = [index for index in end_ids(description, end_keys.get(keys[0])) if index < size]
+    if keys[0] not in end_keys and end_tokens:
+        end_keys[keys[0]] = end_tokens[0]
+    vocabulary = gguf_vocabulary.read({**metadata, **end_keys})
+    read_back = end_keys.values() if vocabulary is None else vocabulary.ends
+    missing = [index for index in end_tokens if index not in read_back]
+    free = [key for key in keys if key not in end_keys]
     if lost := missing[len(free) :]:
         _log.warning(
             "texts end at the tokens %s; GGUF has keys for three of them, and llama.cpp will not "
             "stop at %s",
-            wanted,
+            end_tokens,
             lost,
         )
-    return found | dict(zip(free, missing, strict=False))
+    return end_keys | dict(zip(free, missing, strict=False))
 
 
 def _add(writer: Any, metadata: Mapping[str, Any]) -> None:

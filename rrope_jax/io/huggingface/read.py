@@ -221,16 +221,16 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS_FILE).is_file():
         return [folder / WEIGHTS_FILE]
     if not (folder / INDEX_FILE).is_file():
-        found = sorted(folder.glob("*.safetensors"))
-        if len(found) == 1:
-            part = _PART_NAME.fullmatch(found[0].name)
+        safetensors = sorted(folder.glob("*.safetensors"))
+        if len(safetensors) == 1:
+            part = _PART_NAME.fullmatch(safetensors[0].name)
             if part is None or int(part["count"]) == 1:
-                return found
+                return safetensors
             raise ValueError(
-                f"{found[0]} is part {int(part['number'])} of {int(part['count'])} of a model; "
-                f"copy the others and {INDEX_FILE} beside it"
+                f"{safetensors[0]} is part {int(part['number'])} of {int(part['count'])} of a "
+                f"model; copy the others and {INDEX_FILE} beside it"
             )
-        raise ValueError(_no_weights(folder, found))
+        raise ValueError(_no_weights(folder, safetensors))
     weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, Mapping) or not weight_map:
         raise ValueError(f"{folder / INDEX_FILE} has no weight_map; copy or download it again")
@@ -248,9 +248,9 @@ def _weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _no_weights(folder: Path, found: list[Path]) -> str:
-    if found:
-        names = ", ".join(file.name for file in found[:3])
+def _no_weights(folder: Path, safetensors: list[Path]) -> str:
+    if safetensors:
+        names = ", ".join(file.name for file in safetensors[:3])
         return (
             f"{folder} has several weight files ({names}) and no {INDEX_FILE} to tell their order"
         )

@@ -30,11 +30,11 @@ def check_exportable(model: ModelConfig) -> None:
         "attention_scale": (model.scale, model.head_size**-0.5),
         "logit_scale": (model.logit_scale, 1.0),
     }
-    for name, (value, wanted) in fixed.items():
-        if value != wanted:
+    for name, (value, exportable) in fixed.items():
+        if value != exportable:
             raise ValueError(
                 f"{name}={value!r} is not what LLaMA models of other runtimes do; only "
-                f"{wanted!r} can be exported"
+                f"{exportable!r} can be exported"
             )
 
 

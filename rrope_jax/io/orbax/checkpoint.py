@@ -151,13 +151,13 @@ class Checkpoints:
         """What this process can read of a checkpoint."""
         arguments = ocp.args.Composite(tree=tree, metadata=ocp.args.JsonRestore())
         try:
-            found = manager.restore(step, args=arguments)
+            items = manager.restore(step, args=arguments)
             sums = self._folder / str(step) / CHECKSUMS
             arrays = None
             if sums.is_dir():  # those of earlier releases have none
                 saved = json_text.parse((sums / METADATA).read_bytes())
-                arrays = checksums.check_metadata(saved, found[METADATA])
-            return _Read(found[TREE], found[METADATA], arrays)
+                arrays = checksums.check_metadata(saved, items[METADATA])
+            return _Read(items[TREE], items[METADATA], arrays)
         except Exception as error:  # Orbax and its drivers raise many kinds
             return _Read(trouble=one_line(error))
 
@@ -314,16 +314,16 @@ def _with_daemons(function: Callable[[], T]) -> T:
     Where a folder cannot be made, those of Orbax that were to write into it wait for minutes. A
     thread is a daemon where the one that starts it is.
     """
-    found: futures.Future[T] = futures.Future()
+    outcome: futures.Future[T] = futures.Future()
 
     def call() -> None:
         try:
-            found.set_result(function())
+            outcome.set_result(function())
         except BaseException as error:
-            found.set_exception(error)
+            outcome.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()
-    return found.result()
+    return outcome.result()
 
 
 class BackgroundCheckpoints(Checkpoints):

@@ -75,9 +75,9 @@ def check_metadata(sums: Any, value: Any) -> Mapping[str, str]:
     return arrays
 
 
-def _check(saved: Mapping[str, Any], found: Mapping[str, str]) -> None:
-    for name in sorted(saved.keys() | found.keys()):
-        if saved.get(name) != found.get(name):
+def _check(saved: Mapping[str, Any], read: Mapping[str, str]) -> None:
+    for name in sorted(saved.keys() | read.keys()):
+        if saved.get(name) != read.get(name):
             raise ValueError(f"damaged: {name} is not what was saved")
 
 

@@ -70,8 +70,8 @@ class OrbaxSource(Source):
         try:
             return checksums.check_metadata(json_text.parse(file.read_bytes()), value)
         except ValueError as error:
-            own = self._layout.key is None
-            hint = f", or remove {file} if you have changed it yourself" if own else ""
+            is_model_folder = self._layout.key is None
+            hint = f", or remove {file} if you have changed it yourself" if is_model_folder else ""
             raise ValueError(f"{error}; give another checkpoint{hint}") from error
 
     @functools.cached_property

@@ -17,20 +17,20 @@ def read(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, str]:
     Raises:
       ValueError: a file is damaged.
     """
-    found = _named(config.get("chat_template"), "tokenizer_config.json")
+    templates = _named(config.get("chat_template"), "tokenizer_config.json")
     if _JSON in files.files:
         try:
             value = json_text.parse(files.files[_JSON])
         except ValueError as error:
             raise ValueError(f"{_JSON} cannot be read as JSON: {error}") from error
         if isinstance(value, Mapping):
-            found |= _named(value.get("chat_template"), _JSON)
+            templates |= _named(value.get("chat_template"), _JSON)
     for name, data in files.files.items():
         if name == _JINJA:
-            found[DEFAULT] = _text(name, data)
+            templates[DEFAULT] = _text(name, data)
         elif name.startswith(MORE_TEMPLATES):
-            found[name.removeprefix(MORE_TEMPLATES).removesuffix(".jinja")] = _text(name, data)
-    return found
+            templates[name.removeprefix(MORE_TEMPLATES).removesuffix(".jinja")] = _text(name, data)
+    return templates
 
 
 def _named(value: Any, where: str) -> dict[str, str]:

@@ -63,12 +63,12 @@ class LeftmostFirst:
         return ids
 
     def _word(self, word: str) -> list[int]:
-        found = self._kept.get(word)
-        if found is None:
-            found = self._join(word)
+        ids = self._kept.get(word)
+        if ids is None:
+            ids = self._join(word)
             if len(self._kept) < _KEPT_WORDS:
-                self._kept[word] = found
-        return found
+                self._kept[word] = ids
+        return ids
 
     def _join(self, word: str) -> list[int]:
         symbols: list[str | None] = list(word)

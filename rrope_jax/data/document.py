@@ -30,11 +30,11 @@ class Names(Sequence[str]):
 
 
 class Documents(abc.ABC):
-    """The documents of a source: a sequence of which any part can be read.
+    """The documents of a source: a sequence whose parts can be read in any order.
 
     Attributes:
       names: all different, in the source's order; known without reading the texts.
-      fingerprint: another one whenever the texts may be others.
+      fingerprint: changes whenever the texts may have changed.
     """
 
     names: Sequence[str]

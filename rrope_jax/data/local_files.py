@@ -126,7 +126,7 @@ class _Walk:
         seen: set[tuple[str, tuple[str, ...]]] = set()
         waiting, links = [(folder, parts)], list[tuple[Path, tuple[str, ...]]]()
         while waiting or links:
-            # links last, so that files have the names at which they really are
+            # links last, so that files get their real names
             here, left = waiting.pop() if waiting else links.pop()
             if (state := (os.path.realpath(here), left)) in seen:
                 continue

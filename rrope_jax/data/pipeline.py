@@ -1,4 +1,4 @@
-"""Batches of packed text, of which every process reads its rows, whatever their number."""
+"""Batches of packed text; each of any number of processes reads its own rows."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ class DataConfig(TextConfig):
       packing: a key of `packing.PACKINGS`.
       seed: of the order of documents and of rows.
       prefetch: batches that are made ahead.
-      cache_dir: folder in which token ids are kept and found again; None keeps them in memory.
+      cache_dir: folder that caches token ids; None keeps them in memory.
 
     Raises:
       ValueError: a field is out of range.
@@ -103,7 +103,7 @@ class TextBatches(Iterator[Row]):
         return {**self._identity, _NEXT_ROW: self._step * self._batch_size}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on where `state()` was called, with these or any other rows of the same batches.
+        """Resumes where `state()` was called, with these or any other rows of the same batches.
 
         Raises:
           ValueError: the state is that of other data or of another batch size, or is no state.

@@ -1,4 +1,4 @@
-"""PosGen as TFDS data sets `posgen/TASK`, so that any framework trains on the very same rows.
+"""PosGen as TFDS data sets `posgen/TASK`, so any framework can train on the same rows.
 
 Importing this module registers them: `tfds.builder("posgen/cot", data_dir=...)` and its
 `download_and_prepare()` write array_record files, which `tfds.data_source` reads anywhere, this

@@ -1,4 +1,4 @@
-"""Token ids of documents, in memory or in a folder where they are found again."""
+"""Token ids of documents, in memory or cached in a folder."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ class Tokens(NamedTuple):
     Attributes:
       names: of the documents.
       arrays: unsigned integers [N] of each: views of memory, or of a file that is read as needed.
-      fingerprint: another one whenever a name, a token or the order is another.
+      fingerprint: changes with any name, any token and the order.
     """
 
     names: Sequence[str]
@@ -50,15 +50,15 @@ def tokenize(
     eos: bool = False,
     cache_dir: str | None = None,
 ) -> Tokens:
-    """Tokenizes documents, or finds what was made earlier.
+    """Tokenizes documents, or reads their ids from the cache.
 
     Args:
       documents: the text.
-      indices: which documents of it, each once, in the order wanted.
+      indices: which of its documents, each once, in the order of the result.
       tokenizer: of the model.
       bos, eos: whether the tokenizer's special token begins and ends every document.
-      cache_dir: keeps the ids of all documents, in a subfolder of its own for every text and
-        tokenizer; several hosts may share it. None makes those of `indices` only, in memory.
+      cache_dir: keeps the ids of all documents, in one subfolder for each text and tokenizer;
+        several hosts may share it. None tokenizes only those of `indices`, in memory.
 
     Raises:
       ValueError: the tokenizer lacks a special token that is asked for, a document cannot be read,
@@ -155,7 +155,7 @@ def _make(folder: Path, documents: Documents, writer: _TokenWriter) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the ids are there; what was cut short is removed."""
+    """Whether a folder holds all ids; a damaged one is removed."""
     if not folder.exists():
         return False
     try:

@@ -86,8 +86,8 @@ class Tokenizer:
         when it is encoded, and one that begins or ends a text is as if there were none.
 
         Raises:
-          ValueError: there is no embedding for tokens of ordinary text; the message goes on after
-            the name of the tokenizer.
+          ValueError: there is no embedding for tokens of ordinary text; the message continues the
+            name of the tokenizer.
         """
         if self.vocab_size <= vocab_size:
             return self
@@ -307,7 +307,7 @@ class _HuggingFace:
         return text
 
     def _decode_with_bytes(self, ids: Sequence[int]) -> str:
-        """The library shows all bytes in a row as broken where one of them is; here, only that."""
+        """Shows only broken bytes as such, where the library shows all bytes in a row so."""
         added = self._inner.get_added_tokens_decoder()
         special = {index for index, token in added.items() if token.special}
         tokens: list[str] = []
@@ -345,7 +345,7 @@ def _unfinished(data: bytes) -> int:
 
 
 def _readable(spelled: Sequence[str]) -> list[str]:
-    """Tokens of bytes, of which those that are of no whole character are replaced by U+FFFD."""
+    """Byte tokens; those that do not form a whole character are replaced by U+FFFD."""
     tokens: list[str] = []
     data = bytes(int(token[3:5], 16) for token in spelled)
     while data:

@@ -1,4 +1,4 @@
-"""From one checkpoint to another, of any format."""
+"""Converts checkpoints from any format to any other."""
 
 import dataclasses
 import os
@@ -25,8 +25,8 @@ class Options:
 
     Attributes:
       dtype: a key of `DTYPES`; our own format always has float32.
-      portable: write the embedding in terms that all runtimes have, even where this one has a name
-        for it.
+      portable: write the embedding in terms that all runtimes understand, even where the format
+        has a name for it.
       shard_bytes: largest size of a file of weights in a Hugging Face folder.
     """
 
@@ -47,8 +47,8 @@ class Conversion:
 
     Attributes:
       format: a key of `WRITERS`.
-      description: with the embedding as the file has it.
-      temperature: what queries and keys were multiplied by; 1 for as they were.
+      description: with the embedding as it is in the file.
+      temperature: the factor that was folded into queries and keys; 1 for none.
     """
 
     format: str
@@ -122,11 +122,11 @@ def convert(
 
     Args:
       source: a path as for `pretrained.open_source`, or the opened source.
-      target: a new file (`gguf`) or folder; it appears when it is complete.
+      target: a new file (`gguf`) or folder, which appears once it is complete.
       target_format: a key of `WRITERS`.
       description: the source's own, with another embedding or context; None for no change.
       options: how to write it.
-      overwrite: replace a checkpoint that is at the target.
+      overwrite: replace the checkpoint at the target, if there is one.
 
     Raises:
       ValueError: the source is damaged or not a model that we have, the target exists or is in the

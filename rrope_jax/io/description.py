@@ -1,4 +1,4 @@
-"""What a checkpoint says of its model beside the weights."""
+"""What a checkpoint says about its model, apart from the weights."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec
 from rrope_jax.rope.fields import is_int
 
-# The key of `extras` for what the queries and keys were multiplied by when the model was exported.
-# Its embedding cannot be replaced by another any more.
+# The key of `extras` for the factor that was folded into queries and keys on export. The embedding
+# of such a model can no longer be replaced.
 FOLDED_TEMPERATURE = "folded_temperature"
 
 

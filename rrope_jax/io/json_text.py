@@ -1,15 +1,15 @@
-"""JSON that others wrote."""
+"""JSON from files that may be damaged."""
 
 import json
 from typing import Any
 
 
 def parse(text: bytes | str) -> Any:
-    """What a text means as JSON.
+    """Parses JSON.
 
     Raises:
-      ValueError: it is not JSON, or nested too deeply for Python's stack, of which `json` itself
-        says so with a RecursionError.
+      ValueError: it is not JSON, or is nested too deeply for Python's stack, where `json` raises a
+        RecursionError.
     """
     try:
         return json.loads(text)

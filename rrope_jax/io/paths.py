@@ -1,20 +1,20 @@
-"""Paths that libraries take for something else than a file or folder of this machine."""
+"""Paths that libraries would not read as a file or folder of this machine."""
 
 import os
 import re
 from pathlib import Path
 
-# Also with one slash, which is what is left where a path was joined or normalized.
+# One slash is enough: joining or normalizing a path removes the other.
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
 def check_local(path: str | os.PathLike[str]) -> None:
-    """Refuses what names a place in an object store, or any other URL.
+    """Refuses URLs, such as those of object stores.
 
-    As a path, `gs://bucket/run` would be a folder `gs:` beside what the user was looking at.
+    Taken for a path, `gs://bucket/run` would create a folder `gs:` in the current one.
 
     Raises:
-      ValueError: the path is one.
+      ValueError: the path is a URL.
     """
     if _URL.match(os.fspath(path)):
         raise ValueError(
@@ -24,17 +24,17 @@ def check_local(path: str | os.PathLike[str]) -> None:
 
 
 def check_orbax(folder: Path, *, writing: bool) -> None:
-    """Refuses folders in which Orbax or TensorStore would look elsewhere than they are told.
+    """Refuses folders whose names Orbax or TensorStore would misread.
 
-    Orbax finds the parts of what it saves by a pattern of their paths, so that it misses them, or
-    takes those of another folder. TensorStore takes a backslash for a slash, and `gs:/` for `gs://`.
+    Orbax finds what it saved with a glob, so wildcards in a name make it miss its own files or take
+    those of another folder. TensorStore reads a backslash as a slash, and `gs:/` as `gs://`.
 
     Args:
       folder: absolute path.
-      writing: whether a checkpoint is to be saved there.
+      writing: whether a checkpoint will be saved in it, rather than read.
 
     Raises:
-      ValueError: the path has such a part; the message names it.
+      ValueError: the path would be misread; the message says why.
     """
     text = os.fspath(folder)
     patterns = "*?[" if writing else ""

@@ -1,4 +1,4 @@
-"""Any rotary embedding in terms that runtimes understand which know nothing of this project.
+"""Expresses any rotary embedding in terms that other runtimes understand.
 
 Frequencies become one list of factors on plain RoPE's, and the temperature goes into the weights:
 scaling queries and keys by t before the rotation is the same as scaling cos and sin by t.
@@ -22,7 +22,7 @@ def factor_lists(description: Description) -> tuple[Description, float]:
       The description with that spec, and the temperature that is left to fold into the weights.
 
     Raises:
-      ValueError: the frequencies depend on the length, so that no single list has them.
+      ValueError: the frequencies depend on the length, so no single list holds them.
     """
     spec, context = description.rope, description.context
     if spec.short_factor != spec.long_factor:

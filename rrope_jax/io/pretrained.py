@@ -1,4 +1,4 @@
-"""Models from checkpoints of any format, told apart by their content."""
+"""Loads models from checkpoints of any format; the content tells which."""
 
 import dataclasses
 import math
@@ -39,10 +39,10 @@ OVERRIDABLE = ("compute_dtype", "remat", "attention", "dropout")
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """The format of a checkpoint, a key of `FORMATS`, by what is in it.
+    """The format of a checkpoint: the key of `FORMATS` that its content fits.
 
     Raises:
-      ValueError: there is nothing there, or nothing known.
+      ValueError: there is nothing at the path, or no checkpoint.
     """
     check_local(path)
     checkpoint = Path(os.path.abspath(path))
@@ -75,7 +75,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         newest checkpoint counts) or one checkpoint of it.
 
     Raises:
-      ValueError: there is nothing there, or nothing known.
+      ValueError: there is nothing at the path, or no checkpoint.
     """
     return FORMATS[format_of(path)].open(Path(os.path.abspath(path)))
 
@@ -112,7 +112,7 @@ def load_params(source: Source, shardings: Mapping[str, Any] | None = None) -> d
     params = {}
     for weight in sorted(shapes, key=lambda weight: -math.prod(shapes[weight])):
         path = tuple(weight.path.split("."))
-        # waits, since this one may still be copied from the memory that it was read into
+        # wait: a copy that is still under way keeps the memory that it is made from
         params[path] = jax.block_until_ready(source.parameter(weight, flat_shardings.get(path)))
     nested: dict[str, Any] = nnx.traversals.unflatten_mapping(params)
     return nested

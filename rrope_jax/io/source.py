@@ -67,8 +67,8 @@ class Source(abc.ABC):
     def parameter(self, weight: Weight, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
         """One parameter of the decoder in float32.
 
-        Only what the devices of this process need is read, one shard at a time, so that the host
-        holds no more than one.
+        Reads only what the devices of this process need, one shard at a time, so the host never
+        holds more than one.
 
         Args:
           weight: the kind of weight.
@@ -86,7 +86,7 @@ class Source(abc.ABC):
         shards: list[jax.Array] = []
         for part, devices in devices_of.items():
             block = read_parameter(self, weight, part)
-            # a transfer that is still under way would keep the block in memory
+            # wait: a transfer that is still under way keeps the block in memory
             shards += jax.block_until_ready([jax.device_put(block, each) for each in devices])
         return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 

@@ -11,15 +11,14 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Gives a path to write to, and moves what is there to the target at the end.
+    """Yields a path to write to, and renames it to the target at the end.
 
-    The path is in a hidden folder beside the target, which is removed if anything goes wrong; one
-    that a killed process left behind is used again. What was at the target goes there, too, for the
-    moment between two renames; where a process was killed just then, `restore_target` or the next
-    one to write brings it back.
+    The path is in a hidden folder beside the target, which is removed if anything fails; the folder
+    of a killed process is used again. An old target moves to the same folder between two renames;
+    if a process is killed in that moment, `restore_target` or the next writer brings it back.
 
     Args:
-      target: absolute path. With `overwrite`, what is there stays until it can be replaced.
+      target: absolute path. With `overwrite`, the old target stays until it can be replaced.
       overwrite: the target may exist.
 
     Raises:
@@ -62,10 +61,10 @@ def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def made_once(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
-    """Gives a new folder to fill, which becomes the target unless another process was faster.
+    """Yields a new folder to fill, which becomes the target unless another process was faster.
 
-    Any number of processes may make one target, as long as all make the same. One that is killed
-    leaves a hidden folder beside it.
+    Any number of processes may make a target at once, as long as all make the same. A process that
+    is killed leaves a hidden folder beside it.
 
     Args:
       target: absolute path of a folder.
@@ -86,7 +85,7 @@ def made_once(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
 
 
 def restore_target(target: Path) -> None:
-    """Brings back what a process that was killed between two renames has left beside a target.
+    """Brings back the target of a process that was killed between its two renames.
 
     Raises:
       ValueError: it cannot be brought back.
@@ -96,7 +95,7 @@ def restore_target(target: Path) -> None:
         return
     lock = os.open(folder, os.O_RDONLY)
     try:
-        if _locked(lock):  # else the other process is between the two
+        if _locked(lock):  # otherwise another process is between its two renames
             _bring_back(folder / _OLD, target)
     except OSError as error:
         raise ValueError(
@@ -129,7 +128,7 @@ def _bring_back(old: Path, target: Path) -> None:
 
 
 def replace_file(target: Path, data: bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new one, never a part.
+    """Writes a file so that readers see the old content or all of the new, never a part.
 
     Raises:
       OSError: it cannot be written; the old content stays.
@@ -147,12 +146,12 @@ def replace_file(target: Path, data: bytes) -> None:
 
 
 def temporary_of(target: Path) -> Path:
-    """What `replace_file` writes first: one name a file, so that a rerun cleans up after a kill."""
+    """What `replace_file` writes first; its name is fixed, so a rerun cleans up after a kill."""
     return target.with_name(f".{target.name}.tmp")
 
 
 def left_behind(target: Path) -> Path | None:
-    """Where a process that was killed between two renames has left what was at a target."""
+    """Where a process that was killed between its two renames left the old target."""
     old = _partial(target) / _OLD
     return old if os.path.lexists(old) and not os.path.lexists(target) else None
 
@@ -165,7 +164,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Makes sure that files are on the disk before they get the name that says so."""
+    """Makes sure that files are on disk before they get their final name."""
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)

@@ -143,16 +143,16 @@ def check_weights(
     """Checks that a checkpoint has the weights of its model, no others, and in the right shapes.
 
     Args:
-      found: the shapes in the checkpoint by name.
+      stored: the shapes in the checkpoint by name.
       name_of: what the format calls a weight.
       config: the model's.
-      where: the checkpoint in messages.
-      ignored: names that are in the checkpoint and not read.
+      where: names the checkpoint in messages.
+      ignored: names in the checkpoint that are not read.
 
     Raises:
-      ValueError: naming the weights.
+      ValueError: they differ; the message names the weights.
     """
-    if config.num_layers > len(stored):  # so that a damaged number is no endless loop
+    if config.num_layers > len(stored):  # a damaged number must not become an endless loop
         raise ValueError(
             f"{where} has {len(stored)} weights, but by its config {config.num_layers} layers"
         )

@@ -260,7 +260,7 @@ def read_tensor(
 
 
 def _kind(number: int) -> Any:
-    """A `GGMLQuantizationType`; ValueError where there is none of this number."""
+    """The `GGMLQuantizationType` of a number; raises ValueError if there is none."""
     from gguf import GGMLQuantizationType
 
     return GGMLQuantizationType(number)

@@ -218,7 +218,7 @@ def _one_for_all_layers(value: Any) -> Any:
 def _token_ids(
     metadata: Mapping[str, Any], vocabulary: Vocabulary | None, vocab_size: int
 ) -> dict[str, Any]:
-    """Keys of a config.json for the special tokens; ids that the model does not have are none."""
+    """Keys of a config.json for the special tokens, without ids that the model lacks."""
     if vocabulary is None:
         ids = gguf_vocabulary.ids_alone(metadata)
         ends = list(dict.fromkeys(ids[name] for name in gguf_vocabulary.ENDS if name in ids))

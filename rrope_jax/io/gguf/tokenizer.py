@@ -121,7 +121,7 @@ def _sentencepiece_bpe(vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
     """LLaMA's kind: scores order the merges, and unknown characters fall back to bytes.
 
     Returns:
-      Parts of a tokenizer.json, and whether scores are equal that it puts in some order.
+      Parts of a tokenizer.json, and whether tokens have equal scores, which it has to order.
     """
     tokens, scores = vocabulary.tokens, vocabulary.scores
     index_of = {token: index for index, token in enumerate(tokens)}

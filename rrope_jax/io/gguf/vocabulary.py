@@ -114,7 +114,7 @@ class Vocabulary:
     Attributes:
       model: `SENTENCEPIECE`, `BYTE_LEVEL` or the name of one that is not known here.
       pre: name of the way to cut a text.
-      row: that way; None where it is not known, or there is none.
+      row: the way to cut; None if it is unknown, or if there is none.
       tokens: all different.
       kinds: of each token, such as `CONTROL`.
       scores: of each token.
@@ -233,7 +233,7 @@ def _get(metadata: Mapping[str, Any], name: str, check: _Check, default: Any) ->
 def _list(
     metadata: Mapping[str, Any], name: str, check: _Check, tokens: Sequence[str] | None = None
 ) -> list[Any] | None:
-    """An array; of at least as many entries as there are tokens, of which the rest is left out."""
+    """An array, cut to the number of tokens; raises ValueError if it has fewer entries."""
     values = metadata.get(f"{PREFIX}{name}")
     if values is None:
         return None

@@ -30,14 +30,14 @@ _ONE_AT_A_TIME = threading.Lock()
 # The items of a checkpoint, each a folder of it; JSON is in a file METADATA there.
 TREE, METADATA, CHECKSUMS = "tree", "metadata", "checksums"
 
-# A save that has not ended after so long is given up: some time for all processes to begin and to
-# agree, and then a rate that any disk worth training on has.
+# A save is given up after this time: enough for all processes to begin and to agree, and then at a
+# rate that any disk worth training on reaches.
 _LEAST_SECONDS, _LEAST_BYTES_PER_SECOND = 600, 20e6
 
 # A signal waits no longer than this for its turn.
 _TURN_SECONDS = 0.2
 
-# What the operating system says when there is no more room.
+# Errors of the operating system for a full disk.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -45,7 +45,7 @@ class SaveError(RuntimeError):
     """A checkpoint could not be written; those before it are untouched.
 
     Attributes:
-      own: whether it is this process, among several, that could not write its part.
+      own: whether this process, rather than another one, could not write its part.
     """
 
     def __init__(self, message: str, *, own: bool):
@@ -54,7 +54,7 @@ class SaveError(RuntimeError):
 
 
 Gather = Callable[[Any], list[Any]]
-"""Gives what each process gives it, in their order; waits for all of them."""
+"""Returns the values of all processes, in their order; waits for all of them."""
 
 
 class Checkpoints:
@@ -122,7 +122,7 @@ class Checkpoints:
 
         Args:
           like: a tree of arrays with the wanted structure, shapes, dtypes and placement.
-          gather: where processes read the checkpoints of one run, so that all take the same.
+          gather: lets the processes of a run agree on a checkpoint that all of them can read.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         tree = ocp.args.StandardRestore(abstract)
@@ -133,7 +133,7 @@ class Checkpoints:
             for step in steps:
                 read = self._read(manager, step, tree)
                 if not (troubles := list(filter(None, gather(read.trouble)))):
-                    # what follows says the same in all processes
+                    # the check gives the same result in all processes
                     read = read.checked()
                     troubles = [read.trouble]
                 if not any(troubles):
@@ -226,8 +226,8 @@ class _Read:
 
     Attributes:
       tree, metadata: as they were saved, perhaps.
-      sums: checksums of the tree's arrays; None where there are none to compare.
-      trouble: what is wrong with it; empty for nothing.
+      sums: checksums of the tree's arrays; None if none were saved.
+      trouble: what is wrong; empty if nothing is.
     """
 
     tree: Any = None
@@ -246,7 +246,7 @@ class _Read:
 
 
 def _with_time(options: ocp.CheckpointManagerOptions, tree: Any) -> ocp.CheckpointManagerOptions:
-    """Lets a save take as long as its arrays may need, in the slowest process."""
+    """Allows a save as much time as its arrays may need in the slowest process."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     seconds = _LEAST_SECONDS + int(size / _LEAST_BYTES_PER_SECOND)
     return dataclasses.replace(options, async_options=ocp.AsyncOptions(timeout_secs=seconds))
@@ -275,7 +275,7 @@ def one_line(error: Exception) -> str:
 
 
 class _Pending:
-    """A save that is under way. It settles when it has ended, or as soon as it cannot any more."""
+    """A save in progress. It settles when it ends, or as soon as it is bound to fail."""
 
     def __init__(self, step: int):
         self.step = step
@@ -287,12 +287,12 @@ class _Pending:
         """This process cannot write its part."""
         if not self._settled.is_set():
             self.error = error
-            # what waits for other processes ends by time-outs and by errors of their network
+            # time-outs and network errors come from waiting for another process
             self.own = not isinstance(error, TimeoutError | jax.errors.JaxRuntimeError)
             self._settled.set()
 
     def follow(self, manager: ocp.CheckpointManager, check: Callable[[int], None]) -> None:
-        """Settles with the save; for a thread, as it waits for all processes."""
+        """Settles with the save; for a thread, since it waits for all processes."""
         try:
             manager.wait_until_finished()
             check(self.step)
@@ -309,10 +309,10 @@ class _Pending:
 
 
 def _with_daemons(function: Callable[[], T]) -> T:
-    """Calls a function so that threads which it starts do not hold up the end of the process.
+    """Calls a function whose threads must not keep the process from ending.
 
-    Where a folder cannot be made, those of Orbax that were to write into it wait for minutes. A
-    thread is a daemon where the one that starts it is.
+    If a folder cannot be created, the threads of Orbax that would write into it wait for minutes.
+    Threads inherit being daemons from the thread that starts them.
     """
     outcome: futures.Future[T] = futures.Future()
 
@@ -340,10 +340,10 @@ class BackgroundCheckpoints(Checkpoints):
         self._pending: _Pending | None = None
 
     def save(self, step: int, tree: Any, metadata: dict[str, Any]) -> None:
-        """Begins to save, after the save before has ended.
+        """Begins to save, once the previous save has ended.
 
         Raises:
-          SaveError: this one could not be begun, or the one before not be ended.
+          SaveError: this save could not begin, or the previous one failed.
         """
         self.wait()
         pending = self._pending = _Pending(step)
@@ -387,17 +387,17 @@ class BackgroundCheckpoints(Checkpoints):
             self._pending.fail(error)
 
     def _failed(self, pending: _Pending, error: Exception) -> SaveError:
-        """The error to raise; what was half written goes when the folder is next opened."""
+        """The error to raise; partial files are removed when the folder is next opened."""
         self._pending = None
         try:
             self._close(failed=True)
-        except Exception:  # says once more what the first error said
+        except Exception:  # repeats the first error
             _LOG.debug("after a failed save", exc_info=True)
         return save_error(self._folder / str(pending.step), error, own=pending.own)
 
     def _close(self, *, failed: bool = False) -> None:
         manager, self._open = self._open, None
-        # closing waits for the other processes, which know nothing of what failed in this one
+        # closing waits for the other processes, which do not know that this one failed
         if manager is not None and not (failed and jax.process_count() > 1):
             manager.close()
 

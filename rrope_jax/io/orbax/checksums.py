@@ -67,7 +67,7 @@ def check_metadata(sums: Any, value: Any) -> Mapping[str, str]:
       The checksums of the arrays.
 
     Raises:
-      ValueError: it is not what was saved, or the checksums are none.
+      ValueError: it is not what was saved, or the checksums are malformed.
     """
     arrays = sums.get(ARRAYS) if isinstance(sums, dict) else None
     if not isinstance(arrays, dict) or sums.get(METADATA) != of_json(value):
@@ -134,7 +134,7 @@ def _sums(
     """Two sums, modulo 2^32, of words that are mixed with their places.
 
     A sum takes its parts in any order. Every word is mixed by a permutation (MurmurHash3's last
-    step), so that a single one that differs always shows.
+    step), so a single word that differs always changes the sums.
 
     Args:
       words: uint32, of any shape.

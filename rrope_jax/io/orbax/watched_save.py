@@ -1,4 +1,4 @@
-"""Orbax's saving of array trees, with word of what fails in this process while it is written."""
+"""Saves array trees with Orbax, and reports at once what fails in this process."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,8 +12,8 @@ Failed = Callable[[Exception], None]
 class WatchedHandler(ocp.StandardCheckpointHandler):  # type: ignore[misc]
     """Writes what its parent writes, under its parent's name.
 
-    Where several processes save, Orbax lets each of them wait for all others before it raises
-    anything, so those that have failed wait until the time of the others is over.
+    When several processes save, Orbax lets each one wait for all others before it raises anything,
+    so a process that has failed would wait until the others time out.
     """
 
     def __init__(self, failed: Failed):

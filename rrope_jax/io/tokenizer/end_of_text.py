@@ -12,10 +12,10 @@ GENERATION = "generation_config.json"
 
 
 def ids_of(value: Any, where: str) -> list[int]:
-    """The ids that a key names: none, one or a list; those below 0 are none.
+    """The ids that a key names: none, one or a list. Negative ones stand for no token.
 
     Raises:
-      ValueError: it is something else.
+      ValueError: the value is no token id and no list of them.
     """
     listed = value if isinstance(value, list | tuple) else [] if value is None else [value]
     for each in listed:
@@ -54,7 +54,7 @@ def end_ids(description: Description, tokenizer_id: int | None = None) -> tuple[
       Ids, the most important one first.
 
     Raises:
-      ValueError: a file names something else than ids.
+      ValueError: a file names something other than ids.
     """
     tokenizer: Sequence[int] = [] if tokenizer_id is None else [tokenizer_id]
     config = ids_of(description.extras.get(KEY), "config.json")

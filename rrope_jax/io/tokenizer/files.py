@@ -11,7 +11,7 @@ SCORES = "sentencepiece_scores.json"
 MORE_TEMPLATES = "additional_chat_templates/"
 """The folder of chat templates beside the default one, each with its name and `.jinja`."""
 # What Hugging Face folders hold beside weights and config.json, and our own file. The last one is
-# read by `generate` of transformers, which else would not stop at the right token.
+# read by `generate` of transformers, which would not stop at the right token without it.
 NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",

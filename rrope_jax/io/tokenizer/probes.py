@@ -161,7 +161,7 @@ def probes(files: TokenizerFiles) -> Probes:
 def differences(
     source: TokenizerFiles, other: TokenizerFiles, texts: Sequence[str], vocab_size: int
 ) -> Iterator[str]:
-    """In words, the texts of which two tokenizers make different ids.
+    """Describes the texts for which two tokenizers give different ids.
 
     Texts with ids from vocab_size on are left out: the model has no embedding for them.
     """
@@ -196,7 +196,7 @@ _MOST_GROWTH = 4096
 
 
 def _check_growth(tokenizer: tokenizers.Tokenizer) -> None:
-    """Raises ValueError for steps of which each doubles a text: some tens take for ever."""
+    """Raises ValueError if the steps can blow a text up: a few dozen doublings never end."""
     steps = [*_steps(tokenizer.normalizer), *_steps(tokenizer.pre_tokenizer)]
     if math.prod(map(_growth, steps)) > _MOST_GROWTH:
         raise ValueError(

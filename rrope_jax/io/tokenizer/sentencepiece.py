@@ -1,9 +1,8 @@
-"""The joining of characters as SentencePiece does it, where tokens have equal scores.
+"""Joins characters as SentencePiece does, for vocabularies with equal scores.
 
-A tokenizer.json lists pairs in one order, so that of two pairs always the same one is joined first.
-SentencePiece and llama.cpp join the pair with the higher score, and of equal ones the leftmost: no
-list says that. Scores are equal in vocabularies that were merged from several, and where a file has
-none.
+A tokenizer.json lists pairs in one order, so one of two pairs is always joined first. SentencePiece
+and llama.cpp join the pair with the higher score, and the leftmost of equal ones, which no list can
+express. Scores are equal in vocabularies that were merged from several, and in files without any.
 """
 
 import heapq

@@ -57,58 +57,27 @@ class Weight:
         return kernel.reshape(math.prod(kernel.shape[: self.inputs]), -1).T
 
 
+def _layer_weight(path: str, huggingface: str, gguf: str, **fields: Any) -> Weight:
+    """A kind of weight that every layer has."""
+    return Weight(
+        f"blocks.{path}",
+        f"model.layers.{{layer}}.{huggingface}.weight",
+        f"blk.{{layer}}.{gguf}.weight",
+        **fields,
+    )
+
+
 WEIGHTS = (
     Weight("embedding", "model.embed_tokens.weight", "token_embd.weight", inputs=None),
-    Weight(
-        "blocks.attention_norm.scale",
-        "model.layers.{layer}.input_layernorm.weight",
-        "blk.{layer}.attn_norm.weight",
-        inputs=None,
-    ),
-    Weight(
-        "blocks.attention.query",
-        "model.layers.{layer}.self_attn.q_proj.weight",
-        "blk.{layer}.attn_q.weight",
-        heads="num_heads",
-    ),
-    Weight(
-        "blocks.attention.key",
-        "model.layers.{layer}.self_attn.k_proj.weight",
-        "blk.{layer}.attn_k.weight",
-        heads="kv_heads",
-    ),
-    Weight(
-        "blocks.attention.value",
-        "model.layers.{layer}.self_attn.v_proj.weight",
-        "blk.{layer}.attn_v.weight",
-    ),
-    Weight(
-        "blocks.attention.out",
-        "model.layers.{layer}.self_attn.o_proj.weight",
-        "blk.{layer}.attn_output.weight",
-        inputs=2,
-    ),
-    Weight(
-        "blocks.feed_forward_norm.scale",
-        "model.layers.{layer}.post_attention_layernorm.weight",
-        "blk.{layer}.ffn_norm.weight",
-        inputs=None,
-    ),
-    Weight(
-        "blocks.feed_forward.gate",
-        "model.layers.{layer}.mlp.gate_proj.weight",
-        "blk.{layer}.ffn_gate.weight",
-    ),
-    Weight(
-        "blocks.feed_forward.up",
-        "model.layers.{layer}.mlp.up_proj.weight",
-        "blk.{layer}.ffn_up.weight",
-    ),
-    Weight(
-        "blocks.feed_forward.down",
-        "model.layers.{layer}.mlp.down_proj.weight",
-        "blk.{layer}.ffn_down.weight",
-    ),
+    _layer_weight("attention_norm.scale", "input_layernorm", "attn_norm", inputs=None),
+    _layer_weight("attention.query", "self_attn.q_proj", "attn_q", heads="num_heads"),
+    _layer_weight("attention.key", "self_attn.k_proj", "attn_k", heads="kv_heads"),
+    _layer_weight("attention.value", "self_attn.v_proj", "attn_v"),
+    _layer_weight("attention.out", "self_attn.o_proj", "attn_output", inputs=2),
+    _layer_weight("feed_forward_norm.scale", "post_attention_layernorm", "ffn_norm", inputs=None),
+    _layer_weight("feed_forward.gate", "mlp.gate_proj", "ffn_gate"),
+    _layer_weight("feed_forward.up", "mlp.up_proj", "ffn_up"),
+    _layer_weight("feed_forward.down", "mlp.down_proj", "ffn_down"),
     Weight("final_norm.scale", "model.norm.weight", "output_norm.weight", inputs=None),
     Weight("output", "lm_head.weight", "output.weight"),
 )

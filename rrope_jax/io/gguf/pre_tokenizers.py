@@ -18,7 +18,7 @@ class PreTokenizer:
     """One way to cut a text, with llama.cpp's defaults for it.
 
     Attributes:
-      names: that llama.cpp has for it; the first is the one that is written.
+      spellings: llama.cpp's names for it, separated by spaces; the first one is written.
       value: `pre_tokenizer` of a tokenizer.json.
       ignore_merges: whether a word that is a token becomes that token, whatever the merges say.
       adds_bos: whether a text begins with `bos_token_id` where `add_bos_token` is left out.
@@ -28,12 +28,17 @@ class PreTokenizer:
         text.
     """
 
-    names: tuple[str, ...]
+    spellings: str
     value: Mapping[str, Any]
     ignore_merges: bool = False
     adds_bos: bool = False
     default_bos: int | None = _FALCON_BOS
     adapted: Mapping[str, Any] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names one by one."""
+        return tuple(self.spellings.split())
 
 
 def _byte_level(use_regex: bool) -> dict[str, Any]:
@@ -99,102 +104,57 @@ def _by_case(upper: str, lower: str, digits: str, contractions: str) -> str:
 _LLAMA3 = _splits(_letters("{1,3}"))
 _ROWS = (
     PreTokenizer(
-        (
-            "smollm",
-            "starcoder",
-            "refact",
-            "command-r",
-            "codeshell",
-            "exaone",
-            "minerva-7b",
-            "mellum2",
-        ),
+        "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
         _sequence({"type": "Digits", "individual_digits": True}, use_regex=True),
     ),
     PreTokenizer(
-        (
-            "gpt-2",
-            "phi-2",
-            "mpt",
-            "olmo",
-            "jais",
-            "trillion",
-            "granite-docling",
-            "exaone4",
-            "gigachat",
-            "a.x-4.0",
-            "mellum",
-            "modern-bert",
-            "jina-es",
-            "jina-de",
-            "jina-v2-es",
-            "jina-v2-de",
-        ),
+        "gpt-2 phi-2 mpt olmo jais trillion granite-docling exaone4 gigachat a.x-4.0 mellum "
+        "modern-bert jina-es jina-de jina-v2-es jina-v2-de",
         _byte_level(use_regex=True),
     ),
     PreTokenizer(
-        (
-            "llama-bpe",
-            "llama3",
-            "llama-v3",
-            "falcon3",
-            "falcon-h1",
-            "pixtral",
-            "midm-2.0",
-            "lfm2",
-            "jina-v5-nano",
-        ),
+        "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
         _LLAMA3,
         ignore_merges=True,
         adds_bos=True,
     ),
-    PreTokenizer(("smaug-bpe", "dbrx"), _LLAMA3),
-    PreTokenizer(("chatglm-bpe", "glm4"), _LLAMA3, default_bos=None),
+    PreTokenizer("smaug-bpe dbrx", _LLAMA3),
+    PreTokenizer("chatglm-bpe glm4", _LLAMA3, default_bos=None),
     PreTokenizer(
-        (
-            "qwen2",
-            "deepseek-r1-qwen",
-            "megrez",
-            "stablelm2",
-            "hunyuan",
-            "solar-open",
-            "grok-2",
-            "kormo",
-            "f2llmv2",
-        ),
+        "qwen2 deepseek-r1-qwen megrez stablelm2 hunyuan solar-open grok-2 kormo f2llmv2",
         _splits(_letters("")),
     ),
-    PreTokenizer(("qwen35",), _splits(_letters("", letters=r"[\p{L}\p{M}]"))),
-    PreTokenizer(("ufakzeka",), _splits(_letters("", contractions=""))),
-    PreTokenizer(("minicpm5",), _splits(r"\p{N}{1,3}", _letters("+")), ignore_merges=True),
+    PreTokenizer("qwen35", _splits(_letters("", letters=r"[\p{L}\p{M}]"))),
+    PreTokenizer("ufakzeka", _splits(_letters("", contractions=""))),
+    PreTokenizer("minicpm5", _splits(r"\p{N}{1,3}", _letters("+")), ignore_merges=True),
     PreTokenizer(
-        ("tekken",),
+        "tekken",
         _splits(_cased("", "")),
         ignore_merges=True,
         adds_bos=True,
         adapted=_splits(_cased_in_ascii("", "")),
     ),
     PreTokenizer(
-        ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"),
+        "gpt-4o llama4 kanana2 talkie minimax-m2",
         _splits(_cased("{1,3}", f"{_CONTRACTIONS}?")),
         adapted=_splits(_cased_in_ascii("{1,3}", f"{_CONTRACTIONS}?")),
     ),
     PreTokenizer(
-        ("bailingmoe", "bailingmoe2", "llada-moe"),
+        "bailingmoe bailingmoe2 llada-moe",
         _splits(
             r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
             r"|\s*[\r\n]|\s+(?!\S)|\s+"
         ),
     ),
     PreTokenizer(
-        ("seed-coder",),
+        "seed-coder",
         _splits(
             rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1}}"
             rf"| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
         ),
     ),
     PreTokenizer(
-        ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"),
+        "deepseek-v3 hunyuan-dense joyai-llm hy_v4",
         _splits(
             r"\p{N}{1,3}",
             "[一-龥\u3040-ゟ゠-ヿ]+",
@@ -203,14 +163,14 @@ _ROWS = (
         ),
     ),
     PreTokenizer(
-        ("deepseek-coder",),
+        "deepseek-coder",
         _splits(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}"),
     ),
-    PreTokenizer(("superbpe",), _splits(r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
-    PreTokenizer(("bloom", "poro-chat", "gpt3-finnish"), _splits(_PUNCTUATED)),
-    PreTokenizer(("viking",), _splits(_PUNCTUATED, r"\p{N}")),
-    PreTokenizer(("falcon",), _splits(r"[\p{P}$+<=>^~|`]+", _GPT2, "[0-9][0-9][0-9]")),
-    PreTokenizer(("default",), _splits(r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    PreTokenizer("superbpe", _splits(r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
+    PreTokenizer("bloom poro-chat gpt3-finnish", _splits(_PUNCTUATED)),
+    PreTokenizer("viking", _splits(_PUNCTUATED, r"\p{N}")),
+    PreTokenizer("falcon", _splits(r"[\p{P}$+<=>^~|`]+", _GPT2, "[0-9][0-9][0-9]")),
+    PreTokenizer("default", _splits(r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
 )
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {name: row for row in _ROWS for name in row.names}
 """The ways to cut a text by all their names, those first that are preferred in writing."""

@@ -32,68 +32,37 @@ _DEFAULT_IDS: Mapping[str, Mapping[str, int]] = {
 }
 ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 """The special tokens that end a text, in the order of their importance."""
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 # Where the file names no such token, one that is spelled so is, and is a control token.
 _SPELLINGS = {
-    "fim_pre": (
-        "<|fim_prefix|>",
-        "<fim-prefix>",
-        "<fim_prefix>",
-        "<｜fim▁begin｜>",
-        "<PRE>",
-        "▁<PRE>",
-        "<|code_prefix|>",
-        "<|prefix|>",
+    "fim_pre": _words(
+        "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> "
+        "<|code_prefix|> <|prefix|>"
     ),
-    "fim_suf": (
-        "<|fim_suffix|>",
-        "<fim-suffix>",
-        "<fim_suffix>",
-        "<｜fim▁hole｜>",
-        "<SUF>",
-        "▁<SUF>",
-        "<|code_suffix|>",
-        "<|suffix|>",
+    "fim_suf": _words(
+        "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> "
+        "<|code_suffix|> <|suffix|>"
     ),
-    "fim_mid": (
-        "<|fim_middle|>",
-        "<fim-middle>",
-        "<fim_middle>",
-        "<｜fim▁end｜>",
-        "<MID>",
-        "▁<MID>",
-        "<|code_middle|>",
-        "<|middle|>",
+    "fim_mid": _words(
+        "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> "
+        "<|code_middle|> <|middle|>"
     ),
-    "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
-    "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
-    "fim_sep": ("<|file_sep|>",),
+    "fim_pad": _words("<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]"),
+    "fim_rep": _words("<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>"),
+    "fim_sep": _words("<|file_sep|>"),
 }
 # Tokens that are spelled so end a text as well, whatever the file says.
 _END_SPELLINGS = frozenset(
-    {
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<|im_end|>",
-        "<|end|>",
-        "<|return|>",
-        "<|call|>",
-        "<|calls|>",
-        "<|flush|>",
-        "<|endoftext|>",
-        "<|end_of_text|>",
-        "<end_of_turn>",
-        "<end_of_utterance>",
-        "<｜end▁of▁sentence｜>",
-        "</s>",
-        "<eos>",
-        "<EOT>",
-        "_<EOT>",
-        "[EOT]",
-        "[EOS]",
-        "<turn|>",
-        "<|tool_response>",
-        "[e~[",
-    }
+    _words(
+        "<|eot_id|> <|eom_id|> <|im_end|> <|end|> <|return|> <|call|> <|calls|> <|flush|> "
+        "<|endoftext|> <|end_of_text|> <end_of_turn> <end_of_utterance> <｜end▁of▁sentence｜> "
+        "</s> <eos> <EOT> _<EOT> [EOT] [EOS] <turn|> <|tool_response> [e~["
+    )
 )
 # One that ends nothing beside the others, with the kind that it then is: a turn that goes on with
 # a call, or the end of another model's texts.

@@ -241,7 +241,9 @@ def metadata_of(files: TokenizerFiles | None, vocab_size: int) -> dict[str, Any]
             f"the tokenizer has no {_TOKENIZER} (only {', '.join(files.files)}), from which a "
             "GGUF file is written; save it once with AutoTokenizer of transformers"
         )
-    tokenizer, config = _object(files, _TOKENIZER), _object(files, _CONFIG)
+    tokenizer, config = (
+        json_text.parse_object(files.files.get(name, b"{}"), name) for name in (_TOKENIZER, _CONFIG)
+    )
     try:
         source = tokenizer_probes.load(files.files[_TOKENIZER])
     except ValueError as error:
@@ -290,16 +292,6 @@ def metadata_of(files: TokenizerFiles | None, vocab_size: int) -> dict[str, Any]
         metadata[f"{PREFIX}scores"] = scores + [0.0] * (vocab_size - len(scores))
     _check_read_back(files, metadata, vocab_size)
     return metadata
-
-
-def _object(files: TokenizerFiles, name: str) -> dict[str, Any]:
-    try:
-        value = json_text.parse(files.files.get(name, b"{}"))
-    except ValueError as error:
-        raise ValueError(f"{name} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must hold a JSON object, not {type(value).__name__}")
-    return value
 
 
 def _write_byte_level(

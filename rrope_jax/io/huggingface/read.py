@@ -208,12 +208,9 @@ _MENDS = {
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json_text.parse(path.read_bytes())
-    except (ValueError, OSError) as error:
+        return json_text.parse_object(path.read_bytes(), path)
+    except OSError as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(value).__name__}")
-    return value
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -19,10 +19,7 @@ def read(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, str]:
     """
     templates = _named(config.get("chat_template"), "tokenizer_config.json")
     if _JSON in files.files:
-        try:
-            value = json_text.parse(files.files[_JSON])
-        except ValueError as error:
-            raise ValueError(f"{_JSON} cannot be read as JSON: {error}") from error
+        value = json_text.parse_file(files.files[_JSON], _JSON)
         if isinstance(value, Mapping):
             templates |= _named(value.get("chat_template"), _JSON)
     for name, data in files.files.items():

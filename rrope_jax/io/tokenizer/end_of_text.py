@@ -33,13 +33,7 @@ def generation_ids(files: TokenizerFiles | None) -> list[int]:
     data = None if files is None else files.files.get(GENERATION)
     if data is None:
         return []
-    try:
-        value = json_text.parse(data)
-    except ValueError as error:
-        raise ValueError(f"{GENERATION} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{GENERATION} must hold a JSON object, not {type(value).__name__}")
-    return ids_of(value.get(KEY), GENERATION)
+    return ids_of(json_text.parse_object(data, GENERATION).get(KEY), GENERATION)
 
 
 def end_ids(description: Description, tokenizer_id: int | None = None) -> tuple[int, ...]:

@@ -256,6 +256,33 @@ def test_arrays_of_one_process_alone_may_be_in_any_folder(name: str, tmp_path: P
     assert _equal(found[0], tree)
 
 
+def test_arrays_that_an_earlier_release_saved_with_orbax(
+    tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    tree = {"w": np.arange(3.0)}
+    ArrayCheckpoints(tmp_path).save(3, tree, {"step": 3})
+    shutil.rmtree(tmp_path / "3" / "checksums")  # the first releases had none
+    for file in ("_CHECKPOINT_METADATA", "commit_success.txt", "tree/commit_success.txt"):
+        (tmp_path / "3" / file).write_text("{}")
+    (tmp_path / "4.orbax-checkpoint-tmp" / "tree.orbax-checkpoint-tmp").mkdir(parents=True)
+    found = ArrayCheckpoints(tmp_path).restore(tree)
+    assert found is not None
+    assert _equal(found[0], tree)
+    assert found[1] == {"step": 3}
+    assert warnings.text == ""
+
+
+def test_newest_arrays_stay(tmp_path: Path) -> None:
+    checkpoints = ArrayCheckpoints(tmp_path, keep=2)
+    for step in (9, 10, 11):
+        checkpoints.save(step, {"w": np.full(3, step)}, {"step": step})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "11"]
+    (tmp_path / "11" / "tree" / "arrays.npz").write_bytes(b"PK")
+    found = checkpoints.restore({"w": np.zeros(3, int)})
+    assert found is not None
+    assert found[1] == {"step": 10}
+
+
 def test_save_that_does_not_open_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where Orbax looks for the parts of a checkpoint in another folder."""
     checkpoints = BackgroundCheckpoints(tmp_path / "a")

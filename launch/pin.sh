@@ -12,12 +12,12 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 
-extras=dev,peers wanted=("torch==$TORCH")
+extras=dev,docs,peers wanted=("torch==$TORCH")
 for python in "$@"; do
   "$python" -m pip install --disable-pip-version-check --quiet --dry-run --ignore-installed \
     --report "$reports/$("$python" -c 'import platform; print(platform.python_version())').json" \
     "${root}[$extras]" ${wanted[@]+"${wanted[@]}"}
-  extras=dev wanted=()
+  extras=dev,docs wanted=()
 done
 
 "$1" - "$reports" >"$root/launch/constraints.txt" <<'END'

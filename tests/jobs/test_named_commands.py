@@ -13,7 +13,7 @@ from tests.train import slices
 ROOT = Path(__file__).parents[2]
 PAGES = [
     path
-    for pattern in ("README.md", "docs/*.md", "launch/*.sh", "configs/*.py")
+    for pattern in ("README.md", "docs/**/*.md", "launch/*.sh", "configs/*.py")
     for path in sorted(ROOT.glob(pattern))
 ]
 # Cloud TPU's names: v5p counts cores, two a chip; the others count chips.

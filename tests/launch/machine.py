@@ -29,7 +29,8 @@ case "$*" in
   "-m pip download "*) cp "{wheel}" "${{@: -2:1}}" ;;
   posgen*) mkdir -p "{runs}"; touch "{runs}/report.md" "{runs}/accuracy.png" ;;
   "evaluate "* | "train "* | "convert "* | "generate "*) ;;
-  "-c import pip" | "-m pytest"* | "-m tests.accelerator"* | "check "* | "format "* | "") ;;
+  "-c import pip" | "-m pytest"* | "-m tests.accelerator"* | "-m sphinx "*) ;;
+  "check "* | "format "* | "") ;;
   *) exec "{python}" "$@" ;;
 esac
 """

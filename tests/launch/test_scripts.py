@@ -53,7 +53,8 @@ def test_every_requirement_is_pinned() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    wanted = "\n".join([setup["options"]["install_requires"], extras["dev"], extras["peers"]])
+    groups = [setup["options"]["install_requires"], *(extras[e] for e in ("dev", "docs", "peers"))]
+    wanted = "\n".join(groups)
     names = {re.split(r"[\[<>=~!]", line)[0].lower() for line in wanted.splitlines() if line}
     pins = (ROOT / "launch" / "constraints.txt").read_text().splitlines()
     assert names - {pin.split("==")[0] for pin in pins} == set()
@@ -265,7 +266,8 @@ class TestCi:
         machine.add_model()
         run = machine.run(".ci/run")
         assert (run.returncode, run.stderr) == (0, "")
-        tests = [call for call in machine.calls() if " -m pytest" in call]
+        calls = machine.calls()
+        tests = [call for call in calls if " -m pytest" in call]
         older = [call for call in tests if "tests/model" in call]
         assert len(older) == ("held to" in run.stdout and "left out, XLA" not in run.stdout)
         assert [call for call in tests if call not in older] == [
@@ -275,6 +277,9 @@ class TestCi:
             "python -m pytest -m smoke -W default",
         ]
         assert (machine.root / ".venv-newest").is_dir()
+        (site,) = [call for call in calls if " -m sphinx " in call]
+        assert site == "python -m sphinx -W -E -q -b html docs build/site"
+        assert any(call.endswith(f"--editable {machine.root}[docs]") for call in calls)
         assert re.search(r"everything passed in \d+ s", run.stdout)
 
     def test_newest_other_python_may_be_pyenvs(self, machine: Machine) -> None:

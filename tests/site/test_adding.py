@@ -1,0 +1,135 @@
+"""docs/howto/add.md: a member is a row in the file that the page names, and in no other."""
+
+import ast
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrope_jax import posgen, rope
+from rrope_jax.io import pretrained
+from rrope_jax.io.huggingface import read
+from rrope_jax.model.attention import choice
+from rrope_jax.model.attention.choice import IMPLEMENTATIONS
+from rrope_jax.posgen.tasks import TASKS
+from rrope_jax.rope import SCALINGS, positions, scalings
+from rrope_jax.rope.positions import SAMPLERS, PositionSampling
+from tests.io import tiny
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "howto" / "add.md").read_text()
+SECTIONS = dict(re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
+FILES = {title: re.findall(r"^\| `([^`]+)` \|", text, re.M) for title, text in SECTIONS.items()}
+
+
+@functools.cache
+def _strings(path: Path) -> frozenset[str]:
+    tree = ast.parse(path.read_text())
+    return frozenset(
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def _naming(members: Iterable[str]) -> dict[str, str]:
+    """The modules of the package that name one of the members, with that member."""
+    names = frozenset(members)
+    modules = {path: _strings(path) & names for path in (ROOT / "rrope_jax").rglob("*.py")}
+    return {str(p.relative_to(ROOT)): min(named) for p, named in modules.items() if named}
+
+
+def test_sections() -> None:
+    assert list(SECTIONS) == [
+        "A scaling",
+        "A task",
+        "A position sampler",
+        "An attention implementation",
+        "A model family",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "name"), [(section, name) for section, names in FILES.items() for name in names]
+)
+def test_files_exist(section: str, name: str) -> None:
+    assert (ROOT / name).is_file()
+
+
+def _families() -> tuple[str, Mapping[str, Any]]:
+    """The table of model types in `io.huggingface.read`, by what is in it."""
+    ((name, table),) = (
+        (name, value)
+        for name, value in vars(read).items()
+        if isinstance(value, Mapping) and "mistral" in value
+    )
+    return name, table
+
+
+@pytest.mark.parametrize(
+    ("section", "members"),
+    [
+        # Names that are words of something else as well are left out.
+        ("A task", set(TASKS) - {"recursive"}),
+        ("A position sampler", set(SAMPLERS) - {"contiguous"}),
+        ("An attention implementation", set(IMPLEMENTATIONS) - {"xla"}),
+        ("A model family", {"mistral"}),
+    ],
+)
+def test_no_other_file_names_the_members(section: str, members: set[str]) -> None:
+    assert members
+    others = {path: name for path, name in _naming(members).items() if path not in FILES[section]}
+    assert others == {}
+
+
+def test_add_a_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
+    def thirds(spec: Any, seq_len: int | None) -> np.ndarray:
+        return np.full(spec.rotary_dim // 2, 1 / 3 / spec.factor)
+
+    factor = frozenset({"factor"})
+    monkeypatch.setitem(SCALINGS, "thirds", scalings.Scaling(thirds, factor, factor))
+    spec = rope.RopeSpec(head_dim=8, scaling="thirds", factor=2.0, resonance=True)
+    assert rope.frequencies(spec).wavelengths.tolist() == [38.0] * 4
+    exported = rope.from_hf(rope.to_hf(spec, max_position_embeddings=64))
+    np.testing.assert_allclose(
+        rope.frequencies(exported).inv_freq, rope.frequencies(spec).inv_freq, rtol=1e-12
+    )
+
+
+def test_add_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "first_half", lambda steps: steps // 2)
+    tokens = posgen.generate("first_half", jnp.array([[1, 0, 0, 0]]), 8, modulus=7)
+    assert tokens.shape == (1, 8)
+
+
+def test_add_a_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def even(sampling: PositionSampling, key: jax.Array, length: int) -> positions.Positions:
+        return positions.Positions(2 * jnp.arange(length, dtype=jnp.int32))
+
+    monkeypatch.setitem(SAMPLERS, "even", positions.Sampler(even))
+    drawn = positions.sample(PositionSampling(sampler="even"), jax.random.key(0), 2, 4)
+    assert drawn.whole.tolist() == [[0, 2, 4, 6]] * 2
+
+
+def test_add_an_attention_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(IMPLEMENTATIONS, "mine", IMPLEMENTATIONS["xla"])
+    shape = jax.ShapeDtypeStruct((1, 8, 2, 16), jnp.float32)
+    assert choice.implementation_name(shape, shape, choice.CausalMask(), "mine")
+
+
+def test_add_a_model_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny.save(tiny.decoder(), tmp_path / "model", "hf")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "minillama"}))
+    with pytest.raises(ValueError, match="minillama"):
+        pretrained.describe(folder)
+    name, table = _families()
+    monkeypatch.setattr(read, name, {**table, "minillama": table["llama"]})
+    assert pretrained.describe(folder).model.num_layers == config["num_hidden_layers"]

@@ -33,8 +33,8 @@ _SINGLE_LETTER = re.compile(r"(?<![A-Za-z0-9'])([A-H])(?=\s*(?:[).,:;&/]|and\b|o
 def choice(text: str) -> str:
     """The letters of the options that an answer names, sorted.
 
-    Those that its first line begins with (`B) because A is wrong` is `B`, `C, A` is `AC`), else
-    all that stand alone in it (`the answers are A and C` is `AC`).
+    These are the letters that begin its first line (`B) because A is wrong` is `B`, `C, A` is
+    `AC`), or else all that stand alone in it (`the answers are A and C` is `AC`).
     """
     line = next((line for line in text.splitlines() if line.strip()), "")
     leading = _LEADING_LETTERS.match(line)
@@ -50,7 +50,7 @@ def number(text: str) -> str:
 
 
 def exact(text: str) -> str:
-    """The first line in small letters, without punctuation and articles (as SQuAD compares)."""
+    """The first line in lower case, without punctuation and articles (as SQuAD compares)."""
     line = next((line for line in text.splitlines() if line.strip()), "")
     plain = line.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(word for word in plain.split() if word not in ("a", "an", "the"))
@@ -67,8 +67,8 @@ class ClosedEndedSetting:
     Attributes:
       enabled: whether the questions are asked.
       files: JSONL files, one for each task.
-      metric: a key of `METRICS`; `auto` takes `choice` where all answers of a file begin with
-        letters of options, `number` where all end in a number, else `exact`.
+      metric: a key of `METRICS`; `auto` takes `choice` if all answers of a file begin with letters
+        of options, `number` if all end in a number, and `exact` otherwise.
       context: tokens that document, question and answer may take together.
       max_tokens: of an answer.
       documents: how many of the first lines of each file are used; None for all.

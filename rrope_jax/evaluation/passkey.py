@@ -33,8 +33,8 @@ class PasskeySetting:
       trials: prompts, with different keys, for each context and depth.
       digits: of a key.
       extra_tokens: how many tokens the model may write beyond those of the key.
-      seed: of the keys; a key depends on it, the context, the depth and the trial alone, so that
-        all models are asked the same.
+      seed: of the keys. A key depends only on it, the context, the depth and the trial, so all
+        models are asked the same.
       introduction, filler, hidden, question: the wording. `filler` is repeated whole; `{key}` in
         `hidden` stands for the key, and the key, after a space, is the answer to `question`.
       chunk: tokens of a prompt that go through the model at a time.

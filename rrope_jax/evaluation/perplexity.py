@@ -3,10 +3,10 @@
 Two protocols. `fragments` (arXiv 2403.00071, section 6.2): the first c tokens of every document,
 for every context length c. `sliding` (the repository of YaRN, arXiv 2309.00071, and Press et al.,
 arXiv 2108.12409): a window of c tokens moves over the document, and every token is predicted once,
-with the longest context that a window gives it.
+from the longest context that a window offers.
 
 A causal model predicts a token from those before it alone, so one pass over the longest fragment
-holds the losses of all shorter ones, as long as the frequencies do not depend on the length.
+yields the losses of all shorter ones, unless the frequencies depend on the length.
 """
 
 import dataclasses
@@ -43,9 +43,9 @@ class PerplexitySetting:
       enabled: whether perplexity is measured.
       contexts: context lengths in tokens.
       protocol: `fragments` or `sliding`.
-      documents: how many documents, from the first of those that are long enough; None for all.
-      fragments_per_document: `fragments` are taken from as many places of a document, spread evenly
-        from its beginning to its end.
+      documents: how many of the first documents that are long enough; None for all.
+      fragments_per_document: number of `fragments` of a document, spread evenly from its beginning
+        to its end.
       stride: tokens by which a window of `sliding` moves on.
       sliding_tokens: tokens of a document that the windows of `sliding` cover; None for the whole
         document.
@@ -122,11 +122,11 @@ class Losses:
 def document_losses(
     losses: Losses, tokens_N: np.ndarray, *, window: int, stride: int
 ) -> np.ndarray:
-    """Losses of a document's tokens, each predicted from as much of a window as precedes it.
+    """Losses of a document's tokens, each predicted from the part of a window that precedes it.
 
-    The first window predicts all its tokens, every further one, `stride` tokens on, only those that
-    are new. The last window ends with the document and may be less than a stride further on, so
-    that all are equally long (YaRN's code shortens the last one instead).
+    The first window predicts all its tokens. Each further one starts `stride` tokens later and
+    predicts only the new tokens. The last window ends with the document and may start less than a
+    stride later, so that all are equally long (YaRN's code shortens the last one instead).
 
     Args:
       losses: of the decoder.
@@ -299,14 +299,14 @@ _BINS = 32
 
 
 def _binned(losses_N: np.ndarray) -> dict[str, Any]:
-    """Mean losses of equal parts of a window: their ends in tokens, and nats."""
+    """Mean losses, in nats, of equal parts of a window, with the ends of the parts in tokens."""
     edges = np.unique(np.linspace(0, losses_N.size, _BINS + 1).astype(int))
     means = [float(losses_N[a:b].mean()) for a, b in itertools.pairwise(edges)]
     return {"end": edges[1:].tolist(), "loss": means}
 
 
 def _perplexity(loss: float) -> float:
-    """Infinite where it is more than a float can be, as of a model that a scaling has broken."""
+    """The exp of a loss; infinite where a float overflows, as for a model that a scaling broke."""
     try:
         return math.exp(loss)
     except OverflowError:

@@ -48,7 +48,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     if not results["complete"]:
         parts.append(
             f"**Partial run: {results['missing_units']} units of work are missing.** The same "
-            "command goes on from here."
+            "command resumes from here."
         )
     parts.append(table(("setting", "value"), _setting_rows(results), text_columns=2))
     if results.get("perplexity"):

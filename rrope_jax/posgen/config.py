@@ -142,15 +142,15 @@ class PosgenTrainConfig:
 
     Attributes:
       steps: optimizer steps; 150 epochs of 10,000 rows in batches of 128 are 11,700.
-      batch_size: rows per step; the rest of an epoch that fills no batch is dropped.
+      batch_size: rows per step; an incomplete batch at the end of an epoch is dropped.
       learning_rate: peak of a one-cycle cosine schedule.
       warmup_fraction: share of the steps before the peak.
       weight_decay: AdamW's decoupled decay, on all parameters as in the authors' code.
       b1, b2: AdamW's moment decays.
       gradient_clip: bound on the global norm; None for none.
       validate_every: steps between validations, a divisor of steps.
-      steps_per_call: steps that the device runs before the host looks at progress, the time of the
-        next checkpoint and a wish to stop; a divisor of validate_every. None means validate_every.
+      steps_per_call: steps between the host's checks of progress, checkpoint time and requests to
+        stop; a divisor of validate_every. None means validate_every.
       eval_batch_size: rows per forward pass of validation and test, a divisor of both splits.
 
     Raises:

@@ -49,9 +49,9 @@ class PosgenProgram:
     Attributes:
       task, model, train: the setting.
       positions: how training positions are drawn; validation and test count from 0.
-      matmul_precision: of float32 matrix products, one of `MATMUL_PRECISIONS`; None leaves it to
-        JAX, which takes TF32 on NVIDIA GPUs and one pass of bfloat16 on TPUs. CPUs have float32
-        products only.
+      matmul_precision: of float32 matrix products, one of `MATMUL_PRECISIONS`. None leaves it to
+        JAX, which uses TF32 on NVIDIA GPUs and one pass of bfloat16 on TPUs; CPUs always compute
+        in float32.
 
     Raises:
       ValueError: the precision is unknown, or two parts do not fit together.

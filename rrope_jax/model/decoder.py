@@ -1,4 +1,4 @@
-"""The decoder: embedding, scanned blocks, output. Letters: see layers.py and attention.py."""
+"""The decoder: embedding, scanned blocks, output. Letters: `rrope_jax.model`."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rrope_jax.model.attention.choice import CausalMask, implementation_name, on_one_cpu
+from rrope_jax.model.attention.call import CallShape
+from rrope_jax.model.attention.choice import choose
 from rrope_jax.model.attention.context_parallel import arrange
+from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.model.cache import KVCache, LayerCache
 from rrope_jax.model.config import REMAT_POLICIES, ModelConfig
 from rrope_jax.model.dropout import drop
@@ -19,10 +21,10 @@ from rrope_jax.model.layers import (
     FeedForward,
     RMSNorm,
     parameter,
-    project,
-    project_to_rows,
     read,
 )
+from rrope_jax.model.platform.operations import operations
+from rrope_jax.model.products import project, project_to_rows
 from rrope_jax.rope import RopeSpec, cos_sin
 from rrope_jax.sharding import LogicalAxes, constrain
 
@@ -78,18 +80,24 @@ def attention_name(
       dropout: whether the attention weights have dropout.
 
     Returns:
-      A key of `attention.IMPLEMENTATIONS`.
+      A key of `attention.choice.IMPLEMENTATIONS`.
 
     Raises:
       ValueError: the one that the config asks for cannot compute it here.
     """
-    queries, keys = (
-        jax.ShapeDtypeStruct((rows, length, heads, config.head_size), config.compute_dtype)
-        for heads in (config.num_heads, config.kv_heads)
+    shape = CallShape(
+        B=rows,
+        T=length,
+        S=length,
+        N=config.num_heads,
+        K=config.kv_heads,
+        H=config.head_size,
+        dtype=jnp.dtype(config.compute_dtype),
+        segmented=segmented,
+        dropout=dropout,
+        arranged=True,
     )
-    segment_ids: Any = jax.ShapeDtypeStruct((rows, length), jnp.int32) if segmented else None
-    mask = CausalMask(segment_ids, arranged=True)
-    return implementation_name(queries, keys, mask, config.attention, dropout=dropout)
+    return choose(shape, config.attention).name
 
 
 @functools.lru_cache(maxsize=16)
@@ -248,17 +256,14 @@ class Decoder(nnx.Module):
         return logits_BTV, cache._replace(length_B=cache.length_B + T)
 
     def layers_for_loop(self) -> Sequence[Any] | None:
-        """What `decode` takes as `layers`, to be called before a loop over tokens, not inside.
+        """The `layers` argument of `decode`; to be called before a loop over tokens.
 
-        On a CPU these are the parameters of every layer for itself: a layer that is cut out of the
-        stacked parameters is copied, which takes longer than the layer's part of a token. So it
-        happens once. The price is compile time that grows with depth. Elsewhere it is None.
+        The parameters of every layer by themselves, on platforms that would otherwise copy a layer
+        out of the stack for every token. The price is compile time that grows with depth. None
+        where it does not help.
         """
-        if not on_one_cpu():
-            return None
-        _, stacked = nnx.split(self.blocks)
-        leaves, tree = jax.tree.flatten(stacked)
-        return [jax.tree.unflatten(tree, layer) for layer in zip(*leaves, strict=True)]
+        unstack = operations().unstack
+        return None if unstack is None else unstack(nnx.split(self.blocks)[1])
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """float32[B, T, V] from the final hidden state."""

@@ -159,7 +159,7 @@ def cos_sin_from_table(
     return cos * table.attention_factor, sin * table.attention_factor
 
 
-def rotate(x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+def rotate(x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array, *, scale: float = 1.0) -> jax.Array:
     """Rotates the pairs (i, i + d/2) of every head (the half-split layout of LLaMA in HF).
 
     Args:
@@ -167,6 +167,7 @@ def rotate(x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
       cos: float32[..., T, d/2] from `cos_sin`; leading axes broadcast against x's. With d < D
         (partial rotary) the last D - d dimensions pass unchanged.
       sin: like cos.
+      scale: multiplied into all dimensions, such as that of the logits into queries.
 
     Returns:
       Like x_BTHD, in its dtype; computed in float32, rounded once at the end.
@@ -184,8 +185,10 @@ def rotate(x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     cos, sin = cos[..., None, :], sin[..., None, :]
     first = x_BTHD[..., :half].astype(jnp.float32)
     second = x_BTHD[..., half : 2 * half].astype(jnp.float32)
-    rotated = [first * cos - second * sin, second * cos + first * sin]
-    parts = [part.astype(x_BTHD.dtype) for part in rotated]
+    parts = [first * cos - second * sin, second * cos + first * sin]
     if 2 * half < head_dim:
-        parts.append(x_BTHD[..., 2 * half :])
-    return jnp.concatenate(parts, axis=-1)
+        parts.append(x_BTHD[..., 2 * half :].astype(jnp.float32))
+    rotated_BTHD = jnp.concatenate(parts, axis=-1)
+    if scale != 1:
+        rotated_BTHD = rotated_BTHD * scale
+    return rotated_BTHD.astype(x_BTHD.dtype)

@@ -7,13 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrope_jax.model.attention.choice import (
-    IMPLEMENTATIONS,
-    CausalMask,
-    attention,
-    backend_platform,
-    implementation_name,
-)
+from rrope_jax.model.attention.call import CallShape
+from rrope_jax.model.attention.choice import IMPLEMENTATIONS, attention, choose
+from rrope_jax.model.attention.mask import CausalMask
+from rrope_jax.model.platform.operations import backend_platform
 
 pytestmark = [pytest.mark.accelerator, pytest.mark.slow]
 
@@ -40,7 +37,8 @@ def _outputs(implementation: str, dtype: str, mask: CausalMask) -> tuple[np.ndar
     *qkv, weight = (jnp.asarray(random.standard_normal(s), jnp.bfloat16) for s in shapes)
 
     def weighted(qkv: Any) -> tuple[jax.Array, jax.Array]:
-        out = attention(*qkv, mask, scale=H**-0.5, implementation=implementation)
+        q, k, v = qkv
+        out = attention(H**-0.5 * q, k, v, mask, implementation=implementation)
         return jnp.sum(weight.astype(jnp.float32) * out.astype(jnp.float32)), out
 
     with jax.default_matmul_precision("float32"):
@@ -57,10 +55,9 @@ def test_forward_and_gradient(name: str, dtype: str, segmented: bool) -> None:
     if (name, dtype) == ("xla", "float32"):
         pytest.skip("it is what the others are compared with")
     mask = CausalMask(segment_ids_BT=_segments() if segmented else None)
-    q = jax.ShapeDtypeStruct((B, T, N, H), jnp.dtype(dtype))
-    k = jax.ShapeDtypeStruct((B, T, K, H), jnp.dtype(dtype))
+    shape = CallShape(B=B, T=T, S=T, N=N, K=K, H=H, dtype=jnp.dtype(dtype), segmented=segmented)
     try:
-        implementation_name(q, k, mask, name)
+        choose(shape, name)
     except ValueError as error:
         pytest.skip(f"on {backend_platform()}: {error}")
     expected = _outputs("xla", "float32", mask)

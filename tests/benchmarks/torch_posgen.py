@@ -2,7 +2,7 @@
 
 Written as its users would: linear layers, scaled_dot_product_attention, the fused AdamW. Covers
 what the PosGen configs use: ReLU feed-forward layers, as many key/value heads as query heads.
-Letters: see `rrope_jax.model.attention.choice` and `rrope_jax.model.layers`.
+Letters: see `rrope_jax.model`.
 """
 
 import itertools

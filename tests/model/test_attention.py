@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrope_jax.model.attention import choice as module
-from rrope_jax.model.attention.choice import IMPLEMENTATIONS, CausalMask, attention
+from rrope_jax.model.attention import splash
+from rrope_jax.model.attention.choice import IMPLEMENTATIONS, attention
+from rrope_jax.model.attention.mask import CausalMask
+from rrope_jax.model.platform import operations
 from tests.closeness import assert_close
 
 SEGMENTS = jnp.array([[0, 0, 0, 1, 1], [2, 2, 2, 2, 2]])
@@ -80,7 +82,7 @@ def test_mask_of_continued_sequences() -> None:
 def test_xla_against_loops(mask: CausalMask, T: int, S: int, kv_heads: int) -> None:
     q, k, v = _qkv(2, T, S, 4, kv_heads, 6)
     expected = _by_loops(q, k, v, np.broadcast_to(mask.dense(T, S), (2, T, S)), 0.7)
-    result = attention(q, k, v, mask, scale=0.7, implementation="xla")
+    result = attention(0.7 * q, k, v, mask, implementation="xla")
     assert_close(result, expected)
 
 
@@ -89,7 +91,7 @@ def test_bfloat16_keeps_float32_logits() -> None:
     q = jnp.full((1, 2, 1, 2), 16.0, jnp.bfloat16)
     k = jnp.array([[16.0, 1.0], [16.0, 1.0625]], jnp.bfloat16)[None, :, None]
     v = jnp.array([0.0, 1.0], jnp.bfloat16)[None, :, None, None] * jnp.ones((2,), jnp.bfloat16)
-    result = attention(q, k, v, CausalMask(), scale=1.0, implementation="xla")
+    result = attention(q, k, v, CausalMask(), implementation="xla")
     assert result.dtype == jnp.bfloat16
     np.testing.assert_allclose(result[0, 1, 0], 1 / (1 + np.exp(-1.0)), rtol=2**-8)
 
@@ -102,7 +104,7 @@ def test_dropout_acts_on_the_weights() -> None:
         seen.append(weights)
         return weights.at[..., 1:].set(0)
 
-    result = attention(q, k, v, CausalMask(), scale=1.0, dropout=only_the_first_key)
+    result = attention(q, k, v, CausalMask(), dropout=only_the_first_key)
     np.testing.assert_allclose(seen[0].sum(-1), 1, rtol=1e-6)
     for head in range(2):
         expected = seen[0][0, head, 0, :, :1] * v[:, 0, head]
@@ -114,8 +116,8 @@ def test_dropout_acts_on_the_weights() -> None:
 
 @pytest.fixture
 def splash_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_INTERPRET", True)
-    monkeypatch.setattr(module, "backend_platform", lambda: "tpu")
+    monkeypatch.setattr(splash, "INTERPRET", True)
+    monkeypatch.setattr(operations, "backend_platform", lambda: "tpu")
 
 
 @pytest.mark.slow
@@ -130,10 +132,11 @@ def test_splash_against_xla(segmented: bool) -> None:
 
     def outputs(implementation: str) -> Any:
         def weighted(qkv: Any) -> tuple[jax.Array, jax.Array]:
-            out = attention(*qkv, mask, scale=0.25, implementation=implementation)
+            out = attention(*qkv, mask, implementation=implementation)
             return jnp.sum(weight * out), out
 
-        return jax.jit(jax.value_and_grad(weighted, has_aux=True))(_qkv(B, T, T, N, K, H))
+        q, k, v = _qkv(B, T, T, N, K, H)
+        return jax.jit(jax.value_and_grad(weighted, has_aux=True))((0.25 * q, k, v))
 
     (_, out), gradients = outputs("splash")
     (_, expected), expected_gradients = outputs("xla")
@@ -201,11 +204,11 @@ def test_auto(
     dropout: bool,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(module, "backend_platform", lambda: platform)
+    monkeypatch.setattr(operations, "backend_platform", lambda: platform)
     x = jax.ShapeDtypeStruct((1, length, 1, 64), dtype)
     jax.eval_shape(
         lambda q, k, v: attention(
-            q, k, v, mask, scale=1.0, dropout=(lambda weights: weights) if dropout else None
+            q, k, v, mask, dropout=(lambda weights: weights) if dropout else None
         ),
         *(x, x, x),
     )
@@ -249,13 +252,12 @@ def test_what_is_asked_for_by_name_runs_or_says_why_not(
     dropout: bool,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(module, "backend_platform", lambda: platform)
+    monkeypatch.setattr(operations, "backend_platform", lambda: platform)
     x = jnp.zeros(shape, dtype)
     with pytest.raises(ValueError, match=f"attention='{name}' cannot be used here: .*{reason}"):
         attention(
             *(x, x, x),
             mask,
-            scale=1.0,
             implementation=name,
             dropout=(lambda weights: weights) if dropout else None,
         )
@@ -263,32 +265,33 @@ def test_what_is_asked_for_by_name_runs_or_says_why_not(
 
 
 def test_cudnn_refuses_parts_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "backend_platform", lambda: "gpu")
+    monkeypatch.setattr(operations, "backend_platform", lambda: "gpu")
     mesh = jax.sharding.AbstractMesh((2,), ("seq",))
     x = jnp.zeros((2, 128, 1, 64), jnp.bfloat16)
     with (
         jax.sharding.use_abstract_mesh(mesh),
         pytest.raises(ValueError, match="whole rows, and the mesh splits them over seq"),
     ):
-        attention(x, x, x, CausalMask(), scale=1.0, implementation="cudnn")
+        attention(x, x, x, CausalMask(), implementation="cudnn")
 
 
 def test_the_mesh_says_for_which_platform() -> None:
     """A program may be compiled here for machines that are elsewhere."""
     device = jax.sharding.AbstractDevice("TPU v5p", num_cores=1, platform="tpu")
     mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
-    assert module.backend_platform() == jax.default_backend()
+    assert operations.backend_platform() == jax.default_backend()
     with jax.sharding.use_abstract_mesh(mesh):
-        assert module.backend_platform() == "tpu"
+        assert operations.backend_platform() == "tpu"
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
 @pytest.mark.parametrize("segmented", [False, True])
 def test_cudnn_against_xla(segmented: bool) -> None:
     mask = CausalMask(segment_ids_BT=jnp.arange(128)[None] // 50 if segmented else None)
-    qkv = _qkv(1, 128, 128, 4, 2, 64, jnp.bfloat16)
-    fused = attention(*qkv, mask, scale=0.125, implementation="cudnn")
-    expected = attention(*qkv, mask, scale=0.125, implementation="xla")
+    q, *kv = _qkv(1, 128, 128, 4, 2, 64, jnp.bfloat16)
+    qkv = (0.125 * q, *kv)
+    fused = attention(*qkv, mask, implementation="cudnn")
+    expected = attention(*qkv, mask, implementation="xla")
     np.testing.assert_allclose(fused.astype(float), expected.astype(float), rtol=0, atol=2e-2)
 
 
@@ -299,7 +302,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp
 import numpy as np
-from rrope_jax.model.attention.choice import CausalMask, attention
+from rrope_jax.model.attention.choice import attention
+from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.model.attention.context_parallel import arrange, restore
 from rrope_jax.sharding import MeshConfig, make_mesh
 from tests.closeness import assert_close
@@ -312,11 +316,11 @@ of_keys = jnp.array([[1, 2] * 4, [1, 3, 3, 3, 2, 1, 3, 3]])
 def run(implementation, order=lambda x: x, back=lambda x: x, **fields):
     mask = CausalMask(order(of_queries), order(of_keys), **fields)
     q, k, v = map(order, qkv)
-    attend = lambda q, k, v: attention(q, k, v, mask, scale=1.0, implementation=implementation)
+    attend = lambda q, k, v: attention(q, k, v, mask, implementation=implementation)
     return back(jax.jit(attend)(q, k, v))
 
 expected = run("xla")
-assert jnp.abs(expected - attention(*qkv, CausalMask(of_queries), scale=1.0)).max() > 0.1
+assert jnp.abs(expected - attention(*qkv, CausalMask(of_queries))).max() > 0.1
 for sizes in ({"fsdp": 2}, {"seq": 2}, {"tensor": 2}):
     with jax.set_mesh(make_mesh(MeshConfig(**sizes))):
         for implementation in ("xla", "chunked"):

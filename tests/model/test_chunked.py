@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrope_jax.model.attention.choice import CausalMask, attention
-from rrope_jax.model.attention.chunked import Chunks, chunked_attention
+from rrope_jax.model.attention.choice import attention
+from rrope_jax.model.attention.chunked import chunked_attention
+from rrope_jax.model.attention.mask import CausalMask
+from rrope_jax.model.platform.operations import Chunks
 
 SCALE = 0.6
 
@@ -37,7 +39,7 @@ def _both(
         return chunked_attention(q * SCALE, k, v, mask.start_B, *segments, chunks)
 
     def over_all_pairs(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return attention(q, k, v, mask, scale=SCALE, implementation="xla")
+        return attention(q * SCALE, k, v, mask, implementation="xla")
 
     return _outputs_and_gradients(chunked, q, k, v), _outputs_and_gradients(over_all_pairs, q, k, v)
 

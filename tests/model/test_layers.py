@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrope_jax.model.layers import project
+from rrope_jax.model.products import project
 from tests.closeness import FLOAT32, assert_close
 
 

@@ -254,3 +254,13 @@ def test_float32_product_loses_the_phase_that_we_keep(end: int, lost: float) -> 
     ours, _ = rope.cos_sin(spec, positions)
     assert np.max(np.abs(product - exact)) > lost
     assert np.max(np.abs(ours - exact)) < 2e-7
+
+
+@pytest.mark.parametrize("width", [12, 8], ids=["whole", "partial"])
+def test_a_scale_is_rounded_once(width: int) -> None:
+    """Queries in bfloat16 are rotated and scaled in float32, and rounded at the end."""
+    q_BTNH = jax.random.normal(jax.random.key(0), (2, 5, 3, 12), jnp.bfloat16)
+    cos, sin = rope.cos_sin(RopeSpec(head_dim=width), jnp.arange(5))
+    exact_BTNH = rope.rotate(q_BTNH.astype(jnp.float32), cos, sin) * 0.3
+    scaled_BTNH = rope.rotate(q_BTNH, cos, sin, scale=0.3)
+    np.testing.assert_array_equal(scaled_BTNH, exact_BTNH.astype(jnp.bfloat16))

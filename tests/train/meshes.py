@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.model.attention import choice as module
-from rrope_jax.model.attention.choice import CausalMask, attention
+from rrope_jax.model.attention import splash
+from rrope_jax.model.attention.choice import attention
 from rrope_jax.model.attention.context_parallel import arrange, restore
+from rrope_jax.model.attention.mask import CausalMask
+from rrope_jax.model.platform import operations as platform
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import AXES, MeshConfig, constrain, make_mesh
 from rrope_jax.train.config import TrainConfig
@@ -112,9 +114,8 @@ def _attend(implementation: str, sizes: tuple[int, ...]) -> float:
             q, k, v = (arrange(x) if order else x for x in qkv)
             segments = arrange(segments_BT) if order else segments_BT
             out = attention(
-                *(constrain(q, ("batch", "length", "heads", None)), k, v),
+                *(constrain(0.25 * q, ("batch", "length", "heads", None)), k, v),
                 CausalMask(segment_ids_BT=segments, arranged=order),
-                scale=0.25,
                 implementation=implementation,
             )
             out = restore(out) if order else out
@@ -139,7 +140,7 @@ def memory() -> dict[int, int]:
             def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
                 q, k, v = (constrain(x, ("batch", "length", None, None)) for x in (q, k, v))
                 mask = CausalMask(arranged=True)
-                return jnp.sum(attention(q, k, v, mask, scale=1.0, implementation="chunked"))
+                return jnp.sum(attention(q, k, v, mask, implementation="chunked"))
 
             compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*shapes).compile()
             found[T] = compiled.memory_analysis().temp_size_in_bytes
@@ -157,8 +158,8 @@ def _difference(found: Any, expected: Any) -> float:
 def main(what: str) -> None:
     jax.config.update("jax_num_cpu_devices", 8)
     if what == "splash":  # by the interpreter of Pallas
-        module._INTERPRET = True
-        module.backend_platform = lambda: "tpu"
+        splash.INTERPRET = True
+        platform.backend_platform = lambda: "tpu"
     found = {
         "xla": lambda: {"attend": attend("xla"), "gradients": gradients("xla", ((1, 2, 2, 2),))},
         "chunked": lambda: {"attend": attend("chunked"), "gradients": gradients("chunked", MESHES)},

@@ -5,9 +5,9 @@ keys that it may see with a running maximum and sum, and the backward pass compu
 again from the logarithm of that sum. Blocks of pairs of which none is visible, above the diagonal
 or between segments, are never computed.
 
-Letters of attention.py, and: I blocks of queries, J blocks of keys, C keys per block, R rows per
-query block. Rows are tokens times the G heads that share their keys, so that a key/value head is
-one matrix product.
+Letters, besides those of `rrope_jax.model`: I blocks of queries, J blocks of keys, Q queries and C
+keys per block, R = Q * G rows per query block: tokens times the G heads that share their keys, so
+that a key/value head takes one matrix product.
 """
 
 import functools
@@ -18,25 +18,30 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from rrope_jax.model.attention.call import Call, CallShape, dropout_obstacle
+from rrope_jax.model.attention.mask import MASKED
+from rrope_jax.model.platform.operations import Chunks, operations
+
 RESULT = "attention"
-"""The name, for remat policies, of what the backward pass needs and is costly to compute again."""
-
-# finite, so that the difference of two masked logits is a number
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
+"""The name, for remat policies, of results that the backward pass needs and that are costly."""
 
 
-class Chunks(NamedTuple):
-    """How to go over the blocks.
+def run(call: Call) -> jax.Array:
+    """Works everywhere; never holds the logits of all pairs, and skips blocks that are hidden."""
+    return chunked_attention(
+        call.q_BTNH,
+        call.k_BSKH,
+        call.v_BSKH,
+        call.mask.start_B,
+        call.mask.segment_ids_BT,
+        call.mask.key_segments,
+        operations().chunks,
+    )
 
-    Attributes:
-      query_block, key_block: tokens per block.
-      one_by_one: one key/value head after another, whose blocks then stay in a CPU's cache; else
-        all heads at once, for accelerators.
-    """
 
-    query_block: int
-    key_block: int
-    one_by_one: bool
+def obstacle(shape: CallShape) -> str | None:
+    """Why it cannot compute a call."""
+    return dropout_obstacle(shape)
 
 
 class _Blocks(NamedTuple):

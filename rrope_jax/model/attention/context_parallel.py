@@ -1,26 +1,31 @@
-"""Attention over a mesh: every device its rows, its part of each row, and its heads.
+"""Attention over a mesh: every device has its rows, its part of each row, and its heads.
 
 A device has the queries of its part and gathers the keys and values of whole rows. So memory is
-linear in the length and falls with the devices along a row, but for the keys and values of the one
-layer at work, of which grouped-query models have few.
+linear in the length and falls with the number of devices along a row, except for the keys and
+values of the current layer, of which grouped-query models have few.
 
 Under a causal mask, the last of n equal parts of a row would have 2n - 1 times the work of the
-first. `arrange` gives device i the pieces i and 2n - 1 - i of 2n instead, the same work for all
-(the zigzag order of ring attention implementations, such as zhuzilin/ring-flash-attention).
+first. `arrange` gives device i the pieces i and 2n - 1 - i of 2n instead, which is the same work
+for all (the zigzag order of ring attention implementations, such as
+zhuzilin/ring-flash-attention).
 
-Letters: see attention.py. L is the tokens of a row that a device has, P the pieces of a row.
+L is the number of tokens of a row that a device has, P the pieces of a row.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from rrope_jax.sharding import parts
+from rrope_jax.model.attention.call import Call, CallShape, Implementation
+from rrope_jax.model.attention.mask import CausalMask
+from rrope_jax.sharding import parts, spec
 
 
 def arrange(x_BT: jax.Array) -> jax.Array:
-    """Orders the tokens of rows so that equal parts have equal work; nothing where rows are whole.
+    """Orders the tokens of rows so that equal parts have equal work; whole rows stay as they are.
 
     Args:
       x_BT: [B, T, ...], anything per token.
@@ -37,18 +42,9 @@ def restore(x_BT: jax.Array) -> jax.Array:
 
 
 def arrange_indices(T: int, count: int) -> NDArray[np.int32]:
-    """int32[T]: the places in a row of the tokens that `arrange` puts into `count` parts."""
+    """int32[T]: the index in its row of every token that `arrange` puts into `count` parts."""
     pieces_PL = np.arange(T, dtype=np.int32).reshape(2 * count, -1)
     return pieces_PL[_order(count)].reshape(-1)
-
-
-def first_places(L: int, *, arranged: bool) -> list[jax.Array]:
-    """int32[], the place in its row of the first token of each piece of L that a device has.
-
-    In a `shard_map`.
-    """
-    part, count = jax.lax.axis_index("seq"), parts("length")
-    return [L * part, L * (2 * count - 1 - part)] if arranged else [L * part]
 
 
 def _order(count: int) -> list[int]:
@@ -72,10 +68,96 @@ def _take_pieces(x_BT: jax.Array, order: list[int]) -> jax.Array:
     return jnp.take(x_BPL, jnp.array(order), axis=1).reshape(x_BT.shape)
 
 
-def gather(x_BLK: jax.Array, *, arranged: bool) -> jax.Array:
-    """Whole rows in their own order from a device's part; in a `shard_map`."""
+def _gather(x_BL: jax.Array, *, arranged: bool) -> jax.Array:
+    """Whole rows in their own order from a device's part [B, L, ...]; in a `shard_map`."""
     count = parts("length")
     if count == 1:
-        return x_BLK
-    x_BTK = jax.lax.all_gather(x_BLK, "seq", axis=1, tiled=True)
-    return _take_pieces(x_BTK, _inverse(_order(count))) if arranged else x_BTK
+        return x_BL
+    x_BT = jax.lax.all_gather(x_BL, "seq", axis=1, tiled=True)
+    return _take_pieces(x_BT, _inverse(_order(count))) if arranged else x_BT
+
+
+def piece(shape: CallShape) -> CallShape:
+    """The shape of the consecutive queries that a device computes at a time, against whole rows."""
+    return dataclasses.replace(
+        shape,
+        B=shape.B // parts("batch"),
+        T=shape.T // (parts("length") * _pieces_per_device(shape.arranged)),
+        N=shape.N // parts("heads"),
+        K=shape.K // parts("kv_heads"),
+    )
+
+
+def _pieces_per_device(arranged: bool) -> int:
+    return 2 if arranged and parts("length") > 1 else 1
+
+
+def attend(implementation: Implementation, piece: CallShape, call: Call) -> jax.Array:
+    """Every device computes its queries against the keys and values of whole rows.
+
+    Args:
+      implementation: what a device runs.
+      piece: `piece(call.shape)`.
+      call: over all devices.
+
+    Returns:
+      Like q_BTNH.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    arranged = call.mask.arranged
+    prepared, prepared_spec = None, None
+    if implementation.prepare is not None:
+        prepared, prepared_spec = implementation.prepare(piece, mesh)
+
+    def local(
+        q_BLNH: jax.Array,
+        k_BLKH: jax.Array,
+        v_BLKH: jax.Array,
+        segment_ids_BL: jax.Array | None,
+        key_segment_ids_BL: jax.Array | None,
+        prepared: object,
+    ) -> jax.Array:
+        k_BTKH, v_BTKH = (_gather(x_BLKH, arranged=arranged) for x_BLKH in (k_BLKH, v_BLKH))
+        key_ids_BL = CausalMask(segment_ids_BL, key_segment_ids_BL).key_segments
+        key_ids_BT = None if key_ids_BL is None else _gather(key_ids_BL, arranged=arranged)
+        mask = CausalMask(segment_ids_BL, key_ids_BT, arranged=arranged)
+        part = Call(q_BLNH, k_BTKH, v_BTKH, mask, prepared=prepared)
+        if implementation.prepare is not None or parts("length") == 1:
+            return implementation.run(part)
+        return _piece_by_piece(implementation, part)
+
+    tokens = spec(("batch", "length"), mesh)
+    queries = spec(("batch", "length", "heads", None), mesh)
+    keys = spec(("batch", "length", "kv_heads", None), mesh)
+    return jax.shard_map(
+        local,
+        in_specs=(queries, keys, keys, tokens, tokens, prepared_spec),
+        out_specs=queries,
+        check_vma=False,  # loops of the kernels begin with constants
+    )(
+        call.q_BTNH,
+        call.k_BSKH,
+        call.v_BSKH,
+        call.mask.segment_ids_BT,
+        call.mask.key_segment_ids_BS,
+        prepared,
+    )
+
+
+def _piece_by_piece(implementation: Implementation, part: Call) -> jax.Array:
+    """A device's part of a row, whose pieces begin at different indices of the row."""
+    B, L = part.q_BTNH.shape[:2]
+    mask = part.mask
+    count = _pieces_per_device(mask.arranged)
+    device, devices = jax.lax.axis_index("seq"), parts("length")
+    P = L // count
+    starts = [P * device, P * (2 * devices - 1 - device)][:count]
+    mixed = []
+    for index, start in enumerate(starts):
+        tokens = slice(index * P, (index + 1) * P)
+        ids_BP = None if mask.segment_ids_BT is None else mask.segment_ids_BT[:, tokens]
+        start_B = jnp.full((B,), start, jnp.int32)
+        piece_mask = CausalMask(ids_BP, mask.key_segments, start_B)
+        q_BPNH = part.q_BTNH[:, tokens]
+        mixed.append(implementation.run(dataclasses.replace(part, q_BTNH=q_BPNH, mask=piece_mask)))
+    return jnp.concatenate(mixed, axis=1)

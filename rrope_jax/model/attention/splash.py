@@ -1,6 +1,6 @@
 """The Pallas attention kernel for TPUs of jax.experimental ("splash").
 
-Letters: see attention.py. L is the queries that a device has of a row.
+L is the number of queries that a device has of a row.
 """
 
 import math
@@ -9,34 +9,61 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+from rrope_jax.model.attention.call import Call, CallShape, first_obstacle, fused_obstacle
 from rrope_jax.model.attention.chunked import RESULT
 from rrope_jax.model.attention.context_parallel import arrange_indices
+from rrope_jax.sharding import parts
 
-TILE = 128  # what the kernel's blocks must be a multiple of
+INTERPRET = False
+"""Whether Pallas interprets the kernel, slowly, on any platform; for tests."""
+
+_TILE = 128  # divides the kernel's blocks
 _BLOCK = 512
 
 
-def make_kernel(
-    T: int, N: int, *, piece: int, head_parts: int, row_parts: int, arranged: bool, interpret: bool
-) -> Any:
-    """The kernel for causal rows, with what it has to know of the blocks of pairs.
-
-    Args:
-      T, N: of the whole arrays, over all devices.
-      piece: consecutive queries that a device has; blocks divide them.
-      head_parts, row_parts: into how many parts heads and rows are split.
-      arranged: whether queries are in the order of `context_parallel.arrange`.
-      interpret: runs it anywhere, slowly, for tests.
-    """
-    # imported here: half a second that only its users should pay
+def run(call: Call) -> jax.Array:
+    """Never holds the logits of all pairs."""
     from jax.experimental.pallas.ops.tpu import splash_attention
 
-    mask = splash_attention.CausalMask((T, T))
-    if arranged:
-        mask.q_sequence = arrange_indices(T, row_parts)
-    block = math.gcd(piece, _BLOCK)
+    kernel = _make_kernel(call.shape) if call.prepared is None else call.prepared
+    heads_first = [x.swapaxes(1, 2) for x in (call.q_BTNH, call.k_BSKH, call.v_BSKH)]
+    segment_ids_BL, segment_ids_BS = call.mask.segment_ids_BT, call.mask.key_segments
+    segments = None
+    if segment_ids_BL is not None and segment_ids_BS is not None:
+        segments = splash_attention.SegmentIds(segment_ids_BL, segment_ids_BS)
+    mixed_BNLH: jax.Array = jax.vmap(kernel)(*heads_first, segments)
+    return mixed_BNLH.swapaxes(1, 2)
+
+
+def obstacle(shape: CallShape) -> str | None:
+    """Why it cannot compute a call."""
+    return fused_obstacle(shape, "tpu") or first_obstacle(
+        (shape.T % _TILE != 0, f"it needs pieces of rows that {_TILE} divides, not {shape.T}"),
+    )
+
+
+def prepare(piece: CallShape, mesh: AbstractMesh) -> tuple[Any, Any]:
+    """The kernel of all devices, and how it is split over the mesh, for `jax.shard_map`."""
+    kernel = _make_kernel(piece)
+    return kernel, kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec("tensor", "seq")))
+
+
+def _make_kernel(piece: CallShape) -> Any:
+    """The kernel for causal rows, with its table of the blocks of pairs, over all devices.
+
+    Args:
+      piece: of consecutive queries that a device has; blocks divide them.
+    """
+    # imported here because it takes half a second, which only its users should pay
+    from jax.experimental.pallas.ops.tpu import splash_attention
+
+    head_parts, row_parts = parts("heads"), parts("length")
+    mask = splash_attention.CausalMask((piece.S, piece.S))
+    if piece.arranged:
+        mask.q_sequence = arrange_indices(piece.S, row_parts)
+    block = math.gcd(piece.T, _BLOCK)
     return splash_attention.make_splash_mha(
-        splash_attention.MultiHeadMask([mask] * N),
+        splash_attention.MultiHeadMask([mask] * (piece.N * head_parts)),
         block_sizes=splash_attention.BlockSizes(
             block_q=block,
             block_kv=block,
@@ -49,30 +76,6 @@ def make_kernel(
         ),
         head_shards=head_parts,
         q_seq_shards=row_parts,
-        interpret=interpret,
+        interpret=INTERPRET,
         residual_checkpoint_name=RESULT,
     )
-
-
-def kernel_spec(kernel: Any, mesh: AbstractMesh) -> Any:
-    """How a kernel is split over a mesh, for `jax.shard_map`."""
-    return kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec("tensor", "seq")))
-
-
-def run(
-    kernel: Any,
-    q_BLNH: jax.Array,
-    k_BTKH: jax.Array,
-    v_BTKH: jax.Array,
-    segment_ids_BL: jax.Array | None,
-    segment_ids_BT: jax.Array | None,
-) -> jax.Array:
-    """Attention of scaled, rotated queries: like q_BLNH."""
-    from jax.experimental.pallas.ops.tpu import splash_attention
-
-    heads_first = [x.swapaxes(1, 2) for x in (q_BLNH, k_BTKH, v_BTKH)]
-    segments = None
-    if segment_ids_BL is not None and segment_ids_BT is not None:
-        segments = splash_attention.SegmentIds(segment_ids_BL, segment_ids_BT)
-    mixed_BNLH: jax.Array = jax.vmap(kernel)(*heads_first, segments)
-    return mixed_BNLH.swapaxes(1, 2)

@@ -1,0 +1,43 @@
+"""Which keys a query may see."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# finite, so that the difference of two masked logits is a number
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
+
+
+class CausalMask(NamedTuple):
+    """A query sees the keys of its own segment that do not come after it.
+
+    "After" refers to the order of the sequence, not to rotary positions, which sampling may repeat
+    or skip. Without fields, queries and keys are the same tokens in one segment.
+
+    Attributes:
+      segment_ids_BT: int32[B, T], of the queries; equal ids may see each other.
+      key_segment_ids_BS: int32[B, S], of the keys; None where they are the same tokens.
+      start_B: int32[B], for queries that continue a sequence: the index of a row's first query
+        among its keys.
+      arranged: whether tokens are in the order of `context_parallel.arrange`.
+    """
+
+    segment_ids_BT: jax.Array | None = None
+    key_segment_ids_BS: jax.Array | None = None
+    start_B: jax.Array | None = None
+    arranged: bool = False
+
+    @property
+    def key_segments(self) -> jax.Array | None:
+        """`key_segment_ids_BS` with its default resolved."""
+        return self.segment_ids_BT if self.key_segment_ids_BS is None else self.key_segment_ids_BS
+
+    def dense(self, T: int, S: int) -> jax.Array:
+        """The mask as bool[B or 1, T, S], True where visible."""
+        query_T, key_S = jnp.arange(T, dtype=jnp.int32), jnp.arange(S, dtype=jnp.int32)
+        query_BT = query_T[None] if self.start_B is None else self.start_B[:, None] + query_T
+        visible_BTS = key_S <= query_BT[:, :, None]
+        if self.segment_ids_BT is not None and self.key_segments is not None:
+            visible_BTS &= self.segment_ids_BT[:, :, None] == self.key_segments[:, None, :]
+        return visible_BTS

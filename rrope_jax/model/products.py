@@ -1,0 +1,55 @@
+"""Products of activations with the matrices of layers."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from rrope_jax.model.platform.operations import operations
+from rrope_jax.sharding import on_a_mesh
+
+
+def project(
+    x_BTI: jax.Array, kernel_IO: jax.Array, preferred_element_type: DTypeLike | None = None
+) -> jax.Array:
+    """Contracts the axes I of every token with the first axes of a kernel: `[B, T, *O]`.
+
+    Args:
+      x_BTI: float[B, T, *I].
+      kernel_IO: float[*I, *O], cast to the dtype of x.
+      preferred_element_type: the dtype of the result; None for that of x.
+    """
+    axes = x_BTI.ndim - 2
+    kernel_IO = kernel_IO.astype(x_BTI.dtype)
+    if on_a_mesh():  # B and T may be split in different ways
+        return jnp.tensordot(x_BTI, kernel_IO, axes, preferred_element_type=preferred_element_type)
+    # With B and T apart, XLA copies the activations transposed for the kernel's gradient on some
+    # platforms, which takes a tenth of a training step.
+    inputs = math.prod(kernel_IO.shape[:axes])
+    y_MO = operations().matmul(
+        x_BTI.reshape(-1, inputs), kernel_IO.reshape(inputs, -1), preferred_element_type
+    )
+    return y_MO.reshape(*x_BTI.shape[:2], *kernel_IO.shape[axes:])
+
+
+def project_together(x_BTI: jax.Array, kernels_IOH: Sequence[jax.Array]) -> list[jax.Array]:
+    """`project` with each of several kernels: `[B, T, O, H]` for each."""
+    # For a single token, joining the kernels would cost more than their products.
+    if not operations().joins_projections or x_BTI.shape[1] == 1:
+        return [project(x_BTI, kernel_IOH) for kernel_IOH in kernels_IOH]
+    joined_BTOH = project(x_BTI, jnp.concatenate(kernels_IOH, axis=1))
+    ends = itertools.accumulate(kernel_IOH.shape[1] for kernel_IOH in kernels_IOH)
+    return jnp.split(joined_BTOH, list(ends)[:-1], axis=2)
+
+
+def project_to_rows(x_BTI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
+    """Contracts the last axes of both, such as with a tied embedding: float32[B, T, O]."""
+    if on_a_mesh():
+        return project(x_BTI, kernel_OI.T, preferred_element_type=jnp.float32)
+    y_MO = operations().matmul_rows(
+        x_BTI.reshape(-1, x_BTI.shape[-1]), kernel_OI.astype(x_BTI.dtype)
+    )
+    return y_MO.reshape(*x_BTI.shape[:2], -1)

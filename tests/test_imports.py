@@ -26,6 +26,8 @@ LAYERS = (
         "rrope_jax.posgen.tasks",
     ),
     ("rrope_jax.sharding",),
+    ("rrope_jax.model.platform", "rrope_jax.model.attention.mask"),
+    ("rrope_jax.model.attention",),
     ("rrope_jax.model",),
     ("rrope_jax.io", "rrope_jax.reporting"),
     ("rrope_jax.data",),

@@ -4,6 +4,7 @@ B rows, T tokens of a prompt, M generated tokens, V vocabulary.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -99,6 +100,7 @@ class Generator:
         if chunk < 1:
             raise ValueError(f"chunk={chunk} must be at least 1")
         graph, self._state = nnx.split(decoder)
+        self._decoder, self._unstack = decoder, unstack
         self._config = decoder.config
         self._chunk = chunk
 
@@ -116,6 +118,7 @@ class Generator:
 
         def extend(
             state: Any,
+            layers: Sequence[Any] | None,
             last_B: jax.Array,
             cache: KVCache,
             stop_S: jax.Array,
@@ -124,8 +127,6 @@ class Generator:
             sampling: Sampling,
         ) -> jax.Array:
             decoder = nnx.merge(graph, state)
-            many = max_tokens >= _UNSTACKED_FROM if unstack is None else unstack
-            layers = decoder.layers_for_loop() if many else None
             B = last_B.shape[0]
 
             def unfinished(carry: tuple[Any, ...]) -> Any:
@@ -153,6 +154,10 @@ class Generator:
         self._read = jax.jit(read, donate_argnames="cache")
         self._score = jax.jit(score)
         self._extend = jax.jit(extend, static_argnames=("max_tokens", "sampling"))
+
+    @functools.cached_property
+    def _layers(self) -> Sequence[Any] | None:
+        return self._decoder.layers_for_loop()
 
     def read(self, prompts: Sequence[Sequence[int]], *, capacity: int) -> KVCache:
         """A cache that holds prompts, all but the last token of each.
@@ -241,8 +246,10 @@ class Generator:
                 f"max_tokens={max_tokens}: {longest} tokens do not fit a cache of "
                 f"{cache.capacity}; raise the capacity"
             )
+        many = max_tokens >= _UNSTACKED_FROM if self._unstack is None else self._unstack
         written_BM = self._extend(
             self._state,
+            self._layers if many else None,
             jnp.asarray(last_tokens, jnp.int32),
             cache,
             jnp.asarray(stop_ids, jnp.int32),

@@ -1,7 +1,7 @@
 """The decoder: embedding, scanned blocks, output. Letters: `rrope_jax.model`."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,13 +28,13 @@ from rrope_jax.model.products import project, project_to_rows
 from rrope_jax.rope import RopeSpec, cos_sin
 from rrope_jax.sharding import LogicalAxes, constrain
 
-# So few layers are written out instead of looped over: compiling them takes little time, and what
-# they keep for the backward pass need not be copied into stacked arrays and out again.
+# So few layers are unrolled: compiling them takes little time, and what they keep for the backward
+# pass need not be copied into stacked arrays and out again.
 _UNROLLED_LAYERS = 4
 
 
 class Block(nnx.Module):
-    """One pre-norm block: attention, then feed-forward, each added to the residual stream."""
+    """A pre-norm block: attention, then feed-forward, each added to the residual stream."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.attention_norm = RMSNorm(config)
@@ -61,56 +61,6 @@ class Block(nnx.Module):
         x_BTD = x_BTD + drop(mixed_BTD, self.dropout, keys[1])
         hidden_BTD = self.feed_forward(self.feed_forward_norm(x_BTD), keys[2])
         return x_BTD + drop(hidden_BTD, self.dropout, keys[3]), grown
-
-
-def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> "Decoder":
-    """A decoder whose parameters are shapes without memory."""
-    return nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(0)))
-
-
-def attention_name(
-    config: ModelConfig, rows: int, length: int, *, segmented: bool, dropout: bool
-) -> str:
-    """Which implementation of attention a decoder takes for whole sequences, on the current mesh.
-
-    Args:
-      config: the model.
-      rows, length: of the batch, in tokens; the mesh may split both.
-      segmented: whether rows hold several segments.
-      dropout: whether the attention weights have dropout.
-
-    Returns:
-      A key of `attention.choice.IMPLEMENTATIONS`.
-
-    Raises:
-      ValueError: the one that the config asks for cannot compute it here.
-    """
-    shape = CallShape(
-        B=rows,
-        T=length,
-        S=length,
-        N=config.num_heads,
-        K=config.kv_heads,
-        H=config.head_size,
-        dtype=jnp.dtype(config.compute_dtype),
-        segmented=segmented,
-        dropout=dropout,
-        arranged=True,
-    )
-    return choose(shape, config.attention).name
-
-
-@functools.lru_cache(maxsize=16)
-def parameter_layout(
-    config: ModelConfig,
-) -> Mapping[tuple[str, ...], tuple[tuple[int, ...], LogicalAxes]]:
-    """Shape and logical axes of every parameter by its path in the pure dict of parameters."""
-    decoder = abstract_decoder(config, RopeSpec(head_dim=config.head_size))
-    found = {}
-    for path, param in nnx.to_flat_state(nnx.state(decoder, nnx.Param)):
-        stacked = (None,) * (path[0] == "blocks")
-        found[tuple(map(str, path))] = param.shape, stacked + param.axes
-    return found
 
 
 class Decoder(nnx.Module):
@@ -187,7 +137,7 @@ class Decoder(nnx.Module):
     ) -> jax.Array:
         """The normalised final hidden state, [B, T, D] in the compute dtype: see `__call__`.
 
-        With `arranged`, all that is given, and the result, has its tokens in the order of
+        With `arranged`, the tokens of all arguments and of the result are in the order of
         `context_parallel.arrange`, so that every part of a row costs the same.
         """
         T = tokens_BT.shape[1]
@@ -196,21 +146,22 @@ class Decoder(nnx.Module):
                 positions_BT = jnp.arange(T, dtype=jnp.int32)[None]
                 positions_BT = arrange(positions_BT) if arranged else positions_BT
             rotation = cos_sin(self.rope, positions_BT, seq_len=T)
-        mask = CausalMask(segment_ids_BT=segment_ids_BT, arranged=arranged)
-        x_BTD, key = self._embed(tokens_BT, dropout_key)
-        graph, stacked = nnx.split(self.blocks)
+        mask = CausalMask(segment_ids_BT, arranged=arranged)
+        embedding_key = final_key = keys_L = None
+        if dropout_key is not None:
+            embedding_key, rest_key = jax.random.split(dropout_key)
+            keys = jax.random.split(rest_key, self.config.num_layers + 1)
+            keys_L, final_key = keys[:-1], keys[-1]
+        graph, params_L = nnx.split(self.blocks)
 
         def block(x_BTD: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, None]:
-            params, layer_key = layer
-            x_BTD, _ = nnx.merge(graph, params)(x_BTD, rotation, mask, layer_key)
+            params, key = layer
+            x_BTD, _ = nnx.merge(graph, params)(x_BTD, rotation, mask, key)
             return x_BTD, None
 
-        layer_keys = last_key = None
-        if key is not None:
-            keys = jax.random.split(key, self.config.num_layers + 1)
-            layer_keys, last_key = keys[:-1], keys[-1]
-        x_BTD, _ = self._scan(block, x_BTD, (stacked, layer_keys))
-        return self._finish(x_BTD, last_key)
+        x_BTD = self._embed(tokens_BT, embedding_key)
+        x_BTD, _ = self._scan(block, x_BTD, (params_L, keys_L))
+        return drop(self.final_norm(x_BTD), self.config.dropout, final_key)
 
     def decode(
         self,
@@ -238,29 +189,30 @@ class Decoder(nnx.Module):
             self.rope, index_BT if positions_BT is None else positions_BT, seq_len=cache.capacity
         )
         mask = CausalMask(start_B=cache.length_B)
-        x_BTD, _ = self._embed(tokens_BT, None)
-        graph, stacked = nnx.split(self.blocks)
+        graph, params_L = nnx.split(self.blocks)
 
         def block(carry: tuple[jax.Array, KVCache], layer: tuple[Any, Any]) -> tuple[Any, None]:
             (x_BTD, cache), (params, index) = carry, layer
             layer_cache = LayerCache(cache, index)
             return nnx.merge(graph, params)(x_BTD, rotation, mask, cache=layer_cache), None
 
+        carry = self._embed(tokens_BT), cache
         if layers is None:
-            indices = jnp.arange(self.config.num_layers, dtype=jnp.int32)
-            (x_BTD, cache), _ = self._scan(block, (x_BTD, cache), (stacked, indices))
+            index_L = jnp.arange(self.config.num_layers, dtype=jnp.int32)
+            carry, _ = self._scan(block, carry, (params_L, index_L))
         else:
             for index, params in enumerate(layers):
-                (x_BTD, cache), _ = block((x_BTD, cache), (params, index))
-        logits_BTV = self.logits(self._finish(x_BTD, None))
+                carry, _ = block(carry, (params, index))
+        x_BTD, cache = carry
+        logits_BTV = self.logits(self.final_norm(x_BTD))
         return logits_BTV, cache._replace(length_B=cache.length_B + T)
 
     def layers_for_loop(self) -> Sequence[Any] | None:
-        """The `layers` argument of `decode`; to be called before a loop over tokens.
+        """The `layers` argument of `decode`, for a loop over tokens; to be called outside of jit.
 
-        The parameters of every layer by themselves, on platforms that would otherwise copy a layer
-        out of the stack for every token. The price is compile time that grows with depth. None
-        where it does not help.
+        On platforms that would otherwise copy a layer out of the stack for every token, the
+        parameters of every layer by themselves, which share the memory of the stack. The price is
+        compile time that grows with depth. None where this does not help.
         """
         unstack = operations().unstack
         return None if unstack is None else unstack(nnx.split(self.blocks)[1])
@@ -274,26 +226,68 @@ class Decoder(nnx.Module):
             logits_BTV = project(scaled_BTD, read(self.output), preferred_element_type=jnp.float32)
         return constrain(logits_BTV, ("batch", "length", "vocab_size"))
 
-    def _embed(
-        self, tokens_BT: jax.Array, dropout_key: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """The embedded tokens, and a key for the layers after them."""
+    def _embed(self, tokens_BT: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """The embedded tokens, x_BTD in the compute dtype."""
         embedding_VD = read(self.embedding).astype(self.config.compute_dtype)
-        # gathered along d_model before tokens look it up, which else would gather activations
+        # gathered along d_model before the lookup, which would otherwise gather activations
         x_BTD = constrain(constrain(embedding_VD, ("vocab_size", None))[tokens_BT], STREAM)
-        if dropout_key is None:
-            return x_BTD, None
-        own_key, rest_key = jax.random.split(dropout_key)
-        return drop(x_BTD, self.config.dropout, own_key), rest_key
+        return drop(x_BTD, self.config.dropout, dropout_key)
 
-    def _finish(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        return drop(self.final_norm(x_BTD), self.config.dropout, dropout_key)
-
-    def _scan(self, block: Any, carry: Any, layers: Any) -> tuple[Any, Any]:
-        """Runs a block function over the stacked layers."""
+    def _scan(self, block: Callable[..., Any], carry: Any, layers_L: Any) -> tuple[Any, Any]:
+        """`jax.lax.scan` of a block function over stacked layers, with the remat policy."""
         if self.config.remat == "none" and self.config.num_layers <= _UNROLLED_LAYERS:
-            return jax.lax.scan(block, carry, layers, unroll=True)
-        # always as a loop: XLA finds what straight-line code computes twice, and keeps the first
+            return jax.lax.scan(block, carry, layers_L, unroll=True)
+        # a loop in any case: in straight-line code, XLA merges what is computed twice, and keeps it
         policy = REMAT_POLICIES[self.config.remat]
         block = jax.checkpoint(block, policy=policy, prevent_cse=False)
-        return jax.lax.scan(block, carry, layers)
+        return jax.lax.scan(block, carry, layers_L)
+
+
+def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> Decoder:
+    """A decoder whose parameters are shapes without memory."""
+    return nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(0)))
+
+
+def attention_name(
+    config: ModelConfig, rows: int, length: int, *, segmented: bool, dropout: bool
+) -> str:
+    """The implementation of attention that a decoder takes for whole sequences, on this mesh.
+
+    Args:
+      config: the model.
+      rows, length: of the batch, in tokens; the mesh may split both.
+      segmented: whether rows hold several segments.
+      dropout: whether the attention weights have dropout.
+
+    Returns:
+      A key of `attention.choice.IMPLEMENTATIONS`.
+
+    Raises:
+      ValueError: the one that the config asks for cannot compute it here.
+    """
+    shape = CallShape(
+        B=rows,
+        T=length,
+        S=length,
+        N=config.num_heads,
+        K=config.kv_heads,
+        H=config.head_size,
+        dtype=jnp.dtype(config.compute_dtype),
+        segmented=segmented,
+        dropout=dropout,
+        arranged=True,
+    )
+    return choose(shape, config.attention).name
+
+
+@functools.lru_cache(maxsize=16)
+def parameter_layout(
+    config: ModelConfig,
+) -> Mapping[tuple[str, ...], tuple[tuple[int, ...], LogicalAxes]]:
+    """Shape and logical axes of every parameter by its path in the pure dict of parameters."""
+    decoder = abstract_decoder(config, RopeSpec(head_dim=config.head_size))
+    layout = {}
+    for path, param in nnx.to_flat_state(nnx.state(decoder, nnx.Param)):
+        axes = (None, *param.axes) if path[0] == "blocks" else param.axes
+        layout[tuple(map(str, path))] = param.shape, axes
+    return layout

@@ -125,10 +125,10 @@ def test_decoding_with_the_layers_cut_out_before() -> None:
     decoder = _decoder(num_kv_heads=2, tie_embeddings=True)
     expected_BTV = jax.jit(lambda: decoder(TOKENS[:1]))()
 
+    layers = decoder.layers_for_loop()
+
     @jax.jit
     def loop() -> tuple[KVCache, jax.Array]:
-        layers = decoder.layers_for_loop()
-
         def step(cache: KVCache, token: jax.Array) -> tuple[KVCache, jax.Array]:
             logits_BTV, cache = decoder.decode(token[None, None], cache, layers=layers)
             return cache, logits_BTV[0, 0]
@@ -138,3 +138,18 @@ def test_decoding_with_the_layers_cut_out_before() -> None:
     cache, logits_TV = loop()
     assert_close(logits_TV, expected_BTV[0])
     np.testing.assert_array_equal(cache.length_B, [9])
+
+
+def test_layers_cut_out_share_the_memory_of_the_stack() -> None:
+    decoder = _decoder()
+    layers = decoder.layers_for_loop()
+    if layers is None:
+        pytest.skip(f"on {jax.default_backend()}, layers stay in their stack")
+    stack = decoder.blocks.feed_forward.up[...]
+    begin, size = stack.unsafe_buffer_pointer(), stack.nbytes // len(layers)
+    assert size % 64 == 0
+    arrays = [layer.feed_forward.up[...] for layer in layers]
+    addresses = [array.unsafe_buffer_pointer() for array in arrays]
+    if begin % 64 == 0:
+        assert addresses == [begin + index * size for index in range(len(layers))]
+    np.testing.assert_array_equal(jnp.stack(arrays), stack)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from rrope_jax.model.attention.mask import MASKED
@@ -101,9 +102,18 @@ def one_query(
 
 
 def unstack(stacked: Any) -> list[Any]:
-    """The layers of a tree of arrays [L, ...], each with its own arrays.
+    """The layers of a tree of concrete arrays [L, ...], each layer with its own arrays.
 
-    XLA copies a layer that a loop cuts out of the stack, which takes longer than to use it.
+    XLA copies a layer that a loop cuts out of the stack, which takes longer than to use it. The
+    arrays share the memory of the stack where its layers are aligned to 64 bytes.
     """
+
+    def layers(array_L: jax.Array) -> list[jax.Array]:
+        return [
+            jax.device_put(layer, array_L.sharding, may_alias=True)
+            for layer in np.asarray(array_L)  # a view of the device's memory
+        ]
+
     leaves, tree = jax.tree.flatten(stacked)
-    return [jax.tree.unflatten(tree, layer) for layer in zip(*leaves, strict=True)]
+    layers_of_leaves = [layers(leaf_L) for leaf_L in leaves]
+    return [jax.tree.unflatten(tree, layer) for layer in zip(*layers_of_leaves, strict=True)]

@@ -37,8 +37,8 @@ class Operations:
       one_query: attention of rows with one query each, from q_B1NH, k_BSKH, v_BSKH and the mask
         bool[B or 1, 1, S]; None where it needs no form of its own.
       chunks: how attention in blocks goes over the pairs.
-      unstack: cuts every layer out of stacked parameters, for a loop over tokens; None where a
-        loop over layers reads the stack in place.
+      unstack: the layers of stacked parameters, for a loop over tokens; None where a loop over
+        layers reads the stack in place.
     """
 
     matmul: Callable[[jax.Array, jax.Array, DTypeLike | None], jax.Array]

@@ -44,7 +44,7 @@ class LayerCache(NamedTuple):
 
     Attributes:
       cache: of all layers.
-      layer: int32[], which one it is.
+      layer: int32[], the index of the layer.
     """
 
     cache: KVCache
@@ -53,7 +53,7 @@ class LayerCache(NamedTuple):
     def grow(self, k_BTKH: jax.Array, v_BTKH: jax.Array) -> tuple[KVCache, jax.Array, jax.Array]:
         """The cache with T new entries in every row, and this layer's k_BSKH and v_BSKH.
 
-        The rows' lengths stay, since the layers to come need them.
+        The lengths of rows stay as they are, because the next layers need them.
         """
         grown = self.cache._replace(
             key_LBKSH=self._write(self.cache.key_LBKSH, k_BTKH),
@@ -64,7 +64,7 @@ class LayerCache(NamedTuple):
 
     def _write(self, all_LBKSH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
         new_BKTH = new_BTKH.swapaxes(1, 2)
-        if len(new_BTKH) == 1:  # one place to write to: no scatter, which is slow on CPUs
+        if len(new_BTKH) == 1:  # one slice to write, without the scatter that many rows become
             start = (self.layer, 0, 0, self.cache.length_B[0], 0)
             return jax.lax.dynamic_update_slice(all_LBKSH, new_BKTH[None], start)
 

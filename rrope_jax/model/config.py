@@ -15,11 +15,11 @@ from rrope_jax.rope.fields import is_int, is_number
 
 
 class Activation(NamedTuple):
-    """What stands between the matrices of a feed-forward layer.
+    """What is between the matrices of a feed-forward layer.
 
     Attributes:
-      function: applied to the gate where there is one, else to the only hidden layer.
-      gated: the result multiplies a second hidden layer.
+      function: applied to the gate if there is one, else to the only hidden layer.
+      gated: whether the result multiplies a second hidden layer.
     """
 
     function: Callable[[jax.Array], jax.Array]
@@ -33,7 +33,7 @@ ACTIVATIONS = {
 
 
 def _products_and_attention(primitive: Any, *_: Any, **parameters: Any) -> bool:
-    """Whether an operation's result is kept: all but what costs no more to compute than to read."""
+    """Whether an operation's result is kept: only if computing it costs more than reading it."""
     named = primitive.name == "name" and parameters["name"] == RESULT
     return named or primitive.name in ("dot_general", "dot_product_attention_fwd")
 
@@ -44,7 +44,7 @@ REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-# Far beyond any model. Layers have no such bound: they are counted against the weights there are.
+# Far beyond any model, except for layers, which are counted against the weights of a checkpoint.
 _LARGEST = {
     "vocab_size": 2**24,
     "d_model": 2**20,
@@ -68,8 +68,8 @@ _CHOICES: dict[str, Collection[str]] = {
 class ModelConfig:
     """A LLaMA-style decoder: pre-RMSNorm blocks of causal attention and a feed-forward layer.
 
-    The fields below the line of sizes make the layers of T5-Small, which the paper's PosGen model
-    uses, a configuration of the same code.
+    The fields after the sizes make the layers of T5-Small, which the paper's PosGen model uses, a
+    configuration of the same code.
 
     Attributes:
       vocab_size: rows of the embedding.
@@ -92,10 +92,10 @@ class ModelConfig:
       rms_norm_eps: added to the mean square.
       compute_dtype: of activations and matrix products; parameters, softmax and logits are
         float32.
-      remat: what the backward pass recomputes: `none` (in models of many layers, what lies between
-        matrix products and attention, which is faster than to keep it), `dots` (attention too) or
+      remat: what the backward pass recomputes: `none` (in models of many layers, what is between
+        matrix products and attention, which is faster than keeping it), `dots` (attention too) or
         `full` (every block).
-      attention: a key of `attention.IMPLEMENTATIONS`; `auto` chooses by backend.
+      attention: a key of `attention.choice.IMPLEMENTATIONS`; `auto` chooses by backend.
 
     Raises:
       ValueError: a field has the wrong type or is out of range, or two do not fit together.
@@ -165,17 +165,17 @@ class ModelConfig:
 
     @property
     def kv_heads(self) -> int:
-        """`num_kv_heads` with its default resolved."""
-        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+        """`num_kv_heads`, which is never None once the config exists."""
+        return typing.cast(int, self.num_kv_heads)
 
     @property
     def head_size(self) -> int:
-        """`head_dim` with its default resolved."""
-        return self.d_model // self.num_heads if self.head_dim is None else self.head_dim
+        """`head_dim`, which is never None once the config exists."""
+        return typing.cast(int, self.head_dim)
 
     @property
     def scale(self) -> float:
-        """The factor on q.k with its default resolved."""
+        """The factor on q.k: `attention_scale` or its default."""
         return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
 
 

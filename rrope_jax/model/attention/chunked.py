@@ -51,7 +51,7 @@ class _Blocks(NamedTuple):
       start: int32[], the place of the row's first query among its keys.
       segments_IQ, segments_JC: int32, of the queries and keys; None for one segment.
       lower_I: int32[I], the first key block with a visible pair.
-      full_I: int32[I], the first key block from there on with an invisible pair.
+      full_I: int32[I], the first key block after that with an invisible pair.
       upper_I: int32[I], the first key block above the diagonal.
     """
 
@@ -79,7 +79,7 @@ def chunked_attention(
       q_BTNH, k_BSKH, v_BSKH: scaled, rotated queries, rotated keys and values, of one float dtype.
       start_B: int32[B], the place of each row's first query among its keys; None for 0.
       segment_ids_BT, key_segment_ids_BS: int32, of queries and keys; None for one segment.
-      chunks: how to go over the pairs. No block is larger than the sequence.
+      chunks: sizes of the blocks, which are cut to the sequence.
 
     Returns:
       Like q_BTNH.
@@ -142,7 +142,7 @@ chunked_attention.defvjp(_forward, _backward)
 
 
 class _Layout:
-    """Between whole sequences and blocks per key/value head."""
+    """Converts between whole sequences and blocks per key/value head."""
 
     def __init__(self, queries: tuple[int, ...], keys: tuple[int, ...], chunks: Chunks) -> None:
         self.B, self.T, self.N, self.H = queries
@@ -182,22 +182,22 @@ class _Layout:
         segment_ids_BT: jax.Array | None,
         key_segment_ids_BS: jax.Array | None,
     ) -> _Blocks:
-        """Of all rows of the batch."""
+        """What query blocks see, for all rows of the batch."""
         start_B = jnp.zeros((self.B,), jnp.int32) if start_B is None else start_B
         first_BI = start_B[:, None] + self.query_block * jnp.arange(self.I, dtype=jnp.int32)
         upper_BI = jnp.minimum((first_BI + self.query_block - 1) // self.key_block + 1, self.J)
         if segment_ids_BT is None or key_segment_ids_BS is None:
             full_BI = (first_BI + 1) // self.key_block
             return _Blocks(start_B, None, None, jnp.zeros_like(full_BI), full_BI, upper_BI)
-        by_query = _pad(segment_ids_BT, self.query_block, mode="edge")
-        by_key = _pad(key_segment_ids_BS, self.key_block, mode="edge")
-        segments_BIQ = by_query.reshape(self.B, self.I, self.query_block)
-        segments_BJC = by_key.reshape(self.B, self.J, self.key_block)
-        place_BT = start_B[:, None] + jnp.arange(by_query.shape[1], dtype=jnp.int32)
-        begins_BT = jax.vmap(_first_of_segment)(by_query, by_key)
-        # a query that sees nothing has a block all the same, or it would divide by nothing
-        begins_BT = jnp.minimum(begins_BT, jnp.minimum(place_BT, by_key.shape[1] - 1))
-        lower_BI = begins_BT.reshape(segments_BIQ.shape).min(-1) // self.key_block
+        ids_BT = _pad(segment_ids_BT, self.query_block, mode="edge")
+        key_ids_BS = _pad(key_segment_ids_BS, self.key_block, mode="edge")
+        segments_BIQ = ids_BT.reshape(self.B, self.I, self.query_block)
+        segments_BJC = key_ids_BS.reshape(self.B, self.J, self.key_block)
+        place_BT = start_B[:, None] + jnp.arange(ids_BT.shape[1], dtype=jnp.int32)
+        first_BT = jax.vmap(_first_of_segment)(ids_BT, key_ids_BS)
+        # a query that sees nothing still gets a block; otherwise it would divide by zero
+        first_BT = jnp.minimum(first_BT, jnp.minimum(place_BT, key_ids_BS.shape[1] - 1))
+        lower_BI = first_BT.reshape(segments_BIQ.shape).min(-1) // self.key_block
         return _Blocks(start_B, segments_BIQ, segments_BJC, lower_BI, lower_BI, upper_BI)
 
     def map_heads(
@@ -209,7 +209,7 @@ class _Layout:
                 lambda row: jax.lax.map(lambda arrays: head(*arrays, row[1]), row[0]),
                 (arrays_BK, blocks_B),
             )
-        # the same bounds for all rows: with others, a loop runs all rows to the end and selects
+        # the same bounds for all rows: if they differ, a loop runs every row to the end and selects
         blocks = blocks_B._replace(
             lower_I=blocks_B.lower_I.min(0),
             full_I=blocks_B.full_I.min(0),
@@ -221,7 +221,7 @@ class _Layout:
 
 
 def _pad(x_BT: jax.Array, block: int, mode: str = "constant") -> jax.Array:
-    """Up to whole blocks. Keys at the end are seen by queries at the end alone."""
+    """Pads to whole blocks. Only queries of the padding see keys of the padding."""
     missing = -x_BT.shape[1] % block
     if not missing:
         return x_BT
@@ -232,8 +232,8 @@ def _first_of_segment(ids_T: jax.Array, key_ids_S: jax.Array) -> jax.Array:
     """The index of the first key that has a query's id, int32[T]; S where none has it."""
     order_S = jnp.argsort(key_ids_S, stable=True)
     sorted_S = key_ids_S[order_S]
-    found_T = jnp.searchsorted(sorted_S, ids_T).clip(max=len(key_ids_S) - 1)
-    first_T = jnp.where(sorted_S[found_T] == ids_T, order_S[found_T], len(key_ids_S))
+    rank_T = jnp.searchsorted(sorted_S, ids_T).clip(max=len(key_ids_S) - 1)
+    first_T = jnp.where(sorted_S[rank_T] == ids_T, order_S[rank_T], len(key_ids_S))
     return first_T.astype(jnp.int32)
 
 
@@ -282,11 +282,11 @@ def _head_forward(
             larger_R = jnp.maximum(maximum_R, logits_RC.max(axis=1))
             weights_RC = jnp.exp(logits_RC - larger_R[:, None])
             shrink_R = jnp.exp(maximum_R - larger_R)
-            mixed = _product("RC,CH->RH", weights_RC.astype(v_JCH.dtype), v_JCH[j])
+            more_RH = _product("RC,CH->RH", weights_RC.astype(v_JCH.dtype), v_JCH[j])
             return (
                 larger_R,
                 sum_R * shrink_R + weights_RC.sum(axis=1),
-                mixed_RH * shrink_R[:, None] + mixed,
+                mixed_RH * shrink_R[:, None] + more_RH,
             )
 
         empty = (jnp.full((R,), MASKED), jnp.zeros((R,)), jnp.zeros((R, H)))
@@ -327,8 +327,8 @@ def _head_backward(
             dweights_RC = _product("RH,CH->RC", gradient_RH, v_JCH[j])
             dlogits_RC = (weights_RC * (dweights_RC - dot_R[:, None])).astype(dtype)
             dk_HC = _product("RH,RC->HC", q_RH, dlogits_RC)
-            dq = _product("RC,CH->RH", dlogits_RC, k_JCH[j])
-            return dq_RH + dq, dk_JHC.at[j].add(dk_HC), dv_JHC.at[j].add(dv_HC)
+            more_RH = _product("RC,CH->RH", dlogits_RC, k_JCH[j])
+            return dq_RH + more_RH, dk_JHC.at[j].add(dk_HC), dv_JHC.at[j].add(dv_HC)
 
         dq_RH, *carry = _over_key_blocks(
             blocks, i, group, (R, C), step, (jnp.zeros((R, H)), *carry)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from rrope_jax.model.attention.call import Call, CallShape, dropout_obstacle
+from rrope_jax.model.attention.call import Call
 from rrope_jax.model.attention.mask import MASKED
 from rrope_jax.model.platform.operations import Chunks, operations
 
@@ -37,11 +37,6 @@ def run(call: Call) -> jax.Array:
         call.mask.key_segments,
         operations().chunks,
     )
-
-
-def obstacle(shape: CallShape) -> str | None:
-    """Why it cannot compute a call."""
-    return dropout_obstacle(shape)
 
 
 class _Blocks(NamedTuple):

@@ -198,3 +198,10 @@ def test_every_file_of_the_package_is_installed() -> None:
     setup.read(ROOT / "setup.cfg")
     assert setup["options"]["packages"] == "find:"
     assert [p for p in MODULES.values() if not (p.parent / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("module", ["rrope_jax.model.layers", "rrope_jax.model.decoder"])
+def test_the_transformer_names_no_processor(module: str) -> None:
+    """What one of them wants in a form of its own is in `rrope_jax.model.platform`."""
+    source = MODULES[module].read_text().lower()
+    assert not {word for word in ("cpu", "gpu", "tpu") if word in source.replace("output", "")}

@@ -23,10 +23,10 @@ from rrope_jax import rope
 from rrope_jax.io import pretrained
 from rrope_jax.io.conversion import WRITERS, Options, convert
 from rrope_jax.io.description import Description
+from rrope_jax.io.memory import DecoderSource
 from rrope_jax.model import Decoder
 from rrope_jax.rope import RopeSpec
 from tests.io import tiny
-from tests.io.memory import DecoderSource
 
 FORMATS = list(WRITERS)
 SUFFIX = {"gguf": ".gguf"}

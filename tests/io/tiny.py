@@ -12,10 +12,10 @@ from flax import nnx
 
 from rrope_jax.io.conversion import Options, convert
 from rrope_jax.io.description import Description
+from rrope_jax.io.memory import DecoderSource
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.decoder import abstract_decoder
 from rrope_jax.rope import RopeSpec, cos_sin
-from tests.io.memory import DecoderSource
 
 # grouped heads whose size is not d_model / num_heads, and no two axes of one size
 MODEL = ModelConfig(

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rrope_jax.__main__ import main
 from rrope_jax.io.conversion import convert
+from rrope_jax.io.memory import DecoderSource
 from rrope_jax.io.pretrained import Description
 from rrope_jax.io.tokenizer.files import TokenizerFiles
 from tests.evaluation.tiny import byte_decoder, logits
-from tests.io.memory import DecoderSource
 from tests.jobs.tiny_checkpoint import write_checkpoint
 from tests.posgen.conftest import quick_compilation as quick_compilation
 

@@ -123,7 +123,7 @@ def load(
     *,
     rope: RopeSpec | None = None,
     model: Mapping[str, Any] = MappingProxyType({}),
-    shardings: Mapping[str, Any] | None = None,
+    shardings: Any = None,
 ) -> tuple[Decoder, Description]:
     """Builds the decoder of a checkpoint, with float32 parameters.
 
@@ -131,7 +131,7 @@ def load(
       checkpoint: a path as for `open_source`, or the opened source.
       rope: replaces the checkpoint's rotary embedding.
       model: overrides fields of its ModelConfig, of those in `OVERRIDABLE`.
-      shardings: as for `load_params`.
+      shardings: as for `load_params`; or a pytree like `nnx.state(decoder)`.
 
     Returns:
       The decoder, and its description with the overrides applied.
@@ -152,5 +152,7 @@ def load(
         rope=source.description.rope if rope is None else rope,
     )
     graph, state = nnx.split(abstract_decoder(description.model, description.rope))
+    if isinstance(shardings, nnx.State):
+        shardings = nnx.to_pure_dict(shardings)
     nnx.replace_by_pure_dict(state, load_params(source, shardings))
     return nnx.merge(graph, state), description

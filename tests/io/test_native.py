@@ -190,7 +190,7 @@ def place(leaf):
     last = len(axes) - 1 - axes[::-1].index(True)
     return NamedSharding(mesh, P(*["x" if axis == last else None for axis in range(len(axes))]))
 
-state = nnx.to_pure_dict(nnx.state(abstract_decoder(description.model, description.rope)))
+state = nnx.state(abstract_decoder(description.model, description.rope))
 sharded, _ = pretrained.load(path, shardings=jax.tree.map(place, state))
 whole, _ = pretrained.load(path)
 for one, other in zip(jax.tree.leaves(nnx.state(sharded)), jax.tree.leaves(nnx.state(whole))):

@@ -22,6 +22,9 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._indices)
 
+    def __iter__(self) -> Iterator[str]:
+        return map(self._name_of, self._indices)
+
     def __getitem__(self, index: Any) -> Any:
         """The name of an index, or those of a slice."""
         if isinstance(index, slice):

@@ -67,7 +67,7 @@ class LocalText(Documents):
                     self._line_N.append(line)
                     self._offset_N.append(offset)
             digest.update(os.fsencode(f"\n{name}\0{status.st_size}\0{status.st_mtime_ns}"))
-        self.names = Names(len(self._file_N), lambda index: self._entry(index).name)
+        self.names = Names(len(self._file_N), self._name)
         self.fingerprint = digest.hexdigest()
         if not self._file_N:
             raise ValueError(f"source={source!r}: there is no line in it, so no document")
@@ -82,12 +82,13 @@ class LocalText(Documents):
                     data = file.readline() if entry.line else file.read()
                     yield Document(entry.name, self._text(data, entry))
 
+    def _name(self, index: int) -> str:
+        name, line = self._file_names[self._file_N[index]], self._line_N[index]
+        return f"{name}:{line}" if line else name
+
     def _entry(self, index: int) -> _Entry:
-        number, line = self._file_N[index], self._line_N[index]
-        name = self._file_names[number]
-        return _Entry(
-            f"{name}:{line}" if line else name, self._files[number], line, self._offset_N[index]
-        )
+        path = self._files[self._file_N[index]]
+        return _Entry(self._name(index), path, self._line_N[index], self._offset_N[index])
 
     def _text(self, data: bytes, entry: _Entry) -> str:
         try:

@@ -258,14 +258,16 @@ def test_results_are_written_as_they_were_read(results: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("posgen_*/results.json")), ids=str)
 def test_committed_report_is_that_of_its_results(path: Path) -> None:
-    """And results.json is written as it was, character for character."""
-    text = path.read_text()
-    content = json.loads(text)
+    """And results.json is written as it was; a committed one may lack what no report needs."""
+    content = json.loads(path.read_text())
     if "cells" not in content:
         pytest.skip("several runs, see test_published_numbers")
     assert (path.parent / "report.md").read_text() == markdown(content)
     again = Results.from_json(content).to_json()
-    assert [list(cell) for cell in again["cells"]] == [list(cell) for cell in content["cells"]]
+    again["cells"] = [
+        {key: value for key, value in written.items() if key in cell}
+        for cell, written in zip(content["cells"], again["cells"], strict=True)
+    ]
     assert json.dumps(again, allow_nan=False) == json.dumps(content)
 
 

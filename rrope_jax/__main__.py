@@ -1,8 +1,8 @@
-"""The ``rrope`` command: finds the job that was named, runs it and turns errors into exit codes.
+"""The `rrope` command: runs the job that is named and turns errors into exit codes.
 
 Exit codes: 0 done, 1 the job failed (with a traceback), 2 bad usage or configuration (one line on
 stderr, nothing written), 42 one of several processes was told to stop or is lost (the same command
-goes on), 130 stopped by SIGINT, 143 stopped by SIGTERM.
+resumes), 130 stopped by SIGINT, 143 stopped by SIGTERM.
 """
 
 import importlib
@@ -18,7 +18,7 @@ import rrope_jax
 
 
 class _Command(NamedTuple):
-    """One command: its module, one line about it, and the flags that it cannot do without."""
+    """One command: its module, one line about it, and its required flags."""
 
     module: str
     summary: str
@@ -66,15 +66,15 @@ def _usage() -> str:
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:
     del frame
-    # A second signal of the same kind ends the process at once, should the tidy way out hang.
+    # A second signal of the same kind ends the process at once, in case the tidy way out hangs.
     signal.signal(signal_number, signal.SIG_DFL)
     raise _Stopped(signal_number)
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into ``_Stopped`` for the time of a job."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+    """Turns SIGINT and SIGTERM into `_Stopped` while a job runs."""
+    if threading.current_thread() is not threading.main_thread():  # others may not set handlers
         yield
         return
     previous = {s: signal.signal(s, _stop) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -89,10 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        argv: The words after ``rrope``; those of the process when None.
+      argv: The words after `rrope`; those of the process when None.
 
     Returns:
-        The exit code.
+      The exit code.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
@@ -106,12 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rrope_jax {rrope_jax.__version__}")
         return 0
     if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"rrope: unknown command {name!r}; the commands are {known}", file=sys.stderr)
+        names = ", ".join(COMMANDS)
+        print(f"rrope: unknown command {name!r}; the commands are {names}", file=sys.stderr)
         return 2
 
     from rrope_jax.cli import backend
-    from rrope_jax.cli.configuration import UsageError
+    from rrope_jax.cli.errors import UsageError
 
     backend.silence()
     try:

@@ -13,7 +13,7 @@ import pytest
 
 import rrope_jax
 from rrope_jax import __main__ as cli
-from rrope_jax.cli.configuration import UsageError
+from rrope_jax.cli.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 

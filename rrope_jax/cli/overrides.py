@@ -1,14 +1,14 @@
 """Fields of a config as flags: `--config.KEY=VALUE`, read from the words of a command line.
 
-Any field can be given. What it holds in the config says how its flag is read, and `None` is None
-for all of them:
+Any field can be set. The type of its value in the config says how its flag is read; `None` is None
+for every type:
 
     bool         --config.KEY, --noconfig.KEY, or a value such as True, false, 1
     int, float   a number; a field of type int takes no fraction
     str          the text as it is, which may be empty
     tuple, list  elements with commas between them, Python's ('a', 'b'), or the flag several times;
                  without any it is empty
-    None         a Python literal, else text: nothing is known of the type
+    None         a Python literal, else text: the type is unknown
 
 Elements are text where those in the config are (`--config.tasks=1,2` names two tasks); otherwise
 those that read as numbers are numbers. A comma inside of an element wants quotes: "('a, b',)".
@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 _WORD = re.compile(r"--?(?P<no>no)?config\.(?P<key>[^=]*)(=(?P<text>.*))?", re.DOTALL)
-# What is between commas, but for those in brackets: they are of a pattern such as [a,b].txt.
+# An element ends at a comma, but not within brackets: [a,b].txt is one pattern.
 _ELEMENT = re.compile(r"(?:\[[^\]]*\]|[^,])+", re.DOTALL)
 
 
@@ -44,34 +44,40 @@ class Override(NamedTuple):
     no: bool
 
 
-def take(
-    words: Sequence[str], is_switch: Callable[[str], bool]
-) -> tuple[list[Override], list[str]]:
-    """Parts the overrides from the other words of a command line.
+def take(words: Sequence[str], config: ConfigDict) -> tuple[list[Override], list[str]]:
+    """Separates the overrides from the other words of a command line.
 
     Args:
-      words: all of them. What follows a `--` is left alone.
-      is_switch: whether a key is of a field that needs no value; the word after any other key is
-        its value.
+      words: All of them. What follows a `--` is left alone.
+      config: Has the fields. Those of type bool need no value; the word after any other key is its
+        value.
 
     Returns:
       The overrides in their order, and the other words.
     """
     overrides: list[Override] = []
     others: list[str] = []
-    left = iter(words)
-    for word in left:
+    remaining = iter(words)
+    for word in remaining:
         if word == "--":
-            others += [word, *left]
-        elif found := _WORD.fullmatch(word):
-            text, no = found["text"], found["no"] is not None
-            if text is None and not no and not is_switch(found["key"]):
-                text = next(left, None)
+            others += [word, *remaining]
+        elif match := _WORD.fullmatch(word):
+            text, no = match["text"], match["no"] is not None
+            if text is None and not no and not _is_switch(config, match["key"]):
+                text = next(remaining, None)
                 word = word if text is None else f"{word}={text}"
-            overrides.append(Override(word, found["key"], text, no))
+            overrides.append(Override(word, match["key"], text, no))
         else:
             others.append(word)
     return overrides, others
+
+
+def _is_switch(config: ConfigDict, key: str) -> bool:
+    holder: Any = config
+    *groups, name = key.split(".")
+    for group in groups:
+        holder = holder.get(group) if isinstance(holder, ConfigDict) else None
+    return isinstance(holder, ConfigDict) and name in holder and holder.get_type(name) is bool
 
 
 def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
@@ -84,7 +90,7 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
     """
     values: dict[str, Any] = {}
     for override in overrides:
-        holder, name = _place(config, override.key)
+        holder, name = _holder(config, override.key)
         try:
             value = _read(override, holder.get_type(name), holder[name])
         except ValueError as error:
@@ -94,7 +100,7 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
             value = before + value
         values[override.key] = value
     for key, value in values.items():
-        holder, name = _place(config, key)
+        holder, name = _holder(config, key)
         holder[name] = value
 
 
@@ -103,8 +109,8 @@ def can_set(kind: type) -> bool:
     return issubclass(kind, tuple(_READERS))
 
 
-def _place(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
-    """The group that has a field, and the field's name there."""
+def _holder(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
+    """The group that has a field, and the field's name in it."""
     *groups, name = key.split(".")
     for group in groups:
         config = config[group]
@@ -121,7 +127,7 @@ def _read(override: Override, kind: type, present: Any) -> Any:
         return not override.no
     if override.text == "None":
         return None
-    reader = next(reader for known, reader in _READERS.items() if issubclass(kind, known))
+    reader = next(reader for base, reader in _READERS.items() if issubclass(kind, base))
     try:
         return reader(override.text, present)
     except ValueError as error:
@@ -193,4 +199,4 @@ _READERS: dict[type, Callable[[str, Any], Any]] = {
     list: _list,
     types.NoneType: _literal_or_text,
 }
-"""Type of a field -> what makes a value of a flag's text and the field's present value."""
+"""Type of a field -> a function of a flag's text and the field's present value to the new value."""

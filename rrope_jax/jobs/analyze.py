@@ -3,15 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
-from rrope_jax.cli.configuration import UsageError, from_config, parse
-from rrope_jax.jobs.rope_config import spec_of, spec_of_method
+from rrope_jax.cli.command_line import parse
+from rrope_jax.cli.errors import UsageError
+from rrope_jax.cli.settings import INLINE, from_config
+from rrope_jax.jobs.rope_fields import RopeFields, spec_of, spec_of_method
 from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.rope import RopeSpec, analysis, frequencies
 from rrope_jax.rope.methods import parse_method
@@ -29,8 +31,8 @@ _LONGEST_NUMBER = 14_000  # bits, of the 4300 digits that Python writes of an in
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The fields of a config that this command reads beside `rope`.
+class Study:
+    """What is measured of an embedding.
 
     Attributes:
       train_length: training positions are those below it.
@@ -74,15 +76,30 @@ class Setting:
             parse_method(method)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnalyzeSetting:
+    """The fields of a config that this command reads.
+
+    Attributes:
+      study: Fields beside the groups.
+      rope: Fields of RopeSpec; `head_dim` may come from the model.
+      model: The model of a config of another command; only its head size is read.
+    """
+
+    study: Annotated[Study, INLINE]
+    rope: RopeFields
+    model: Any = None
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     values = parse("analyze", SUMMARY, argv, _define)
-    setting, spec, specs = plan(values.config)
-    results = analyze(setting, spec, specs)
+    study, spec, specs = plan(values.config)
+    results = analyze(study, spec, specs)
     from rrope_jax.jobs import analyze_report  # here, after all refusals: it imports matplotlib
 
     identity = {
-        **dataclasses.asdict(setting),
+        **dataclasses.asdict(study),
         "rope": spec.fields(),
         "specs": {method: each.fields() for method, each in specs.items()},
     }
@@ -96,41 +113,36 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def plan(config: ConfigDict) -> tuple[Setting, RopeSpec, dict[str, RopeSpec]]:
-    """The setting, the embedding of `config.rope` itself and those of the methods.
+def plan(config: ConfigDict) -> tuple[Study, RopeSpec, dict[str, RopeSpec]]:
+    """The study, the embedding of `config.rope` itself and those of the methods.
 
     Raises:
-      UsageError: the config is wrong; the message names the key.
+      UsageError: The config is wrong; the message names the key.
     """
-    names = {field.name for field in dataclasses.fields(Setting)}
-    top = ConfigDict({key: config[key] for key in config if key in names})
-    setting = from_config(Setting, top, "config")
-    rope = config.get("rope")
-    if not isinstance(rope, ConfigDict):
-        raise UsageError(f"config.rope = {rope!r}: it has to be a group of RopeSpec fields")
-    fixed = {} if rope.get("head_dim") is not None else _head_dim(config)
-    scaling, resonance = rope.get("scaling"), rope.get("resonance")
+    names = {field.name for cls in (Study, AnalyzeSetting) for field in dataclasses.fields(cls)}
+    group = ConfigDict({key: config[key] for key in config if key in names - {"study"}})
+    setting = from_config(AnalyzeSetting, group, "config")
+    study, rope = setting.study, setting.rope
+    fixed = {} if "head_dim" in rope else _head_dim(setting.model)
     spec = spec_of(
         rope,
-        "config.rope",
-        scaling="none" if scaling is None else scaling,
-        resonance=False if resonance is None else resonance,
+        scaling=rope.get("scaling", "none"),
+        resonance=rope.get("resonance", False),
         **fixed,
     )
     specs = {
-        method: spec_of_method(rope, "config.rope", method, **fixed) for method in setting.methods
+        method: spec_of_method(rope, "config.rope", method, **fixed) for method in study.methods
     }
-    if setting.feature is not None and not 0 <= setting.feature < spec.rotary_dim // 2:
+    if study.feature is not None and not 0 <= study.feature < spec.rotary_dim // 2:
         raise UsageError(
-            f"config.feature = {setting.feature}: there are features 0 to "
+            f"config.feature = {study.feature}: there are features 0 to "
             f"{spec.rotary_dim // 2 - 1}; None chooses one"
         )
-    return setting, spec, specs
+    return study, spec, specs
 
 
-def _head_dim(config: ConfigDict) -> dict[str, Any]:
-    """The head size of the config's model, for a config of another command."""
-    model = config.get("model")
+def _head_dim(model: Any) -> dict[str, Any]:
+    """The head size of a model, as RopeSpec's field; nothing where the config does not say it."""
     if isinstance(model, ConfigDict):
         if model.get("head_dim") is not None:
             return {"head_dim": model.head_dim}
@@ -140,7 +152,7 @@ def _head_dim(config: ConfigDict) -> dict[str, Any]:
     return {}
 
 
-def analyze(setting: Setting, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> dict[str, Any]:
+def analyze(study: Study, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> dict[str, Any]:
     """The content of results.json.
 
     Raises:
@@ -151,26 +163,26 @@ def analyze(setting: Setting, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> 
         resonant = dataclasses.replace(spec, resonance=True)
     except ValueError as error:
         raise UsageError(f"config.rope: {error}") from error
-    of_spec, of_plain, of_resonant = (_measure(setting, each) for each in (spec, plain, resonant))
+    of_spec, of_plain, of_resonant = (_measure(study, each) for each in (spec, plain, resonant))
     columns = {
-        "wavelength": frequencies(plain, setting.test_length).wavelengths.tolist(),
+        "wavelength": frequencies(plain, study.test_length).wavelengths.tolist(),
         "resonant_wavelength": [
             int(wavelength) if math.isfinite(wavelength) else wavelength
-            for wavelength in frequencies(resonant, setting.test_length).wavelengths.tolist()
+            for wavelength in frequencies(resonant, study.test_length).wavelengths.tolist()
         ],
         "pre_critical": of_spec.pop("pre_critical"),
         "feature_gap": of_spec.pop("feature_gap"),
         "plain_feature_gap": of_plain["feature_gap"],
         "resonant_feature_gap": of_resonant["feature_gap"],
     }
-    drawn = setting.feature
+    drawn = study.feature
     if drawn is None:
         drawn = int(np.argmax(np.where(of_plain["pre_critical"], of_plain["feature_gap"], 0.0)))
     if not math.isfinite(columns["wavelength"][drawn]):
         raise UsageError(f"config.feature = {drawn}: this feature never turns; choose another")
     return {
-        "train_length": setting.train_length,
-        "test_length": setting.test_length,
+        "train_length": study.train_length,
+        "test_length": study.test_length,
         "rope": spec.fields(),
         **of_spec,
         "features": [
@@ -178,17 +190,17 @@ def analyze(setting: Setting, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> 
             for index, row in enumerate(zip(*columns.values(), strict=True))
         ],
         "drawn_feature": drawn,
-        "near": setting.near,
+        "near": study.near,
         "methods": {
-            method: {**_measure(setting, each), "coincidence": _coincidence(setting, each)}
+            method: {**_measure(study, each), "coincidence": _coincidence(study, each)}
             for method, each in specs.items()
         },
     }
 
 
-def _measure(setting: Setting, spec: RopeSpec) -> dict[str, Any]:
+def _measure(study: Study, spec: RopeSpec) -> dict[str, Any]:
     """What `rrope_jax.rope.analysis` says of one embedding, with the tables used at test."""
-    train_length, test_length = setting.train_length, setting.test_length
+    train_length, test_length = study.train_length, study.test_length
     pre_critical = analysis.is_pre_critical(spec, train_length, seq_len=test_length)
     gap = analysis.feature_gap(spec, train_length, test_length, seq_len=test_length)
     uniqueness = analysis.uniqueness(spec, train_length, seq_len=test_length)
@@ -207,11 +219,11 @@ def _measure(setting: Setting, spec: RopeSpec) -> dict[str, Any]:
     }
 
 
-def _coincidence(setting: Setting, spec: RopeSpec) -> dict[str, Any]:
+def _coincidence(study: Study, spec: RopeSpec) -> dict[str, Any]:
     """The unseen distance most like a near one, and the most alike of every stretch of them."""
-    first = setting.train_length
+    first = study.train_length
     alike = analysis.coincidence(
-        spec, first, setting.test_length, near=setting.near, seq_len=setting.test_length
+        spec, first, study.test_length, near=study.near, seq_len=study.test_length
     )
     if np.isnan(alike).any():  # no feature turns within the training length
         return {"distance": None, "similarity": None, "stretches": []}
@@ -227,5 +239,4 @@ def _coincidence(setting: Setting, spec: RopeSpec) -> dict[str, Any]:
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "folder of the results", flag_values=values)
-    flags.mark_flag_as_required("workdir", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of the results", flag_values=values, required=True)

@@ -1,5 +1,6 @@
 """`rrope convert`: from one checkpoint format to another, with another RoPE on the way."""
 
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -8,10 +9,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
-from rrope_jax.cli.configuration import UsageError, parse
+from rrope_jax.cli.command_line import parse
+from rrope_jax.cli.errors import UsageError
+from rrope_jax.cli.settings import from_config
 from rrope_jax.io import conversion, pretrained
 from rrope_jax.io.weights import parameter_shapes
-from rrope_jax.jobs.rope_config import extend, unset_group
+from rrope_jax.jobs.rope_fields import RopeFields, extend, unset_group
 
 SUMMARY = (
     "Converts a checkpoint between our own format (orbax), Hugging Face folders (hf) and GGUF "
@@ -21,15 +24,23 @@ SUMMARY = (
 _GGUF_SUFFIX = ".gguf"
 
 
+@dataclasses.dataclass(frozen=True)
+class ConvertSetting:
+    """The overrides of `rrope convert`: fields of RopeSpec."""
+
+    rope: RopeFields
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     overrides = ConfigDict({"rope": unset_group()})
     values = parse("convert", SUMMARY, argv, _define, config=overrides)
+    setting = from_config(ConvertSetting, values.config, "config")
     backend.silence_orbax()
     source, target = str(values["from"].value), str(values.to)
     try:
         opened = pretrained.open_source(source)
-        after = extend(opened.description, values.config.rope)
+        after = extend(opened.description, setting.rope)
         options = conversion.Options(
             dtype=values.dtype, portable=values.portable, shard_bytes=values.shard_bytes
         )
@@ -77,8 +88,9 @@ def _define(values: flags.FlagValues) -> None:
         None,
         "checkpoint: GGUF file, Hugging Face folder, model folder or training workdir",
         flag_values=values,
+        required=True,
     )
-    flags.DEFINE_string("to", None, "file or folder that is made", flag_values=values)
+    flags.DEFINE_string("to", None, "file or folder to write", flag_values=values, required=True)
     flags.DEFINE_enum(
         "format",
         None,
@@ -106,6 +118,4 @@ def _define(values: flags.FlagValues) -> None:
         "largest file of weights in a Hugging Face folder",
         flag_values=values,
     )
-    flags.DEFINE_bool("overwrite", False, "replace a checkpoint that is there", flag_values=values)
-    for name in ("from", "to"):
-        flags.mark_flag_as_required(name, flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "replace a checkpoint that exists", flag_values=values)

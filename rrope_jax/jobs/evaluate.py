@@ -6,23 +6,24 @@ import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
 from flax import nnx
-from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
-from rrope_jax.cli.configuration import UsageError, from_config, parse
+from rrope_jax.cli.command_line import parse
+from rrope_jax.cli.errors import UsageError, refusing
+from rrope_jax.cli.settings import build, from_config
 from rrope_jax.data.pipeline import DataConfig, Text
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
 from rrope_jax.evaluation.units import Benchmark, run_units
 from rrope_jax.io import json_text
+from rrope_jax.jobs.evaluate_setting import EvaluateSetting
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
-from rrope_jax.jobs.train_config import check_groups, group_of
 from rrope_jax.model import Decoder
 from rrope_jax.reporting.pieces import FinishedPieces
 from rrope_jax.reporting.writing import print_written, versions, write_results
@@ -41,46 +42,31 @@ _COMPARE = "--compare"
 _FINGERPRINT_ELEMENTS = 4096
 
 
-class _Kind(NamedTuple):
-    setting: type[Any]
-    build: Callable[[Any, PretrainedModel, ConfigDict], Benchmark[Any]]
-
-
 def _perplexity(
-    setting: PerplexitySetting, model: PretrainedModel, config: ConfigDict
+    section: PerplexitySetting, model: PretrainedModel, setting: EvaluateSetting
 ) -> Perplexity:
-    data = from_config(DataConfig, group_of(config, "data"), "config.data")
-    try:
+    data = build(DataConfig, setting.data, "config.data")
+    with refusing("config.data"):
         documents = Text(data, model.tokenizer).heldout
-    except (ValueError, OSError) as error:
-        raise UsageError(f"config.data: {error}") from error
-    return Perplexity(setting, model.decoder, documents)
+    return Perplexity(section, model.decoder, documents)
 
 
-def _passkey(setting: PasskeySetting, model: PretrainedModel, config: ConfigDict) -> Passkey:
-    return Passkey(setting, model.decoder, model.tokenizer, bos=_begins_with_bos(config))
+def _passkey(section: PasskeySetting, model: PretrainedModel, setting: EvaluateSetting) -> Passkey:
+    return Passkey(section, model.decoder, model.tokenizer, bos=setting.bos)
 
 
 def _closed_ended(
-    setting: ClosedEndedSetting, model: PretrainedModel, config: ConfigDict
+    section: ClosedEndedSetting, model: PretrainedModel, setting: EvaluateSetting
 ) -> ClosedEnded:
     return ClosedEnded(
-        setting,
-        model.decoder,
-        model.tokenizer,
-        bos=_begins_with_bos(config),
-        stop_ids=model.stop_ids,
+        section, model.decoder, model.tokenizer, bos=setting.bos, stop_ids=model.stop_ids
     )
 
 
-def _begins_with_bos(config: ConfigDict) -> bool:
-    return bool(group_of(config, "data").get("bos"))
-
-
-_SECTIONS: Mapping[str, _Kind] = {
-    "perplexity": _Kind(PerplexitySetting, _perplexity),
-    "passkey": _Kind(PasskeySetting, _passkey),
-    "closed_ended": _Kind(ClosedEndedSetting, _closed_ended),
+_SECTIONS: Mapping[str, Callable[[Any, PretrainedModel, EvaluateSetting], Benchmark[Any]]] = {
+    "perplexity": _perplexity,
+    "passkey": _passkey,
+    "closed_ended": _closed_ended,
 }
 
 
@@ -95,19 +81,22 @@ def main(argv: Sequence[str]) -> int:
         if not values.compare:
             raise UsageError(f"{_COMPARE} names no folder; give workdirs of rrope evaluate")
         return _compare(values.compare, values.workdir)
-    return _evaluate(values.config, values.checkpoint, values.workdir)
+    setting = from_config(EvaluateSetting, values.config, "config")
+    return _evaluate(setting, values.checkpoint, values.workdir)
 
 
-def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
-    check_groups(config)
-    settings = _settings(config)
+def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
     model = load_model(
         checkpoint,
-        rope=group_of(config, "rope"),
-        model=group_of(config, "model"),
-        tokenizer=group_of(config, "data").get("tokenizer"),
+        rope=setting.rope,
+        model=setting.model,
+        tokenizer=setting.data.get("tokenizer"),
     )
-    sections = _sections(settings, model, config)
+    enabled = setting.eval.enabled()
+    sections = []
+    for name, section in enabled.items():
+        with refusing(f"config.eval.{name}"):
+            sections.append(_SECTIONS[name](section, model, setting))
     from rrope_jax.evaluation import plots, report  # here, after all refusals: matplotlib is slow
 
     with Workdir.claim(folder, _identity(model)) as workdir:
@@ -122,7 +111,7 @@ def _evaluate(config: ConfigDict, checkpoint: str, folder: str) -> int:
             "original_context": model.original_context,
             "context": model.description.context,
             "stop_ids": list(model.stop_ids),
-            "setting": {name: dataclasses.asdict(setting) for name, setting in settings.items()},
+            "setting": {name: dataclasses.asdict(section) for name, section in enabled.items()},
             "backend": backend.describe(),
             "versions": versions("jax", "flax"),
         }
@@ -155,47 +144,6 @@ def _compare(folders: Sequence[str], workdir_path: str) -> int:
         )
         print_written(written)
     return 0
-
-
-def _settings(config: ConfigDict) -> dict[str, Any]:
-    """The settings of the sections that are on.
-
-    Raises:
-      UsageError: a field is wrong, or nothing is on.
-    """
-    group = group_of(config, "eval")
-    # single fields beside the sections are those of rrope train
-    for name in group:
-        if isinstance(group[name], ConfigDict) and name not in _SECTIONS:
-            raise UsageError(
-                f"config.eval.{name}: there is no such section; allowed: {', '.join(_SECTIONS)}"
-            )
-    settings = {}
-    for name, kind in _SECTIONS.items():
-        if (fields := group.get(name)) is not None:
-            setting = from_config(kind.setting, fields, f"config.eval.{name}")
-            if setting.enabled:
-                settings[name] = setting
-    if not settings:
-        raise UsageError(
-            f"config.eval: nothing to evaluate; give it a group with enabled = True, of "
-            f"{', '.join(_SECTIONS)}"
-        )
-    return settings
-
-
-def _sections(
-    settings: Mapping[str, Any], model: PretrainedModel, config: ConfigDict
-) -> list[Benchmark[Any]]:
-    sections = []
-    for name, setting in settings.items():
-        try:
-            sections.append(_SECTIONS[name].build(setting, model, config))
-        except UsageError:
-            raise
-        except (ValueError, OSError) as error:
-            raise UsageError(f"config.eval.{name}: {error}") from error
-    return sections
 
 
 def _identity(model: PretrainedModel) -> dict[str, Any]:
@@ -254,8 +202,7 @@ def _define_compare(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "compare", None, "workdirs of finished runs, after one another", flag_values=values
     )
-    flags.DEFINE_string("workdir", None, "folder of the results", flag_values=values)
-    flags.mark_flag_as_required("workdir", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of the results", flag_values=values, required=True)
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -1,17 +1,22 @@
 """`rrope generate`: continues a prompt with any checkpoint."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from typing import Annotated
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
-from rrope_jax.cli.configuration import UsageError, parse
+from rrope_jax.cli.command_line import parse
+from rrope_jax.cli.errors import UsageError
+from rrope_jax.cli.settings import Fields, SomeOf, from_config
 from rrope_jax.evaluation.generation import Generator, Sampling
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
-from rrope_jax.jobs.rope_config import unset_group
+from rrope_jax.jobs.rope_fields import RopeFields, unset_group
+from rrope_jax.model import ModelConfig
 
 SUMMARY = (
     "Prints how a checkpoint continues a prompt, greedily or sampled. --config.rope.scaling=yarn "
@@ -20,6 +25,14 @@ SUMMARY = (
 )
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateSetting:
+    """The overrides of `rrope generate`: fields of RopeSpec and of ModelConfig."""
+
+    rope: RopeFields
+    model: Annotated[Fields, SomeOf(ModelConfig)]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,11 +54,9 @@ def main(argv: Sequence[str]) -> int:
         sampling = Sampling(temperature=values.temperature, top_k=values.top_k, top_p=values.top_p)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
+    setting = from_config(GenerateSetting, values.config, "config")
     model = load_model(
-        values.checkpoint,
-        rope=values.config.rope,
-        model=values.config.model,
-        tokenizer=values.tokenizer,
+        values.checkpoint, rope=setting.rope, model=setting.model, tokenizer=values.tokenizer
     )
     backend.configure_logging()
     print(_continue(model, values.prompt, values.max_tokens, sampling, values.seed, values.bos))
@@ -95,7 +106,7 @@ def _continue(
 
 def _define(values: flags.FlagValues) -> None:
     define_checkpoint(values)
-    flags.DEFINE_string("prompt", None, "the text to continue", flag_values=values)
+    flags.DEFINE_string("prompt", None, "the text to continue", flag_values=values, required=True)
     flags.DEFINE_integer("max_tokens", 64, "how many tokens to write at most", flag_values=values)
     flags.DEFINE_float(
         "temperature", 0.0, "divides the logits; 0 takes the likeliest token", flag_values=values
@@ -119,4 +130,3 @@ def _define(values: flags.FlagValues) -> None:
         "tokenizer.json, a folder with one, or bytes, for a checkpoint that comes without",
         flag_values=values,
     )
-    flags.mark_flag_as_required("prompt", flag_values=values)

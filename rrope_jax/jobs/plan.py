@@ -7,28 +7,21 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
-from rrope_jax.cli.configuration import UsageError, from_config, parse, refusing_layouts
-from rrope_jax.data.pipeline import DataConfig
-from rrope_jax.jobs import posgen
-from rrope_jax.jobs.train import open_tokenizer
-from rrope_jax.jobs.train_config import (
-    group_of,
-    heldout_config,
-    is_here,
-    mesh_config,
-    plan_program,
-)
+from rrope_jax.cli.command_line import parse
+from rrope_jax.cli.errors import UsageError, refusing_layouts
+from rrope_jax.cli.settings import from_config
+from rrope_jax.jobs.posgen_setting import PosgenSetting
+from rrope_jax.jobs.train_setting import TrainSetting, is_here
 from rrope_jax.planning import saved, topology
 from rrope_jax.planning.compilation import Keep
-from rrope_jax.planning.plan import make_plan
+from rrope_jax.planning.plan import Plan, make_plan
 from rrope_jax.planning.posgen import Ablation
 from rrope_jax.planning.roofline import sweep
 from rrope_jax.planning.roofline.sweep import Tried
 from rrope_jax.planning.topology import Topology
-from rrope_jax.planning.workload import TextTraining
+from rrope_jax.planning.workload import Job, TextTraining
 from rrope_jax.reporting.pieces import FinishedPieces
 from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.run.workdir import Workdir
@@ -44,41 +37,33 @@ _LOG = logging.getLogger(__name__)
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     values = parse("plan", SUMMARY, argv, _define)
-    place = _topology(values.topology, values.config)
-    place.prepare()
-    planned = _ablation(values.config) if "tasks" in values.config else _training(values.config)
+    planned: Job
+    if "tasks" in values.config:
+        ablation = from_config(PosgenSetting, values.config, "config")
+        place = _topology(values.topology)
+        planned = _ablation(ablation)
+    else:
+        training = from_config(TrainSetting, values.config, "config")
+        place = _topology(values.topology, training.mesh.num_slices)
+        planned = _training(training)
     with _refusing_topology():
         devices = place.devices()
     with refusing_layouts():
         planned.check(devices)
-    if values.sweep and isinstance(planned, Ablation):
+    if values.sweep and planned.one_step is None:
         raise UsageError("--sweep: trainings of PosGen share nothing, so there is one mesh only")
-    if values.save_step and (values.quick or isinstance(planned, Ablation)):
+    if values.save_step and (values.quick or planned.one_step is None):
         raise UsageError("--save_step goes with the whole compilation of a training config only")
     identity = {"config": values.config.to_dict(), "topology": values.topology}
     from rrope_jax.planning import report  # here, after all refusals: it imports matplotlib
 
     with Workdir.claim(values.workdir, identity) as workdir:
         backend.configure_logging()
-        known = FinishedPieces(workdir, "compiled")
-        if isinstance(planned, Ablation):
-            results = _of_ablation(planned, place, known, quick=values.quick)
-        else:
-            keep = _keeping(workdir) if values.save_step else None
-            results = _of_training(
-                planned, place, known, quick=values.quick, keep=keep, sweeping=values.sweep
-            )
+        results = _results(planned, place, workdir, values)
         written = write_results(workdir, results, report.markdown(results), report.plots(results))
         print(report.markdown(results, figures=False))
         print_written(written)
     return 0
-
-
-def _topology(name: str, config: ConfigDict) -> Topology:
-    group = config.get("mesh")
-    slices = group.get("num_slices") if isinstance(group, ConfigDict) else None
-    with _refusing_topology():
-        return topology.parse(name, num_slices=1 if slices is None else slices)
 
 
 @contextmanager
@@ -89,38 +74,47 @@ def _refusing_topology() -> Iterator[None]:
         raise UsageError(f"--topology={error}") from error
 
 
-def _training(config: ConfigDict) -> TextTraining:
-    program, description, checkpoint = plan_program(config, elsewhere=True)
-    data = from_config(DataConfig, group_of(config, "data"), "config.data")
-    if description.tokenizer is not None or is_here(data.tokenizer or checkpoint.init_from):
-        open_tokenizer(data, description)
-    return TextTraining(program, mesh_config(config), heldout_config(config))
+def _topology(name: str, num_slices: int = 1) -> Topology:
+    """The devices to plan for; prepares JAX for them, before anything starts its backend."""
+    with _refusing_topology():
+        place = topology.parse(name, num_slices=num_slices)
+    place.prepare()
+    return place
 
 
-def _ablation(config: ConfigDict) -> Ablation:
-    setting, program, trainings = posgen.plan(config)
-    return Ablation(program, trainings, posgen.mesh_config(config), setting.lanes)
+def _training(setting: TrainSetting) -> TextTraining:
+    description = setting.describe(elsewhere=True)
+    program = setting.program(description)
+    source = setting.data.tokenizer or setting.checkpoint.init_from
+    if description.tokenizer is not None or is_here(source):
+        setting.open_tokenizer(description)
+    return TextTraining(program, setting.mesh, setting.eval)
 
 
-def _of_training(
-    training: TextTraining,
-    place: Topology,
-    known: FinishedPieces,
-    *,
-    quick: bool,
-    keep: Keep | None,
-    sweeping: bool,
+def _ablation(setting: PosgenSetting) -> Ablation:
+    program = setting.program()
+    return Ablation(program, setting.trainings(program), setting.mesh, setting.lanes)
+
+
+def _results(
+    planned: Job, place: Topology, workdir: Workdir, values: flags.FlagValues
 ) -> dict[str, Any]:
-    """The content of results.json for `rrope train`."""
-    plan = make_plan(training, place, known, quick=quick, keep=keep)
+    """The content of results.json."""
+    cache, quick = FinishedPieces(workdir, "compiled"), values.quick
+    keep = _keeping(workdir) if values.save_step else None
+    workloads = planned.workloads(place.devices())
+    plans = [make_plan(each, place, cache, quick=quick, keep=keep) for each in workloads]
+    if planned.one_step is None:
+        return _of_phases(plans)
+    (plan,) = plans
     results = plan.as_json()
-    if sweeping:
-        compared = sweep.sweep(training, place, known, most=_COMPARED, quick=quick)
+    if values.sweep:
+        compared = sweep.sweep(planned.one_step, place, cache, most=_COMPARED, quick=quick)
         chosen = sweep.recommended(compared)
         results["sweep"] = [_row(tried) for tried in compared]
         results["recommended"] = None if chosen is None else list(chosen.change.overrides)
     elif not plan.fits:
-        results["nearest"] = [_row(tried) for tried in sweep.nearest(plan, known, quick=quick)]
+        results["nearest"] = [_row(tried) for tried in sweep.nearest(plan, cache, quick=quick)]
     return results
 
 
@@ -137,12 +131,8 @@ def _keeping(workdir: Workdir) -> Keep:
 _SAVED = "step.bin"
 
 
-def _of_ablation(
-    ablation: Ablation, place: Topology, known: FinishedPieces, *, quick: bool
-) -> dict[str, Any]:
-    """The same for `rrope posgen`: its training, and what validation and test add."""
-    programs = ablation.programs(place.devices())
-    plans = [make_plan(each, place, known, quick=quick) for each in programs]
+def _of_phases(plans: Sequence[Plan]) -> dict[str, Any]:
+    """The results of a training, with what validation and test add."""
     largest = max(plans, key=lambda plan: plan.peak)
     return {
         **plans[0].as_json(),
@@ -182,10 +172,9 @@ def _define(values: flags.FlagValues) -> None:
         None,
         "where: CHIP:SIZES, such as v5p:4x4x4 (chips), h100:1x8x8 (islands, hosts, GPUs), cpu:8",
         flag_values=values,
+        required=True,
     )
-    flags.DEFINE_string("workdir", None, "folder of the results", flag_values=values)
-    for name in ("topology", "workdir"):
-        flags.mark_flag_as_required(name, flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of the results", flag_values=values, required=True)
     flags.DEFINE_boolean(
         "quick",
         False,

@@ -4,13 +4,13 @@ import dataclasses
 import os
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from rrope_jax.cli.configuration import UsageError
+from rrope_jax.cli.errors import UsageError, refusing
+from rrope_jax.cli.settings import Fields
 from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
 from rrope_jax.io.tokenizer.end_of_text import end_ids
-from rrope_jax.jobs.rope_config import extend, original_context
+from rrope_jax.jobs.rope_fields import extend, original_context
 from rrope_jax.model import Decoder
 
 
@@ -40,10 +40,8 @@ class PretrainedModel:
         Raises:
           UsageError: the tokenizer has no first token, or the model no embedding for a token.
         """
-        try:
+        with refusing("--prompt"):
             ids = self.tokenizer.encode(text)
-        except ValueError as error:
-            raise UsageError(f"--prompt: {error}") from error
         if not (self.tokenizer.adds_bos if bos is None else bos):
             return ids
         if self.tokenizer.bos_id is None:
@@ -59,47 +57,42 @@ class PretrainedModel:
 def load_model(
     checkpoint: str | os.PathLike[str],
     *,
-    rope: ConfigDict | None = None,
-    model: ConfigDict | None = None,
+    rope: Fields,
+    model: Fields,
     tokenizer: str | None = None,
 ) -> PretrainedModel:
     """Loads a checkpoint.
 
     Args:
-      checkpoint: anything that `io.pretrained.load` reads.
-      rope: fields of RopeSpec that replace the checkpoint's; None is none.
-      model: fields of ModelConfig, of which those that do not change what the weights mean
+      checkpoint: Anything that `io.pretrained.load` reads.
+      rope: Fields of RopeSpec that replace the checkpoint's.
+      model: Fields of ModelConfig, of which those that do not change what the weights mean
         (`pretrained.OVERRIDABLE`) replace the checkpoint's; the shape is always its own.
-      tokenizer: as in `load_tokenizer`; None for the one that travels with the checkpoint.
+      tokenizer: As in `load_tokenizer`; None for the one that travels with the checkpoint.
 
     Raises:
-      UsageError: the checkpoint or the tokenizer cannot be read, or an override is wrong.
+      UsageError: The checkpoint or the tokenizer cannot be read, or an override is wrong.
     """
-    fields = {} if model is None else {name: model.get(name) for name in pretrained.OVERRIDABLE}
-    overrides = {name: value for name, value in fields.items() if value is not None}
-    try:
+    overrides = {name: model[name] for name in pretrained.OVERRIDABLE if name in model}
+    with refusing(f"--checkpoint={checkpoint}"):
         opened = pretrained.open_source(checkpoint)
-        before = opened.description
-        after = extend(before, rope)
-        source = tokenizer or after.tokenizer
+        original = opened.description
+        changed = extend(original, rope)
+        source = tokenizer or changed.tokenizer
         if source is None:
             raise UsageError(
                 f"--checkpoint={checkpoint} comes without a tokenizer; name one, such as the path "
                 "of a tokenizer.json"
             )
         loaded_tokenizer = load_tokenizer(source)
-        decoder, description = pretrained.load(opened, rope=after.rope, model=overrides)
-    except UsageError:
-        raise
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--checkpoint={checkpoint}: {error}") from error
-    description = dataclasses.replace(description, context=after.context)
-    original = original_context(before) or before.context
+        decoder, description = pretrained.load(opened, rope=changed.rope, model=overrides)
+    description = dataclasses.replace(description, context=changed.context)
     try:
         fitting = loaded_tokenizer.for_model(description.model.vocab_size)
     except ValueError as error:
         raise UsageError(f"the tokenizer {error}") from error
-    return PretrainedModel(decoder, description, original, fitting)
+    context = original_context(original) or original.context
+    return PretrainedModel(decoder, description, context, fitting)
 
 
 def define_checkpoint(values: flags.FlagValues) -> None:
@@ -109,5 +102,5 @@ def define_checkpoint(values: flags.FlagValues) -> None:
         None,
         "the model: a GGUF file, a Hugging Face folder, a model folder or a training workdir",
         flag_values=values,
+        required=True,
     )
-    flags.mark_flag_as_required("checkpoint", flag_values=values)

@@ -23,7 +23,7 @@ from rrope_jax.sharding import AXES
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """All of `rrope posgen`.
+    """All of `rrope posgen`; a `Job`.
 
     Attributes:
       program, trainings, mesh, lanes: as for `posgen.round_functions.lower`.
@@ -40,7 +40,11 @@ class Ablation:
         for attention in attentions_of(self.program, mesh):
             check_compiles_here(attention)
 
-    def programs(self, devices: Sequence[jax.Device]) -> tuple["AblationProgram", ...]:
+    @property
+    def one_step(self) -> None:
+        """None: trainings share nothing, so there is one mesh only, and several programs."""
+
+    def workloads(self, devices: Sequence[jax.Device]) -> tuple["AblationProgram", ...]:
         """What it runs, the training first.
 
         Raises:

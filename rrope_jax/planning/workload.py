@@ -74,9 +74,23 @@ class Workload(Protocol):
         """Its transfers by the sharding rules."""
 
 
+class Job(Protocol):
+    """What a config asks for: one training step, or several programs."""
+
+    @property
+    def one_step(self) -> "TextTraining | None":
+        """The training whose mesh can be varied and whose step can be saved; None without one."""
+
+    def check(self, devices: Sequence[jax.Device]) -> None:
+        """Raises LayoutError for what the job itself refuses, or what cannot be compiled here."""
+
+    def workloads(self, devices: Sequence[jax.Device]) -> Sequence[Workload]:
+        """Its programs on some devices, the training first."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TextTraining:
-    """The step of `rrope train`.
+    """The step of `rrope train`: a `Job` and its only `Workload`.
 
     Attributes:
       program, mesh: the setting.
@@ -96,6 +110,16 @@ class TextTraining:
             f"{train.batch_size} rows of {train.length:,} tokens{parts}, "
             f"remat {self.program.model.remat}"
         )
+
+    @property
+    def one_step(self) -> "TextTraining":
+        """Itself."""
+        return self
+
+    def workloads(self, devices: Sequence[jax.Device]) -> tuple["TextTraining"]:
+        """Itself."""
+        del devices
+        return (self,)
 
     def check(self, devices: Sequence[jax.Device]) -> None:
         """Raises LayoutError for what `rrope train` refuses, or what cannot be compiled here."""

@@ -4,6 +4,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
+
+from rrope_jax.model.presets import PRESETS
+from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
+from rrope_jax.posgen.training import PosgenProgram
+from rrope_jax.rope.positions import PositionSampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,3 +56,42 @@ TABLE_1: Mapping[tuple[str, str], PublishedAccuracy] = MappingProxyType(
         ("semi_recursive", "resonance_yarn"): PublishedAccuracy(48.46, 0.03),
     }
 )
+
+_PAPER_ROPE = {
+    "theta": 10_000.0,
+    "factor": 4.0,
+    "original_context": 64,
+    "beta_fast": 2.0,
+    "beta_slow": 1.0,
+}
+_PAPER_ROPE_AT_TEST = {"factor": 257 / 65, "original_context": 257}
+
+
+def is_paper(
+    program: PosgenProgram, rope: Mapping[str, Any], rope_at_test: Mapping[str, Any]
+) -> bool:
+    """Whether data, model, embedding and optimization are those of the paper's protocol.
+
+    The implementation of attention, the dtype of activations, the precision of products and the
+    number of validations are no part of it: the report shows them.
+
+    Args:
+      program: The setting.
+      rope: Fields of RopeSpec that describe all methods.
+      rope_at_test: What differs from `rope` where a scaling is switched on for the test.
+    """
+    paper = dataclasses.replace(PRESETS["posgen_paper"].model, vocab_size=program.task.vocab_size)
+    return (
+        program.task == TaskConfig()
+        and rope == _PAPER_ROPE
+        and rope_at_test == _PAPER_ROPE_AT_TEST
+        and dataclasses.replace(
+            program.model, compute_dtype=paper.compute_dtype, attention=paper.attention
+        )
+        == paper
+        and dataclasses.replace(
+            program.train, steps_per_call=None, validate_every=PosgenTrainConfig.validate_every
+        )
+        == PosgenTrainConfig()
+        and program.positions == PositionSampling()
+    )

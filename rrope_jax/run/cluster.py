@@ -1,75 +1,137 @@
-"""The processes of a job as JAX finds them: SLURM, Open MPI, a TPU pod, Kubernetes.
+"""The processes of a job: named by environment variables, or found by JAX.
 
-JAX's public `jax.distributed.initialize` finds them as well, but joins them at once and cannot tell
-one process from many, so what it asks is asked here. That is private to JAX: where a release has
-it no more, a job that runs alone still does, and one of several says what has to be set.
+JAX finds them on SLURM, Open MPI, a TPU pod and Kubernetes. Its public `jax.distributed.initialize`
+joins them at once, though, and cannot tell one process from many, so its private detection is
+called here. Where a release of JAX no longer has it, a job that runs alone still does, and one of
+several processes says what has to be set.
 """
 
+import contextlib
+import dataclasses
 import inspect
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rrope_jax.run.peers import Place
+from rrope_jax.cli.errors import UsageError
 
-# What says on clusters how many processes or hosts there are, as a number or as names.
+_ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+_DEFAULTS = {"RROPE_JOIN_TIMEOUT": 300.0, "RROPE_HEARTBEAT": 60.0}  # seconds
+# Variables of clusters that say how many processes or hosts there are, as a number or as names.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MEGASCALE_NUM_SLICES")
 _NAMES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 
-class DetectionError(RuntimeError):
-    """There is a cluster, but it cannot be told what its processes are; the message says why."""
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """One process among those of a job.
+
+    Attributes:
+      address: HOST:PORT of process 0.
+      count: Number of processes.
+      index: Of this one.
+      devices: Indices of its devices on its machine; None for all.
+    """
+
+    address: str
+    count: int
+    index: int
+    devices: list[int] | None = None
 
 
-def detect(timeout: int) -> Place | None:
-    """This process among those that JAX finds; None where it is alone.
-
-    Args:
-      timeout: seconds that a cluster has to answer.
+def find_process() -> Process | None:
+    """This process among those of its job; None where it is alone.
 
     Raises:
-      DetectionError: see there.
+      UsageError: The environment is incomplete or not well-formed.
     """
-    ask = _jax_detection()
-    if ask is None:
-        if (name := _several()) is not None:
-            raise DetectionError(
+    variables = {name: os.environ.get(name, "") for name in (_ADDRESS, _COUNT, _INDEX)}
+    if not any(variables.values()):
+        return _detect()
+    for name, value in variables.items():
+        if not value:
+            others = ", ".join(f"{other}={text}" for other, text in variables.items() if text)
+            raise UsageError(
+                f"{name} is not set, but {others}: several processes need {_ADDRESS} (host:port of "
+                f"process 0), {_COUNT} and {_INDEX}"
+            )
+    host, _, port = variables[_ADDRESS].rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"{_ADDRESS}={variables[_ADDRESS]} has to be host:port of process 0")
+    for name in (_COUNT, _INDEX):
+        if not variables[name].isdecimal():
+            raise UsageError(f"{name}={variables[name]} has to be a whole number")
+    count, index = int(variables[_COUNT]), int(variables[_INDEX])
+    if index >= count:
+        raise UsageError(f"{_INDEX}={index} has to be below {_COUNT}={count}")
+    return Process(variables[_ADDRESS], count, index) if count > 1 else None
+
+
+def seconds(name: str) -> float:
+    """A time limit: `RROPE_JOIN_TIMEOUT` or `RROPE_HEARTBEAT`.
+
+    Raises:
+      UsageError: The variable is no number of seconds.
+    """
+    text = os.environ.get(name, "")
+    if not text:
+        return _DEFAULTS[name]
+    with contextlib.suppress(ValueError):
+        if 1 <= float(text) < float("inf"):
+            return float(text)
+    raise UsageError(f"{name}={text} has to be a number of seconds, 1 or more")
+
+
+def _detect() -> Process | None:
+    """This process among those that JAX finds."""
+    detect = _jax_detection()
+    if detect is None:
+        if (name := _variable_of_several()) is not None:
+            raise _undetected(
                 f"{name}={os.environ[name]}, but this release of JAX does not say how it finds them"
             )
         return None
+    timeout = int(seconds("RROPE_JOIN_TIMEOUT"))
     with warnings.catch_warnings():
         # in Kubernetes without the package kubernetes, which a single process does not need
         warnings.simplefilter("ignore")
         try:
-            address, count, index, devices = ask(None, None, None, None, None, timeout)
+            address, count, index, devices = detect(None, None, None, None, None, timeout)
         except Exception as error:  # of many libraries
-            raise DetectionError(" ".join(str(error).split())[:300]) from error
+            raise _undetected(" ".join(str(error).split())[:300]) from error
     if address is None or count is None or index is None or count == 1:
         return None
-    return Place(address, count, index, None if devices is None else list(devices))
+    return Process(address, count, index, None if devices is None else list(devices))
 
 
 _Detection = Callable[..., tuple[str | None, int | None, int | None, Sequence[int] | None]]
 
 
 def _jax_detection() -> _Detection | None:
-    """What `jax.distributed.initialize` asks; None where this release of JAX has it no more."""
+    """What `jax.distributed.initialize` calls; None where this release of JAX lacks it."""
     try:
         from jax._src.clusters import ClusterEnv
 
-        ask: Any = ClusterEnv.auto_detect_unset_distributed_params
-        inspect.signature(ask).bind(None, None, None, None, None, 0)
+        detect: Any = ClusterEnv.auto_detect_unset_distributed_params
+        inspect.signature(detect).bind(None, None, None, None, None, 0)
     except (ImportError, AttributeError, TypeError):
         return None
-    found: _Detection = ask
-    return found
+    detection: _Detection = detect
+    return detection
 
 
-def _several() -> str | None:
-    """The variable that speaks of several processes, if there is one."""
+def _variable_of_several() -> str | None:
+    """A variable that speaks of several processes."""
     for name in _COUNTS:
         count = os.environ.get(name, "")
         if count.isdecimal() and int(count) > 1:
             return name
     return next((name for name in _NAMES if "," in os.environ.get(name, "")), None)
+
+
+def _undetected(reason: str) -> UsageError:
+    return UsageError(
+        f"JAX finds a cluster here, but not its processes; set {_ADDRESS}, {_COUNT} and "
+        f"{_INDEX}, to localhost:1234, 1 and 0 where this is the only one ({reason})"
+    )

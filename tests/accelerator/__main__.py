@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rrope_jax.cli.configuration import UsageError
+from rrope_jax.cli.errors import UsageError
 from rrope_jax.run.workdir import Workdir
 from tests.accelerator import report, results
 from tests.accelerator.call import ROOT, UNFINISHED, Call, python

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rrope_jax.cli.configuration import UsageError
+from rrope_jax.cli.errors import UsageError
 from rrope_jax.run.workdir import Workdir
 from tests.accelerator import posgen_paper
 from tests.accelerator.call import RUNNING

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rrope_jax.cli.configuration import UsageError
+from rrope_jax.cli.errors import UsageError
 from rrope_jax.run.workdir import Workdir
 from tests.accelerator import device_tests, planned, precision, report, results
 from tests.accelerator.call import ROOT, Call, OutOfTimeError, SkippedError

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import jax
 
-from rrope_jax.jobs import posgen
+from rrope_jax.cli.settings import from_config
+from rrope_jax.jobs.posgen_setting import PosgenSetting
 from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.training import PosgenProgram
 from tests.benchmarks import gemm, grid_rate, platforms, training_step
@@ -44,8 +45,9 @@ class Size:
     def plan(self) -> tuple[PosgenProgram, tuple[Training, ...]]:
         """The program and the trainings of `rrope posgen`."""
         config = runpy.run_path(str(ROOT / self.config))["get_config"]()
-        _, program, planned = posgen.plan(config)
-        return program, planned
+        setting = from_config(PosgenSetting, config, "config")
+        program = setting.program()
+        return program, setting.trainings(program)
 
 
 SIZES = {

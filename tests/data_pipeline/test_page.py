@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rrope_jax.cli.configuration import from_config
+from rrope_jax.cli.settings import from_config
 from rrope_jax.data.packing import PACKINGS, Rows
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.data.posgen_tfds import Posgen, PosgenConfig

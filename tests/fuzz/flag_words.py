@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -12,14 +11,17 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from rrope_jax.cli.configuration import from_config, parse
+from rrope_jax.cli.command_line import parse
+from rrope_jax.cli.settings import from_config
 from rrope_jax.io.description import Description
-from rrope_jax.jobs import analyze, posgen
-from rrope_jax.jobs.rope_config import extend, unset_group
-from rrope_jax.jobs.train_config import check_groups, group_of, mesh_config, plan_program
+from rrope_jax.jobs import analyze
+from rrope_jax.jobs.convert import ConvertSetting
+from rrope_jax.jobs.evaluate_setting import EvaluateSetting
+from rrope_jax.jobs.posgen_setting import PosgenSetting
+from rrope_jax.jobs.rope_fields import extend, unset_group
+from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.planning import topology
 from rrope_jax.rope import RopeSpec
-from rrope_jax.train.heldout import HeldoutConfig
 from tests.fuzz import model_folders
 from tests.fuzz.judging import Target, UnfitError
 
@@ -38,15 +40,13 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def _train(values: flags.FlagValues) -> None:
-    config = values.config
-    plan_program(config, elsewhere=True)
-    mesh_config(config)
-    from_config(HeldoutConfig, group_of(config, "eval"), "config.eval")
+    setting = from_config(TrainSetting, values.config, "config")
+    setting.program(setting.describe(elsewhere=True))
 
 
 def _posgen(values: flags.FlagValues) -> None:
-    posgen.plan(values.config)
-    posgen.mesh_config(values.config)
+    setting = from_config(PosgenSetting, values.config, "config")
+    setting.trainings(setting.program())
 
 
 def _analyze(values: flags.FlagValues) -> None:
@@ -54,20 +54,16 @@ def _analyze(values: flags.FlagValues) -> None:
 
 
 def _evaluate(values: flags.FlagValues) -> None:
-    check_groups(values.config)
-    evaluate = importlib.import_module("rrope_jax.jobs.evaluate")
-    evaluate._settings(values.config)
-    extend(_DESCRIPTION, group_of(values.config, "rope"))
+    extend(_DESCRIPTION, from_config(EvaluateSetting, values.config, "config").rope)
 
 
 def _convert(values: flags.FlagValues) -> None:
-    extend(_DESCRIPTION, values.config.rope)
+    extend(_DESCRIPTION, from_config(ConvertSetting, values.config, "config").rope)
 
 
 def _plan(values: flags.FlagValues) -> None:
     place = topology.parse(values.topology, num_slices=1)
-    mesh = mesh_config(values.config)
-    mesh.sizes(place.size)
+    from_config(TrainSetting, values.config, "config").mesh.sizes(place.size)
 
 
 _MODEL = model_folders.MODEL

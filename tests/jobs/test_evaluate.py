@@ -336,8 +336,11 @@ def test_group_that_is_not_there(
     """Else the model would be measured without its changes."""
     config = tmp_path / "config.py"
     for line, said in (
-        ("config.rop = ConfigDict({'scaling': 'yarn'})", "config.rop: there is no such group"),
-        ("del config.rope; config.rope = 'yarn'", "config.rope is 'yarn'; it has to be a group"),
+        (
+            "config.rop = ConfigDict({'scaling': 'yarn'})",
+            "config.rop = {...}: there is no such key; did you mean 'rope'?",
+        ),
+        ("del config.rope; config.rope = 'yarn'", "config.rope = 'yarn': it has to be a group"),
     ):
         config.write_text(
             "import runpy\n"

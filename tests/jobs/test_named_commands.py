@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rrope_jax.cli.configuration import parse, refusing_layouts
+from rrope_jax.cli.command_line import parse
+from rrope_jax.cli.errors import refusing_layouts
+from rrope_jax.cli.settings import from_config
 from rrope_jax.jobs import plan, train
+from rrope_jax.jobs.train_setting import TrainSetting
 from tests.train import slices
 
 ROOT = Path(__file__).parents[2]
@@ -60,4 +63,5 @@ def test_not_refused(place: str, command: str, monkeypatch: pytest.MonkeyPatch) 
     values = parse(name, job.SUMMARY, flags, job._define)
     chip, shape = SLICES[place]
     with refusing_layouts():
-        plan._training(values.config).check(slices.tpus(chip, shape))
+        setting = from_config(TrainSetting, values.config, "config")
+        plan._training(setting).check(slices.tpus(chip, shape))

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 from rrope_jax import __main__ as cli
-from rrope_jax.jobs import posgen
+from rrope_jax.cli.settings import from_config
+from rrope_jax.jobs.posgen_setting import PosgenSetting
+from rrope_jax.posgen.published import is_paper
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("posgen_tiny.py")
@@ -236,11 +238,11 @@ class TestRefusals:
             ("config.model.width = 3", ["config.model.width = 3", "no such key"]),
             ("config.rope.base = 3.0", ["config.rope", "base = 3.0", "no such key"]),
             ("config.tasks = 3", ["config.tasks = 3", "sequence of str"]),
-            ("config.rope = 3", ["config.rope is 3", "group"]),
+            ("config.rope = 3", ["config.rope = 3", "group"]),
             ("config.mesh = 3", ["config.mesh = 3", "group"]),
             ("config.mesh.data = 2", ["config.mesh.data = 2", "no such key", "ablation"]),
-            ("config.rope_at_test = None", ["config.rope_at_test is None", "group"]),
-            ("config.train = (1, 2)", ["config.train is (1, 2)", "group"]),
+            ("config.rope_at_test = None", ["config.rope_at_test = None", "group"]),
+            ("config.train = (1, 2)", ["config.train = (1, 2)", "group"]),
             ("del config.positions", ["config.positions", "missing"]),
             ("del config.num_seeds", ["config.num_seeds", "--config.num_seeds="]),
             ("del config.rope_at_test.factor; del config.rope.factor", ["'yarn'", "factor"]),
@@ -306,16 +308,20 @@ class TestShippedConfigs:
     @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("posgen_*.py")), ids=str)
     def test_can_be_planned(self, file: Path) -> None:
         config = runpy.run_path(str(file))["get_config"]()
-        setting, program, planned = posgen.plan(config)
-        assert {training.task for training in planned} == set(setting.tasks)
-        assert posgen.is_paper(config, program) == (file.stem == "posgen_paper")
-        config.rope.theta = 500.0
-        assert not posgen.is_paper(config, program)
+        setting = from_config(PosgenSetting, config, "config")
+        program = setting.program()
+        planned = setting.trainings(program)
+        assert {training.task for training in planned} == set(setting.grid.tasks)
+        rope, at_test = setting.rope, setting.rope_at_test
+        assert is_paper(program, rope, at_test) == (file.stem == "posgen_paper")
+        assert not is_paper(program, {**rope, "theta": 500.0}, at_test)
         assert program.train.steps > 0
 
     def test_paper_is_60_trainings_and_120_cells(self) -> None:
         config = runpy.run_path(str(ROOT / "configs" / "posgen_paper.py"))["get_config"]()
-        _, program, planned = posgen.plan(config)
+        setting = from_config(PosgenSetting, config, "config")
+        program = setting.program()
+        planned = setting.trainings(program)
         assert len(planned) == 60
         assert sum(len(training.evaluations) for training in planned) == 120
         assert program.task.train_length == 64

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from rrope_jax.cli.configuration import UsageError
+from rrope_jax.cli.errors import UsageError
+from rrope_jax.cli.settings import from_config
 from rrope_jax.io import pretrained
-from rrope_jax.jobs import train_config
+from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.model.presets import PRESETS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -18,6 +19,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def _config(name: str) -> ConfigDict:
     config: ConfigDict = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
     return config
+
+
+def _setting(config: ConfigDict) -> TrainSetting:
+    return from_config(TrainSetting, config, "config")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +34,9 @@ def _config(name: str) -> ConfigDict:
     ],
 )
 def test_a_config_is_planned_without_its_checkpoint(name: str, preset: str, rows: int) -> None:
-    program, description, _ = train_config.plan_program(_config(name), elsewhere=True)
+    setting = _setting(_config(name))
+    description = setting.describe(elsewhere=True)
+    program = setting.program(description)
     known = PRESETS[preset]
     assert program.model == dataclasses.replace(known.model, compute_dtype="bfloat16", remat="full")
     assert description.context == program.train.length == rows
@@ -40,7 +47,7 @@ def test_a_config_is_planned_without_its_checkpoint(name: str, preset: str, rows
 
 def test_here_the_checkpoint_has_to_be_there() -> None:
     with pytest.raises(UsageError, match=r"config.checkpoint.init_from.* does not exist"):
-        train_config.plan_program(_config("llama2_7b_resonance_yarn_32k"))
+        _setting(_config("llama2_7b_resonance_yarn_32k")).describe()
 
 
 def test_a_checkpoint_of_another_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,14 +61,15 @@ def test_a_checkpoint_of_another_model_is_refused(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(pretrained, "open_source", lambda path: Source())
     with pytest.raises(UsageError, match="its d_model is 5120, not 4096"):
-        train_config.plan_program(_config("llama2_7b_resonance_yarn_32k"))
+        _setting(_config("llama2_7b_resonance_yarn_32k")).describe()
 
 
 def test_a_new_model_starts_from_a_preset() -> None:
     config = _config("tiny_from_scratch")
     config.model = ConfigDict({"preset": "tiny", "vocab_size": 300, "num_layers": 3})
     config.rope = ConfigDict({"resonance": True})
-    program, description, _ = train_config.plan_program(config)
+    description = _setting(config).describe()
+    program = _setting(config).program(description)
     tiny = PRESETS["tiny"]
     assert program.model == dataclasses.replace(tiny.model, vocab_size=300, num_layers=3)
     assert description.rope == dataclasses.replace(tiny.rope, resonance=True)
@@ -73,4 +81,4 @@ def test_an_unknown_preset_is_refused() -> None:
     config = _config("tiny_from_scratch")
     config.model = ConfigDict({"preset": "llama9"})
     with pytest.raises(UsageError, match=r"config.model.preset = 'llama9' is unknown; .*llama3_8b"):
-        train_config.plan_program(config)
+        _setting(config)

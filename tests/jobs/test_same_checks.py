@@ -50,7 +50,10 @@ def refusal(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ("config.nothing = 1", "config.nothing: there is no such group"),
+        (
+            "config.nothing = 1",
+            "config.nothing = 1: there is no such key; allowed: checkpoint, data",
+        ),
         ("config.mesh.fsdp = 3", "config.mesh: data=1, fsdp=3, .* a mesh of 1 devices"),
         ("config.mesh.sep = 3", "config.mesh.sep"),
         ("config.eval.every = 3", "config.eval.every"),

@@ -22,8 +22,9 @@ from rrope_jax.__main__ import main
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.data.tokenizers import load_tokenizer
 from rrope_jax.io import pretrained
-from rrope_jax.jobs import train
+from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.model.presets import PRESETS
+from rrope_jax.train.config import TrainConfig
 from tests.jobs.training_run import count_lines, read_records, saved_steps, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -294,7 +295,11 @@ def test_a_token_beyond_the_embedding_is_no_reason_to_refuse() -> None:
     preset = PRESETS["tiny"]
     model = dataclasses.replace(preset.model, vocab_size=257)  # of 258 ids that bytes have
     description = pretrained.Description(model, preset.rope, 64)
-    tokenizer = train.open_tokenizer(DataConfig(source="text", tokenizer="bytes"), description)
+    setting = TrainSetting(
+        data=DataConfig(source="text", tokenizer="bytes"),
+        train=TrainConfig(steps=1, batch_size=1, length=8),
+    )
+    tokenizer = setting.open_tokenizer(description)
     assert tokenizer.encode("a") == [97]
     assert tokenizer.eos_id is None
 
@@ -354,7 +359,10 @@ def test_group_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "    return ConfigDict({'trian': {'steps': 3}})\n"
     )
     assert main(["train", f"--config={config}", f"--workdir={tmp_path / 'none'}"]) == 2
-    assert "config.trian: there is no such group" in capsys.readouterr().err
+    assert (
+        "config.trian = {...}: there is no such key; did you mean 'train'?"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

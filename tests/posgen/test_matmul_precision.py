@@ -10,11 +10,14 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from rrope_jax.cli.configuration import UsageError
+from rrope_jax.cli.errors import UsageError
+from rrope_jax.cli.settings import from_config
 from rrope_jax.jobs import posgen
+from rrope_jax.jobs.posgen_setting import PosgenSetting
 from rrope_jax.model import ModelConfig
 from rrope_jax.posgen import report
 from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
+from rrope_jax.posgen.published import is_paper
 from rrope_jax.posgen.results import Results
 from rrope_jax.posgen.training import MATMUL_PRECISIONS, PosgenProgram
 from rrope_jax.rope import RopeSpec, phase_table
@@ -70,17 +73,17 @@ def test_unknown_precision_is_refused() -> None:
     config = _paper()
     config.matmul_precision = "fp32"
     with pytest.raises(UsageError, match=r"matmul_precision='fp32'.*tensorfloat32"):
-        posgen.plan(config)
+        from_config(PosgenSetting, config, "config").program()
 
 
 @pytest.mark.parametrize("precision", MATMUL_PRECISIONS)
 def test_it_belongs_to_the_run(precision: str) -> None:
     config = _paper()
-    plain = posgen._identity(config)
+    plain = posgen._identity(config.to_dict())
     assert "matmul_precision" not in plain  # as in workdirs from before the key
     config.matmul_precision = precision
-    assert posgen._identity(config) == {**plain, "matmul_precision": precision}
-    assert posgen.plan(config)[1].matmul_precision == precision
+    assert posgen._identity(config.to_dict()) == {**plain, "matmul_precision": precision}
+    assert from_config(PosgenSetting, config, "config").program().matmul_precision == precision
 
 
 @pytest.mark.parametrize(
@@ -98,8 +101,8 @@ def test_it_is_the_papers_protocol_still(change: dict[str, Any]) -> None:
     # the fields' defaults, which the config leaves out
     config.model.update(compute_dtype="float32", attention="auto")
     config.update_from_flattened_dict(change)
-    program = posgen.plan(config)[1]
-    assert posgen.is_paper(config, program)
+    setting = from_config(PosgenSetting, config, "config")
+    assert is_paper(setting.program(), setting.rope, setting.rope_at_test)
 
 
 def test_report_says_it() -> None:

@@ -1,49 +1,53 @@
-"""RopeSpecs from a config group: of several methods, or over those of a checkpoint."""
+"""Fields of a rotary embedding from a config: of several methods, or over those of a checkpoint."""
 
 import dataclasses
 import logging
 import math
 import types
 import typing
-from typing import Any
+from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from rrope_jax.cli.configuration import UsageError, from_config
+from rrope_jax.cli.errors import UsageError
+from rrope_jax.cli.settings import Fields, SomeOf, build
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.rope.methods import parse_method
 from rrope_jax.rope.scalings import SCALING_FIELDS, unread_fields
 
 _LOG = logging.getLogger(__name__)
+_PATH = "config.rope"
+
+RopeFields = Annotated[Fields, SomeOf(RopeSpec)]
+"""The group `config.rope`: it describes several methods, or changes a checkpoint's embedding."""
 
 
 def spec_of(
-    group: ConfigDict, path: str, *, scaling: str, resonance: bool, **fixed: Any
+    fields: Fields, path: str = _PATH, *, scaling: str, resonance: bool, **fixed: Any
 ) -> RopeSpec:
     """The spec of one scaling; fields that only other scalings read are left out.
 
     Args:
-      group: RopeSpec fields, such as `config.rope`; its own scaling and resonance do not count.
-      path: the group's name in messages.
-      scaling, resonance: the method.
-      **fixed: fields that the caller has settled, such as head_dim.
+      fields: RopeSpec fields; their own scaling and resonance do not count.
+      path: The group's name in messages.
+      scaling, resonance: The method.
+      **fixed: Fields that the caller has settled, such as head_dim.
 
     Raises:
-      UsageError: a key is unknown or a value wrong.
+      UsageError: A value is wrong.
     """
     unread = unread_fields(scaling)
-    kept = {key: group[key] for key in group if key not in unread | {"scaling", "resonance"}}
-    kept |= {"scaling": scaling, "resonance": resonance}
-    return from_config(RopeSpec, ConfigDict(kept), path, **fixed)
+    read = {name: fields[name] for name in fields if name not in unread}
+    return build(RopeSpec, read | {"scaling": scaling, "resonance": resonance}, path, **fixed)
 
 
-def spec_of_method(group: ConfigDict, path: str, method: str, **fixed: Any) -> RopeSpec:
+def spec_of_method(fields: Fields, path: str, method: str, **fixed: Any) -> RopeSpec:
     """The spec of a method by its name (`[resonance_]scaling`): see `spec_of`."""
     scaling, resonance = parse_method(method)
     try:
-        return spec_of(group, path, scaling=scaling, resonance=resonance, **fixed)
+        return spec_of(fields, path, scaling=scaling, resonance=resonance, **fixed)
     except UsageError as error:
         raise UsageError(f"method {method!r}: {error}") from error
 
@@ -75,54 +79,52 @@ def original_context(description: Description) -> int | None:
     return description.context if not idle and spec.extension == 1 else None
 
 
-def extend(
-    description: Description, group: ConfigDict | None, path: str = "config.rope"
-) -> Description:
+def extend(description: Description, fields: Fields) -> Description:
     """A checkpoint's description with some fields of its rotary embedding replaced.
 
-    Fields that are None or absent keep the checkpoint's. But what was made for one extension goes
+    Fields that are absent keep the checkpoint's values. But what was made for one extension goes
     with it: the fields of a scaling with the scaling, and an attention factor also where the
     factor, the original context or an mscale changes. Without `original_context`, it is the
     context that the checkpoint was made for before any extension. A scaling with a factor extends
     that context by it.
 
     Args:
-      description: of the checkpoint.
-      group: RopeSpec fields, such as `config.rope`; None for no change.
-      path: the group's name in messages.
+      description: Of the checkpoint.
+      fields: RopeSpec fields of `config.rope`.
 
     Raises:
-      UsageError: a key is unknown, has no effect or a wrong value, head_dim is not the model's,
-        the checkpoint is an export with a temperature in its weights, does not name its original
+      UsageError: A field has no effect or a wrong value, head_dim is not the model's, the
+        checkpoint is an export with a temperature in its weights, does not name its original
         context, or has lists of factors made for another extension.
     """
-    given = {} if group is None else {key: group[key] for key in group if group[key] is not None}
-    if not given:
+    if not fields:
         return description
     if (temperature := description.extras.get(FOLDED_TEMPERATURE)) is not None:
         raise UsageError(
-            f"{path}: the checkpoint is an export whose weights hold the temperature "
+            f"{_PATH}: the checkpoint is an export whose weights hold the temperature "
             f"{temperature:.4f} of its embedding, so it cannot get another one; take the "
             "checkpoint that it was exported from"
         )
     old = description.rope
-    if "scaling" not in given and (idle := sorted(given.keys() & unread_fields(old.scaling))):
+    if "scaling" not in fields and (idle := sorted(fields.keys() & unread_fields(old.scaling))):
         raise UsageError(
-            f"{path}.{idle[0]} = {given[idle[0]]!r} has no effect on the checkpoint's scaling, "
-            f"{old.scaling!r}; set {path}.scaling too"
+            f"{_PATH}.{idle[0]} = {fields[idle[0]]!r} has no effect on the checkpoint's scaling, "
+            f"{old.scaling!r}; set {_PATH}.scaling too"
         )
-    original = given.get("original_context") or original_context(description)
-    rescaled = given.keys() & {"scaling", "factor", "original_context"}
+    original = fields.get("original_context") or original_context(description)
+    rescaled = fields.keys() & {"scaling", "factor", "original_context"}
     if rescaled and original is None:
         raise UsageError(
-            f"{path}.original_context is not set, and the checkpoint does not say what context it "
+            f"{_PATH}.original_context is not set, and the checkpoint does not say what context it "
             f"had before its scaling {old.scaling!r} by {old.extension:g}, only "
             f"{description.context} tokens now; set it to the tokens that the model was trained at"
         )
-    merged = _kept(old, given, path) | ({"original_context": original} if original else {}) | given
+    merged = _inherited(old, fields)
+    if original:
+        merged["original_context"] = original
+    merged |= fields
     spec = spec_of(
-        ConfigDict(merged),
-        path,
+        merged,
         scaling=merged["scaling"],
         resonance=merged["resonance"],
         head_dim=description.model.head_size,
@@ -130,7 +132,7 @@ def extend(
     if spec.scaling != old.scaling and old.scaling != "none":
         _LOG.warning(
             "%s.scaling = %r replaces the checkpoint's %r by %g; %s tokens are extended, not %s",
-            path,
+            _PATH,
             spec.scaling,
             old.scaling,
             old.extension,
@@ -144,37 +146,38 @@ def extend(
     return dataclasses.replace(description, rope=spec)
 
 
-_MADE_FOR_AN_EXTENSION = {"factor", "original_context", "mscale", "mscale_all_dim"}
+_OF_AN_EXTENSION = {"factor", "original_context", "mscale", "mscale_all_dim"}
 
 
-def _kept(old: RopeSpec, given: dict[str, Any], path: str) -> dict[str, Any]:
-    """The fields of a checkpoint's embedding that go on beside those given."""
-    kept = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
-    current = kept | {"factor": old.extension}
-    changed = {name for name in given if given[name] != current.get(name)}
+def _inherited(old: RopeSpec, fields: Fields) -> dict[str, Any]:
+    """The fields of a checkpoint's embedding that stay beside those that a config gives."""
+    inherited = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
+    current = inherited | {"factor": old.extension}
+    changed = {name for name in fields if fields[name] != current.get(name)}
     if "scaling" in changed:
         defaults = {field.name: field.default for field in dataclasses.fields(old)}
-        kept |= {name: defaults[name] for name in SCALING_FIELDS - {"factor"}}
+        inherited |= {name: defaults[name] for name in SCALING_FIELDS - {"factor"}}
         if old.scaling == "longrope":  # its factor is a part of its temperature
-            kept["factor"] = defaults["factor"]
-        kept["attention_factor"] = None
-        return kept
+            inherited["factor"] = defaults["factor"]
+        inherited["attention_factor"] = None
+        return inherited
     lists = {"short_factor", "long_factor"}
-    if old.scaling == "longrope" and changed & _MADE_FOR_AN_EXTENSION and not lists <= given.keys():
-        name = sorted(changed & _MADE_FOR_AN_EXTENSION)[0]
+    rescaled = sorted(changed & _OF_AN_EXTENSION)
+    if old.scaling == "longrope" and rescaled and not lists <= fields.keys():
+        name = rescaled[0]
         raise UsageError(
-            f"{path}.{name} = {given[name]!r}: the checkpoint's short_factor and long_factor are "
-            f"made for {name}={current[name]!r}; set both lists too, or another {path}.scaling"
+            f"{_PATH}.{name} = {fields[name]!r}: the checkpoint's short_factor and long_factor are "
+            f"made for {name}={current[name]!r}; set both lists too, or another {_PATH}.scaling"
         )
-    if old.attention_factor is not None and changed & (_MADE_FOR_AN_EXTENSION | lists):
-        kept["attention_factor"] = None
-        own = frequencies(dataclasses.replace(old, attention_factor=None)).attention_factor
-        if not math.isclose(own, old.attention_factor, rel_tol=1e-6):
+    if old.attention_factor is not None and changed & (_OF_AN_EXTENSION | lists):
+        inherited["attention_factor"] = None
+        prescribed = frequencies(dataclasses.replace(old, attention_factor=None)).attention_factor
+        if not math.isclose(prescribed, old.attention_factor, rel_tol=1e-6):
             _LOG.warning(
                 "%s.attention_factor is not set: the checkpoint's %g goes with its factor, and "
                 "%r gives its own",
-                path,
+                _PATH,
                 old.attention_factor,
                 old.scaling,
             )
-    return kept
+    return inherited

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrope_jax.cli.configuration import UsageError
+from rrope_jax.cli.errors import UsageError
 from rrope_jax.run.workdir import Workdir
 
 ROOT = Path(__file__).parents[2]

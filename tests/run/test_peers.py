@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from rrope_jax.cli.configuration import UsageError
+from rrope_jax.cli.errors import UsageError
 from rrope_jax.run import distributed
-from rrope_jax.run.peers import RETRYABLE, End, Group, JoinError, Place, join
+from rrope_jax.run.cluster import Process, find_process
+from rrope_jax.run.joining import JoinError
+from rrope_jax.run.peers import RETRYABLE, End, Group, join
 
 SECONDS = 30.0  # of patience with a busy machine
 TPU_CLUSTERS = "jax._src.clusters.cloud_tpu_cluster"
@@ -55,7 +57,7 @@ def _metadata(attributes: dict[str, str]) -> Iterator[str]:
 def _greet(group: Group) -> list[int]:
     """The processes that a new group has."""
     group.start(lambda end: None)
-    found = group.gather("index", group.place.index)
+    found = group.gather("index", group.process.index)
     group.close()
     return found
 
@@ -67,11 +69,11 @@ class _Job:
         address = _address()
         self.ends: queue.Queue[tuple[int, End]] = queue.Queue()
         self.groups: list[Group] = _each(
-            3, lambda i: join(Place(address, 3, i), timeout=SECONDS, heartbeat=SECONDS)
+            3, lambda i: join(Process(address, 3, i), timeout=SECONDS, heartbeat=SECONDS)
         )
         for group in self.groups:
-            if group.place.index != mute:
-                group.start(lambda end, index=group.place.index: self.ends.put((index, end)))
+            if group.process.index != mute:
+                group.start(lambda end, index=group.process.index: self.ends.put((index, end)))
 
     def noted(self, count: int) -> dict[int, End]:
         return dict(self.ends.get(timeout=SECONDS) for _ in range(count))
@@ -120,7 +122,7 @@ class TestEnd:
     @pytest.mark.parametrize("index", [0, 2])
     def test_lost_process_is_named(self, index: int) -> None:
         made = _Job(mute=index)
-        for line in made.groups[index]._lines():  # as the system does for a killed process
+        for line in made.groups[index].connections:  # as the system does for a killed process
             line.socket.close()
         others = [i for i in range(3) if i != index]
         lost = End(RETRYABLE, index, f"lost process {index} (its connection is gone)", lost=True)
@@ -131,12 +133,12 @@ class TestEnd:
         address = _address()
 
         def member() -> socket.socket:
-            place = Place(address, 2, 1)
-            return join(place, timeout=SECONDS, heartbeat=SECONDS)._lines()[0].socket
+            place = Process(address, 2, 1)
+            return join(place, timeout=SECONDS, heartbeat=SECONDS).connections[0].socket
 
         with ThreadPoolExecutor(1) as pool:
             silent = pool.submit(member)
-            hub = join(Place(address, 2, 0), timeout=SECONDS, heartbeat=1.0)
+            hub = join(Process(address, 2, 0), timeout=SECONDS, heartbeat=1.0)
             with silent.result():
                 hub.start(lambda end: None)
                 end = hub.wait_for_end(SECONDS)
@@ -149,7 +151,7 @@ class TestEnd:
 
         def start(index: int) -> queue.Queue[End]:
             # the member says so seldom that it lives that process 0 does not wait for it
-            place, heartbeat = Place(address, 2, index), SECONDS if index else 1.0
+            place, heartbeat = Process(address, 2, index), SECONDS if index else 1.0
             ends: queue.Queue[End] = queue.Queue()
             join(place, timeout=SECONDS, heartbeat=heartbeat).start(ends.put)
             return ends
@@ -161,17 +163,23 @@ class TestEnd:
 
 MALFORMED = {
     "no JSON": b"GET / HTTP/1.1\r\n",
-    "no UTF-8": b'{"beat": "\xff"}\n',
+    "no UTF-8": b'{"kind": "beat\xff"}\n',
     "no object": b"[1]\n",
     "a number": b"1\n",
     "nested": b"[" * 100_000 + b"\n",
     "without an end": b"a" * 300_000,
-    "unknown": b'{"hello": 1}\n',
-    "half an answer": b'{"say": "1 x"}\n',
-    "a key that is none": b'{"say": ["1 x"], "value": 1, "all": ["1 x"], "values": [1, 2, 3]}\n',
-    "answers of others": b'{"say": 1, "all": "1 x", "values": [1]}\n',
-    "half an end": b'{"end": {"code": 1}}\n',
-    "an end of other types": b'{"end": {"code": "1", "process": 1, "reason": "", "lost": false}}\n',
+    "no kind": b'{"hello": 1}\n',
+    "unknown": b'{"kind": "hello"}\n',
+    "a kind that is none": b'{"kind": ["say"]}\n',
+    "half an answer": b'{"kind": "say", "name": "1 x"}\n',
+    "a name that is none": b'{"kind": "say", "name": ["1 x"], "value": 1}\n',
+    "more than it has": b'{"kind": "beat", "value": 1}\n',
+    "of another place": b'{"kind": "join", "index": 1, "count": 3}\n',
+    "answers of others": b'{"kind": "answer", "name": "1 x", "values": [1]}\n',
+    "half an end": b'{"kind": "end", "code": 1}\n',
+    "an end of other types": (
+        b'{"kind": "end", "code": "1", "process": 1, "reason": "", "lost": false}\n'
+    ),
 }
 
 
@@ -181,10 +189,10 @@ class TestMalformed:
     @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED.keys())
     @pytest.mark.parametrize("index", [0, 2])
     def test_named_by_all(self, sent: bytes, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("rrope_jax.run.peers._LONGEST", 200_000)
+        monkeypatch.setattr("rrope_jax.run.connection.LONGEST", 200_000)
         made = _Job(mute=index)
         try:
-            for line in made.groups[index]._lines():
+            for line in made.groups[index].connections:
                 line.socket.sendall(sent)
                 line.socket.shutdown(socket.SHUT_WR)  # the others do not wait for more
             others = [i for i in range(3) if i != index]
@@ -195,14 +203,14 @@ class TestMalformed:
                 assert len(end.reason) < 300
             assert all(made.groups[i].wait_for_end(0) is not None for i in others)
         finally:
-            for line in made.groups[index]._lines():
+            for line in made.groups[index].connections:
                 line.socket.close()
 
     def test_the_end_reaches_a_process_that_speaks_well(self) -> None:
         """Process 0 gets nonsense of one, and tells the other."""
         made = _Job(mute=1)
-        (line,) = made.groups[1]._lines()
-        line.socket.sendall(b'{"beat": true}\nnonsense\n')
+        (line,) = made.groups[1].connections
+        line.socket.sendall(b'{"kind": "beat"}\nnonsense\n')
         line.socket.shutdown(socket.SHUT_WR)
         ends = made.noted(2)
         assert ends[0] == ends[2]
@@ -216,7 +224,7 @@ class TestMalformed:
             raise ZeroDivisionError("no reason")
 
         monkeypatch.setattr(made.groups[2], "_take", fail)
-        made.groups[0]._send_all({"beat": True})
+        made.groups[0].send_all("beat")
         reason = "ZeroDivisionError while it listens to the others: no reason"
         assert made.noted(3) == dict.fromkeys(range(3), End(1, 2, reason, lost=True))
 
@@ -227,7 +235,7 @@ class TestJoin:
 
         def refused(index: int) -> str:
             with pytest.raises(JoinError) as caught:
-                join(Place(address, 5, index), timeout=3.0, heartbeat=SECONDS)
+                join(Process(address, 5, index), timeout=3.0, heartbeat=SECONDS)
             return str(caught.value)
 
         assert set(_each(3, refused)) == {
@@ -236,14 +244,14 @@ class TestJoin:
 
     def test_no_process_0(self) -> None:
         with pytest.raises(JoinError, match=r"process 0 does not answer at 127\.0\.0\.1"):
-            join(Place(_address(), 2, 1), timeout=0.5, heartbeat=SECONDS)
+            join(Process(_address(), 2, 1), timeout=0.5, heartbeat=SECONDS)
 
     def test_counts_that_differ(self) -> None:
         address = _address()
 
         def refused(index: int) -> str:
             with pytest.raises(JoinError) as caught:
-                join(Place(address, 2 + index, index), timeout=SECONDS, heartbeat=SECONDS)
+                join(Process(address, 2 + index, index), timeout=SECONDS, heartbeat=SECONDS)
             return str(caught.value)
 
         assert set(_each(2, refused)) == {
@@ -259,22 +267,23 @@ class TestJoin:
                 b"",
                 b"GET / HTTP/1.1\r\n\r\n",
                 b"[1]\n",
-                b'{"join": 1}\n',
-                b'{"join": [1], "of": 2}\n',
-                b'{"join": "1", "of": "2"}\n',
-                b'{"join": true, "of": 2}\n',
+                b'{"kind": "join"}\n',
+                b'{"kind": "join", "index": [1], "count": 2}\n',
+                b'{"kind": "join", "index": "1", "count": "2"}\n',
+                b'{"kind": "join", "index": true, "count": 2}\n',
+                b'{"kind": "beat"}\n',
             )
             for said in said_by_others:
                 with socket.create_connection((host, int(port)), SECONDS) as connection:
                     connection.sendall(said)
 
         with ThreadPoolExecutor(2) as pool:
-            hub = pool.submit(join, Place(address, 2, 0), timeout=SECONDS, heartbeat=SECONDS)
+            hub = pool.submit(join, Process(address, 2, 0), timeout=SECONDS, heartbeat=SECONDS)
             while True:
                 with contextlib.suppress(ConnectionRefusedError):  # it does not listen yet
                     stranger()
                     break
-            member = join(Place(address, 2, 1), timeout=SECONDS, heartbeat=SECONDS)
+            member = join(Process(address, 2, 1), timeout=SECONDS, heartbeat=SECONDS)
             groups = [hub.result(), member]
         assert _each(2, lambda i: _greet(groups[i])) == [[0, 1]] * 2
 
@@ -286,12 +295,12 @@ class TestJoin:
         threading.Timer(0.5, taken.close).start()
 
         def greeted(index: int) -> list[int]:
-            return _greet(join(Place(address, 2, index), timeout=SECONDS, heartbeat=SECONDS))
+            return _greet(join(Process(address, 2, index), timeout=SECONDS, heartbeat=SECONDS))
 
         assert _each(2, greeted) == [[0, 1]] * 2
 
 
-class TestFindPlace:
+class TestFindProcess:
     @pytest.fixture(autouse=True)
     def nothing_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
@@ -304,13 +313,13 @@ class TestFindPlace:
         monkeypatch.setenv("JAX_PROCESS_ID", index)
 
     def test_nothing_is_alone(self) -> None:
-        assert distributed.find_place() is None
+        assert find_process() is None
 
     def test_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.set(monkeypatch, "host:99", "3", "2")
-        assert distributed.find_place() == Place("host:99", 3, 2)
+        assert find_process() == Process("host:99", 3, 2)
         self.set(monkeypatch, "host:99", "1", "0")
-        assert distributed.find_place() is None
+        assert find_process() is None
 
     @pytest.mark.parametrize(
         ("address", "count", "index", "message"),
@@ -328,7 +337,7 @@ class TestFindPlace:
     ) -> None:
         self.set(monkeypatch, address, count, index)
         with pytest.raises(UsageError, match="JAX_") as caught:
-            distributed.find_place()
+            find_process()
         assert str(caught.value).startswith(message)
 
     def test_slurm(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,12 +350,12 @@ class TestFindPlace:
         }
         for name, value in slurm.items():
             monkeypatch.setenv(f"SLURM_{name}", value)
-        place = distributed.find_place()
+        place = find_process()
         assert place is not None
         assert (place.count, place.index, place.devices) == (16, 9, [1])
         assert place.address.startswith("node03:")
         monkeypatch.setenv("SLURM_NTASKS", "1")
-        assert distributed.find_place() is None
+        assert find_process() is None
 
     @pytest.mark.parametrize("private", [None, lambda address: None], ids=["gone", "other"])
     def test_a_release_of_jax_that_detects_otherwise(
@@ -356,14 +365,14 @@ class TestFindPlace:
         monkeypatch.setattr(
             "jax._src.clusters.ClusterEnv.auto_detect_unset_distributed_params", private
         )
-        assert distributed.find_place() is None
+        assert find_process() is None
         monkeypatch.setenv("SLURM_NTASKS", "1")
-        assert distributed.find_place() is None
+        assert find_process() is None
         monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
         with pytest.raises(UsageError, match=r"set JAX_COORDINATOR_ADDRESS, .*_HOSTNAMES=a,b, but"):
-            distributed.find_place()
+            find_process()
         self.set(monkeypatch, "host:99", "2", "1")
-        assert distributed.find_place() == Place("host:99", 2, 1)
+        assert find_process() == Process("host:99", 2, 1)
 
     def test_tpus_in_kubernetes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By the variables that GKE gives its pods, of one slice and of two."""
@@ -373,11 +382,11 @@ class TestFindPlace:
         monkeypatch.setenv("TPU_WORKER_ID", "2")
         for name in ("COORDINATOR_ADDRESS", "NUM_SLICES", "SLICE_ID"):
             monkeypatch.setenv(f"MEGASCALE_{name}", "")
-        assert distributed.find_place() == Place("127.0.0.1:8482", 4, 2)
+        assert find_process() == Process("127.0.0.1:8482", 4, 2)
         monkeypatch.setenv("MEGASCALE_COORDINATOR_ADDRESS", "localhost:8080")
         monkeypatch.setenv("MEGASCALE_NUM_SLICES", "2")
         monkeypatch.setenv("MEGASCALE_SLICE_ID", "1")
-        assert distributed.find_place() == Place("localhost:8482", 8, 6)
+        assert find_process() == Process("localhost:8482", 8, 6)
 
     def test_tpu_vms(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By the metadata server that every host of a slice asks."""
@@ -392,10 +401,10 @@ class TestFindPlace:
         }
         with _metadata(hosts) as server:
             monkeypatch.setenv("GCE_METADATA_IP", server)
-            assert distributed.find_place() == Place("127.0.0.1:8482", 2, 1)
+            assert find_process() == Process("127.0.0.1:8482", 2, 1)
             hosts["worker-network-endpoints"] = "a:b:127.0.0.1"
             hosts["agent-worker-number"] = "0"
-            assert distributed.find_place() is None
+            assert find_process() is None
 
     @pytest.mark.parametrize("value", ["soon", "0", "inf", "-3"])
     def test_bad_seconds(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:

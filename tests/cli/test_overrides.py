@@ -10,10 +10,12 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from rrope_jax.cli.configuration import UsageError, from_config, parse
+from rrope_jax.cli.command_line import parse
+from rrope_jax.cli.errors import UsageError
+from rrope_jax.cli.settings import from_config
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.evaluation.perplexity import PerplexitySetting
-from rrope_jax.jobs.train_config import CheckpointConfig
+from rrope_jax.jobs.train_setting import CheckpointConfig
 from rrope_jax.sharding import MeshConfig
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.heldout import HeldoutConfig

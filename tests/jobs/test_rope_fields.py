@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from rrope_jax.cli.configuration import UsageError
+from rrope_jax.cli.errors import UsageError
+from rrope_jax.cli.settings import Fields, from_config
 from rrope_jax.io import pretrained
 from rrope_jax.io.description import Description
-from rrope_jax.jobs.rope_config import extend, original_context, unset_group
+from rrope_jax.jobs.convert import ConvertSetting
+from rrope_jax.jobs.rope_fields import extend, original_context, unset_group
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies
 from tests.io import tiny
@@ -26,16 +28,20 @@ YARN = Description(
 )
 
 
-def _group(**fields: Any) -> ConfigDict:
+def _group(**fields: Any) -> Fields:
     group = unset_group()
     group.update(fields)
-    return group
+    return _read(group)
 
 
-@pytest.mark.parametrize("group", [None, ConfigDict(), unset_group()])
+def _read(group: ConfigDict) -> Fields:
+    return from_config(ConvertSetting, ConfigDict({"rope": group}), "config").rope
+
+
+@pytest.mark.parametrize("group", [ConfigDict(), unset_group()])
 @pytest.mark.parametrize("description", [PLAIN, YARN])
-def test_nothing_given_changes_nothing(description: Description, group: ConfigDict | None) -> None:
-    assert extend(description, group) == description
+def test_nothing_given_changes_nothing(description: Description, group: ConfigDict) -> None:
+    assert extend(description, _read(group)) == description
 
 
 def test_extension_takes_the_checkpoints_context() -> None:
@@ -107,7 +113,7 @@ def test_wrong_fields(fields: dict[str, Any], message: str) -> None:
 
 def test_unknown_field() -> None:
     with pytest.raises(UsageError, match=r"config\.rope\.base = 2\.0: there is no such key"):
-        extend(PLAIN, ConfigDict({"base": 2.0}))
+        _read(ConfigDict({"base": 2.0}))
 
 
 # --- what was made for one extension -------------------------------------------------------------

@@ -1,0 +1,181 @@
+"""The command line of a command: flags, a config file and overrides of its fields.
+
+Everything that can be wrong with them becomes a `UsageError` of one line, which `rrope` prints
+before it ends with exit code 2.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from rrope_jax.cli import config_file, overrides
+from rrope_jax.cli.errors import UsageError, choose_from, refusing
+from rrope_jax.io.paths import check_local
+
+_CONFIG = config_file.ROOT
+_CONFIG_FLAG = re.compile(rf"--?{_CONFIG}(=(?P<path>.*))?", re.DOTALL)
+# Flags and fields of configs, of all commands, that name files or folders.
+_PATH_FLAGS = ("workdir", "checkpoint", "tokenizer", "from", "to", "compare")
+_PATH_FIELDS = (
+    "data.source",
+    "data.data_dir",
+    "data.cache_dir",
+    "data.tokenizer",
+    "checkpoint.init_from",
+    "eval.closed_ended.files",
+)
+
+
+def parse(
+    command: str,
+    summary: str,
+    argv: Sequence[str],
+    define: Callable[[flags.FlagValues], None],
+    *,
+    config: bool | ConfigDict = True,
+) -> flags.FlagValues:
+    """Parses the flags of one command on a FlagValues of its own; nothing global is touched.
+
+    Args:
+      command: Name of the command, for its help.
+      summary: One sentence on what it does, for its help.
+      argv: The words after the command's name.
+      define: Defines the command's flags on the FlagValues that it is given.
+      config: Whether the command takes a required `--config` and its overrides. A ConfigDict
+        stands for the content of a file: only its overrides are taken.
+
+    Returns:
+      The parsed flags; `.config` is a locked ConfigDict with the overrides applied.
+
+    Raises:
+      UsageError: A flag is unknown, missing or has a bad value, or the config file cannot be
+        loaded.
+      SystemExit: With code 0, after printing the help that `--help` asked for.
+    """
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    loaded: ConfigDict | None = None
+    required: list[str] = []
+    fields: list[overrides.Override] = []
+    try:
+        _, *words = values.read_flags_from_files([f"rrope {command}", *argv])
+        if config is not False:
+            _define_config(values, config)
+        define(values)
+        if any(word in ("--help", "-help", "-h") for word in words):
+            print(_help(command, summary, values))
+            raise SystemExit(0)
+        loaded, required = _load(config, words)
+        if loaded is not None:
+            fields, words = overrides.take(words, loaded)
+        positional = values([f"rrope {command}", *words])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UsageError(_unknown_flag(command, error.flagname, values)) from None
+    except UsageError:
+        raise
+    except (flags.Error, ValueError) as error:  # ValueError: as absl says of --noFLAG=VALUE
+        raise UsageError(_bad_value(command, str(error), values)) from None
+    except RecursionError:  # absl compares an unknown name with all that it knows, letter by letter
+        longest = max(argv, key=len)
+        raise UsageError(f"unknown flag {longest[:60]}...; see rrope {command} --help") from None
+    if positional:
+        raise UsageError(f"unexpected argument {positional[0]!r}; see rrope {command} --help")
+    if loaded is not None:
+        config_file.override(loaded, fields)
+        config_file.check_required(loaded, required)
+        values[_CONFIG].value = loaded.lock()
+    _check_paths(values, loaded)
+    return values
+
+
+def _define_config(values: flags.FlagValues, config: bool | ConfigDict) -> None:
+    """Defines `--config`; `parse` replaces its path by what the file holds."""
+    text = "config file; --config.KEY=VALUE overrides a field of it"
+    if isinstance(config, ConfigDict):
+        text = f"sets a field of the group(s) {', '.join(sorted(config))}"
+    flags.DEFINE(_FileParser(), _CONFIG, None, text, flag_values=values)
+    if config is True:
+        flags.mark_flag_as_required(_CONFIG, flag_values=values)
+
+
+class _FileParser(flags.ArgumentParser[str]):
+    """Tells the help what `--config` takes."""
+
+    def flag_type(self) -> str:
+        return "file"
+
+
+def _load(config: bool | ConfigDict, words: Sequence[str]) -> tuple[ConfigDict | None, list[str]]:
+    """The config that the words name or that stands for one, and its fields without a value."""
+    if isinstance(config, ConfigDict):
+        for word in words:
+            if _CONFIG_FLAG.fullmatch(word):
+                raise UsageError(
+                    f"{word}: this command takes no config file, only overrides of fields"
+                )
+        return config, []
+    path = _config_path(words) if config else None
+    if path is None:
+        return None, []
+    loaded = config_file.load(path)
+    return loaded, list(config_file.loosen(loaded))
+
+
+def _config_path(words: Sequence[str]) -> str | None:
+    """The path in the last `--config=PATH` or `--config PATH`."""
+    path = None
+    for index, word in enumerate(words):
+        if word == "--":
+            break
+        if match := _CONFIG_FLAG.fullmatch(word):
+            path = match["path"] if "=" in word else next(iter(words[index + 1 :]), path)
+    return path
+
+
+def _check_paths(values: flags.FlagValues, config: ConfigDict | None) -> None:
+    """What names files and folders does not name those of an object store."""
+    paths = {f"--{name}": values[name].value for name in _PATH_FLAGS if name in values}
+    if config is not None:
+        paths |= {f"{_CONFIG}.{key}": config_file.value_of(config, key) for key in _PATH_FIELDS}
+    for name, value in paths.items():
+        for path in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(path, str):
+                with refusing(name):
+                    check_local(path)
+
+
+def _unknown_flag(command: str, name: str, values: flags.FlagValues) -> str:
+    if name.startswith(f"{_CONFIG}."):
+        return f"--{name} is given without --config=FILE"
+    allowed = [f"--{flag}" for flag in values]
+    return f"unknown flag --{name}; {choose_from(f'--{name}', allowed)} (rrope {command} --help)"
+
+
+def _bad_value(command: str, message: str, values: flags.FlagValues) -> str:
+    """Says in one line what absl says about a flag's value, with the flag's type."""
+    message = " ".join(message.split())
+    match = re.match(r"flag --(?P<name>[\w.]+)=(?P<value>.*?): (?P<reason>.*)", message)
+    if match is None or match["name"] not in values:
+        return f"{message}; see rrope {command} --help"
+    flag = values[match["name"]]
+    if match["reason"].endswith("other than None."):  # as absl says of a required flag
+        return f"--{flag.name} is missing: {flag.help}"
+    reason = "neither True nor False" if flag.boolean else match["reason"]
+    return f"--{flag.name}={match['value']}: {reason} (expected {flag.parser.flag_type()})"
+
+
+def _help(command: str, summary: str, values: flags.FlagValues) -> str:
+    lines = [f"usage: rrope {command} [FLAGS]", "", summary, "", "flags:"]
+    for name in sorted(values):
+        flag = values[name]
+        kind = flag.parser.flag_type().upper()
+        required = flag.default is None and bool(flag.validators)
+        note = " (required)" if required else f" (default {flag.default_as_str})"
+        note = "" if flag.default is None and not required else note
+        shown = f"--[no]{name}" if flag.boolean else f"--{name}={kind}"
+        if name == _CONFIG and not required:  # it stands for the content of a file
+            shown, note = f"--{_CONFIG}.KEY=VALUE", ""
+        lines.append(f"  {shown}\n      {flag.help}{note}")
+    return "\n".join(lines)

@@ -1,0 +1,146 @@
+"""Config files: Python files with `get_config()` returning a ConfigDict, and overrides of it."""
+
+import inspect
+import runpy
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from rrope_jax.cli import overrides
+from rrope_jax.cli.errors import UsageError, choose_from
+
+ROOT = "config"
+"""What begins the name of every field."""
+
+
+def load(path: str) -> ConfigDict:
+    """Runs `get_config()` of a file; what follows a colon in the path is its argument.
+
+    Raises:
+      UsageError: There is no such file, it raises an error, or it returns something else.
+    """
+    file, *arguments = path.split(":", 1)
+    if not Path(file).is_file():
+        what = "is not a file" if Path(file).exists() else "does not exist"
+        raise UsageError(
+            f"--config={path}: {file!r} {what}; give a config file such as configs/*.py"
+        )
+    try:
+        get_config = runpy.run_path(file, run_name=ROOT).get("get_config")
+        if get_config is None:
+            raise UsageError(
+                f"--config={path}: the file has no get_config(); define it to return a ConfigDict"
+            )
+        _check_arguments(path, get_config, arguments)
+        config = get_config(*arguments)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(_blame(path, file, error)) from error
+    if not isinstance(config, ConfigDict):
+        raise UsageError(
+            f"--config={path}: get_config() returned {type(config).__name__}, not a ConfigDict"
+        )
+    return config
+
+
+def _check_arguments(path: str, get_config: Callable[..., Any], arguments: Sequence[str]) -> None:
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError as error:
+        raise UsageError(
+            f"--config={path}: get_config() {error} (what follows a colon in --config)"
+        ) from None
+
+
+def _blame(path: str, file: str, error: Exception) -> str:
+    """One line on an error raised while a config file ran, with the line of the file."""
+    if isinstance(error, SyntaxError):
+        line, reason = error.lineno, error.msg
+    else:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        line = frames[-1].lineno if frames else None
+        reason = " ".join(str(error).split())
+    where = f"line {line}: " if line else ""
+    return f"--config={path}: {where}{type(error).__name__}: {reason}"
+
+
+def loosen(config: ConfigDict, path: str = "") -> Iterator[str]:
+    """Turns required placeholders into optional ones, which can be read; yields their paths."""
+    for key in list(config):
+        try:
+            value = config[key]
+        except config_dict.RequiredValueError:
+            kind = config.get_ref(key).get_type()
+            del config[key]
+            config[key] = config_dict.placeholder(kind)
+            yield f"{path}{key}"
+        else:
+            if isinstance(value, ConfigDict):
+                yield from loosen(value, f"{path}{key}.")
+
+
+def check_required(config: ConfigDict, required: Iterable[str]) -> None:
+    """Raises UsageError unless every field that `loosen` named has got a value."""
+    for path in required:
+        if value_of(config, path) is None:
+            name = f"{ROOT}.{path}"
+            raise UsageError(f"{name} has no value: give one with --{name}=VALUE")
+
+
+def value_of(config: ConfigDict, path: str) -> Any:
+    """The value of a field, such as `rope.theta`; None where there is no such field."""
+    value: Any = config
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, ConfigDict) else None
+    return value
+
+
+def override(config: ConfigDict, flags: Sequence[overrides.Override]) -> None:
+    """Sets fields of a config.
+
+    Raises:
+      UsageError: A field does not exist, or a value is not of its type.
+    """
+    for flag in flags:
+        _check_override(config, flag.key, flag.word)
+    try:
+        overrides.apply(config, flags)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _check_override(config: ConfigDict, key: str, word: str) -> None:
+    group, path = config, ROOT
+    *groups, last = key.split(".")
+    for name in [*groups, last]:
+        if not isinstance(group, ConfigDict):
+            raise UsageError(f"{word}: {path} is a value, not a group of fields")
+        if name not in group:
+            elsewhere = [field for field in _paths(config) if field.split(".")[-1] == last]
+            meant = f"; {ROOT}.{elsewhere[0]} is there" if elsewhere else ""
+            raise UsageError(
+                f"{word}: {path} has no key {name!r}{meant}; {choose_from(name, group)}"
+            )
+        holder, group, path = group, group[name], f"{path}.{name}"
+    if isinstance(group, ConfigDict):
+        fields = ", ".join(sorted(group))
+        raise UsageError(f"{word}: {path} is a group; override one of its fields: {fields}")
+    kind = holder.get_type(last)
+    if not overrides.can_set(kind):
+        raise UsageError(
+            f"{word}: {path} is of type {kind.__name__}, which a flag cannot set; change it in the "
+            "config file"
+        )
+
+
+def _paths(config: ConfigDict, path: str = "") -> Iterator[str]:
+    """The paths of all fields of a config."""
+    for key in config:
+        if isinstance(config[key], ConfigDict):
+            yield from _paths(config[key], f"{path}{key}.")
+        else:
+            yield f"{path}{key}"

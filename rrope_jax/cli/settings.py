@@ -1,0 +1,202 @@
+"""From the ConfigDict of a command to the frozen dataclasses that the library takes.
+
+A command's setting is one dataclass whose fields are the groups of its config. A group is
+
+- a dataclass, built from the fields that the config has;
+- `Annotated[Fields, SomeOf(RopeSpec)]`: fields of a dataclass that is completed elsewhere, such as
+  by a checkpoint; names and types are checked, and nothing is built;
+- `Annotated[TaskConfig, INLINE]`: a dataclass whose fields stand beside the groups.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from rrope_jax.cli.errors import UsageError, choose_from, refusing
+
+T = TypeVar("T")
+
+Fields = Mapping[str, Any]
+"""Some fields of a dataclass, in their types; those that a config sets to None are left out."""
+
+INLINE = "inline"
+
+
+class SomeOf:
+    """Marks a group that may have any fields of some dataclasses."""
+
+    def __init__(self, *classes: type[Any]) -> None:
+        """Takes the dataclasses."""
+        self.annotations: dict[str, Any] = {}
+        for cls in classes:
+            self.annotations |= _annotations(cls)
+
+
+def from_config(cls: type[T], config: ConfigDict, path: str, **fixed: Any) -> T:
+    """Turns one group of a config into a frozen dataclass, checking every key and type.
+
+    A None in the config stands for the field's default. Ints are taken for floats (not bools for
+    either), lists for tuples, and groups for fields that are dataclasses themselves.
+
+    Args:
+      cls: The dataclass.
+      config: The group, such as `config.rope`.
+      path: Its name in messages, such as `"config.rope"`.
+      **fixed: Fields that the caller has settled. The config may repeat such a value, not
+        contradict it.
+
+    Returns:
+      An instance of `cls`.
+
+    Raises:
+      UsageError: A key is unknown, missing, of a wrong type or contradicts `fixed`, or `cls`
+        refuses the values with a ValueError.
+    """
+    annotations = _annotations(cls)
+    inline = {
+        name: typing.get_args(annotation)[0]
+        for name, annotation in annotations.items()
+        if INLINE in typing.get_args(annotation)
+    }
+    owner = {key: name for name, part in inline.items() for key in _annotations(part)}
+    beside = {name: annotations[name] for name in annotations if name not in inline}
+    for name in inline:
+        beside |= _annotations(inline[name])
+    values = read_fields(beside, config, path)
+    parts: dict[str, dict[str, Any]] = {name: {} for name in inline}
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        (parts[owner[key]] if key in owner else arguments)[key] = value
+    for name, part in parts.items():
+        arguments[name] = build(inline[name], part, path)
+    return build(cls, arguments, path, **fixed)
+
+
+def read_fields(annotations: Mapping[str, Any], config: ConfigDict, path: str) -> dict[str, Any]:
+    """The fields of a group that are not None, in the types of their annotations.
+
+    Raises:
+      UsageError: It is no group, or has an unknown key or a value of a wrong type.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"{path} = {config!r}: it has to be a group of fields (a ConfigDict)")
+    fields = {}
+    for key in config:
+        name, value = f"{path}.{key}", config[key]
+        if key not in annotations:
+            shown = "{...}" if isinstance(value, ConfigDict) else repr(value)
+            raise UsageError(
+                f"{name} = {shown}: there is no such key; {choose_from(key, annotations)}"
+            )
+        if value is not None or typing.get_origin(annotations[key]) is Annotated:
+            fields[key] = _convert(annotations[key], value, name)
+    return fields
+
+
+def build(cls: type[T], fields: Fields, path: str, **fixed: Any) -> T:
+    """A dataclass of fields that are in its types already; otherwise as `from_config`."""
+    for key in fixed.keys() & fields.keys():
+        if fields[key] != fixed[key]:
+            raise UsageError(
+                f"{path}.{key} = {fields[key]!r}: here it can only be {fixed[key]!r}, or left unset"
+            )
+    arguments = {**fields, **fixed}
+    annotations = _annotations(cls)
+    for name in _required(cls):
+        if name in arguments:
+            continue
+        if _is_group(annotations[name]):
+            raise UsageError(f"{path}.{name} is missing: it has to be a group of fields")
+        raise UsageError(f"{path}.{name} has no value: give one with --{path}.{name}=VALUE")
+    with refusing(path, (ValueError,)):
+        return cls(**arguments)
+
+
+def _annotations(cls: type[Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _is_group(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is Annotated or dataclasses.is_dataclass(annotation)
+
+
+def _required(cls: type[Any]) -> Iterator[str]:
+    for field in dataclasses.fields(cls):
+        if field.init and field.default is field.default_factory is dataclasses.MISSING:
+            yield field.name
+
+
+def _convert(annotation: Any, value: Any, path: str) -> Any:
+    """Checks a config value against a field's annotation; returns it in the annotated type."""
+    converted = _try_convert(annotation, value, path)
+    if converted is _MISMATCH:
+        raise UsageError(f"{path} = {value!r}: it has to be {_describe(annotation)}")
+    return converted
+
+
+_MISMATCH = object()
+# Whole numbers have fewer bits: sizes, counts and seeds 32, what becomes a float 1023.
+_BITS: dict[Any, int] = {int: 32, float: 1023}
+
+
+def _try_convert(annotation: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        attempts = (_try_convert(option, value, path) for option in arguments)
+        return next((a for a in attempts if a is not _MISMATCH), _MISMATCH)
+    if origin is typing.Literal:
+        return value if value in arguments else _MISMATCH
+    if origin is Annotated:
+        is_group = isinstance(value, ConfigDict)
+        return read_fields(arguments[1].annotations, value, path) if is_group else _MISMATCH
+    if origin is tuple:
+        return _try_convert_tuple(arguments, value, path)
+    if dataclasses.is_dataclass(annotation):
+        if not isinstance(value, ConfigDict):
+            return value if isinstance(value, typing.cast(type, annotation)) else _MISMATCH
+        return from_config(typing.cast(type, annotation), value, path)
+    if annotation in (int, float) and isinstance(value, bool):
+        return _MISMATCH
+    if isinstance(value, int) and annotation in _BITS and abs(value) >> _BITS[annotation]:
+        raise UsageError(f"{path} = {value!r:.40}: it has to be less than 2**{_BITS[annotation]}")
+    if annotation is float and isinstance(value, int):
+        return float(value)
+    if annotation is None:
+        annotation = types.NoneType
+    return value if isinstance(value, origin or annotation) else _MISMATCH
+
+
+def _try_convert_tuple(elements: tuple[Any, ...], value: Any, path: str) -> Any:
+    if not isinstance(value, list | tuple):
+        return _MISMATCH
+    if elements[-1:] == (...,):
+        elements = (elements[0],) * len(value)
+    if len(elements) != len(value):
+        return _MISMATCH
+    converted = tuple(map(_try_convert, elements, value, [path] * len(value)))
+    return _MISMATCH if _MISMATCH in converted else converted
+
+
+def _describe(annotation: Any) -> str:
+    """An annotation in words: `float`, `'a' or 'b'`, `a sequence of str`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if _is_group(annotation):
+        return "a group of fields"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in arguments)
+    if origin is typing.Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is tuple and arguments[-1:] == (...,):
+        return f"a sequence of {_describe(arguments[0])}"
+    if origin is tuple:
+        return f"a sequence of {len(arguments)}: {', '.join(map(_describe, arguments))}"
+    if annotation in (None, types.NoneType):
+        return "None"
+    return getattr(annotation, "__name__", str(annotation))

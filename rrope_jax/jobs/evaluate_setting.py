@@ -1,0 +1,71 @@
+"""A config of `rrope evaluate` as its setting."""
+
+import dataclasses
+from typing import Annotated, Any
+
+from rrope_jax.cli.errors import UsageError
+from rrope_jax.cli.settings import Fields, SomeOf
+from rrope_jax.data.pipeline import DataConfig
+from rrope_jax.evaluation.closed_ended import ClosedEndedSetting
+from rrope_jax.evaluation.passkey import PasskeySetting
+from rrope_jax.evaluation.perplexity import PerplexitySetting
+from rrope_jax.jobs.rope_fields import RopeFields
+from rrope_jax.jobs.train_setting import PresetName
+from rrope_jax.model import ModelConfig
+
+_SECTIONS = ("perplexity", "passkey", "closed_ended")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sections:
+    """The group `config.eval`; single fields beside the sections are those of `rrope train`."""
+
+    perplexity: PerplexitySetting | None = None
+    passkey: PasskeySetting | None = None
+    closed_ended: ClosedEndedSetting | None = None
+    every_steps: Any = None
+    length: Any = None
+    batch_size: Any = None
+    max_rows: Any = None
+
+    def enabled(self) -> dict[str, Any]:
+        """The settings of the sections that are on, by name."""
+        sections = {name: getattr(self, name) for name in _SECTIONS}
+        return {name: each for name, each in sections.items() if each and each.enabled}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateSetting:
+    """A config of `rrope evaluate`, which may be one of `rrope train` as well.
+
+    Attributes:
+      eval: What to measure.
+      rope, model: Fields that replace the checkpoint's.
+      data: Fields of DataConfig; only perplexity needs a source.
+      train, mesh, checkpoint: Groups of `rrope train`; they are not read.
+
+    Raises:
+      UsageError: Nothing is to be measured.
+    """
+
+    eval: Sections = dataclasses.field(default_factory=Sections)
+    rope: RopeFields = dataclasses.field(default_factory=dict)
+    model: Annotated[Fields, SomeOf(ModelConfig, PresetName)] = dataclasses.field(
+        default_factory=dict
+    )
+    data: Annotated[Fields, SomeOf(DataConfig)] = dataclasses.field(default_factory=dict)
+    train: Any = None
+    mesh: Any = None
+    checkpoint: Any = None
+
+    def __post_init__(self) -> None:
+        if not self.eval.enabled():
+            raise UsageError(
+                "config.eval: nothing to evaluate; give it a group with enabled = True, of "
+                f"{', '.join(_SECTIONS)}"
+            )
+
+    @property
+    def bos(self) -> bool:
+        """Whether a document begins with the tokenizer's first token."""
+        return bool(self.data.get("bos"))

@@ -1,0 +1,143 @@
+"""A config of `rrope posgen` as its setting, its program and its trainings."""
+
+import dataclasses
+from typing import Annotated
+
+from rrope_jax.cli.errors import refusing
+from rrope_jax.cli.settings import INLINE, Fields, SomeOf, build
+from rrope_jax.jobs.rope_fields import RopeFields, spec_of_method
+from rrope_jax.model import ModelConfig
+from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig, check_tasks
+from rrope_jax.posgen.grid import PROTOCOLS, Training, trainings
+from rrope_jax.posgen.layout import AblationMeshConfig
+from rrope_jax.posgen.training import PosgenProgram
+from rrope_jax.rope.methods import parse_method
+from rrope_jax.rope.positions import PositionSampling
+
+_MOST_SEEDS = 10_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The trainings of an ablation.
+
+    Attributes:
+      tasks, methods, protocols: Keys of `TASKS`, names as in `grid`, keys of `PROTOCOLS`.
+      num_seeds: Repetitions of every cell.
+      first_seed: The seeds are first_seed, first_seed + 1, ...
+
+    Raises:
+      ValueError: A name is unknown or occurs twice, or there are too few or too many seeds.
+    """
+
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    protocols: tuple[str, ...]
+    num_seeds: int
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "methods", "protocols"):
+            entries = getattr(self, name)
+            if not entries or len(set(entries)) < len(entries):
+                raise ValueError(f"{name}={entries!r} must name at least one, and none twice")
+        check_tasks(self.tasks)
+        for method in self.methods:
+            parse_method(method)
+        for protocol in self.protocols:
+            if protocol not in PROTOCOLS:
+                raise ValueError(
+                    f"protocols: {protocol!r} is unknown; choose from {', '.join(PROTOCOLS)}"
+                )
+        for name, least in (("num_seeds", 1), ("first_seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.num_seeds > _MOST_SEEDS:
+            raise ValueError(
+                f"num_seeds={self.num_seeds} must be at most {_MOST_SEEDS}: each is a training for "
+                "every task and method"
+            )
+        if self.first_seed + self.num_seeds > 2**32:
+            raise ValueError(
+                f"first_seed={self.first_seed} + num_seeds={self.num_seeds} must be at most 2**32, "
+                "the number of different random keys"
+            )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the grid."""
+        return tuple(range(self.first_seed, self.first_seed + self.num_seeds))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PosgenSetting:
+    """A config of `rrope posgen`; the fields of task and grid stand beside its groups.
+
+    Attributes:
+      name: Title of the report.
+      task: The data.
+      grid: The trainings.
+      rope: Fields of RopeSpec that describe all methods.
+      rope_at_test: What differs from `rope` under the protocol `scaled_at_test`.
+      model: Fields of ModelConfig; its vocabulary is the task's.
+      train, positions, mesh: See there.
+      lanes: Trainings of a device at a time; 0 chooses by backend.
+      save_every_seconds: Least time between checkpoints of an unfinished training.
+      matmul_precision: See `posgen.training.PosgenProgram`.
+
+    Raises:
+      ValueError: `lanes` or `save_every_seconds` is negative.
+    """
+
+    name: str
+    task: Annotated[TaskConfig, INLINE]
+    grid: Annotated[Grid, INLINE]
+    rope: RopeFields
+    rope_at_test: RopeFields
+    model: Annotated[Fields, SomeOf(ModelConfig)]
+    train: PosgenTrainConfig
+    positions: PositionSampling
+    mesh: AblationMeshConfig = dataclasses.field(default_factory=AblationMeshConfig)
+    lanes: int = 0
+    save_every_seconds: float = 60.0
+    matmul_precision: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("lanes", "save_every_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+
+    def program(self) -> PosgenProgram:
+        """The functions of all trainings.
+
+        Raises:
+          UsageError: The groups do not fit together.
+        """
+        model = build(ModelConfig, self.model, "config.model", vocab_size=self.task.vocab_size)
+        with refusing("config"):
+            return PosgenProgram(
+                self.task, model, self.train, self.positions, self.matmul_precision
+            )
+
+    def trainings(self, program: PosgenProgram) -> tuple[Training, ...]:
+        """All trainings of the grid.
+
+        Raises:
+          UsageError: A method lacks a field of `rope`, or one has a wrong value.
+        """
+        fields: dict[str, tuple[Fields, str]] = {
+            "scaled_training": (self.rope, "config.rope"),
+            "scaled_at_test": (
+                {**self.rope, **self.rope_at_test},
+                "config.rope with config.rope_at_test",
+            ),
+        }
+        grid = self.grid
+        specs = {}
+        for protocol in grid.protocols:
+            trained_as = map(PROTOCOLS[protocol], grid.methods)
+            for method in dict.fromkeys((*grid.methods, *trained_as)):
+                specs[protocol, method] = spec_of_method(
+                    *fields[protocol], method, head_dim=program.model.head_size
+                )
+        return trainings(tasks=grid.tasks, methods=grid.methods, seeds=grid.seeds, specs=specs)

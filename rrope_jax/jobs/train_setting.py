@@ -1,0 +1,220 @@
+"""A config of `rrope train` as its setting, its model and its program."""
+
+import dataclasses
+import os
+from typing import Annotated, Any
+
+from rrope_jax.cli.errors import UsageError, refusing
+from rrope_jax.cli.settings import Fields, SomeOf, build
+from rrope_jax.data.pipeline import DataConfig
+from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_files
+from rrope_jax.io import pretrained
+from rrope_jax.io.tokenizer.files import TokenizerFiles
+from rrope_jax.jobs.rope_fields import RopeFields, extend
+from rrope_jax.model import ModelConfig
+from rrope_jax.model.presets import PRESETS, Preset
+from rrope_jax.rope import RopeSpec
+from rrope_jax.sharding import MeshConfig
+from rrope_jax.train.config import TrainConfig
+from rrope_jax.train.heldout import HeldoutConfig
+from rrope_jax.train.step import Program
+
+# What has to be the same in a checkpoint and the preset that a config names for it.
+_SIZES = ("vocab_size", "d_model", "num_layers", "num_heads", "kv_heads", "head_size", "d_ff")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Where a run starts, and which of its checkpoints stay.
+
+    Attributes:
+      init_from: A checkpoint of any format to continue; None trains a new model.
+      every_steps: Steps between checkpoints. The last step, and one at which the run is told to
+        stop, have one in any case.
+      keep: How many of the newest stay.
+      keep_every_steps: Checkpoints at multiples of this many steps stay too; None for no others.
+
+    Raises:
+      ValueError: A number is not positive.
+    """
+
+    init_from: str | None = None
+    every_steps: int = 100
+    keep: int = 2
+    keep_every_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "keep", "keep_every_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class PresetName:
+    """The key of `config.model` beside the fields of ModelConfig."""
+
+    preset: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSetting:
+    """A config of `rrope train`.
+
+    Attributes:
+      model: Fields of ModelConfig, which a preset or a checkpoint completes, and `preset`.
+      rope: Fields of RopeSpec, likewise.
+      data, train, mesh, checkpoint, eval: See there.
+
+    Raises:
+      UsageError: Two groups contradict each other, or there is no such preset.
+    """
+
+    model: Annotated[Fields, SomeOf(ModelConfig, PresetName)] = dataclasses.field(
+        default_factory=dict
+    )
+    rope: RopeFields = dataclasses.field(default_factory=dict)
+    data: DataConfig
+    train: TrainConfig
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    eval: HeldoutConfig = dataclasses.field(default_factory=HeldoutConfig)
+
+    def __post_init__(self) -> None:
+        name = self.model.get("preset")
+        if name is not None and name not in PRESETS:
+            raise UsageError(
+                f"config.model.preset = {name!r} is unknown; choose from {', '.join(PRESETS)}"
+            )
+        held_out = self.data.heldout or self.data.heldout_share
+        if self.eval.every_steps is not None and not held_out:
+            raise UsageError(
+                f"config.eval.every_steps={self.eval.every_steps}, but no text is held out: name "
+                "documents in config.data.heldout, or set config.data.heldout_share"
+            )
+
+    @property
+    def preset(self) -> Preset | None:
+        """The preset that the config names."""
+        return PRESETS[self.model["preset"]] if "preset" in self.model else None
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        """The fields of ModelConfig that the config has."""
+        return {name: value for name, value in self.model.items() if name != "preset"}
+
+    def describe(self, *, elsewhere: bool = False) -> pretrained.Description:
+        """The model; reads the tokenizer and what a checkpoint says of itself, but no weights.
+
+        Args:
+          elsewhere: Whether the run is planned for another machine, which has the files that the
+            config names: a preset then takes their place where they are missing here.
+
+        Raises:
+          UsageError: The config or the checkpoint is wrong; the message names the key.
+        """
+        path = self.checkpoint.init_from
+        if elsewhere and self.preset and not is_here(path or self.data.tokenizer):
+            if path is not None:
+                self._check_overridable()
+            return self._of_preset(self.preset)
+        return self._new_model() if path is None else self._continued_model(path)
+
+    def program(self, description: pretrained.Description) -> Program:
+        """The training step of the model.
+
+        Raises:
+          UsageError: The groups do not fit together.
+        """
+        segmented = self.data.packing != "one_document_per_row"
+        with refusing("config"):
+            return Program(description.model, description.rope, self.train, segmented)
+
+    def open_tokenizer(self, description: pretrained.Description) -> Tokenizer:
+        """The tokenizer of the run; raises UsageError where it does not go with the model."""
+        source = self.data.tokenizer or description.tokenizer
+        if source is None:
+            raise UsageError(
+                "config.checkpoint.init_from comes without a tokenizer: name one in "
+                f"config.data.tokenizer, such as a tokenizer.json or {BYTES!r}"
+            )
+        with refusing("config.data.tokenizer"):
+            tokenizer = load_tokenizer(source)
+        try:
+            return tokenizer.for_model(description.model.vocab_size)
+        except ValueError as error:
+            raise UsageError(f"config.data.tokenizer {error}") from error
+
+    def _of_preset(self, preset: Preset) -> pretrained.Description:
+        """A preset with the config's changes, without a tokenizer."""
+        description = pretrained.Description(preset.model, preset.rope, preset.context)
+        return self._changed(description)
+
+    def _changed(self, description: pretrained.Description) -> pretrained.Description:
+        with refusing("config.model"):
+            model = dataclasses.replace(description.model, **self.model_fields)
+        return extend(dataclasses.replace(description, model=model), self.rope)
+
+    def _new_model(self) -> pretrained.Description:
+        if self.data.tokenizer is None:
+            raise UsageError(
+                "config.data.tokenizer has no value and there is no checkpoint to take one from: "
+                f"name a tokenizer.json, a folder with one, or {BYTES!r}"
+            )
+        files = _tokenizer_files(self.data.tokenizer)
+        with refusing("config.data.tokenizer"):
+            tokenizer = load_tokenizer(files or self.data.tokenizer)
+        ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+        if self.preset is not None:
+            return dataclasses.replace(self._of_preset(self.preset), tokenizer=files, extras=ids)
+        fields = {"vocab_size": tokenizer.vocab_size} | self.model_fields
+        model = build(ModelConfig, fields, "config.model")
+        rope = build(RopeSpec, self.rope, "config.rope", head_dim=model.head_size)
+        context = self.train.reach
+        if rope.original_context is not None:
+            context = max(context, round(rope.original_context * rope.extension))
+        return pretrained.Description(model, rope, context, files, ids)
+
+    def _continued_model(self, path: str) -> pretrained.Description:
+        with refusing("config.checkpoint.init_from"):
+            source = pretrained.open_source(path)
+            source.check()
+            description = source.description
+        if self.preset is not None:
+            _check_sizes(description.model, self.preset, path)
+        if self.data.tokenizer is not None:
+            files = _tokenizer_files(self.data.tokenizer)
+            description = dataclasses.replace(description, tokenizer=files)
+        self._check_overridable()
+        return self._changed(description)
+
+    def _check_overridable(self) -> None:
+        """Refuses fields that cannot change in a model that is continued."""
+        if fixed := sorted(self.model_fields.keys() - set(pretrained.OVERRIDABLE)):
+            raise UsageError(
+                f"config.model.{fixed[0]} = {self.model[fixed[0]]!r}: a checkpoint that is "
+                f"continued has its own; only {', '.join(pretrained.OVERRIDABLE)} can be set"
+            )
+
+
+def is_here(name: str | None) -> bool:
+    """Whether this machine has a file that a config names; no name, and bytes, need none."""
+    return name in (None, BYTES) or os.path.exists(name)
+
+
+def _tokenizer_files(name: str) -> TokenizerFiles | None:
+    """What travels with a model; bytes need nothing."""
+    if name == BYTES:
+        return None
+    with refusing("config.data.tokenizer"):
+        return read_files(name)
+
+
+def _check_sizes(model: ModelConfig, preset: Preset, path: str) -> None:
+    for name in _SIZES:
+        size, expected = getattr(model, name), getattr(preset.model, name)
+        if size != expected:
+            raise UsageError(
+                f"config.checkpoint.init_from = {path!r} is not config.model.preset: its {name} is "
+                f"{size}, not {expected}; name another checkpoint, or leave the preset out"
+            )

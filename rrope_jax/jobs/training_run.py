@@ -1,0 +1,271 @@
+"""A run of `rrope train`: its text, its state, and the steps between checkpoints."""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from rrope_jax.cli import backend
+from rrope_jax.cli.errors import UsageError, refusing
+from rrope_jax.data.pipeline import Text, TextBatches
+from rrope_jax.io import pretrained
+from rrope_jax.io.orbax import layout
+from rrope_jax.io.orbax.checkpoint import BackgroundCheckpoints
+from rrope_jax.jobs.train_setting import TrainSetting
+from rrope_jax.rope import RopeSpec
+from rrope_jax.rope.methods import method_of
+from rrope_jax.run.distributed import Peers
+from rrope_jax.run.identity import difference
+from rrope_jax.run.workdir import Workdir
+from rrope_jax.train import loop
+from rrope_jax.train.heldout import Heldout
+from rrope_jax.train.metrics import MetricsLog, NoLog, Progress
+from rrope_jax.train.sharded import (
+    Placement,
+    begin,
+    initialize,
+    lower,
+    restore_like,
+    rows_of_process,
+)
+from rrope_jax.train.step import Params, Program, State
+
+_LOG = logging.getLogger(__name__)
+
+FREE_MODEL_FIELDS = ("model.remat", "model.attention")
+"""Fields of the model that only change rounding, so that they may differ from a checkpoint's."""
+
+# What the metadata of a checkpoint hold beside the description.
+_DATA, _OWED, _CONTENT = "data", "owed", "content"
+_TOKENIZER, _HELDOUT = "tokenizer", "heldout"
+_CONTENT_OF = {
+    _TOKENIZER: "config.data: the tokenizer",
+    _HELDOUT: "config.data: the held-out text",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """A run with its text opened, but without arrays on a device.
+
+    Attributes:
+      setting: The config.
+      program: The training step.
+      placement: Where its arrays lie.
+      description: The model, as its checkpoints will describe it.
+      batches: The text to train on.
+      heldout: The loss on held-out text; None where it is not measured.
+      content: Fingerprints of files that the config names, besides the text to train on.
+    """
+
+    setting: TrainSetting
+    program: Program
+    placement: Placement
+    description: pretrained.Description
+    batches: TextBatches
+    heldout: Heldout | None
+    content: Mapping[str, str | None]
+
+    @classmethod
+    def open(
+        cls,
+        setting: TrainSetting,
+        program: Program,
+        placement: Placement,
+        description: pretrained.Description,
+    ) -> "TrainingRun":
+        """Opens tokenizer and text; raises UsageError where one of them is wrong."""
+        tokenizer = setting.open_tokenizer(description)
+        train = program.train
+        with refusing("config.data"):
+            text = Text(setting.data, tokenizer)
+            heldout = None
+            if setting.eval.every_steps is not None:
+                documents = [tokens for _, tokens in text.heldout]
+                heldout = Heldout(program, placement, setting.eval, documents)
+            batches = text.batches(
+                batch_size=train.batch_size,
+                length=train.length,
+                rows=rows_of_process(placement.mesh, jax.process_index(), train.batch_size),
+            )
+        content = {
+            _TOKENIZER: tokenizer.fingerprint,
+            _HELDOUT: None if heldout is None else heldout.fingerprint,
+        }
+        return cls(setting, program, placement, description, batches, heldout, content)
+
+    def train(
+        self,
+        workdir: Workdir,
+        store: BackgroundCheckpoints,
+        window: loop.Window | None,
+        stopping: Callable[[], bool],
+        peers: Peers,
+    ) -> bool:
+        """Restores or begins, compiles, and runs the loop; whether all steps are taken."""
+        program, description = self.program, self.description
+        _LOG.info("%s", backend.describe())
+        init_key, step_key = _keys(program.train.seed, self.placement)
+        restored = self._restore(store, peers)
+        state, owed = restored or (self._begin(init_key), None)
+        if peers.first and description.tokenizer is not None:
+            description.tokenizer.write(workdir.path / layout.TOKENIZER)
+        first, steps = int(state.step), program.train.steps
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        _LOG.info("%.1f M parameters, %s", parameters / 1e6, _method(description.rope))
+        if first == steps and owed is None:
+            _LOG.info("all %d steps are done", steps)
+            return True
+        step = self._compile()
+        peers.barrier("compiled")  # devices do not wait for each other as long as compilers take
+        logged = first if owed is None else first - 1
+        records = MetricsLog(workdir.path, after=logged) if peers.first else NoLog()
+        with records as log, store:
+            hooks = self._hooks(store, log, Progress(first=logged, steps=steps), window, stopping)
+            return loop.run(
+                step,
+                state,
+                self.batches,
+                step_key,
+                steps=steps,
+                put=self.placement.put,
+                hooks=hooks,
+                owed=owed,
+            )
+
+    def _hooks(
+        self,
+        store: BackgroundCheckpoints,
+        log: MetricsLog | NoLog,
+        progress: Progress,
+        window: loop.Window | None,
+        stopping: Callable[[], bool],
+    ) -> loop.Hooks:
+        described = layout.description_to_json(self.description)
+
+        def save(state: State, place: loop.Place, owed: loop.Record | None = None) -> None:
+            log.sync()
+            # a run that found a gradient that is not finite resumes from before it
+            tree = {name: leaf for name, leaf in state._asdict().items() if name != "sound"}
+            metadata = {
+                _DATA: place,
+                _OWED: owed,
+                _CONTENT: self.content,
+                layout.DESCRIPTION: described,
+            }
+            store.save(int(state.step), tree, metadata)
+
+        def report(record: Mapping[str, Any]) -> None:
+            log.write(record)
+            progress.report(record)
+
+        def evaluate(params: Params) -> Mapping[str, float]:
+            return {} if self.heldout is None else self.heldout(params, stopping)
+
+        return loop.Hooks(
+            log=report,
+            save=save,
+            save_every=self.setting.checkpoint.every_steps,
+            evaluate=evaluate,
+            evaluate_every=self.setting.eval.every_steps,
+            stopping=lambda number: stopping(),
+            profile=window,
+        )
+
+    def _restore(
+        self, store: BackgroundCheckpoints, peers: Peers
+    ) -> tuple[State, loop.Record | None] | None:
+        """The newest state in the workdir, with the text at its place, and what it owes the log."""
+        if peers.gather("newest checkpoint", store.newest)[0] is None:
+            return None
+        like = restore_like(self.program, self.placement)
+        restored = store.restore(
+            {name: leaf for name, leaf in like._asdict().items() if name != "sound"},
+            gather=lambda value: peers.gather("restored", value),
+        )
+        if restored is None:
+            raise UsageError(
+                "--workdir has checkpoints, but none that can be read (see above); restore one, or "
+                "give another --workdir to begin anew"
+            )
+        tree, metadata = restored
+        self._check_content(metadata)
+        with refusing("config.data"):
+            self.batches.restore(metadata[_DATA])
+        _LOG.info("going on from step %d", tree["step"])
+        state = State(**tree, sound=jax.device_put(np.ones((), bool), self.placement.whole))
+        return state, metadata.get(_OWED)
+
+    def _check_content(self, metadata: Mapping[str, Any]) -> None:
+        """Refuses to resume where a file that the config names has changed.
+
+        Raises:
+          UsageError: The message says which.
+        """
+        saved_content = metadata.get(_CONTENT, {})  # checkpoints of earlier releases have none
+        for name, what in _CONTENT_OF.items():
+            if name in saved_content and saved_content[name] != self.content[name]:
+                raise UsageError(
+                    f"{what} is another one than when this run was saved; bring the old one back, "
+                    "or give another --workdir to begin anew"
+                )
+        with refusing("--workdir: the model of the newest checkpoint"):
+            saved = layout.description_from_json(metadata[layout.DESCRIPTION])
+        there, here = map(layout.description_to_json, (saved, self.description))
+        changed = difference(there, json.loads(json.dumps(here)), FREE_MODEL_FIELDS)
+        if changed is not None:
+            key, old, new = changed
+            raise UsageError(
+                f"the model is another one than when this run was saved: {key} is {old} there and "
+                f"{new} here; bring what config.checkpoint.init_from named back as it was, or give "
+                "another --workdir to begin anew"
+            )
+
+    def _begin(self, key: jax.Array) -> State:
+        """The state before the first step."""
+        path = self.setting.checkpoint.init_from
+        if path is None:
+            return initialize(self.program, self.placement, key)
+        with refusing("config.checkpoint.init_from"):
+            params = pretrained.load_params(pretrained.open_source(path), self.placement.params)
+        _LOG.info("continuing %s", path)
+        return begin(self.program, self.placement, params)
+
+    def _compile(self) -> loop.Step:
+        """The compiled step; made before any signal has to wait for it."""
+        began = time.monotonic()
+        compiled = lower(self.program, self.placement).compile()
+        _LOG.info("compiled the step in %.0f s%s", time.monotonic() - began, _memory(compiled))
+        step: loop.Step = compiled
+        return step
+
+
+def _keys(seed: int, placement: Placement) -> tuple[jax.Array, jax.Array]:
+    """The keys of the parameters and of the steps, on all devices."""
+
+    def split() -> tuple[jax.Array, jax.Array]:
+        init_key, step_key = jax.random.split(jax.random.key(seed))
+        return init_key, step_key
+
+    keys: tuple[jax.Array, jax.Array] = jax.jit(split, out_shardings=placement.whole)()
+    return keys
+
+
+def _memory(compiled: Any) -> str:
+    """The memory that a program needs on each device, where the backend says it."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return ""
+    # the state is donated: outputs take its place
+    needed = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    return f"; it needs {needed / 2**30:.1f} GiB"
+
+
+def _method(rope: RopeSpec) -> str:
+    factor = f" by {rope.extension:g}" if rope.scaling != "none" else ""
+    return f"RoPE method {method_of(rope)}{factor}"

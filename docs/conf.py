@@ -51,6 +51,8 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 default_role = "code"
+# A word where napoleon expects a type ("task: ...") may be the name of several attributes.
+suppress_warnings = ["ref.python"]
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 add_module_names = False

@@ -16,7 +16,7 @@ import site_extension  # noqa: E402
 import rrope_jax  # noqa: E402
 
 project = "rrope_jax"
-author = "The rrope_jax authors"
+author = "the rrope_jax authors"
 version = release = rrope_jax.__version__
 
 extensions = [
@@ -62,6 +62,7 @@ html_title = f"rrope_jax {release}"
 html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the sidebar has a search field
     "show_toc_level": 2,
 }
 html_static_path: list[str] = []

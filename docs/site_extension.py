@@ -5,6 +5,7 @@ import importlib
 import io
 import re
 import shutil
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,11 @@ def _help(command: str) -> str:
 
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
         main([command, "--help"])
-    return printed.getvalue().strip()
+    lines = printed.getvalue().strip().splitlines()
+    return "\n".join(
+        textwrap.fill(line, 88, subsequent_indent=" " * (len(line) - len(line.lstrip())))
+        for line in lines
+    )
 
 
 def _outside_links(text: str, page: Path, docs: Path) -> Iterator[tuple[str, str]]:

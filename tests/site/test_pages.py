@@ -1,5 +1,6 @@
 """The site's pages: commands that exist, keys that are written, links that lead somewhere."""
 
+import ast
 import contextlib
 import functools
 import io
@@ -111,3 +112,30 @@ def test_every_page_is_in_a_table_of_contents() -> None:
     for page in PAGES:
         name = page.relative_to(DOCS).with_suffix("").as_posix()
         assert name in ("index", "idea/models") or re.search(rf"^{name}$", index, re.M), name
+
+
+def _config_classes() -> list[tuple[str, ast.ClassDef]]:
+    """The dataclasses that groups of a config become."""
+    return [
+        (f"{path.stem}.{node.name}", node)
+        for path in sorted((ROOT / "rrope_jax").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and node.decorator_list
+        and (node.name.endswith("Config") or node.name in ("RopeSpec", "PositionSampling"))
+    ]
+
+
+CONFIG_CLASSES = dict(_config_classes())
+
+
+@pytest.mark.parametrize("name", CONFIG_CLASSES)
+def test_every_field_of_a_config_is_documented(name: str) -> None:
+    node = CONFIG_CLASSES[name]
+    document = ast.get_docstring(node) or ""
+    fields = [
+        each.target.id
+        for each in node.body
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    ]
+    assert [field for field in fields if not re.search(rf"\b{field}\b", document)] == []

@@ -44,7 +44,7 @@ nb_execution_excludepatterns = site_extension.notebooks_without_their_model(ROOT
 # Reference: one page a module, found by walking the package.
 autosummary_generate = True
 autosummary_generate_overwrite = True
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

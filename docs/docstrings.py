@@ -3,6 +3,7 @@
 import re
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Note|Example):$")
+_SHARED = re.compile(r"(?P<indent> +)(?P<names>\w+(?:, \w+)+): (?P<text>.*)")
 _CODE = re.compile(r"(``[^`]+``|`[^`]+`)")
 
 
@@ -12,6 +13,7 @@ def to_rst(lines: list[str]) -> list[str]:
     Fenced and indented blocks become code blocks, lists get the empty line before them that
     reStructuredText wants, and characters that mean something there only are escaped.
     """
+    lines = _one_name_each(lines)
     prose: list[str] = []
     result: list[str] = []
 
@@ -50,6 +52,29 @@ def to_rst(lines: list[str]) -> list[str]:
                 prose.append("")
         prose.append(line)
     flush()
+    return result
+
+
+def _one_name_each(lines: list[str]) -> list[str]:
+    """Fields that share a description get it each: napoleon takes `a, b:` for one of some type."""
+    result: list[str] = []
+    section = False
+    number = 0
+    while number < len(lines):
+        line = lines[number]
+        if line.strip() and not line.startswith(" "):
+            section = _SECTION.match(line) is not None
+        number += 1
+        if not section or (shared := _SHARED.fullmatch(line)) is None:
+            result.append(line)
+            continue
+        end = number
+        while end < len(lines) and lines[end].startswith(f"{shared['indent']} "):
+            end += 1
+        for name in shared["names"].split(", "):
+            result.append(f"{shared['indent']}{name}: {shared['text']}")
+            result.extend(lines[number:end])
+        number = end
     return result
 
 

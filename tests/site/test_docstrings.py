@@ -34,6 +34,12 @@ def test_sections_stay() -> None:
     assert _to_rst(text) == text
 
 
+def test_names_that_share_a_description_get_it_each() -> None:
+    text = "Args:\n  a, b: two,\n    of them.\n  c: one."
+    assert _to_rst(text) == "Args:\n  a: two,\n    of them.\n  b: two,\n    of them.\n  c: one."
+    assert _to_rst("In text:\n\nfast, slow: a pair.") == "In text:\n\nfast, slow: a pair."
+
+
 def test_list_gets_its_empty_line() -> None:
     assert _to_rst("Two:\n- one,\n  long\n- two") == "Two:\n\n- one,\n  long\n- two"
 

@@ -17,7 +17,7 @@ from typing import Any
 from rrope_jax.cli.errors import UsageError
 
 _ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-_DEFAULTS = {"RROPE_JOIN_TIMEOUT": 300.0, "RROPE_HEARTBEAT": 60.0}  # seconds
+_DEFAULTS = {"RROPE_JOIN_TIMEOUT": 300.0, "RROPE_HEARTBEAT": 25.0}  # seconds
 # Variables of clusters that say how many processes or hosts there are, as a number or as names.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MEGASCALE_NUM_SLICES")
 _NAMES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")

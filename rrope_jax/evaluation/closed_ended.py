@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 
 from rrope_jax.data.tokenizers import Tokenizer
 from rrope_jax.evaluation.generation import Generator
-from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, forward_flops, unit_name
+from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, unit_name
 from rrope_jax.io import json_text
 from rrope_jax.model import Decoder
+from rrope_jax.model.flops import causal_flops
 
 _DOCUMENT, _INSTRUCTION = "{document}", "{instruction}"
 
@@ -241,8 +242,8 @@ class ClosedEnded(Benchmark[QuestionedDocument]):
             )
         document = self._tokenizer.encode(line.document)
         tokens = [*self._first, *before, *document[:room]]
-        flops = forward_flops(self._model, 0, len(tokens), logits=False) + sum(
-            forward_flops(self._model, len(tokens), len(tokens) + len(q), logits=False)
+        flops = causal_flops(self._model, 0, len(tokens), logits=False) + sum(
+            causal_flops(self._model, len(tokens), len(tokens) + len(q), logits=False)
             for q in questions
         )
         depends_on = [tokens, questions, setting.context, setting.max_tokens, setting.chunk]

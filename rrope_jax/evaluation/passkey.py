@@ -15,8 +15,9 @@ import numpy as np
 
 from rrope_jax.data.tokenizers import Tokenizer
 from rrope_jax.evaluation.generation import Generator
-from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, forward_flops, unit_name
+from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, unit_name
 from rrope_jax.model import Decoder
+from rrope_jax.model.flops import causal_flops
 
 _MOST = 10_000
 _KEY = "{key}"
@@ -162,7 +163,7 @@ class Passkey(Benchmark[tuple[int, float]]):
         depends_on = [prompt.tokens, prompt.answer, context, self._setting.extra_tokens]
         return Unit(
             unit_name("passkey", [context, depth, trial], depends_on),
-            forward_flops(self._model, 0, len(prompt.tokens), logits=False),
+            causal_flops(self._model, 0, len(prompt.tokens), logits=False),
             functools.partial(self._run, prompt, context),
             (context, depth),
         )

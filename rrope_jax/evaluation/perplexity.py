@@ -26,11 +26,11 @@ from rrope_jax.evaluation.units import (
     Benchmark,
     Unit,
     UnitStore,
-    forward_flops,
     unit_name,
     wait,
 )
 from rrope_jax.model import Decoder
+from rrope_jax.model.flops import causal_flops
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.train.loss import next_token_losses
 
@@ -236,7 +236,7 @@ class Perplexity(Benchmark[Windows]):
         depends_on = [_bytes(tokens_N).hex(), window, stride]
         return Unit(
             unit_name("perplexity", [part.document, part.start, tokens_N.size, window], depends_on),
-            forwards * forward_flops(self._model, 0, window, logits=True),
+            forwards * causal_flops(self._model, 0, window, logits=True),
             functools.partial(self._run, tokens_N, window, stride),
             part,
         )

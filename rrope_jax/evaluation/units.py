@@ -16,7 +16,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 
-from rrope_jax.model import ModelConfig
 from rrope_jax.reporting.quantities import clock
 
 _LOG = logging.getLogger(__name__)
@@ -118,19 +117,3 @@ def wait(arrays: Any) -> None:
     for array in jax.tree.leaves(arrays):
         while not array.is_ready():
             time.sleep(_POLL_SECONDS)
-
-
-def forward_flops(model: ModelConfig, start: int, stop: int, *, logits: bool) -> float:
-    """Multiplications and additions that the tokens `start` to `stop` of a row cost.
-
-    Args:
-      model: the decoder.
-      start: tokens that are in a cache already.
-      stop: end of the new tokens.
-      logits: whether the output matrix is applied to each of them.
-    """
-    D, N, K, H = model.d_model, model.num_heads, model.kv_heads, model.head_size
-    block = D * H * (2 * N + 2 * K) + 3 * D * model.d_ff
-    output = D * model.vocab_size if logits else 0
-    attention = model.num_layers * 2 * N * H * (stop**2 - start**2)
-    return float(2 * (stop - start) * (model.num_layers * block + output) + attention)

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh
 
-from rrope_jax.planning.roofline import flops, rules, traffic
+from rrope_jax.model import flops
+from rrope_jax.planning.roofline import rules, traffic
 from rrope_jax.planning.roofline.collectives import Collective
 from rrope_jax.sharding import LayoutError, MeshConfig, make_mesh
 from rrope_jax.train import sharded

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 
 from rrope_jax.model import Decoder, ModelConfig
-from rrope_jax.model.config import ACTIVATIONS
+from rrope_jax.model.flops import forward_flops
 from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
 from rrope_jax.rope import PhaseTable, RopeSpec, cos_sin_from_table
 from rrope_jax.rope.positions import PositionSampling, sample
@@ -90,20 +90,17 @@ class PosgenProgram:
                 )
 
     def forward_flops(self, length: int) -> float:
-        """Floating point operations in the matrix products of a forward pass of one row.
+        """FLOPs of a forward pass of one row, by `model.flops`.
 
-        2 per multiply-add. Attention counts all pairs of tokens, although half of them are masked;
-        norms, softmax, rotation and dropout count as nothing.
+        Attention counts all pairs of tokens, although half of them are masked.
 
         Args:
           length: tokens of the row.
         """
-        model, D = self.model, self.model.d_model
-        inner, kv = model.num_heads * model.head_size, model.kv_heads * model.head_size
-        feed_forward = (2 + ACTIVATIONS[model.activation].gated) * D * model.d_ff
-        layer = length * (2 * D * inner + 2 * D * kv + feed_forward) + 2 * length**2 * inner
-        logits = (length - self.task.seed_length) * D * model.vocab_size
-        return 2.0 * (model.num_layers * layer + logits)
+        predictions = length - self.task.seed_length
+        return float(
+            forward_flops(self.model, tokens=length, pairs=length**2, predictions=predictions)
+        )
 
     def init(self, key: Array) -> PosgenState:
         """Fresh parameters and optimizer state."""

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrope_jax.model import ModelConfig
+from rrope_jax.model.flops import RECOMPUTED, block_weights
 from rrope_jax.planning.roofline.collectives import Collective
-from rrope_jax.planning.roofline.flops import AGAIN, layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ def expected(
     gathered over `seq` and their gradients scattered; what `tensor` splits is summed after the
     output projection and the feed-forward layer, and their inputs' gradients likewise.
     """
-    width, again = jnp.dtype(model.compute_dtype).itemsize, AGAIN[model.remat]
+    width, again = jnp.dtype(model.compute_dtype).itemsize, RECOMPUTED[model.remat]
     tensor, layers, parts = mesh_shape["tensor"], model.num_layers, batch.parts
     share = math.prod(mesh_shape[axis] for axis in ("data", "fsdp"))
     rows, tokens = batch.rows / share, batch.rows / share * batch.length / mesh_shape["seq"]
-    of_layer = layer(model).total // 2 * width / tensor
+    of_layer = block_weights(model) * width / tensor
     of_ends = 2 * model.vocab_size * model.d_model * width / tensor
     keys = 2 * rows * batch.length * model.kv_heads / tensor * model.head_size * width
     stream = tokens * model.d_model * width

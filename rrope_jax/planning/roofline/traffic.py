@@ -13,8 +13,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.model.config import ACTIVATIONS
-from rrope_jax.planning.roofline.flops import AGAIN, ATTENTION, visible_pairs
+from rrope_jax.model.flops import ATTENTION_COSTS, RECOMPUTED, hidden_matrices, visible_pairs
 
 
 def memory_traffic(
@@ -35,20 +34,20 @@ def memory_traffic(
       accumulation: parts that a batch is computed in.
       parameters: of the whole model, in number.
       mesh_shape: axis of the mesh -> devices.
-      attention: a key of `flops.ATTENTION`.
+      attention: a key of `model.flops.ATTENTION_COSTS`.
       chunked_logits: whether logits are computed twice.
     """
     devices, tensor = math.prod(mesh_shape.values()), mesh_shape["tensor"]
     own = parameters / (devices / mesh_shape["data"])
     tokens = rows * length / (devices / tensor)
     width = jnp.dtype(model.compute_dtype).itemsize
-    again = AGAIN[model.remat]
+    again = RECOMPUTED[model.remat]
     passes = 3 + again.matrices
     vocabulary = 2 * model.vocab_size * model.d_model
     matrices = max(parameters - vocabulary, 0) / tensor
     # gathered weights are written, and read by the product of each pass but the weights' gradient
     gathered = 2 * (2 + again.matrices) * matrices * width * accumulation
-    block = ATTENTION[attention].block
+    block = ATTENTION_COSTS[attention].block
     # without blocks float32 logits and weights, each written and read again
     per_pair = 4 * 4 if block is None else 2 * model.head_size * width / block
     of_pairs = visible_pairs(length, block) * per_pair
@@ -68,10 +67,10 @@ def saved_bytes(model: ModelConfig, tokens: int, mesh_shape: Mapping[str, int]) 
     """What the layers of a device keep of `tokens`, of all devices, for the backward pass."""
     tensor = mesh_shape["tensor"]
     own = tokens / (math.prod(mesh_shape.values()) / tensor)
-    again = AGAIN[model.remat]
+    again = RECOMPUTED[model.remat]
     kept: float = model.d_model  # the residual stream
     if not again.matrices:
-        wide = 2 if ACTIVATIONS[model.activation].gated else 1
+        wide = hidden_matrices(model)
         N, K, H = model.num_heads, model.kv_heads, model.head_size
         kept += model.d_model + ((N + 2 * K) * H + wide * model.d_ff) / tensor
         kept += 0 if again.attention else N * H / tensor
@@ -82,7 +81,7 @@ def _activations(model: ModelConfig, tensor: int) -> float:
     """Numbers per token and layer that a pass over a block reads and writes."""
     D, H, F = model.d_model, model.head_size, model.d_ff
     N, K = model.num_heads, model.kv_heads
-    wide = 2 if ACTIVATIONS[model.activation].gated else 1
+    wide = hidden_matrices(model)
     narrow_products = 4 + wide + 1  # with D on one side
     split = 2 * N * H + 2 * K * H + (wide + 1) * F + (2 * N + 2 * K) * H
     return narrow_products * D + split / tensor + 4 * D  # and two norms

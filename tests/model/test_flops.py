@@ -6,20 +6,24 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
-from rrope_jax.model import ModelConfig
+from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.attention.choice import IMPLEMENTATIONS
 from rrope_jax.model.config import REMAT_POLICIES
-from rrope_jax.model.presets import PRESETS
-from rrope_jax.planning.roofline.flops import (
-    AGAIN,
-    ATTENTION,
+from rrope_jax.model.flops import (
+    ATTENTION_COSTS,
+    RECOMPUTED,
+    causal_flops,
     executed_flops,
+    forward_flops,
     model_flops,
     visible_pairs,
 )
+from rrope_jax.model.presets import PRESETS
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.rope import RopeSpec
@@ -140,6 +144,23 @@ def test_model_flops_by_hand() -> None:
     assert model_flops(model, rows=1, length=4) == 3 * (4 * 2 * weights + 10 * pair)
 
 
+@pytest.mark.parametrize("activation", ["swiglu", "relu"])
+def test_forward_flops_are_those_of_the_traced_forward_pass(activation: str) -> None:
+    model = dataclasses.replace(MODEL, activation=activation)
+    decoder = nnx.eval_shape(lambda: Decoder(model, RopeSpec(head_dim=8), rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(decoder)
+    tokens = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
+    traced = jax.make_jaxpr(lambda params, x: nnx.merge(graph, params)(x))(params, tokens)
+    counted = forward_flops(model, tokens=LENGTH, pairs=LENGTH**2, predictions=LENGTH)
+    assert counted == _products(traced.jaxpr)
+
+
+def test_a_row_in_two_parts_costs_as_much_as_in_one() -> None:
+    parts = [causal_flops(MODEL, *ends, logits=True) for ends in ((0, 5), (5, 16))]
+    assert sum(parts) == causal_flops(MODEL, 0, 16, logits=True)
+    assert 3 * sum(parts) == model_flops(MODEL, rows=1, length=16)
+
+
 def test_pairs_of_blocks() -> None:
     assert visible_pairs(1024, None) == 1024**2
     assert visible_pairs(1024, 512) == 3 * 512**2  # two on the diagonal, one below
@@ -147,5 +168,5 @@ def test_pairs_of_blocks() -> None:
 
 
 def test_tables_name_what_models_have() -> None:
-    assert set(ATTENTION) == set(IMPLEMENTATIONS)
-    assert set(AGAIN) == set(REMAT_POLICIES)
+    assert set(ATTENTION_COSTS) == set(IMPLEMENTATIONS)
+    assert set(RECOMPUTED) == set(REMAT_POLICIES)

@@ -33,6 +33,7 @@ LAYERS = (
     ("rrope_jax.data",),
     ("rrope_jax.train",),
     ("rrope_jax.evaluation", "rrope_jax.posgen", "rrope_jax.planning"),
+    ("rrope_jax.planning.roofline",),
     ("rrope_jax.cli",),
     ("rrope_jax.run",),
     ("rrope_jax.reporting.pieces", "rrope_jax.reporting.writing"),
@@ -123,6 +124,7 @@ def test_no_modules_import_each_other() -> None:
         ("rrope_jax.rope.spec", "from ..run import workdir"),
         ("rrope_jax.rope.spec", "def f():\n    from flax import nnx"),
         ("rrope_jax.model.decoder", "import rrope_jax.posgen.report"),
+        ("rrope_jax.planning.plan", "from rrope_jax.planning.roofline import step_time"),
         ("rrope_jax.jobs.posgen", "from configs import posgen_quick"),
     ],
 )

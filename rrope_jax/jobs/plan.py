@@ -19,7 +19,9 @@ from rrope_jax.planning.compilation import Keep
 from rrope_jax.planning.plan import Plan, make_plan
 from rrope_jax.planning.posgen import Ablation
 from rrope_jax.planning.roofline import sweep
-from rrope_jax.planning.roofline.sweep import Tried
+from rrope_jax.planning.roofline.collectives import summarize
+from rrope_jax.planning.roofline.step_time import estimate
+from rrope_jax.planning.roofline.sweep import Trial
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import Job, TextTraining
 from rrope_jax.reporting.pieces import FinishedPieces
@@ -103,18 +105,18 @@ def _results(
     cache, quick = FinishedPieces(workdir, "compiled"), values.quick
     keep = _keeping(workdir) if values.save_step else None
     workloads = planned.workloads(place.devices())
-    plans = [make_plan(each, place, cache, quick=quick, keep=keep) for each in workloads]
+    plans = [make_plan(each, place, cache, summarize, quick=quick, keep=keep) for each in workloads]
     if planned.one_step is None:
         return _of_phases(plans)
     (plan,) = plans
-    results = plan.as_json()
+    results = _plan_and_time(plan)
     if values.sweep:
         compared = sweep.sweep(planned.one_step, place, cache, most=_COMPARED, quick=quick)
         chosen = sweep.recommended(compared)
-        results["sweep"] = [_row(tried) for tried in compared]
+        results["sweep"] = [_row(trial) for trial in compared]
         results["recommended"] = None if chosen is None else list(chosen.change.overrides)
     elif not plan.fits:
-        results["nearest"] = [_row(tried) for tried in sweep.nearest(plan, cache, quick=quick)]
+        results["nearest"] = [_row(trial) for trial in sweep.nearest(plan, cache, quick=quick)]
     return results
 
 
@@ -133,13 +135,14 @@ _SAVED = "step.bin"
 
 def _of_phases(plans: Sequence[Plan]) -> dict[str, Any]:
     """The results of a training, with what validation and test add."""
-    largest = max(plans, key=lambda plan: plan.peak)
+    phases = [_plan_and_time(plan) for plan in plans]
+    largest = max(plans, key=lambda plan: plan.peak).as_json()
     return {
-        **plans[0].as_json(),
-        **{key: largest.as_json()[key] for key in _OF_THE_LARGEST},
-        "phases": [plan.as_json() for plan in plans],
-        "estimated_run_seconds": sum(plan.run_seconds for plan in plans),
-        "compile_seconds": sum(plan.compilation.seconds for plan in plans if plan.compilation),
+        **phases[0],
+        **{key: largest[key] for key in _OF_THE_LARGEST},
+        "phases": phases,
+        "estimated_run_seconds": sum(phase["estimated_run_seconds"] for phase in phases),
+        "compile_seconds": sum(phase["compile_seconds"] for phase in phases),
     }
 
 
@@ -150,19 +153,26 @@ _OF_THE_LARGEST = ("fits", "why_not", "peak_bytes_per_device", "memory", "bytes_
 _COMPARED = 8
 
 
-def _row(tried: Tried) -> dict[str, Any]:
-    plan, program = tried.plan, tried.change.workload.program
+def _plan_and_time(plan: Plan) -> dict[str, Any]:
+    """Whether a program fits, and how long it takes."""
+    time = estimate(plan.workload, plan.topology, plan.compilation.summary)
+    return {**plan.as_json(), **time.as_json()}
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    plan, program = trial.plan, trial.change.workload.program
+    memory, time = plan.compilation.memory, trial.estimate
     return {
-        "overrides": list(tried.change.overrides),
+        "overrides": list(trial.change.overrides),
         "mesh": dict(plan.mesh_shape),
         "remat": program.model.remat,
         "accumulation": program.train.accumulation,
         "fits": plan.fits,
         "why_not": plan.why_not,
-        "peak_bytes_per_device": None if plan.memory is None else plan.memory.peak,
-        "estimated_step_seconds": plan.roofline.step,
-        "estimated_mfu": plan.mfu,
-        "bound_by": plan.roofline.bound_by,
+        "peak_bytes_per_device": None if memory is None else memory.peak,
+        "estimated_step_seconds": time.step_seconds,
+        "estimated_mfu": time.mfu,
+        "bound_by": time.roofline.bound_by,
     }
 
 

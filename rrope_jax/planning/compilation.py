@@ -1,4 +1,4 @@
-"""Compiling for devices that are not there: what the compiler says of memory and transfers."""
+"""Compiling for absent devices: what the compiler says about memory and transfers."""
 
 import dataclasses
 import logging
@@ -6,24 +6,27 @@ import re
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 
 from rrope_jax.planning.quick import TooBigError, assign
-from rrope_jax.planning.roofline import collectives
-from rrope_jax.planning.roofline.collectives import Collective
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.uncached import uncached
 from rrope_jax.planning.workload import Workload
 
 _LOG = logging.getLogger(__name__)
-_SAY_EVERY_SECONDS = 15.0
+_LOG_EVERY_SECONDS = 15.0
 _TOO_BIG = re.compile(r"Used (\S+) of (\S+) hbm|\((\S+)\) exceeds available HBM \((\S+)\)")
+
+Keep = Callable[[jax.stages.Compiled], None]
+"""Receives the compiled program."""
+
+Summarize = Callable[[str], Any]
+"""Makes of a program's optimized HLO what an estimate of its time needs, as JSON values."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,65 +48,74 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compilation:
-    """What compiling a step told.
+    """What compiling a step revealed.
 
     Attributes:
-      seconds: it took.
-      memory: None where the compiler refused the program for its size.
+      seconds: that it took.
+      memory: None if the compiler refused the program for its size.
       refusal: why it did, with the sizes.
-      collectives: of the program; None where its text cannot be had.
+      summary: of the program's text; None if the text is not available.
     """
 
     seconds: float
     memory: Memory | None
     refusal: str | None
-    collectives: tuple[Collective, ...] | None
+    summary: Any | None
 
-
-Keep = Callable[[jax.stages.Compiled], None]
-"""What is done with a compiled program."""
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        memory = fields["memory"]
+        return cls(**{**fields, "memory": None if memory is None else Memory(**memory)})
 
 
 def compile_step(
-    workload: Workload, topology: Topology, what: str, *, quick: bool, keep: Keep | None = None
+    workload: Workload,
+    topology: Topology,
+    title: str,
+    summarize: Summarize,
+    *,
+    quick: bool,
+    keep: Keep | None = None,
 ) -> Compilation:
-    """Compiles a program, saying so while it lasts.
+    """Compiles a program, logging progress meanwhile.
 
     Args:
-      workload, topology: what for which devices.
-      what: names it in the log.
-      quick: whether to stop when its memory is assigned: see `quick`. Its peak then counts all
-        temporaries, which are not alive at the same time.
-      keep: gets the compiled program, if there is one in the end: not if `quick`.
+      workload: the program.
+      topology: the devices.
+      title: names it in the log.
+      summarize: reads the program's text.
+      quick: whether to stop once memory is assigned: see `quick`. The peak then counts all
+        temporaries, although they are not alive at the same time.
+      keep: receives the compiled program, unless `quick` stops before there is one.
 
     Raises:
       jax.errors.JaxRuntimeError, RuntimeError: the compiler failed, and not for the program's size.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     memory: Memory | None = None
     refusal: str | None = None
-    found: tuple[Collective, ...] | None = None
+    text: str | None = None
     try:
-        with _saying(what):
-            memory, text = (
-                _assigned(workload, topology) if quick else _compiled(workload, topology, keep)
-            )
-        found = None if text is None else _collectives(text)
+        with _logging_progress(title):
+            if quick:
+                assigned, text = assign(workload, topology)
+                memory = Memory(**assigned._asdict(), peak=sum(assigned))
+            else:
+                memory, text = _compile(workload, topology, keep)
     except TooBigError as error:
         sizes = _TOO_BIG.search(str(error))
         parts = [size for size in sizes.groups() if size] if sizes else []
         refusal = " of ".join(parts) or str(error).splitlines()[0]
     return Compilation(
-        seconds=time.monotonic() - began, memory=memory, refusal=refusal, collectives=found
+        seconds=time.monotonic() - start,
+        memory=memory,
+        refusal=refusal,
+        summary=None if text is None else summarize(text),
     )
 
 
-def _assigned(workload: Workload, topology: Topology) -> tuple[Memory, str]:
-    assigned, text = assign(workload, topology)
-    return Memory(**assigned._asdict(), peak=sum(assigned)), text
-
-
-def _compiled(
+def _compile(
     workload: Workload, topology: Topology, keep: Keep | None
 ) -> tuple[Memory, str | None]:
     lowered = workload.lower(workload.make_mesh(topology.devices()))
@@ -127,39 +139,31 @@ def _memory(compiled: Any, platform: str) -> Memory:
         arguments=analysis.argument_size_in_bytes,
         outputs=outputs,
         temporaries=analysis.temp_size_in_bytes,
-        # of other platforms it leaves out temporaries
+        # on other platforms XLA's peak leaves out temporaries
         peak=analysis.peak_memory_in_bytes if platform == "tpu" else total,
     )
 
 
 def _text(dump: Path) -> str | None:
-    """The optimized HLO that the compiler wrote; `as_text` fails on many programs of TPUs."""
+    """The optimized HLO that the compiler wrote; `as_text` fails on many TPU programs."""
     files = list(dump.glob("*after_optimizations.txt"))
     return max(files, key=lambda path: path.stat().st_size).read_text() if files else None
 
 
-def _collectives(text: str) -> tuple[Collective, ...]:
-    """Those of a program, equal ones as one."""
-    times: Counter[Collective] = Counter()
-    for collective in collectives.read(text):
-        times[dataclasses.replace(collective, times=1)] += collective.times
-    return tuple(dataclasses.replace(once, times=count) for once, count in times.items())
-
-
 @contextmanager
-def _saying(what: str) -> Iterator[None]:
-    """Logs now and then how long it has been going on."""
-    began, over = time.monotonic(), threading.Event()
+def _logging_progress(title: str) -> Iterator[None]:
+    """Logs from time to time how long compiling has taken so far."""
+    start, finished = time.monotonic(), threading.Event()
 
-    def say() -> None:
-        while not over.wait(_SAY_EVERY_SECONDS):
-            _LOG.info("compiling %s: %.0f s", what, time.monotonic() - began)
+    def log() -> None:
+        while not finished.wait(_LOG_EVERY_SECONDS):
+            _LOG.info("compiling %s: %.0f s", title, time.monotonic() - start)
 
-    _LOG.info("compiling %s", what)
-    thread = threading.Thread(target=say, daemon=True)
+    _LOG.info("compiling %s", title)
+    thread = threading.Thread(target=log, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        finished.set()
         thread.join()

@@ -11,9 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rrope_jax.planning.roofline import traffic
-from rrope_jax.planning.roofline.collectives import Collective
-from rrope_jax.planning.workload import Demands, check_compiles_here
+from rrope_jax.planning.workload import Demands, StepShape, check_compiles_here
 from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.layout import AblationMeshConfig, attentions_of, lay_out, make_mesh
 from rrope_jax.posgen.round_functions import Phase, lower
@@ -95,13 +93,8 @@ class AblationProgram:
         """The program of `rrope posgen`."""
         return self._phase(mesh).lowered
 
-    def expected(self, mesh_shape: Mapping[str, int]) -> tuple[Collective, ...]:
-        """Nothing."""
-        del mesh_shape
-        return ()
-
     def demands(self, mesh: Mesh) -> Demands:
-        """See `Demands`; FLOPs are of all pairs of tokens, half of which are masked."""
+        """What a call asks of the mesh's devices; FLOPs include masked pairs of tokens."""
         phase, program = self._phase(mesh), self.ablation.program
         task, train, model = program.task, program.train, program.model
         training = phase.steps > 0
@@ -109,31 +102,33 @@ class AblationProgram:
         length = task.train_length if training else task.test_length
         state = jax.eval_shape(program.init, jax.random.key(0))
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        # of a training step; a pass over rows alone is the forward third of it
-        moved = traffic.memory_traffic(
-            model,
+        shape = StepShape(
+            model=model,
             rows=rows,
             length=length,
             accumulation=1,
             parameters=parameters,
-            mesh_shape=dict.fromkeys(AXES, 1),
             attention="xla",
             chunked_logits=False,
+            mesh_shape=dict.fromkeys(AXES, 1),
         )
         per_row = 3 * program.forward_flops(length) if training else program.forward_flops(length)
-        times = phase.flops / (rows * per_row)
-        if not training:
-            moved = {what: size / 3 for what, size in moved.items() if what != "optimizer"}
-        own = 4 * parameters * phase.lanes
+        repeats = phase.flops / (rows * per_row)
+        parameter_bytes = 4 * parameters * phase.lanes
         return Demands(
             model_flops=phase.flops * mesh.size,
             executed_flops=phase.flops * mesh.size,
-            traffic={what: size * times for what, size in moved.items()},
             dtype=model.compute_dtype,
-            state={"parameters": own, "optimizer": 2 * own, "gradients": own},
-            saved=0.0,
+            shape=shape,
+            repeats=repeats,
+            training=training,
+            state={
+                "parameters": parameter_bytes,
+                "optimizer": 2 * parameter_bytes,
+                "gradients": parameter_bytes,
+            },
             steps=phase.steps or 1,
-            tokens=round(rows * times) * length * mesh.size,
+            tokens=round(rows * repeats) * length * mesh.size,
             calls=phase.calls,
             details={
                 "phase": phase.name,

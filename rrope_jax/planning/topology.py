@@ -18,7 +18,7 @@ from jax.experimental import topologies
 from rrope_jax.planning.chips import CHIPS, Chip
 
 
-class Place(NamedTuple):
+class DeviceLocation(NamedTuple):
     """Where a device is.
 
     Attributes:
@@ -72,9 +72,9 @@ class Topology:
         """
         return _PLATFORMS[self.chip.platform].devices(self)
 
-    def place(self, device: jax.Device) -> Place:
+    def locate(self, device: jax.Device) -> DeviceLocation:
         """Where one of its devices is."""
-        return _PLATFORMS[self.chip.platform].place(self, device)
+        return _PLATFORMS[self.chip.platform].locate(self, device)
 
 
 # For libtpu: not to ask a Google Cloud machine what it is, which takes minutes where there is none;
@@ -125,13 +125,13 @@ class _Platform(NamedTuple):
     Attributes:
       axes: what the sizes in a name count.
       missing: what is not installed, or None.
-      devices, place: see `Topology`.
+      devices, locate: see `Topology`.
     """
 
     axes: Callable[[Chip], tuple[str, ...]]
     missing: Callable[[], str | None]
     devices: Callable[[Topology], list[jax.Device]]
-    place: Callable[[Topology, Any], Place]
+    locate: Callable[[Topology, Any], DeviceLocation]
 
 
 def _tpu_axes(chip: Chip) -> tuple[str, ...]:
@@ -162,9 +162,9 @@ def _tpu_devices(topology: Topology) -> list[jax.Device]:
     return list(described.devices)
 
 
-def _tpu_place(topology: Topology, device: Any) -> Place:
+def _locate_tpu(topology: Topology, device: Any) -> DeviceLocation:
     del topology
-    return Place(getattr(device, "slice_index", None) or 0, tuple(device.coords))
+    return DeviceLocation(getattr(device, "slice_index", None) or 0, tuple(device.coords))
 
 
 def _no_cuda() -> str | None:
@@ -188,26 +188,28 @@ def _gpu_devices(topology: Topology) -> list[jax.Device]:
     return list(described.devices)
 
 
-def _gpu_place(topology: Topology, device: jax.Device) -> Place:
+def _locate_gpu(topology: Topology, device: jax.Device) -> DeviceLocation:
     host, number = divmod(device.id, topology.shape[-1])
-    return Place(host, (number,))
+    return DeviceLocation(host, (number,))
 
 
 def _cpu_devices(topology: Topology) -> list[jax.Device]:
-    found = jax.devices("cpu")
-    if len(found) < topology.size:
-        raise ValueError(f"{topology.name!r}: JAX has started with {len(found)} CPU devices")
-    return found[: topology.size]
+    devices = jax.devices("cpu")
+    if len(devices) < topology.size:
+        raise ValueError(f"{topology.name!r}: JAX has started with {len(devices)} CPU devices")
+    return devices[: topology.size]
 
 
 _PLATFORMS = {
-    "tpu": _Platform(_tpu_axes, _no_libtpu, _tpu_devices, _tpu_place),
-    "gpu": _Platform(lambda chip: ("islands", "hosts", "GPUs"), _no_cuda, _gpu_devices, _gpu_place),
+    "tpu": _Platform(_tpu_axes, _no_libtpu, _tpu_devices, _locate_tpu),
+    "gpu": _Platform(
+        lambda chip: ("islands", "hosts", "GPUs"), _no_cuda, _gpu_devices, _locate_gpu
+    ),
     "cpu": _Platform(
         lambda chip: ("devices",),
         lambda: None,
         _cpu_devices,
-        lambda topology, device: Place(0, (device.id,)),
+        lambda topology, device: DeviceLocation(0, (device.id,)),
     ),
 }
 

@@ -1,6 +1,6 @@
-"""What is planned: a step to lower for given devices, and what it asks of them.
+"""Workloads: programs that can be compiled for given devices, and what they ask of these.
 
-A workload is all that the planner knows of a config; there is one for decoders on text here and one
+A workload is all that the planner knows of a config. The one for decoders on text is here, the one
 for the PosGen ablation in `posgen`.
 """
 
@@ -12,9 +12,7 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh
 
-from rrope_jax.model import flops
-from rrope_jax.planning.roofline import rules, traffic
-from rrope_jax.planning.roofline.collectives import Collective
+from rrope_jax.model import ModelConfig, flops
 from rrope_jax.sharding import LayoutError, MeshConfig, make_mesh
 from rrope_jax.train import sharded
 from rrope_jax.train.heldout import HeldoutConfig
@@ -24,28 +22,54 @@ from rrope_jax.train.step import Program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """The sizes of a training step, from which its transfers are estimated.
+
+    Attributes:
+      model: the decoder.
+      rows, length: of a batch over all devices, in rows and tokens.
+      accumulation: microbatches that a batch is computed in, one after another.
+      parameters: of the whole model, in number.
+      attention: a key of `model.flops.ATTENTION_COSTS`.
+      chunked_logits: whether the loss computes logits chunk by chunk, and so twice.
+      mesh_shape: axis of the mesh -> devices that the model or the batch is split over.
+    """
+
+    model: ModelConfig
+    rows: int
+    length: int
+    accumulation: int
+    parameters: int
+    attention: str
+    chunked_logits: bool
+    mesh_shape: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Demands:
     """What one call of a program asks of the devices.
 
     Attributes:
-      model_flops: what the mathematics asks for, over all devices.
+      model_flops: what the mathematics requires, over all devices.
       executed_flops: what is computed, over all devices.
-      traffic: bytes between memory and cores, per device, by what moves them.
       dtype: of the matrix products.
+      shape: of one training step.
+      repeats: how many steps of that shape a device computes in a call; need not be whole.
+      training: whether they are training steps, or only their forward passes.
       state: bytes per device of what stays from step to step: parameters, optimizer, ...
-      saved: bytes per device that the backward pass keeps of the forward pass, estimated.
-      steps: optimizer steps of the call.
+      steps: optimizer steps of the call, or 1 if it has none.
       tokens: of the call, over all devices.
       calls: until the whole job is done.
-      details: what a report says of the program, beside its config.
+      details: what a report says about the program beyond its config.
     """
 
     model_flops: float
     executed_flops: float
-    traffic: Mapping[str, float]
     dtype: str
+    shape: StepShape
+    repeats: float
+    training: bool
     state: Mapping[str, int]
-    saved: float
     steps: int
     tokens: int
     calls: int
@@ -53,26 +77,23 @@ class Demands:
 
 
 class Workload(Protocol):
-    """A program to be planned."""
+    """A program to plan."""
 
     @property
     def name(self) -> str:
         """A short description."""
 
     def identity(self) -> Mapping[str, Any]:
-        """All that the compiled program depends on beside its devices and the code; JSON-like."""
+        """Everything that the compiled program depends on besides devices and code; JSON-like."""
 
     def make_mesh(self, devices: Sequence[jax.Device]) -> Mesh:
-        """Raises ValueError where the devices do not fit."""
+        """Lays out the devices; raises ValueError if their number does not fit."""
 
     def lower(self, mesh: Mesh) -> jax.stages.Lowered:
-        """The program for the mesh's devices; raises ValueError where an array does not fit."""
+        """The program for the mesh's devices; raises ValueError if an array does not fit."""
 
     def demands(self, mesh: Mesh) -> Demands:
-        """See there."""
-
-    def expected(self, mesh_shape: Mapping[str, int]) -> tuple[Collective, ...]:
-        """Its transfers by the sharding rules."""
+        """What a call asks of the mesh's devices."""
 
 
 class Job(Protocol):
@@ -94,8 +115,9 @@ class TextTraining:
     """The step of `rrope train`: a `Job` and its only `Workload`.
 
     Attributes:
-      program, mesh: the setting.
-      evaluation: of the held-out loss, which is checked and not planned.
+      program: the training.
+      mesh: sizes of the mesh.
+      evaluation: of the held-out loss, which is checked but not planned.
     """
 
     program: Program
@@ -139,18 +161,8 @@ class TextTraining:
         """The step of `rrope train`."""
         return sharded.lower(self.program, sharded.place(self.program, mesh))
 
-    def expected(self, mesh_shape: Mapping[str, int]) -> tuple[Collective, ...]:
-        """See `rules`."""
-        train = self.program.train
-        batch = rules.Batch(
-            rows=train.batch_size // train.accumulation,
-            length=train.length,
-            parts=train.accumulation,
-        )
-        return rules.expected(self.program.model, batch, mesh_shape)
-
     def demands(self, mesh: Mesh) -> Demands:
-        """See `Demands`."""
+        """What a step asks of the mesh's devices."""
         model, train = self.program.model, self.program.train
         placement = sharded.place(self.program, mesh)
         state = sharded.abstract_state(self.program)
@@ -169,23 +181,24 @@ class TextTraining:
                 attention=implementation,
                 chunked_logits=chunked,
             ),
-            traffic=traffic.memory_traffic(
-                model,
+            dtype=model.compute_dtype,
+            shape=StepShape(
+                model=model,
                 rows=train.batch_size,
                 length=train.length,
                 accumulation=train.accumulation,
                 parameters=parameters,
-                mesh_shape=mesh.shape,
                 attention=implementation,
                 chunked_logits=chunked,
+                mesh_shape=mesh.shape,
             ),
-            dtype=model.compute_dtype,
+            repeats=1,
+            training=True,
             state={
                 "parameters": own_parameters,
                 "optimizer": _bytes_of_shards(state.opt_state, placement.state.opt_state),
                 "gradients": own_parameters,
             },
-            saved=traffic.saved_bytes(model, rows * train.length, mesh.shape),
             steps=1,
             tokens=train.batch_size * train.length,
             calls=train.steps,
@@ -205,7 +218,7 @@ def check_compiles_here(attention: str) -> None:
 
 
 def _bytes_of_shards(abstract: Any, shardings: Any) -> int:
-    """What a device has of arrays."""
+    """Bytes of the shards of arrays that one device holds."""
     parts = jax.tree.map(
         lambda leaf, placed: math.prod(placed.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
         abstract,

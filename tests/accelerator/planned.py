@@ -10,6 +10,7 @@ import numpy as np
 from rrope_jax.model import ModelConfig
 from rrope_jax.planning.chips import CHIPS
 from rrope_jax.planning.roofline.step_time import Roofline
+from rrope_jax.planning.roofline.traffic import traffic_of_call
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import MeshConfig
@@ -101,7 +102,7 @@ def _measure(name: str, shape: Shape) -> dict[str, Any]:
     demands = training.demands(mesh)
     planned = Roofline(
         compute=demands.executed_flops / chip.peak[demands.dtype],
-        memory=sum(demands.traffic.values()) / chip.memory_bandwidth,
+        memory=sum(traffic_of_call(demands).values()) / chip.memory_bandwidth,
         network={},
     )
     began = time.perf_counter()

@@ -5,22 +5,22 @@ import itertools
 import pytest
 
 from rrope_jax.planning.roofline.network import HOP_SECONDS, seconds
-from rrope_jax.planning.topology import Place, Topology
+from rrope_jax.planning.topology import DeviceLocation, Topology
 
 V5P = Topology("v5p:4x4x4", "v5p", (4, 4, 4))  # rings of 9e10 bytes/s a link
 V5P_SMALL = Topology("v5p:2x2x4", "v5p", (2, 2, 4))  # no rings: not made of whole cubes
 V5E = Topology("v5e:16x16", "v5e", (16, 16))  # rings of 4.5e10 bytes/s a link
 H100 = Topology("h100:1x2x8", "h100", (1, 2, 8))  # 4.5e11 on a host, 5e10 between hosts
 
-LINE = [Place(0, (0, 0, z)) for z in range(4)]
-PLANE = [Place(0, (0, y, z)) for y, z in itertools.product(range(4), range(4))]
-EVERY_OTHER = [Place(0, (0, 0, z)) for z in (0, 2)]
-ROW = [Place(0, (0, y)) for y in range(16)]
-HALF_ROW = [Place(0, (0, y)) for y in range(8)]
-HOST = [Place(0, (gpu,)) for gpu in range(8)]
-HOSTS = [Place(host, (gpu,)) for host in range(2) for gpu in range(8)]
-TWINS = [Place(host, (3,)) for host in range(2)]
-SLICES = [Place(island, (0, 0, z)) for island in range(2) for z in range(4)]
+LINE = [DeviceLocation(0, (0, 0, z)) for z in range(4)]
+PLANE = [DeviceLocation(0, (0, y, z)) for y, z in itertools.product(range(4), range(4))]
+EVERY_OTHER = [DeviceLocation(0, (0, 0, z)) for z in (0, 2)]
+ROW = [DeviceLocation(0, (0, y)) for y in range(16)]
+HALF_ROW = [DeviceLocation(0, (0, y)) for y in range(8)]
+HOST = [DeviceLocation(0, (gpu,)) for gpu in range(8)]
+HOSTS = [DeviceLocation(host, (gpu,)) for host in range(2) for gpu in range(8)]
+TWINS = [DeviceLocation(host, (3,)) for host in range(2)]
+SLICES = [DeviceLocation(island, (0, 0, z)) for island in range(2) for z in range(4)]
 
 CASES = [
     # 3/4 of 1.8 GB over both links of a ring
@@ -48,12 +48,12 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "group", "topology", "size", "expected"), CASES)
 def test_time(
-    kind: str, group: list[Place], topology: Topology, size: float, expected: float
+    kind: str, group: list[DeviceLocation], topology: Topology, size: float, expected: float
 ) -> None:
     assert seconds(kind, size, group, topology) == pytest.approx(expected, rel=1e-12)
 
 
 def test_devices_of_one_chip_share_a_link() -> None:
     topology = Topology("tpu7x:2x2x1", "tpu7x", (2, 2, 1))
-    both = [Place(0, (0, 0, 0)), Place(0, (0, 0, 0))]
+    both = [DeviceLocation(0, (0, 0, 0)), DeviceLocation(0, (0, 0, 0))]
     assert seconds("all-gather", 4.5e10, both, topology) == pytest.approx(1.0)

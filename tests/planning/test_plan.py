@@ -14,7 +14,10 @@ import pytest
 
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.planning import plan as module
-from rrope_jax.planning.plan import Plan, fingerprint, make_plan, outline
+from rrope_jax.planning.compilation import Keep
+from rrope_jax.planning.plan import Plan, fingerprint
+from rrope_jax.planning.roofline.collectives import summarize
+from rrope_jax.planning.roofline.step_time import estimate
 from rrope_jax.planning.roofline.sweep import nearest, recommended, sweep
 from rrope_jax.planning.saved import dump, load
 from rrope_jax.planning.topology import Topology
@@ -43,6 +46,10 @@ def _training(length: int = 32, **model: Any) -> TextTraining:
     return TextTraining(program, MeshConfig())
 
 
+def make_plan(training: TextTraining, kept: _Kept, keep: Keep | None = None) -> Plan:
+    return module.make_plan(training, CPU, kept, summarize, keep=keep)
+
+
 @pytest.fixture(scope="module")
 def kept() -> _Kept:
     return _Kept()
@@ -50,7 +57,7 @@ def kept() -> _Kept:
 
 @pytest.fixture(scope="module")
 def plan(kept: _Kept) -> Plan:
-    return make_plan(_training(), CPU, kept)
+    return make_plan(_training(), kept)
 
 
 @pytest.mark.slow
@@ -58,20 +65,23 @@ def test_memory_is_the_compilers_own(plan: Plan) -> None:
     training = _training()
     compiled = training.lower(training.make_mesh(jax.devices("cpu")[:1])).compile()
     analysis = compiled.memory_analysis()
-    assert plan.memory is not None
-    assert plan.memory.arguments == analysis.argument_size_in_bytes
-    assert plan.memory.temporaries == analysis.temp_size_in_bytes
+    memory = plan.compilation.memory
+    assert memory is not None
+    assert memory.arguments == analysis.argument_size_in_bytes
+    assert memory.temporaries == analysis.temp_size_in_bytes
     assert plan.demands.state["optimizer"] == 2 * plan.demands.state["parameters"] + 8  # 2 counters
 
 
 @pytest.mark.slow
 def test_one_device_sends_nothing_and_computes_all(plan: Plan) -> None:
-    assert plan.collective_bytes == {}
-    assert plan.roofline.compute == plan.demands.executed_flops / CPU.chip.peak["float32"]
-    assert plan.mfu == pytest.approx(
-        plan.demands.model_flops / (plan.roofline.step * CPU.chip.peak["float32"])
+    time = estimate(plan.workload, CPU, plan.compilation.summary)
+    assert time.collective_bytes == {}
+    assert time.roofline.compute == plan.demands.executed_flops / CPU.chip.peak["float32"]
+    assert time.mfu == pytest.approx(
+        plan.demands.model_flops / (time.step_seconds * CPU.chip.peak["float32"])
     )
-    assert plan.run_seconds == 10 * plan.roofline.step
+    assert time.run_seconds == 10 * time.step_seconds
+    assert time.collectives_source == "the compiled program"
 
 
 @pytest.mark.slow
@@ -79,14 +89,14 @@ def test_a_known_program_is_not_compiled_again(
     plan: Plan, kept: _Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TextTraining, "lower", None)
-    assert make_plan(_training(), CPU, kept).as_json() == plan.as_json()
+    assert make_plan(_training(), kept).as_json() == plan.as_json()
 
 
 @pytest.mark.slow
 def test_a_saved_step_runs_like_the_one_that_was_saved() -> None:
     training, kept = _training(), []
     for _ in range(2):  # the second time, a cache of JAX may have it
-        make_plan(training, CPU, _Kept(), keep=kept.append)
+        make_plan(training, _Kept(), keep=kept.append)
     devices = jax.devices("cpu")[:1]
     mesh = training.make_mesh(devices)
     placement = place(training.program, mesh)
@@ -175,21 +185,20 @@ def test_the_digest_is_of_contents(name: str, tmp_path: Path) -> None:
     assert module.code_digest(package) != before
 
 
-def test_an_outline_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimate_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TextTraining, "lower", None)
-    drawn = outline(_training(), CPU)
-    assert drawn.memory is None
-    assert drawn.why_not is None
-    assert drawn.collectives_from == "rules"
+    time = estimate(_training(), CPU)
+    assert time.step_seconds > 0
+    assert time.collectives_source == "the sharding rules"
 
 
 @pytest.mark.slow
 def test_a_sweep_recommends_the_fastest_that_fits(kept: _Kept) -> None:
-    compared = sweep(_training(), CPU, kept, most=2, quick=False)
-    assert {tried.plan.fits for tried in compared} == {True}
-    steps = [tried.plan.roofline.step for tried in compared]
+    trials = sweep(_training(), CPU, kept, most=2, quick=False)
+    assert {trial.plan.fits for trial in trials} == {True}
+    steps = [trial.estimate.step_seconds for trial in trials]
     assert steps == sorted(steps)
-    best = recommended(compared)
+    best = recommended(trials)
     assert best is not None
     assert best.change.overrides == ("--config.mesh.fsdp=1",)  # keeps everything: `remat` none
 
@@ -199,11 +208,11 @@ def test_the_nearest_change_is_tried_by_compiling(
     kept: _Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the pairs of all layers are too much by one byte."""
-    base = make_plan(_training(length=256, num_layers=6), CPU, kept)
+    base = make_plan(_training(length=256, num_layers=6), kept)
     tight = dataclasses.replace(CPU.chip, memory=base.peak - 1)
     monkeypatch.setattr(Topology, "chip", tight)
     assert not base.fits
     assert "GiB that a program may use" in (base.why_not or "")
-    tried = nearest(base, kept, quick=False)
-    assert tried[-1].plan.fits
-    assert tried[-1].plan.peak < base.peak
+    trials = nearest(base, kept, quick=False)
+    assert trials[-1].plan.fits
+    assert trials[-1].plan.peak < base.peak

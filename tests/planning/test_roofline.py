@@ -5,7 +5,7 @@ import pytest
 from rrope_jax.planning.roofline.collectives import Collective
 from rrope_jax.planning.roofline.network import HOP_SECONDS
 from rrope_jax.planning.roofline.step_time import Roofline, network_seconds
-from rrope_jax.planning.topology import Place, Topology
+from rrope_jax.planning.topology import DeviceLocation, Topology
 
 
 def test_transfers_of_parameters_hide_behind_products_and_others_do_not() -> None:
@@ -26,7 +26,9 @@ def test_times_add_up_by_axes() -> None:
     """Eight chips: four along a ring, two along another one."""
     topology = Topology("v5p:4x4x4", "v5p", (4, 4, 4))
     mesh = {"data": 1, "fsdp": 4, "seq": 1, "tensor": 2}
-    places = [Place(0, (0, y, z)) for z in range(4) for y in range(2)]  # tensor is innermost
+    places = [
+        DeviceLocation(0, (0, y, z)) for z in range(4) for y in range(2)
+    ]  # tensor is innermost
     fsdp = tuple(tuple(range(start, 8, 2)) for start in range(2))
     pairs = tuple((i, i + 1) for i in range(0, 8, 2))
     collectives = (

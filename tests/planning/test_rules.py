@@ -1,11 +1,14 @@
 """The sharding rules' transfers and a step's memory traffic, worked by hand."""
 
+from typing import Any
+
 import pytest
 
 from rrope_jax.model import ModelConfig
 from rrope_jax.planning.roofline.collectives import sum_by_axis
-from rrope_jax.planning.roofline.rules import Batch, expected
+from rrope_jax.planning.roofline.rules import expected
 from rrope_jax.planning.roofline.traffic import memory_traffic, saved_bytes
+from rrope_jax.planning.workload import StepShape
 
 # Numbers of a layer: 4 x 16 x 16 of attention, 3 x 16 x 32 of feed-forward; and of both ends.
 MODEL = ModelConfig(
@@ -15,13 +18,26 @@ LAYER, ENDS = 4 * 16 * 16 + 3 * 16 * 32, 2 * 64 * 16
 ONE = {"data": 1, "fsdp": 1, "seq": 1, "tensor": 1}
 
 
+def _shape(mesh_shape: dict[str, int], **changes: Any) -> StepShape:
+    fields: dict[str, Any] = {
+        "model": MODEL,
+        "rows": 4,
+        "length": 8,
+        "accumulation": 1,
+        "parameters": 1000,
+        "attention": "xla",
+        "chunked_logits": False,
+    }
+    return StepShape(mesh_shape=mesh_shape, **{**fields, **changes})
+
+
 def test_one_device_sends_nothing() -> None:
-    assert expected(MODEL, Batch(rows=4, length=8, parts=1), ONE) == ()
+    assert expected(_shape(ONE, rows=4, accumulation=1)) == ()
 
 
 def test_parameters_are_gathered_twice_and_their_gradients_scattered_once() -> None:
     mesh = {**ONE, "fsdp": 4}
-    sent = sum_by_axis(expected(MODEL, Batch(rows=4, length=8, parts=2), mesh), mesh)
+    sent = sum_by_axis(expected(_shape(mesh, rows=8, accumulation=2)), mesh)
     of_pass = 0.75 * 2 * (3 * LAYER)
     ends = 0.75 * 2 * ENDS
     assert sent == {
@@ -33,13 +49,13 @@ def test_parameters_are_gathered_twice_and_their_gradients_scattered_once() -> N
 def test_gradients_are_summed_over_data() -> None:
     """Of the layers and of both ends, what scattering over fsdp leaves."""
     mesh = {**ONE, "data": 2, "fsdp": 4}
-    sent = sum_by_axis(expected(MODEL, Batch(rows=8, length=8, parts=1), mesh), mesh)
+    sent = sum_by_axis(expected(_shape(mesh, rows=8, accumulation=1)), mesh)
     assert sent["all-reduce"] == {"data": 2 * 0.5 * 2 * (3 * LAYER + ENDS) / 4}
 
 
 def test_keys_and_values_are_gathered_over_seq() -> None:
     mesh = {**ONE, "seq": 2}
-    sent = sum_by_axis(expected(MODEL, Batch(rows=1, length=8, parts=1), mesh), mesh)
+    sent = sum_by_axis(expected(_shape(mesh, rows=1, accumulation=1)), mesh)
     keys_and_values = 0.5 * 2 * (2 * 8 * 16) * 3
     parameters = 0.5 * 2 * (2 * 3 * LAYER + ENDS)
     assert sent["all-gather"]["seq"] == pytest.approx(2 * keys_and_values + parameters)
@@ -48,7 +64,7 @@ def test_keys_and_values_are_gathered_over_seq() -> None:
 def test_sums_over_tensor() -> None:
     """After attention and feed-forward, and for their inputs' gradients."""
     mesh = {**ONE, "tensor": 2}
-    sent = sum_by_axis(expected(MODEL, Batch(rows=1, length=8, parts=1), mesh), mesh)
+    sent = sum_by_axis(expected(_shape(mesh, rows=1, accumulation=1)), mesh)
     assert sent == {"all-reduce": {"tensor": 4 * 3 * (2 * 0.5 * 2 * 8 * 16)}}
 
 
@@ -58,21 +74,15 @@ def test_saved_activations() -> None:
         ModelConfig(vocab_size=64, d_model=16, num_layers=3, num_heads=4, d_ff=32, remat=remat)
         for remat in ("full", "dots")
     )
-    assert saved_bytes(full, 10, ONE) == 10 * 3 * 16 * 4
-    assert saved_bytes(dots, 10, ONE) == 10 * 3 * (16 + 16 + 3 * 16 + 2 * 32) * 4
-    assert saved_bytes(full, 10, {**ONE, "fsdp": 5}) == 2 * 3 * 16 * 4
+    assert saved_bytes(_shape(ONE, model=full, rows=2, length=5)) == 10 * 3 * 16 * 4
+    assert (
+        saved_bytes(_shape(ONE, model=dots, rows=2, length=5))
+        == 10 * 3 * (16 + 16 + 3 * 16 + 2 * 32) * 4
+    )
+    assert saved_bytes(_shape({**ONE, "fsdp": 5}, model=full, rows=2, length=5)) == 2 * 3 * 16 * 4
 
 
 def test_the_optimizer_reads_and_writes_its_share() -> None:
     """Four arrays read and four written, of float32."""
-    moved = memory_traffic(
-        MODEL,
-        rows=4,
-        length=8,
-        accumulation=1,
-        parameters=1000,
-        mesh_shape={**ONE, "fsdp": 4},
-        attention="xla",
-        chunked_logits=False,
-    )
+    moved = memory_traffic(_shape({**ONE, "fsdp": 4}))
     assert moved["optimizer"] == 8 * 4 * 250

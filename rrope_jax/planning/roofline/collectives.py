@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -130,6 +131,22 @@ def read(text: str) -> tuple[Collective, ...]:
                 made = dataclasses.replace(made, kind="reduce-scatter")
             found.append(made)
     return tuple(found)
+
+
+def summarize(text: str) -> list[dict[str, Any]]:
+    """The collectives of a program as JSON values, equal ones joined: a `planning.Summarize`."""
+    times: Counter[Collective] = Counter()
+    for collective in read(text):
+        times[dataclasses.replace(collective, times=1)] += collective.times
+    return [{**dataclasses.asdict(once), "times": count} for once, count in times.items()]
+
+
+def from_summary(summary: Sequence[Mapping[str, Any]]) -> tuple[Collective, ...]:
+    """The inverse of `summarize`."""
+    return tuple(
+        Collective(**{**fields, "groups": tuple(map(tuple, fields["groups"]))})
+        for fields in summary
+    )
 
 
 def sum_by_axis(

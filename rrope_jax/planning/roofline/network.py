@@ -20,12 +20,12 @@ hop adds a microsecond. See https://jax-ml.github.io/scaling-book/sharding.
 from collections.abc import Sequence
 
 from rrope_jax.planning.chips import Torus
-from rrope_jax.planning.topology import Place, Topology
+from rrope_jax.planning.topology import DeviceLocation, Topology
 
 HOP_SECONDS = 1e-6
 
 
-def seconds(kind: str, size: float, group: Sequence[Place], topology: Topology) -> float:
+def seconds(kind: str, size: float, group: Sequence[DeviceLocation], topology: Topology) -> float:
     """The time of one collective.
 
     Args:
@@ -35,8 +35,8 @@ def seconds(kind: str, size: float, group: Sequence[Place], topology: Topology) 
       topology: what they are part of.
     """
     chip = topology.chip
-    islands = {place.island for place in group}
-    inside = [place for place in group if place.island == group[0].island]
+    islands = {location.island for location in group}
+    inside = [location for location in group if location.island == group[0].island]
     times = [0.0]
     if len(inside) > 1:
         if isinstance(chip.network, Torus):
@@ -58,12 +58,12 @@ def _switched(kind: str, size: float, n: int, rate: float) -> float:
 
 
 def _on_torus(
-    kind: str, size: float, group: Sequence[Place], torus: Torus, shape: tuple[int, ...]
+    kind: str, size: float, group: Sequence[DeviceLocation], torus: Torus, shape: tuple[int, ...]
 ) -> float:
     lines = [
         _Line(sorted(set(along)), length, wraps)
         for along, length, wraps in zip(
-            zip(*(place.coordinates for place in group), strict=True),
+            zip(*(location.coordinates for location in group), strict=True),
             shape,
             torus.wraps(shape),
             strict=False,

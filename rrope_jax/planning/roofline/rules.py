@@ -1,55 +1,39 @@
-"""The transfers of a step as the sharding rules ask for them, without compiling anything.
+"""The transfers that the sharding rules require of a step, without compiling anything.
 
-For ranking many meshes, and in place of the compiled program where its text cannot be had. The
-compiler joins, splits and doubles transfers as it sees fit, so bytes differ somewhat from those of
-`collectives.read`.
+They rank many meshes, and stand in for the compiled program where its text is not available. The
+compiler joins, splits and doubles transfers as it sees fit, so their bytes differ somewhat from
+those of `collectives.read`.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from rrope_jax.model import ModelConfig
 from rrope_jax.model.flops import RECOMPUTED, block_weights
 from rrope_jax.planning.roofline.collectives import Collective
+from rrope_jax.planning.workload import StepShape
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What of a batch is at work at a time.
-
-    Attributes:
-      rows, length: of one part of a batch, over all devices.
-      parts: into which a batch is split, one after another.
-    """
-
-    rows: int
-    length: int
-    parts: int
-
-
-def expected(
-    model: ModelConfig, batch: Batch, mesh_shape: Mapping[str, int]
-) -> tuple[Collective, ...]:
-    """What a step of training sends over a mesh.
+def expected(shape: StepShape) -> tuple[Collective, ...]:
+    """What a training step sends over its mesh.
 
     Parameters are gathered over `fsdp` and `seq` for the forward and for the backward pass, and
     their gradients summed and scattered likewise (and summed over `data`); keys and values are
     gathered over `seq` and their gradients scattered; what `tensor` splits is summed after the
     output projection and the feed-forward layer, and their inputs' gradients likewise.
     """
+    model, mesh_shape, parts = shape.model, shape.mesh_shape, shape.accumulation
     width, again = jnp.dtype(model.compute_dtype).itemsize, RECOMPUTED[model.remat]
-    tensor, layers, parts = mesh_shape["tensor"], model.num_layers, batch.parts
-    share = math.prod(mesh_shape[axis] for axis in ("data", "fsdp"))
-    rows, tokens = batch.rows / share, batch.rows / share * batch.length / mesh_shape["seq"]
+    tensor, layers = mesh_shape["tensor"], model.num_layers
+    rows = shape.rows // parts / (mesh_shape["data"] * mesh_shape["fsdp"])
+    tokens = rows * shape.length / mesh_shape["seq"]
     of_layer = block_weights(model) * width / tensor
     of_ends = 2 * model.vocab_size * model.d_model * width / tensor
-    keys = 2 * rows * batch.length * model.kv_heads / tensor * model.head_size * width
+    keys = 2 * rows * shape.length * model.kv_heads / tensor * model.head_size * width
     stream = tokens * model.d_model * width
-    wanted = [
+    transfers = [
         ("all-gather", ("fsdp", "seq"), of_layer, 2 * layers * parts),
         ("all-gather", ("fsdp", "seq"), of_ends, parts),
         ("reduce-scatter", ("fsdp", "seq"), of_layer, layers * parts),
@@ -62,18 +46,18 @@ def expected(
     ]
     return tuple(
         Collective(kind, int(size), _groups(axes, mesh_shape), times)
-        for kind, axes, size, times in wanted
+        for kind, axes, size, times in transfers
         if math.prod(mesh_shape[axis] for axis in axes) > 1
     )
 
 
 def _of_data(size: float, mesh_shape: Mapping[str, int]) -> float:
-    """What is left to be summed over `data` after scattering."""
+    """Bytes left to sum over `data` after scattering."""
     return size / (mesh_shape["fsdp"] * mesh_shape["seq"])
 
 
 def _groups(axes: Sequence[str], mesh_shape: Mapping[str, int]) -> tuple[tuple[int, ...], ...]:
-    """Flat places of the devices that differ along these axes only."""
+    """Groups of devices that differ along these axes only, by their flat index in the mesh."""
     names = list(mesh_shape)
     ids = np.arange(math.prod(mesh_shape.values())).reshape(tuple(mesh_shape.values()))
     others = [i for i, name in enumerate(names) if name not in axes]

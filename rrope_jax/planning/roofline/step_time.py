@@ -1,16 +1,16 @@
-"""The time of a step from what it computes, reads and sends: an own roofline.
+"""The time of a step from what it computes, reads and sends: a roofline.
 
 Each of the three has a time at the chip's published rate. A step overlaps them as follows:
 
-- Products and memory: the slower one counts.
-- Transfers that include `data` or `fsdp` move parameters and gradients of other layers than the one
-  at work, so they count only where they take longer than that.
+- Of products and memory, the slower one counts.
+- Transfers that include `data` or `fsdp` move parameters and gradients of layers other than the one
+  being computed, so they count only if they take longer than the computation.
 - Transfers over `seq` or `tensor` alone move activations that the next product waits for, so they
-  come on top.
+  are added.
 
-Between the two ends, everything overlapped and nothing, that is the estimate. It knows nothing of
-products too small to fill a chip, of imperfect kernels or of waiting for hosts: a real step takes
-longer, often by a third.
+The estimate lies between two bounds: everything overlapped, and nothing. It ignores products too
+small to fill a chip, imperfect kernels and waiting for hosts: a real step takes longer, often by a
+third.
 """
 
 import dataclasses
@@ -19,20 +19,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrope_jax.planning.roofline import network
-from rrope_jax.planning.roofline.collectives import Collective
-from rrope_jax.planning.topology import Place, Topology
+from rrope_jax.planning.roofline.collectives import Collective, from_summary, sum_by_axis
+from rrope_jax.planning.roofline.rules import expected
+from rrope_jax.planning.roofline.traffic import traffic_of_call
+from rrope_jax.planning.topology import DeviceLocation, Topology
+from rrope_jax.planning.workload import Demands, Workload
 
-_HIDDEN = ("data", "fsdp")
+_HIDDEN_AXES = ("data", "fsdp")
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds of a step by resource, at the rates of `chips`.
+    """Seconds of a step by resource, at the chip's published rates.
 
     Attributes:
       compute: matrix products.
       memory: reading and writing the device's memory.
-      network: transfers, by the mesh axes that they go over, joined by `+`.
+      network: transfers, by the mesh axes that they cross, joined by `+`.
     """
 
     compute: float
@@ -56,7 +59,7 @@ class Roofline:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """All overlapped, and nothing."""
+        """The step with everything overlapped, and with nothing."""
         transfers = self.hidden + self.exposed
         parts = (self.compute, self.memory, transfers)
         return max(parts), sum(parts)
@@ -72,50 +75,138 @@ class Roofline:
         return max(times, key=times.__getitem__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """How long a workload takes on a topology.
+
+    Attributes:
+      demands: of one call of the program.
+      peak_flops: of all devices, FLOP/s.
+      roofline: of one optimizer step, or of one call if it has none.
+      traffic: bytes between memory and cores that a device moves in a call, by what moves them.
+      collective_bytes: kind -> mesh axes -> bytes that a device sends in a call.
+      collectives_source: what the transfers were read from.
+    """
+
+    demands: Demands
+    peak_flops: float
+    roofline: Roofline
+    traffic: Mapping[str, float]
+    collective_bytes: Mapping[str, Mapping[str, float]]
+    collectives_source: str
+
+    @property
+    def step_seconds(self) -> float:
+        """Of an optimizer step, or of a call if it has none."""
+        return self.roofline.step
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs of a step as a share of what the devices could compute in its time."""
+        model_flops = self.demands.model_flops / self.demands.steps
+        return model_flops / (self.step_seconds * self.peak_flops)
+
+    @property
+    def run_seconds(self) -> float:
+        """Of the whole job, without start-up, evaluation and checkpoints."""
+        return self.demands.calls * self.demands.steps * self.step_seconds
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of results.json that say how long it takes."""
+        roofline, steps = self.roofline, self.demands.steps
+        least, most = roofline.bounds
+        sent = self.collective_bytes
+        return {
+            "memory_traffic_bytes_per_device": {
+                name: size / steps for name, size in self.traffic.items()
+            },
+            "collective_bytes_per_device": sum(sum(sizes.values()) for sizes in sent.values()),
+            "collective_bytes_by_kind_and_axis": sent,
+            "collectives_from": self.collectives_source,
+            "estimated_step_seconds": self.step_seconds,
+            "estimated_mfu": self.mfu,
+            "estimated_tokens_per_second": self.demands.tokens / steps / self.step_seconds,
+            "estimated_run_seconds": self.run_seconds,
+            "roofline": {
+                "compute_seconds": roofline.compute,
+                "memory_seconds": roofline.memory,
+                "interconnect_seconds": dict(roofline.network),
+                "hidden_interconnect_seconds": roofline.hidden,
+                "exposed_interconnect_seconds": roofline.exposed,
+                "step_seconds_all_overlapped": least,
+                "step_seconds_nothing_overlapped": most,
+                "bound_by": roofline.bound_by,
+            },
+        }
+
+
+def estimate(workload: Workload, topology: Topology, summary: Any | None = None) -> Estimate:
+    """The time of a workload.
+
+    Args:
+      workload: the program.
+      topology: the devices.
+      summary: of the compiled program by `collectives.summarize`; None takes the transfers from
+        the sharding rules.
+
+    Raises:
+      ValueError: the workload does not fit the mesh.
+    """
+    mesh, chip = workload.make_mesh(topology.devices()), topology.chip
+    demands = workload.demands(mesh)
+    if summary is None:
+        collectives, source = expected(demands.shape), "the sharding rules"
+    else:
+        collectives, source = from_summary(summary), "the compiled program"
+    locations = [topology.locate(device) for device in mesh.devices.flat]
+    transfer_seconds = network_seconds(collectives, mesh.shape, locations, topology)
+    peak = chip.peak[demands.dtype]
+    traffic = traffic_of_call(demands)
+    return Estimate(
+        demands=demands,
+        peak_flops=peak * mesh.size,
+        roofline=Roofline(
+            compute=demands.executed_flops / (mesh.size * demands.steps) / peak,
+            memory=sum(traffic.values()) / demands.steps / chip.memory_bandwidth,
+            network={axes: seconds / demands.steps for axes, seconds in transfer_seconds.items()},
+        ),
+        traffic=traffic,
+        collective_bytes=sum_by_axis(collectives, mesh.shape),
+        collectives_source=source,
+    )
+
+
 def network_seconds(
     collectives: Sequence[Collective],
     mesh_shape: Mapping[str, int],
-    places: Sequence[Place],
+    locations: Sequence[DeviceLocation],
     topology: Topology,
 ) -> dict[str, float]:
-    """Time of all collectives of a step by the axes they go over; they run one after another.
+    """Time of all collectives of a step by the axes they cross; they run one after another.
 
     Args:
-      collectives: of the compiled program.
+      collectives: of the program.
       mesh_shape: axis -> devices.
-      places: of the mesh's devices in its flat order.
-      topology: what they are part of.
+      locations: of the mesh's devices in its flat order.
+      topology: that they are part of.
     """
     sums: dict[str, float] = defaultdict(float)
     for collective in collectives:
         axes = "+".join(collective.axes(mesh_shape))
         if not axes:
             continue
-        # groups lie alike; of a permute, the farthest pair counts, and what stays does not
+        # all groups lie alike; of a permute the farthest pair counts
         groups = collective.groups[:1]
         if collective.kind == "collective-permute":
             groups = tuple(pair for pair in collective.groups if pair[0] != pair[1])
         sums[axes] += collective.times * max(
-            network.seconds(collective.kind, collective.bytes, [places[i] for i in group], topology)
+            network.seconds(
+                collective.kind, collective.bytes, [locations[i] for i in group], topology
+            )
             for group in groups
         )
     return dict(sums)
 
 
-def as_json(roofline: Roofline) -> dict[str, Any]:
-    """For results.json."""
-    least, most = roofline.bounds
-    return {
-        "compute_seconds": roofline.compute,
-        "memory_seconds": roofline.memory,
-        "interconnect_seconds": dict(roofline.network),
-        "hidden_interconnect_seconds": roofline.hidden,
-        "exposed_interconnect_seconds": roofline.exposed,
-        "step_seconds_all_overlapped": least,
-        "step_seconds_nothing_overlapped": most,
-        "bound_by": roofline.bound_by,
-    }
-
-
 def _is_hidden(axes: str) -> bool:
-    return any(axis in _HIDDEN for axis in axes.split("+"))
+    return any(axis in _HIDDEN_AXES for axis in axes.split("+"))

@@ -4,24 +4,35 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rrope_jax.planning.plan import Cache, Plan, make_plan, outline
+from rrope_jax.planning.plan import Cache, Plan, make_plan
 from rrope_jax.planning.roofline.changes import Change, Runs, alternatives, smaller
+from rrope_jax.planning.roofline.collectives import summarize
+from rrope_jax.planning.roofline.step_time import Estimate, estimate
+from rrope_jax.planning.roofline.traffic import saved_bytes
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.sharding import LayoutError
 
 _LOG = logging.getLogger(__name__)
-_TRIES = 8
+_MOST_TRIALS = 8
 
 
-class Tried(NamedTuple):
-    """A change and its plan."""
+class Trial(NamedTuple):
+    """A change with its plan and the estimate of its time."""
 
     change: Change
     plan: Plan
+    estimate: Estimate
 
 
-def nearest(base: Plan, cache: Cache, *, quick: bool) -> list[Tried]:
+def try_change(change: Change, topology: Topology, cache: Cache, *, quick: bool) -> Trial:
+    """Compiles a changed workload; `cache` and `quick` as for `make_plan`."""
+    plan = make_plan(change.workload, topology, cache, summarize, quick=quick)
+    time = estimate(change.workload, topology, plan.compilation.summary)
+    return Trial(change, plan, time)
+
+
+def nearest(base: Plan, cache: Cache, *, quick: bool) -> list[Trial]:
     """Compiles changes of a plan that does not fit, nearest first, up to the first that fits.
 
     Args:
@@ -29,55 +40,53 @@ def nearest(base: Plan, cache: Cache, *, quick: bool) -> list[Tried]:
       cache, quick: see `make_plan`.
 
     Returns:
-      What was tried; the last one fits, or none does.
+      All trials; the last one fits, or none does.
     """
     assert isinstance(base.workload, TextTraining)
-    tried: list[Tried] = []
+    trials: list[Trial] = []
     for change in smaller(base.workload, base.mesh_shape, _runs_on(base.topology)):
-        if len(tried) == _TRIES:
+        if len(trials) == _MOST_TRIALS:
             break
         _LOG.info("does not fit; trying %s", " ".join(change.overrides))
-        tried.append(Tried(change, make_plan(change.workload, base.topology, cache, quick=quick)))
-        if tried[-1].plan.fits:
+        trials.append(try_change(change, base.topology, cache, quick=quick))
+        if trials[-1].plan.fits:
             break
-    return tried
+    return trials
 
 
 def sweep(
     base: TextTraining, topology: Topology, cache: Cache, *, most: int, quick: bool
-) -> list[Tried]:
+) -> list[Trial]:
     """Compiles the most promising meshes and remat policies.
 
-    All are ranked by a roofline that needs no compiling; then they are compiled in that order until
-    `most` are, without those whose state and saved activations alone are too much.
+    All are ranked by a roofline that needs no compiling, except those whose state and saved
+    activations alone exceed a device's memory; the first `most` of them are compiled.
 
     Args:
       base: the training.
-      topology: where.
+      topology: the devices.
       cache, quick: see `make_plan`.
       most: meshes and policies to compile.
 
     Returns:
-      Those that were compiled: what fits before what does not, the fastest first.
+      The compiled ones: what fits before what does not, the fastest first.
     """
-    outlines = []
+    candidates = []
     for change in alternatives(base, topology.size, _runs_on(topology)):
-        plan = outline(change.workload, topology)
-        if sum(plan.demands.state.values()) + plan.demands.saved < topology.chip.memory:
-            outlines.append(Tried(change, plan))
+        time = estimate(change.workload, topology)
+        least_bytes = sum(time.demands.state.values()) + saved_bytes(time.demands.shape)
+        if least_bytes < topology.chip.memory:
+            candidates.append((time.step_seconds, change))
     _LOG.info(
-        "%d meshes and remat policies, of which the best %d are compiled", len(outlines), most
+        "%d meshes and remat policies, of which the best %d are compiled", len(candidates), most
     )
-    ranked = sorted(outlines, key=lambda tried: tried.plan.roofline.step)[:most]
-    compiled = [
-        Tried(change, make_plan(change.workload, topology, cache, quick=quick))
-        for change, _ in ranked
-    ]
-    return sorted(compiled, key=lambda tried: (not tried.plan.fits, tried.plan.roofline.step))
+    ranked = sorted(candidates, key=lambda candidate: candidate[0])[:most]
+    trials = [try_change(change, topology, cache, quick=quick) for _, change in ranked]
+    return sorted(trials, key=lambda trial: (not trial.plan.fits, trial.estimate.step_seconds))
 
 
 def _runs_on(topology: Topology) -> Runs:
-    """Whether a workload can be laid onto these devices: a mesh may rule out the attention, too."""
+    """Tells whether a workload runs on these devices; a mesh may also rule out the attention."""
     devices = topology.devices()
 
     def runs(workload: TextTraining) -> bool:
@@ -90,6 +99,6 @@ def _runs_on(topology: Topology) -> Runs:
     return runs
 
 
-def recommended(compared: Sequence[Tried]) -> Tried | None:
+def recommended(trials: Sequence[Trial]) -> Trial | None:
     """The fastest that fits, of a sorted sweep."""
-    return compared[0] if compared and compared[0].plan.fits else None
+    return trials[0] if trials and trials[0].plan.fits else None

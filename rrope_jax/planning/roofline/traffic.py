@@ -1,45 +1,35 @@
 """Bytes that a training step of `Decoder` moves between a device's memory and its cores.
 
-An estimate from shapes, not from the compiled program: every product reads its operands and writes
-its result once, and what lies between products (rotation, activation, residual sums) is fused into
-them. Attention's blocks of queries each read the keys and values that they see anew; attention
-without blocks writes and reads the weights of all pairs. Real programs move more where a product's
-operands do not fit on the chip, and less where results stay there.
+The estimate uses shapes, not the compiled program. It assumes that every product reads its operands
+and writes its result once, and that rotation, activation and residual sums are fused into products.
+Each of attention's blocks of queries reads the keys and values that it sees; attention without
+blocks writes and reads the weights of all pairs. Real programs move more if a product's operands do
+not fit on the chip, and less if results stay there.
 """
 
 import math
-from collections.abc import Mapping
 
 import jax.numpy as jnp
 
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.flops import ATTENTION_COSTS, RECOMPUTED, hidden_matrices, visible_pairs
+from rrope_jax.planning.workload import Demands, StepShape
 
 
-def memory_traffic(
-    model: ModelConfig,
-    *,
-    rows: int,
-    length: int,
-    accumulation: int,
-    parameters: int,
-    mesh_shape: Mapping[str, int],
-    attention: str,
-    chunked_logits: bool,
-) -> dict[str, float]:
-    """Bytes per device and step, by what moves them.
+def traffic_of_call(demands: Demands) -> dict[str, float]:
+    """Bytes per device of one call of a program, by what moves them."""
+    moved = memory_traffic(demands.shape)
+    if not demands.training:  # the forward pass is a third, and leaves the optimizer alone
+        moved = {name: size / 3 for name, size in moved.items() if name != "optimizer"}
+    return {name: size * demands.repeats for name, size in moved.items()}
 
-    Args:
-      model, rows, length: of a batch over all devices.
-      accumulation: parts that a batch is computed in.
-      parameters: of the whole model, in number.
-      mesh_shape: axis of the mesh -> devices.
-      attention: a key of `model.flops.ATTENTION_COSTS`.
-      chunked_logits: whether logits are computed twice.
-    """
-    devices, tensor = math.prod(mesh_shape.values()), mesh_shape["tensor"]
-    own = parameters / (devices / mesh_shape["data"])
-    tokens = rows * length / (devices / tensor)
+
+def memory_traffic(shape: StepShape) -> dict[str, float]:
+    """Bytes per device of a training step, by what moves them."""
+    model, accumulation, parameters = shape.model, shape.accumulation, shape.parameters
+    devices, tensor = math.prod(shape.mesh_shape.values()), shape.mesh_shape["tensor"]
+    shard = parameters / (devices / shape.mesh_shape["data"])
+    tokens = shape.rows * shape.length / (devices / tensor)
     width = jnp.dtype(model.compute_dtype).itemsize
     again = RECOMPUTED[model.remat]
     passes = 3 + again.matrices
@@ -47,34 +37,36 @@ def memory_traffic(
     matrices = max(parameters - vocabulary, 0) / tensor
     # gathered weights are written, and read by the product of each pass but the weights' gradient
     gathered = 2 * (2 + again.matrices) * matrices * width * accumulation
-    block = ATTENTION_COSTS[attention].block
+    block = ATTENTION_COSTS[shape.attention].block
     # without blocks float32 logits and weights, each written and read again
     per_pair = 4 * 4 if block is None else 2 * model.head_size * width / block
-    of_pairs = visible_pairs(length, block) * per_pair
+    of_pairs = visible_pairs(shape.length, block) * per_pair
     attention_passes = 3 + again.attention
     heads = model.num_heads / tensor
-    share = rows / (devices / tensor)
+    rows = shape.rows / (devices / tensor)
     return {
         "weights": gathered + vocabulary / tensor * width * 2 * accumulation,
         "activations": passes * tokens * model.num_layers * _activations(model, tensor) * width,
-        "attention": attention_passes * share * heads * of_pairs * model.num_layers,
-        "logits": (8 if chunked_logits else 6) * tokens * model.vocab_size / tensor * 4,
-        "optimizer": 8 * 4 * own + (2 * 4 * own * accumulation if accumulation > 1 else 0),
+        "attention": attention_passes * rows * heads * of_pairs * model.num_layers,
+        "logits": (8 if shape.chunked_logits else 6) * tokens * model.vocab_size / tensor * 4,
+        "optimizer": 8 * 4 * shard + (2 * 4 * shard * accumulation if accumulation > 1 else 0),
     }
 
 
-def saved_bytes(model: ModelConfig, tokens: int, mesh_shape: Mapping[str, int]) -> float:
-    """What the layers of a device keep of `tokens`, of all devices, for the backward pass."""
-    tensor = mesh_shape["tensor"]
-    own = tokens / (math.prod(mesh_shape.values()) / tensor)
+def saved_bytes(shape: StepShape) -> float:
+    """Bytes that the layers of a device keep for the backward pass of a microbatch."""
+    model, tensor = shape.model, shape.mesh_shape["tensor"]
+    tokens = shape.rows // shape.accumulation * shape.length
+    tokens_of_device = tokens / (math.prod(shape.mesh_shape.values()) / tensor)
     again = RECOMPUTED[model.remat]
-    kept: float = model.d_model  # the residual stream
+    per_token: float = model.d_model  # the residual stream
     if not again.matrices:
         wide = hidden_matrices(model)
         N, K, H = model.num_heads, model.kv_heads, model.head_size
-        kept += model.d_model + ((N + 2 * K) * H + wide * model.d_ff) / tensor
-        kept += 0 if again.attention else N * H / tensor
-    return own * model.num_layers * kept * jnp.dtype(model.compute_dtype).itemsize
+        per_token += model.d_model + ((N + 2 * K) * H + wide * model.d_ff) / tensor
+        per_token += 0 if again.attention else N * H / tensor
+    width = jnp.dtype(model.compute_dtype).itemsize
+    return tokens_of_device * model.num_layers * per_token * width
 
 
 def _activations(model: ModelConfig, tensor: int) -> float:

@@ -4,7 +4,7 @@
 #   bash launch/gke_jobset.sh [--SETTING=VALUE ...] [--dry-run] COMMAND...
 #
 #   bash launch/gke_jobset.sh --gke-accelerator=tpu-v5p-slice --topology=4x4x4 \
-#       rrope train --config=configs/llama2_7b_resonance_yarn_32k.py --workdir=runs/llama2_7b \
+#       rrope train --config=configs/llama.py:7b,32k --workdir=runs/llama2_7b \
 #       --config.train.accumulation=1
 #
 # Settings: launch/cluster.env.example; launch/Dockerfile makes the image. Fills in

@@ -4,7 +4,7 @@
 #   bash launch/xpk.sh [--SETTING=VALUE ...] [--dry-run] COMMAND...
 #
 #   bash launch/xpk.sh --tpu-type=v5p-128 \
-#       rrope train --config=configs/llama2_7b_resonance_yarn_32k.py --workdir=runs/llama2_7b \
+#       rrope train --config=configs/llama.py:7b,32k --workdir=runs/llama2_7b \
 #       --config.train.accumulation=1
 #
 # Settings: launch/cluster.env.example; launch/Dockerfile makes the image, docs/launch.md the cluster

@@ -71,7 +71,7 @@ _YARN = RopeSpec(head_dim=_MODEL.head_size, scaling="yarn", factor=2.0, original
 _DESCRIPTION = Description(_MODEL, RopeSpec(head_dim=_MODEL.head_size), 64)
 _COMMANDS: dict[str, tuple[Callable[[flags.FlagValues], None], str | None]] = {
     "train": (_train, "tiny_from_scratch.py"),
-    "extend": (_train, "llama2_7b_resonance_yarn_32k.py"),
+    "extend": (_train, "llama.py"),
     "posgen": (_posgen, "posgen_quick.py"),
     "analyze": (_analyze, "analyze_llama2.py"),
     "evaluate": (_evaluate, "evaluate_smollm2.py"),

@@ -17,7 +17,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def _config(name: str) -> ConfigDict:
-    config: ConfigDict = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    file, *argument = name.split(":")
+    config: ConfigDict = runpy.run_path(str(CONFIGS / file))["get_config"](*argument)
     return config
 
 
@@ -28,9 +29,9 @@ def _setting(config: ConfigDict) -> TrainSetting:
 @pytest.mark.parametrize(
     ("name", "preset", "rows"),
     [
-        ("llama2_7b_resonance_yarn_32k", "llama2_7b", 32_768),
-        ("llama2_13b_resonance_yarn_16k", "llama2_13b", 16_384),
-        ("llama3_8b_resonance_yarn_128k", "llama3_8b", 131_072),
+        ("llama.py:7b,32k", "llama2_7b", 32_768),
+        ("llama.py:13b,16k", "llama2_13b", 16_384),
+        ("llama.py:llama3_8b,128k", "llama3_8b", 131_072),
     ],
 )
 def test_a_config_is_planned_without_its_checkpoint(name: str, preset: str, rows: int) -> None:
@@ -47,7 +48,7 @@ def test_a_config_is_planned_without_its_checkpoint(name: str, preset: str, rows
 
 def test_here_the_checkpoint_has_to_be_there() -> None:
     with pytest.raises(UsageError, match=r"config.checkpoint.init_from.* does not exist"):
-        _setting(_config("llama2_7b_resonance_yarn_32k")).describe()
+        _setting(_config("llama.py:7b,32k")).describe()
 
 
 def test_a_checkpoint_of_another_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,11 +62,11 @@ def test_a_checkpoint_of_another_model_is_refused(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(pretrained, "open_source", lambda path: Source())
     with pytest.raises(UsageError, match="its d_model is 5120, not 4096"):
-        _setting(_config("llama2_7b_resonance_yarn_32k")).describe()
+        _setting(_config("llama.py:7b,32k")).describe()
 
 
 def test_a_new_model_starts_from_a_preset() -> None:
-    config = _config("tiny_from_scratch")
+    config = _config("tiny_from_scratch.py")
     config.model = ConfigDict({"preset": "tiny", "vocab_size": 300, "num_layers": 3})
     config.rope = ConfigDict({"resonance": True})
     description = _setting(config).describe()
@@ -78,7 +79,7 @@ def test_a_new_model_starts_from_a_preset() -> None:
 
 
 def test_an_unknown_preset_is_refused() -> None:
-    config = _config("tiny_from_scratch")
+    config = _config("tiny_from_scratch.py")
     config.model = ConfigDict({"preset": "llama9"})
     with pytest.raises(UsageError, match=r"config.model.preset = 'llama9' is unknown; .*llama3_8b"):
         _setting(config)

@@ -1,23 +1,28 @@
 """The configs of `rrope train` in configs/ say what their docstrings promise."""
 
 import dataclasses
+import hashlib
+import json
 import runpy
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
+from rrope_jax.__main__ import main
 from rrope_jax.cli.settings import from_config
 from rrope_jax.io import pretrained
 from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.model.presets import PRESETS
+from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.step import Program
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def _config(name: str) -> ConfigDict:
-    config: ConfigDict = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    file, *argument = name.split(":")
+    config: ConfigDict = runpy.run_path(str(CONFIGS / file))["get_config"](*argument)
     return config
 
 
@@ -46,10 +51,10 @@ def _planned(
 @pytest.mark.parametrize(
     ("name", "preset", "factor", "rows", "steps"),
     [
-        ("llama2_7b_resonance_yarn_32k", "llama2_7b", 8, 32768, 50),
-        ("llama2_7b_resonance_yarn_32k_rows_4k", "llama2_7b", 8, 4096, 400),
-        ("llama2_13b_resonance_yarn_16k", "llama2_13b", 4, 16384, 100),
-        ("llama2_13b_resonance_yarn_16k_rows_4k", "llama2_13b", 4, 4096, 400),
+        ("llama.py:7b,32k", "llama2_7b", 8, 32768, 50),
+        ("llama.py:7b,32k,rows_4k", "llama2_7b", 8, 4096, 400),
+        ("llama.py:13b,16k", "llama2_13b", 4, 16384, 100),
+        ("llama.py:13b,16k,rows_4k", "llama2_13b", 4, 4096, 400),
     ],
 )
 def test_llama2_is_trained_as_in_the_paper(
@@ -74,17 +79,67 @@ def test_llama2_is_trained_as_in_the_paper(
     assert program.model.compute_dtype == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("argument", "digest"),
+    [
+        ("7b,32k", "841a3e06f601d7b4"),
+        ("7b,32k,rows_4k", "1d0dc6bbece32a3c"),
+        ("13b,16k", "527e8b34458e9c6a"),
+        ("13b,16k,rows_4k", "aabac8db2e4e815e"),
+        ("llama3_8b,128k", "d0e0699aaf53b79e"),
+    ],
+)
+def test_llama_continues_workdirs_of_the_five_configs_it_replaces(
+    argument: str, digest: str
+) -> None:
+    """A workdir belongs to the content of a config; the digests are of the five former files."""
+    content = json.dumps(_config(f"llama.py:{argument}").to_dict(), sort_keys=True)
+    assert hashlib.blake2b(content.encode(), digest_size=8).hexdigest() == digest
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "70b,32k",
+            "'70b,32k' is not MODEL,LENGTH or MODEL,LENGTH,rows_4k, such as 7b,32k;",
+        ),
+        ("7b", "lengths 8k, 16k, 32k, 64k, 128k"),
+        ("7b,4k", "lengths 8k, 16k, 32k, 64k, 128k"),
+        ("7b,32k,rows_8k", "is not MODEL,LENGTH"),
+        ("llama3_8b,8k", "llama3_8b has a context of 8k already"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    argument: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    config = f"--config={CONFIGS / 'llama.py'}:{argument}"
+    assert main(["train", config, f"--workdir={workdir}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("length", ["8k", "16k", "32k", "64k", "128k"])
+def test_llama_sees_as_many_tokens_at_every_length(length: str) -> None:
+    config = _config(f"llama.py:7b,{length}")
+    train = from_config(TrainConfig, config.train, "config.train")
+    assert train.steps * train.batch_size * train.length == 104_857_600
+    assert config.rope.factor * 4096 == train.length
+
+
 def test_smollm2_reaches_32k(monkeypatch: pytest.MonkeyPatch) -> None:
-    program, description = _planned("extend_smollm2", "smollm2_135m", monkeypatch)
+    program, description = _planned("extend_smollm2.py", "smollm2_135m", monkeypatch)
     assert description.context == program.train.reach == 32768
     assert program.rope.original_context == 8192
 
 
 def test_tiny_is_as_large_as_it_says() -> None:
-    program, description = _program(_config("tiny_from_scratch"))
+    program, description = _program(_config("tiny_from_scratch.py"))
     assert (program.model.vocab_size, description.context) == (258, 256)
 
 
-@pytest.mark.parametrize("name", ["tiny_from_scratch", "extend_smollm2"])
+@pytest.mark.parametrize("name", ["tiny_from_scratch.py", "extend_smollm2.py"])
 def test_every_group_is_read(name: str) -> None:
     assert from_config(TrainSetting, _config(name), "config").checkpoint.keep >= 1

@@ -27,11 +27,11 @@ from rrope_jax.train.heldout import Heldout
 from rrope_jax.train.metrics import MetricsLog, NoLog, Progress
 from rrope_jax.train.sharded import (
     Placement,
-    begin,
-    initialize,
-    lower,
-    restore_like,
+    init_state,
+    lower_step,
     rows_of_process,
+    sharded_state_shapes,
+    state_from_params,
 )
 from rrope_jax.train.step import Params, Program, State
 
@@ -148,12 +148,12 @@ class TrainingRun:
     ) -> loop.Hooks:
         described = layout.description_to_json(self.description)
 
-        def save(state: State, place: loop.Place, owed: loop.Record | None = None) -> None:
+        def save(state: State, data_state: loop.DataState, owed: loop.Record | None = None) -> None:
             log.sync()
             # a run that found a gradient that is not finite resumes from before it
             tree = {name: leaf for name, leaf in state._asdict().items() if name != "sound"}
             metadata = {
-                _DATA: place,
+                _DATA: data_state,
                 _OWED: owed,
                 _CONTENT: self.content,
                 layout.DESCRIPTION: described,
@@ -183,7 +183,7 @@ class TrainingRun:
         """The newest state in the workdir, with the text at its place, and what it owes the log."""
         if peers.gather("newest checkpoint", store.newest)[0] is None:
             return None
-        like = restore_like(self.program, self.placement)
+        like = sharded_state_shapes(self.program, self.placement)
         restored = store.restore(
             {name: leaf for name, leaf in like._asdict().items() if name != "sound"},
             gather=lambda value: peers.gather("restored", value),
@@ -230,16 +230,16 @@ class TrainingRun:
         """The state before the first step."""
         path = self.setting.checkpoint.init_from
         if path is None:
-            return initialize(self.program, self.placement, key)
+            return init_state(self.program, self.placement, key)
         with refusing("config.checkpoint.init_from"):
             params = pretrained.load_params(pretrained.open_source(path), self.placement.params)
         _LOG.info("continuing %s", path)
-        return begin(self.program, self.placement, params)
+        return state_from_params(self.program, self.placement, params)
 
     def _compile(self) -> loop.Step:
         """The compiled step; made before any signal has to wait for it."""
         began = time.monotonic()
-        compiled = lower(self.program, self.placement).compile()
+        compiled = lower_step(self.program, self.placement).compile()
         _LOG.info("compiled the step in %.0f s%s", time.monotonic() - began, _memory(compiled))
         step: loop.Step = compiled
         return step

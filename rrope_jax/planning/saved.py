@@ -26,7 +26,7 @@ def load(data: bytes, lowered: jax.stages.Lowered, devices: list[jax.Device]) ->
 
     Args:
       data: from `dump`, by the same releases of jax and the platform's compiler.
-      lowered: the same step, lowered here, such as by `train.sharded.lower`.
+      lowered: the same step, lowered here, such as by `train.sharded.lower_step`.
       devices: to run it on, as many as it was compiled for.
     """
     return serialize_executable.deserialize_and_load(

@@ -159,12 +159,12 @@ class TextTraining:
 
     def lower(self, mesh: Mesh) -> jax.stages.Lowered:
         """The step of `rrope train`."""
-        return sharded.lower(self.program, sharded.place(self.program, mesh))
+        return sharded.lower_step(self.program, sharded.make_placement(self.program, mesh))
 
     def demands(self, mesh: Mesh) -> Demands:
         """What a step asks of the mesh's devices."""
         model, train = self.program.model, self.program.train
-        placement = sharded.place(self.program, mesh)
+        placement = sharded.make_placement(self.program, mesh)
         state = sharded.abstract_state(self.program)
         parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
         rows = train.batch_size // train.accumulation

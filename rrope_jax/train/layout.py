@@ -1,4 +1,4 @@
-"""What a training asks of its devices before anything is compiled, here or elsewhere."""
+"""Checks of a training's devices before anything is compiled, here or for another machine."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import jax
 from rrope_jax.sharding import MeshConfig, make_mesh, refused_for
 from rrope_jax.train import heldout
 from rrope_jax.train.heldout import HeldoutConfig
-from rrope_jax.train.sharded import Placement, attention_of, place
+from rrope_jax.train.sharded import Placement, attention_of, make_placement
 from rrope_jax.train.step import Program
 
 
@@ -21,7 +21,7 @@ def lay_out(
 
     Args:
       program: the training.
-      mesh: the sizes.
+      mesh: sizes of the mesh.
       evaluation: of the held-out loss.
       devices: as for `make_mesh`.
 
@@ -30,9 +30,9 @@ def lay_out(
         attention that the model asks for cannot be computed there.
     """
     with refused_for("mesh"):
-        made = make_mesh(mesh, devices)
-    placement = place(program, made)
-    attention_of(program, made)
+        device_mesh = make_mesh(mesh, devices)
+    placement = make_placement(program, device_mesh)
+    attention_of(program, device_mesh)
     if evaluation.every_steps is not None:
-        heldout.check(program, made, evaluation)
+        heldout.check(program, device_mesh, evaluation)
     return placement

@@ -5,9 +5,9 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -19,38 +19,38 @@ _LOG = logging.getLogger(__name__)
 Step = Callable[[State, Batch, jax.Array], tuple[State, Measures]]
 Put = Callable[[Mapping[str, np.ndarray]], Batch]
 Record = Mapping[str, Any]
-Place = dict[str, Any]
-"""Where a run is in its data, as JSON-able values."""
+DataState = dict[str, Any]
+"""The position of a run in its data, as JSON values."""
 
 
-class Batches(Protocol):
+class ResumableBatches(Protocol):
     """Batches that can be resumed, such as `data.pipeline.TextBatches`."""
 
     waiting_seconds: float
 
     def __next__(self) -> Mapping[str, np.ndarray]: ...
 
-    def state(self) -> Place: ...
+    def state(self) -> DataState: ...
 
 
 class EvaluationStopped(Exception):  # noqa: N818  no error
-    """Raised by `Hooks.evaluate` where it is told to stop before it has its numbers."""
+    """Raised by `Hooks.evaluate` if it is told to stop before it is done."""
 
 
 class Save(Protocol):
-    """Keeps a state and its place in the data, for a process that goes on.
+    """Saves a state and its position in the data, so that a later process can resume.
 
-    `owed` is the record of the state's step where that has not been logged, as its evaluation was
-    stopped; it is left out where there is none.
+    `owed` is the record of the state's step if it has not been logged because its evaluation was
+    stopped; it is left out if there is none.
     """
 
-    def __call__(self, state: State, place: Place, owed: Record = ..., /) -> None: ...
+    def __call__(self, state: State, data_state: DataState, owed: Record = ..., /) -> None: ...
 
 
 class DivergedError(FloatingPointError):
     """A loss or gradient is not finite; the state of the last good step has been saved.
 
-    A step is good where its own loss and gradient are finite, also if its update spoils the loss on
+    A step is good if its own loss and gradient are finite, even if its update spoils the loss on
     held-out text.
     """
 
@@ -61,7 +61,7 @@ class Window:
 
     Attributes:
       first, last: numbers of steps, both included.
-      folder: where the trace goes, for TensorBoard or xprof.
+      folder: for the trace, which TensorBoard and xprof read.
     """
 
     first: int
@@ -75,12 +75,13 @@ class Hooks:
 
     Attributes:
       log: takes the record of every step, in order.
-      save: see there.
+      save: saves a state.
       save_every: steps between checkpoints.
-      evaluate: gives numbers for the record of a step; one that is not finite ends the run. May
-        raise `EvaluationStopped`: the run then saves and leaves, and owes them.
+      evaluate: returns numbers for the record of a step; one that is not finite ends the run. May
+        raise `EvaluationStopped`: the run then saves and ends, and owes them.
       evaluate_every: steps between evaluations; None for never. The last step has one, too.
-      stopping: whether to save and leave after the step of a number; asked after every step.
+      stopping: whether to save and end after a step, which it is given by number; asked after every
+        step.
       profile: steps to trace.
     """
 
@@ -96,7 +97,7 @@ class Hooks:
 def run(
     step: Step,
     state: State,
-    batches: Batches,
+    batches: ResumableBatches,
     key: jax.Array,
     *,
     steps: int,
@@ -106,18 +107,18 @@ def run(
 ) -> bool:
     """Trains until `steps` steps are taken, or until it is asked to stop, and saves.
 
-    The numbers of a step are read while the device computes the next one, so that it need not wait
-    for the host. A checkpoint is made when all steps up to its own have been logged.
+    The numbers of a step are read while the device computes the next one, so that the device does
+    not wait for the host. A checkpoint is saved once all steps up to it have been logged.
 
     Args:
       step: `Program.step`, compiled, with the state donated.
-      state: where to go on from; it is donated.
-      batches: at the place that belongs to the state.
+      state: to resume from; it is donated.
+      batches: at the position that belongs to the state.
       key: the run's.
       steps: of the whole run.
-      put: lays a host's arrays onto the devices.
-      hooks: see there.
-      owed: the record of the state's step, where it was saved with one.
+      put: moves a host's arrays to the devices.
+      hooks: what to call.
+      owed: the record of the state's step, if it was saved with one.
 
     Returns:
       Whether all steps are taken and logged.
@@ -125,35 +126,36 @@ def run(
     Raises:
       DivergedError: a loss, also one on held-out text, or a gradient is not finite.
     """
-    running = _Run(step, state, batches, key, put, hooks)
-    if owed is not None and not running.evaluate(owed):
+    training = _Run(step, state, batches, key, put, hooks)
+    if owed is not None and not training.evaluate(owed):
         return False
-    with _Profiler(hooks.profile) as profiler:
-        while running.number < steps:
-            profiler.before(running.number + 1)
-            running.advance()
-            stopping, last = hooks.stopping(running.number), running.number == steps
+    profiler = _Profiler(hooks.profile)
+    with profiler.stopped_at_the_end():
+        while training.number < steps:
+            profiler.before(training.number + 1)
+            training.advance()
+            stopping, last = hooks.stopping(training.number), training.number == steps
             every = hooks.evaluate_every
-            evaluating = every is not None and (last or running.number % every == 0)
-            saving = stopping or last or running.number % hooks.save_every == 0
+            evaluating = every is not None and (last or training.number % every == 0)
+            saving = stopping or last or training.number % hooks.save_every == 0
             if evaluating or saving:
-                running.settle(evaluating=evaluating)
-            if running.owing:
+                training.log_pending(evaluating=evaluating)
+            if training.owing:
                 return False
             if saving:
-                running.save()
-            profiler.after(running.number, running.state)
+                training.save()
+            profiler.after(training.number, training.state)
             if stopping:
                 break
-    return running.number == steps
+    return training.number == steps
 
 
-class _Taken(NamedTuple):
+class _PendingStep(NamedTuple):
     """A step that the device may still be computing."""
 
     number: int
     measures: Measures
-    place: Place
+    data_state: DataState
 
 
 class _Run:
@@ -161,15 +163,15 @@ class _Run:
 
     Attributes:
       state: after the last step that was started.
-      number: steps taken or under way.
-      owing: whether an evaluation was stopped; the state is saved then.
+      number: of that step.
+      owing: whether an evaluation was stopped; the state has been saved then.
     """
 
     def __init__(
         self,
         step: Step,
         state: State,
-        batches: Batches,
+        batches: ResumableBatches,
         key: jax.Array,
         put: Put,
         hooks: Hooks,
@@ -178,46 +180,46 @@ class _Run:
         self.number = self._saved = int(state.step)
         self._step, self._batches, self._key = step, batches, key
         self._put, self._hooks = put, hooks
-        self._place = batches.state()  # of the last step that was logged
-        self._pending: _Taken | None = None
-        self._meter = _Meter(batches)
+        self._data_state = batches.state()  # of the last step that was logged
+        self._pending: _PendingStep | None = None
+        self._speed = _SpeedMeter(batches)
 
     def advance(self) -> None:
-        """Starts a step, then logs the one before."""
+        """Starts a step, then logs the previous one."""
         batch = self._put(next(self._batches))
         self.state, measures = self._step(self.state, batch, self._key)
         self.number += 1
-        before = self._pending
-        self._pending = _Taken(self.number, measures, self._batches.state())
-        if before is not None:
-            self._log(before, evaluating=False)
+        previous = self._pending
+        self._pending = _PendingStep(self.number, measures, self._batches.state())
+        if previous is not None:
+            self._log(previous, evaluating=False)
 
-    def settle(self, *, evaluating: bool) -> None:
-        """Waits for the step under way and logs it."""
-        taken, self._pending = self._pending, None
-        if taken is not None:
-            self._log(taken, evaluating=evaluating)
+    def log_pending(self, *, evaluating: bool) -> None:
+        """Waits for the pending step and logs it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._log(pending, evaluating=evaluating)
 
     def save(self) -> None:
         """Saves the state, whose step has been logged."""
-        self._hooks.save(self.state, self._place)
+        self._hooks.save(self.state, self._data_state)
         self._saved = self.number
-        self._meter.restart()
+        self._speed.restart()
 
-    def _log(self, taken: _Taken, *, evaluating: bool) -> None:
-        measures: Measures = jax.device_get(taken.measures)
-        speed, waiting = self._meter.lap(int(measures.targets))
+    def _log(self, step: _PendingStep, *, evaluating: bool) -> None:
+        measures: Measures = jax.device_get(step.measures)
+        speed, waiting = self._speed.lap(int(measures.targets))
         if not measures.sound:
-            if self._saved < taken.number - 1:  # the state has been kept as it was then
-                self._hooks.save(self.state, self._place)
+            if self._saved < step.number - 1:  # the state is still that of the step before
+                self._hooks.save(self.state, self._data_state)
             raise DivergedError(
-                f"step {taken.number} has loss {measures.loss} and gradient norm "
-                f"{measures.gradient_norm}; the model of step {taken.number - 1} is kept. A lower "
+                f"step {step.number} has loss {measures.loss} and gradient norm "
+                f"{measures.gradient_norm}; the model of step {step.number - 1} is kept. A lower "
                 "learning_rate, a longer warm-up or a gradient_clip may help"
             )
-        self._place = taken.place
+        self._data_state = step.data_state
         record = {
-            "step": taken.number,
+            "step": step.number,
             "loss": float(measures.loss),
             "learning_rate": float(measures.learning_rate),
             "gradient_norm": float(measures.gradient_norm),
@@ -229,46 +231,46 @@ class _Run:
         if not evaluating:
             self._hooks.log(record)
         elif not self.evaluate(record):
-            self._hooks.save(self.state, self._place, record)
+            self._hooks.save(self.state, self._data_state, record)
             self.owing = True
 
     def evaluate(self, record: Record) -> bool:
-        """Evaluates the state and logs the record of its step; whether it came to an end."""
+        """Evaluates the state and logs the record of its step; returns whether it was completed."""
         try:
-            found = self._hooks.evaluate(self.state.params)
+            numbers = self._hooks.evaluate(self.state.params)
         except EvaluationStopped:
             return False
-        self._meter.restart()
-        spoiled = {name: value for name, value in found.items() if not math.isfinite(value)}
-        self._hooks.log({**record, **{k: v for k, v in found.items() if k not in spoiled}})
-        if spoiled:
+        self._speed.restart()
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        self._hooks.log({**record, **finite})
+        if len(finite) < len(numbers):
             if self._saved < self.number:
                 self.save()
-            shown = ", ".join(f"{name} {value}" for name, value in spoiled.items())
+            spoiled = ", ".join(f"{k} {v}" for k, v in numbers.items() if k not in finite)
             raise DivergedError(
-                f"the model of step {self.number} has {shown}, though the step itself was sound. "
+                f"the model of step {self.number} has {spoiled}, though the step itself was sound. "
                 "A lower learning_rate, a longer warm-up or a gradient_clip may help"
             )
         return True
 
 
-class _Meter:
-    """Speed over the last steps: a single one says little, as the host runs ahead of the device."""
+class _SpeedMeter:
+    """Mean speed of the last 20 steps; the host runs ahead of the device, so one says little."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: ResumableBatches) -> None:
         self._batches = batches
         self._laps: collections.deque[tuple[float, float, float]] = collections.deque(maxlen=20)
         self.restart()
 
     def restart(self) -> None:
-        """Leaves out what happened since the last lap."""
-        self._began, self._waited = time.perf_counter(), self._batches.waiting_seconds
+        """Leaves out the time since the last lap."""
+        self._start, self._waited = time.perf_counter(), self._batches.waiting_seconds
 
     def lap(self, tokens: int) -> tuple[float, float]:
-        """Ends a step; returns tokens per second, and the share of time without a batch."""
-        began, waited = self._began, self._waited
+        """Ends a step; returns tokens per second, and the share of time spent without a batch."""
+        start, waited = self._start, self._waited
         self.restart()
-        self._laps.append((tokens, self._began - began, self._waited - waited))
+        self._laps.append((tokens, self._start - start, self._waited - waited))
         tokens_sum, seconds, waiting = map(sum, zip(*self._laps, strict=True))
         return tokens_sum / seconds, waiting / seconds
 
@@ -289,19 +291,15 @@ class _Profiler:
             jax.block_until_ready(state)
             self._stop()
 
+    @contextmanager
+    def stopped_at_the_end(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._stop()
+
     def _stop(self) -> None:
         if self._tracing and self._window is not None:
             jax.profiler.stop_trace()
             self._tracing = False
             _LOG.info("the profile is in %s", self._window.folder)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stop()

@@ -1,14 +1,16 @@
-"""A training step over a mesh: where every array lies, and the program itself.
+"""A training step over a mesh: the sharding of every array, and the program itself.
 
-`rrope train` runs what `lower` gives, and `rrope plan` compiles the same for machines that are not
-there. The step is `Program.step`, unchanged: what it says about the axes of its arrays becomes
-transfers between devices here.
+`rrope train` runs what `lower_step` returns, and `rrope plan` compiles the same for absent
+machines. The step is `Program.step`, unchanged: here the logical axes of its arrays become
+transfers between devices.
+
+B rows of a batch, b of them on this process, T tokens of a row, P parts of a batch, D devices.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -37,13 +39,13 @@ BATCH_DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where the arrays of a training run lie.
+    """The shardings of a training run's arrays.
 
     Attributes:
       mesh: the devices.
       state: a `State` whose leaves are `NamedSharding`s.
       rows: of every array [B, T] of a batch.
-      whole: of what every device has all of.
+      whole: of arrays that every device holds entirely.
     """
 
     mesh: Mesh
@@ -57,61 +59,57 @@ class Placement:
         return self.state.params
 
     @functools.cached_property
-    def _own_parts(self) -> tuple[int, ...]:
+    def _parts_here(self) -> tuple[int, ...]:
         return _parts_of(_devices_by_part(self.mesh), jax.process_index())
 
     def put(self, rows: Mapping[str, np.ndarray]) -> Batch:
-        """Lays this process's rows of a batch onto its devices.
+        """Moves this process's rows of a batch to its devices.
 
         Args:
           rows: arrays [b, T] of the rows of `rows_of_process`, in that order.
         """
-        own, of = self._own_parts, parts("batch", self.mesh)
 
-        def lay(x_bT: np.ndarray) -> jax.Array:
-            size = len(x_bT) // len(own)  # rows of a part
-            place_of = {part * size: place * size for place, part in enumerate(own)}
-            return self._lay(x_bT, rows=of * size, place=place_of.__getitem__)
+        def array(x_bT: np.ndarray) -> jax.Array:
+            size = len(x_bT) // len(self._parts_here)  # rows of a part
+            B = size * parts("batch", self.mesh)
+            row_here = {part * size: i * size for i, part in enumerate(self._parts_here)}
 
-        return {name: lay(x_bT) for name, x_bT in rows.items()}
+            def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+                rows_of_batch, tokens = index or (slice(None), slice(None))
+                first, stop, _ = rows_of_batch.indices(B)
+                start = row_here[first]
+                x: np.ndarray = x_bT[start : start + stop - first, tokens]
+                return x
+
+            return jax.make_array_from_callback((B, *x_bT.shape[1:]), self.rows, shard)
+
+        return {name: array(x_bT) for name, x_bT in rows.items()}
 
     def put_whole(self, rows: Mapping[str, np.ndarray]) -> Batch:
-        """Lays a batch, of which this process has all, onto the devices."""
-        return {
-            name: self._lay(x_BT, rows=len(x_BT), place=lambda row: row)
-            for name, x_BT in rows.items()
-        }
+        """Moves a batch that every process has entirely, as arrays [B, T], to the devices."""
 
-    def _lay(self, x_bT: np.ndarray, *, rows: int, place: Callable[[int], int]) -> jax.Array:
-        """An array of so many rows, of which x_bT has the parts of this process.
+        def array(x_BT: np.ndarray) -> jax.Array:
+            return jax.make_array_from_callback(
+                x_BT.shape, self.rows, lambda index: x_BT[index or ...]
+            )
 
-        `place` gives where in x_bT a part is, by the number of its first row.
-        """
-
-        def part(index: tuple[slice, ...] | None) -> np.ndarray:
-            over_rows, over_row = index or (slice(None), slice(None))
-            begin, end, _ = over_rows.indices(rows)
-            first = place(begin)
-            own: np.ndarray = x_bT[first : first + end - begin, over_row]
-            return own
-
-        return jax.make_array_from_callback((rows, *x_bT.shape[1:]), self.rows, part)
+        return {name: array(x_BT) for name, x_BT in rows.items()}
 
 
 def rows_of_process(mesh: Mesh, process_index: int, rows: int) -> tuple[int, ...]:
     """The rows of a batch that a process provides: those that its devices compute with.
 
-    A batch is cut into as many equal parts as the mesh's axes for rows have places. The parts of a
-    process need not follow one another: meshes go along the links of a torus, and hosts are blocks
+    A batch is cut into equal parts, one for each index along the mesh's axes for rows. The parts of
+    a process need not be consecutive, since meshes follow the links of a torus and hosts are blocks
     of it. Processes that differ only in `seq` or `tensor` provide the same rows.
 
     Args:
       mesh: the devices of all processes.
-      process_index: of which process.
+      process_index: of the process.
       rows: of the whole batch.
 
     Returns:
-      Numbers in range(rows), ascending; none where the mesh has no device of the process.
+      Numbers in range(rows), ascending; none if the mesh has no device of the process.
 
     Raises:
       LayoutError: the mesh does not divide the rows into equal parts.
@@ -128,7 +126,7 @@ def rows_of_process(mesh: Mesh, process_index: int, rows: int) -> tuple[int, ...
 
 
 def _devices_by_part(mesh: Mesh) -> np.typing.NDArray[Any]:
-    """The devices [P, D] that compute with each of the P parts of a batch."""
+    """The devices [P, D] that compute with each part of a batch."""
     names = list(mesh.axis_names)
     batch_axes = [names.index(name) for name in RULES["batch"] if name in names]
     others = [axis for axis in range(len(names)) if axis not in batch_axes]
@@ -139,12 +137,11 @@ def _devices_by_part(mesh: Mesh) -> np.typing.NDArray[Any]:
 def _parts_of(groups: np.typing.NDArray[Any], process_index: int) -> tuple[int, ...]:
     """The parts that the devices of a process compute with, ascending."""
     processes = np.array([device.process_index for device in groups.flat]).reshape(groups.shape)
-    having = np.flatnonzero((processes == process_index).any(axis=1))
-    return tuple(having.tolist())
+    return tuple(np.flatnonzero((processes == process_index).any(axis=1)).tolist())
 
 
-def place(program: Program, mesh: Mesh) -> Placement:
-    """Where the arrays of a program lie on a mesh.
+def make_placement(program: Program, mesh: Mesh) -> Placement:
+    """The shardings of a program's arrays on a mesh.
 
     Raises:
       LayoutError: the mesh does not divide one of them; the message names it.
@@ -152,11 +149,11 @@ def place(program: Program, mesh: Mesh) -> Placement:
     check_rows(program.train, mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     with refused_for("mesh"):
-        params = place_parameters(program.model, mesh)
-    # moments lie where their parameters do, counters everywhere
+        params = parameter_shardings(program.model, mesh)
+    # moments are sharded as their parameters, counters are everywhere
     opt_state = optax.tree.map_params(
         make_optimizer(program.train),
-        lambda _, placed: placed,
+        lambda _, sharding: sharding,
         abstract_state(program).opt_state,
         params,
         transform_non_params=lambda _: whole,
@@ -173,26 +170,26 @@ def abstract_state(program: Program) -> State:
     return state
 
 
-def place_parameters(model: ModelConfig, mesh: Mesh | AbstractMesh) -> Params:
+def parameter_shardings(model: ModelConfig, mesh: Mesh | AbstractMesh) -> Params:
     """A `NamedSharding` for every parameter.
 
     Raises:
       ValueError: the mesh does not divide one of them; the message names it.
     """
-    placed: Params = nnx.traversals.unflatten_mapping(
+    shardings: Params = nnx.traversals.unflatten_mapping(
         {
             path: sharding(mesh, axes, shape, "the parameter " + ".".join(path))
             for path, (shape, axes) in parameter_layout(model).items()
         }
     )
-    return placed
+    return shardings
 
 
 def attention_of(program: Program, mesh: Mesh) -> str:
-    """Which implementation of attention the step takes on a mesh.
+    """The implementation of attention that the step uses on a mesh.
 
     Raises:
-      LayoutError: the one that the model asks for cannot compute it there.
+      LayoutError: the one that the model asks for cannot run there.
     """
     model, train = program.model, program.train
     rows = train.batch_size // train.accumulation
@@ -203,23 +200,24 @@ def attention_of(program: Program, mesh: Mesh) -> str:
 
 
 def check_rows(train: TrainConfig, mesh: Mesh | AbstractMesh) -> None:
-    """Raises LayoutError where a mesh cannot split the rows of a training."""
+    """Raises LayoutError if a mesh cannot split the rows of a microbatch."""
     rows, shares = train.batch_size // train.accumulation, parts("batch", mesh)
     if rows % shares:
-        whole, rest = divmod(train.batch_size, shares)
-        mend = "" if rest else f", such as by accumulation={math.gcd(train.accumulation, whole)}"
+        rows_of_share, rest = divmod(train.batch_size, shares)
+        accumulation = math.gcd(train.accumulation, rows_of_share)
+        hint = "" if rest else f", such as by accumulation={accumulation}"
         raise LayoutError(
             "train.batch_size",
             f"in accumulation={train.accumulation} parts is {rows} rows at a time, which "
             f"data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} of the mesh does not divide; "
-            f"let batch_size / accumulation be a multiple of {shares}{mend}",
+            f"let batch_size / accumulation be a multiple of {shares}{hint}",
             train.batch_size,
         )
     check_length(train.length, mesh, "train.length")
 
 
 def check_length(length: int, mesh: Mesh | AbstractMesh, key: str) -> None:
-    """Raises LayoutError where a mesh cannot split rows of so many tokens, which the key gives."""
+    """Raises LayoutError, naming the key, if a mesh cannot split rows of `length` tokens."""
     pieces = 2 * mesh.shape["seq"]
     if pieces > 2 and length % pieces:
         raise LayoutError(
@@ -230,10 +228,10 @@ def check_length(length: int, mesh: Mesh | AbstractMesh, key: str) -> None:
         )
 
 
-def lower(program: Program, placement: Placement) -> jax.stages.Lowered:
+def lower_step(program: Program, placement: Placement) -> jax.stages.Lowered:
     """The step as a program for the mesh's devices, from shapes alone; compile it to run it.
 
-    The state, its first argument, is donated. The others are a batch and the run's key.
+    Its arguments are the state, which is donated, a batch, and the run's key.
     """
     train = program.train
     batch = {
@@ -252,27 +250,26 @@ def lower(program: Program, placement: Placement) -> jax.stages.Lowered:
         return step.lower(abstract_state(program), batch, key)
 
 
-def initialize(program: Program, placement: Placement, key: jax.Array) -> State:
-    """`Program.init`, each part of the state made on the device that keeps it."""
+def init_state(program: Program, placement: Placement, key: jax.Array) -> State:
+    """`Program.init`, each shard of the state computed on the device that holds it."""
     with jax.set_mesh(placement.mesh):
         state: State = jax.jit(program.init, out_shardings=placement.state)(key)
     return state
 
 
-def begin(program: Program, placement: Placement, params: Params) -> State:
-    """`Program.begin` with parameters that lie on the mesh already."""
+def state_from_params(program: Program, placement: Placement, params: Params) -> State:
+    """`Program.state_from_params` for parameters that are on the mesh already; donates them."""
     with jax.set_mesh(placement.mesh):
-        state: State = jax.jit(program.begin, out_shardings=placement.state, donate_argnums=0)(
-            params
-        )
+        make = jax.jit(program.state_from_params, out_shardings=placement.state, donate_argnums=0)
+        state: State = make(params)
     return state
 
 
-def restore_like(program: Program, placement: Placement) -> State:
-    """Shapes and places of a state, for a checkpoint of any mesh to be read into."""
-    like: State = jax.tree.map(
-        lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+def sharded_state_shapes(program: Program, placement: Placement) -> State:
+    """A state of `ShapeDtypeStruct`s with shardings, to restore a checkpoint of any mesh into."""
+    shapes: State = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract_state(program),
         placement.state,
     )
-    return like
+    return shapes

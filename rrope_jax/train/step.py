@@ -91,10 +91,10 @@ class Program:
     def init(self, key: jax.Array) -> State:
         """The state of a new model with random parameters."""
         decoder = Decoder(self.model, self.rope, rngs=nnx.Rngs(params=key))
-        return self.begin(nnx.to_pure_dict(nnx.state(decoder, nnx.Param)))
+        return self.state_from_params(nnx.to_pure_dict(nnx.state(decoder, nnx.Param)))
 
-    def begin(self, params: Params) -> State:
-        """The state before the first step, from given parameters."""
+    def state_from_params(self, params: Params) -> State:
+        """The state before the first step of a model with these parameters."""
         opt_state = make_optimizer(self.train).init(params)
         return State(params, opt_state, jnp.zeros((), jnp.int32), jnp.ones((), bool))
 

@@ -106,8 +106,8 @@ def _measure(name: str, shape: Shape) -> dict[str, Any]:
         network={},
     )
     began = time.perf_counter()
-    placement = sharded.place(program, mesh)
-    step = sharded.lower(program, placement).compile()
+    placement = sharded.make_placement(program, mesh)
+    step = sharded.lower_step(program, placement).compile()
     compiled = time.perf_counter() - began
     seconds = _median_seconds(program, placement, step)
     return {
@@ -152,7 +152,7 @@ def _median_seconds(
         for name, dtype in sharded.BATCH_DTYPES.items()
     }
     key = jax.device_put(jax.random.key(0), placement.whole)
-    state = sharded.initialize(program, placement, key)
+    state = sharded.init_state(program, placement, key)
     seconds = []
     for _ in range(repeats + 2):
         began = time.perf_counter()

@@ -80,7 +80,7 @@ class Ours:
         config = TrainConfig(steps=1000, batch_size=1, length=length, loss_chunk=LOSS_CHUNK)
         setting = self._setting
         program = Program(setting.model, setting.known.rope, config, segmented=False)
-        state = program.begin(nnx.to_pure_dict(nnx.state(self._decoder, nnx.Param)))
+        state = program.state_from_params(nnx.to_pure_dict(nnx.state(self._decoder, nnx.Param)))
         del self._decoder  # the step uses the parameters up
         step = jax.jit(program.step, donate_argnums=0)
         batch = {

@@ -10,7 +10,7 @@ from rrope_jax.planning.roofline.changes import alternatives, smaller
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.sharding import AXES, MeshConfig
 from rrope_jax.train.config import TrainConfig
-from rrope_jax.train.sharded import check_rows, place_parameters
+from rrope_jax.train.sharded import check_rows, parameter_shardings
 from rrope_jax.train.step import Program
 
 TINY = PRESETS["tiny"]
@@ -26,7 +26,7 @@ def _divides(workload: TextTraining) -> bool:
     mesh = AbstractMesh(workload.mesh.sizes(8), AXES)
     try:
         check_rows(workload.program.train, mesh)
-        place_parameters(workload.program.model, mesh)
+        parameter_shardings(workload.program.model, mesh)
     except ValueError:
         return False
     return True

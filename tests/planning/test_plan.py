@@ -24,7 +24,7 @@ from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.sharding import MeshConfig
 from rrope_jax.train.config import TrainConfig
-from rrope_jax.train.sharded import BATCH_DTYPES, initialize, place
+from rrope_jax.train.sharded import BATCH_DTYPES, init_state, make_placement
 from rrope_jax.train.step import Program
 
 ROOT = Path(__file__).parents[2]
@@ -99,13 +99,13 @@ def test_a_saved_step_runs_like_the_one_that_was_saved() -> None:
         make_plan(training, _Kept(), keep=kept.append)
     devices = jax.devices("cpu")[:1]
     mesh = training.make_mesh(devices)
-    placement = place(training.program, mesh)
+    placement = make_placement(training.program, mesh)
     loaded = load(dump(kept[1]), training.lower(mesh), devices)
     rows = {name: np.ones((2, 32), dtype) for name, dtype in BATCH_DTYPES.items()}
     key = jax.random.key(1)
     losses = []
     for step in (kept[0], loaded):
-        state = initialize(training.program, placement, jax.random.key(0))
+        state = init_state(training.program, placement, jax.random.key(0))
         losses.append(float(step(state, placement.put(rows), key)[1].loss))
     assert losses[0] == losses[1] > 0
 

@@ -18,7 +18,7 @@ from rrope_jax.model.platform import operations as platform
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import AXES, MeshConfig, constrain, make_mesh
 from rrope_jax.train.config import TrainConfig
-from rrope_jax.train.sharded import initialize, lower, place
+from rrope_jax.train.sharded import init_state, lower_step, make_placement
 from rrope_jax.train.step import Program
 
 MESHES = ((8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 2, 2), (1, 1, 4, 2))
@@ -53,8 +53,8 @@ def gradients(implementation: str, meshes: tuple[tuple[int, ...], ...]) -> dict[
     program = _program(implementation)
 
     def run(sizes: tuple[int, ...]) -> Any:
-        placement = place(program, make(sizes))
-        params = initialize(program, placement, jax.random.key(0)).params
+        placement = make_placement(program, make(sizes))
+        params = init_state(program, placement, jax.random.key(0)).params
         with jax.set_mesh(placement.mesh):
             return jax.jit(jax.grad(lambda *given: program.heldout(*given)[0]))(
                 params, placement.put(packed(8, 32))
@@ -69,9 +69,9 @@ def loss(sizes: tuple[int, ...]) -> float:
     program = _program("auto")
 
     def run(sizes: tuple[int, ...]) -> float:
-        placement = place(program, make(sizes))
-        state = initialize(program, placement, jax.random.key(0))
-        step = lower(program, placement).compile()
+        placement = make_placement(program, make(sizes))
+        state = init_state(program, placement, jax.random.key(0))
+        step = lower_step(program, placement).compile()
         batch, key = (
             placement.put(packed(8, 32)),
             jax.device_put(jax.random.key(1), placement.whole),
@@ -142,7 +142,7 @@ def memory() -> dict[int, int]:
                 mask = CausalMask(arranged=True)
                 return jnp.sum(attention(q, k, v, mask, implementation="chunked"))
 
-            compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*shapes).compile()
+            compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower_step(*shapes).compile()
             found[T] = compiled.memory_analysis().temp_size_in_bytes
     return found
 

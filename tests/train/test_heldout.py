@@ -14,12 +14,12 @@ from rrope_jax.sharding import MeshConfig, make_mesh
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.heldout import Heldout, HeldoutConfig
 from rrope_jax.train.loop import EvaluationStopped
-from rrope_jax.train.sharded import place
+from rrope_jax.train.sharded import make_placement
 from rrope_jax.train.step import Program
 
 TINY = PRESETS["tiny"]
 PROGRAM = Program(TINY.model, TINY.rope, TrainConfig(steps=1, batch_size=1, length=8))
-PLACEMENT = place(PROGRAM, make_mesh(MeshConfig()))
+PLACEMENT = make_placement(PROGRAM, make_mesh(MeshConfig()))
 DOCUMENTS = [np.arange(n) for n in (21, 4, 9)]  # 20, 3 and 8 pairs: rows of 8, 8, 4, 3 and 8
 
 

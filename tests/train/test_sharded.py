@@ -74,4 +74,4 @@ def test_what_a_mesh_cannot_divide_is_named(
     tiny = PRESETS["tiny"]
     program = Program(tiny.model, tiny.rope, TrainConfig(steps=1, batch_size=8, length=32, **train))
     with pytest.raises(ValueError, match=message):
-        sharded.place(program, _mesh(**sizes))  # type: ignore[arg-type]
+        sharded.make_placement(program, _mesh(**sizes))  # type: ignore[arg-type]

@@ -67,7 +67,7 @@ def _params() -> Any:
 
 
 def _start(program: Program) -> State:
-    return program.begin(_params())
+    return program.state_from_params(_params())
 
 
 @functools.cache

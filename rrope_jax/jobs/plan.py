@@ -114,7 +114,7 @@ def _results(
         compared = sweep.sweep(planned.one_step, place, cache, most=_COMPARED, quick=quick)
         chosen = sweep.recommended(compared)
         results["sweep"] = [_row(trial) for trial in compared]
-        results["recommended"] = None if chosen is None else list(chosen.change.overrides)
+        results["recommended"] = None if chosen is None else _overrides(chosen)
     elif not plan.fits:
         results["nearest"] = [_row(trial) for trial in sweep.nearest(plan, cache, quick=quick)]
     return results
@@ -159,11 +159,15 @@ def _plan_and_time(plan: Plan) -> dict[str, Any]:
     return {**plan.as_json(), **time.as_json()}
 
 
+def _overrides(trial: Trial) -> list[str]:
+    return [f"--config.{field}" for field in trial.change.fields]
+
+
 def _row(trial: Trial) -> dict[str, Any]:
     plan, program = trial.plan, trial.change.workload.program
     memory, time = plan.compilation.memory, trial.estimate
     return {
-        "overrides": list(trial.change.overrides),
+        "overrides": _overrides(trial),
         "mesh": dict(plan.mesh_shape),
         "remat": program.model.remat,
         "accumulation": program.train.accumulation,

@@ -1,6 +1,6 @@
 """The programs of a PosGen ablation as workloads: training, validation and test.
 
-All trainings run side by side in slots of their own, so nothing is sent between devices.
+All trainings run side by side in lanes of their own, so nothing is sent between devices.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Ablation:
     lanes: int
 
     def check(self, devices: Sequence[jax.Device]) -> None:
-        """Raises LayoutError for what `rrope posgen` refuses, or what cannot be compiled here."""
+        """Raises LayoutError if `rrope posgen` would refuse, or if it cannot be compiled here."""
         mesh = lay_out(self.program, self.mesh, devices)
         for attention in attentions_of(self.program, mesh):
             check_compiles_here(attention)
@@ -43,7 +43,7 @@ class Ablation:
         """None: trainings share nothing, so there is one mesh only, and several programs."""
 
     def workloads(self, devices: Sequence[jax.Device]) -> tuple["AblationProgram", ...]:
-        """What it runs, the training first.
+        """Its programs, the training first.
 
         Raises:
           ValueError: there are fewer devices than the mesh asks for.
@@ -62,8 +62,8 @@ class AblationProgram:
     """One of its programs; a `Workload`.
 
     Attributes:
-      ablation: of which.
-      index: its place among `posgen.round_functions.lower`'s.
+      ablation: that it is part of.
+      index: among the programs of `posgen.round_functions.lower`.
     """
 
     ablation: Ablation

@@ -145,7 +145,7 @@ class TextTraining:
         return (self,)
 
     def check(self, devices: Sequence[jax.Device]) -> None:
-        """Raises LayoutError for what `rrope train` refuses, or what cannot be compiled here."""
+        """Raises LayoutError if `rrope train` would refuse, or if it cannot be compiled here."""
         placement = lay_out(self.program, self.mesh, self.evaluation, devices)
         check_compiles_here(sharded.attention_of(self.program, placement.mesh))
 
@@ -207,12 +207,12 @@ class TextTraining:
 
 
 def check_compiles_here(attention: str) -> None:
-    """Raises LayoutError for an implementation of attention that needs the devices themselves."""
+    """Raises LayoutError for an implementation of attention that only its devices compile."""
     if attention == "cudnn":
         raise LayoutError(
             "model.attention",
             "is compiled by the GPU's own library and needs a GPU here; plan with "
-            "--config.model.attention=chunked",
+            "attention=chunked",
             attention,
         )
 

@@ -14,7 +14,7 @@ SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda progress: 1 - progress,
     "cosine": lambda progress: (1 + jnp.cos(jnp.pi * progress)) / 2,
 }
-"""Schedule -> share of the rate that is left while progress goes from 0 to 1."""
+"""Schedule -> share of the rate that remains as progress goes from 0 to 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,16 +25,16 @@ class TrainConfig:
       steps: optimizer steps.
       batch_size: rows of a step, over all devices and microbatches.
       length: tokens of a row.
-      accumulation: microbatches that a step is computed in, a divisor of batch_size. Memory falls
-        with it; the numbers stay the same but for rounding (and for dropout, where there is any).
+      accumulation: microbatches that a step is computed in, a divisor of batch_size. More of them
+        need less memory; they change rounding (and the masks of dropout), nothing else.
       learning_rate: the peak of the schedule.
       schedule: a key of `SCHEDULES`: how the rate falls after the warm-up.
       warmup_fraction: share of the steps in which the rate rises, rounded up to whole steps.
-      final_fraction: what is left of the rate after the last step, as a share of the peak.
+      final_fraction: the rate after the last step, as a share of the peak.
       weight_decay: AdamW's decoupled decay, on matrices only.
       b1, b2, eps: of AdamW.
       gradient_clip: bound on the gradient's global norm; None for none.
-      loss_chunk: tokens whose logits exist at a time, of a microbatch: see `next_token_losses`.
+      loss_chunk: tokens of a microbatch whose logits exist at a time: see `next_token_losses`.
       positions: how rotary positions are drawn.
       seed: of the parameters of a new model, of sampled positions and of dropout.
 

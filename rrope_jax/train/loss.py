@@ -15,20 +15,19 @@ def next_token_losses(
 ) -> jax.Array:
     """Negative log likelihood of every target, in nats.
 
-    Logits of the whole batch would be the largest array of a training step by far: 6 GB for one row
-    of 32,768 tokens and 49,152 words. Here they exist for one chunk at a time, forward and
-    backward, for the price of computing them twice. A batch that fits one chunk keeps them.
+    Logits of the whole batch would be by far the largest array of a training step: 6 GB for one row
+    of 32,768 tokens and a vocabulary of 49,152. Here they exist for one chunk at a time, forward
+    and backward, at the price of computing them twice. A batch that fits one chunk keeps them.
 
     Args:
       decoder: gives the logits.
       hidden_BTD: [B, T, D], from `decoder.hidden`.
-      targets_BT: int32[B, T] in [0, V); what a target without meaning gives is for the caller to
-        weigh with 0.
-      chunk: tokens whose logits exist at a time on a device; at least one of every row. Static
+      targets_BT: int32[B, T] in [0, V); the caller gives meaningless targets the weight 0.
+      chunk: tokens whose logits exist at a time on a device, at least one of every row. Static
         under jit.
 
     Returns:
-      float32[B, T]. It does not depend on `chunk` but for rounding.
+      float32[B, T]; `chunk` changes only its rounding.
 
     Raises:
       ValueError: chunk is not positive.
@@ -40,7 +39,7 @@ def next_token_losses(
 
     def losses(hidden_BCD: jax.Array, targets_BC: jax.Array) -> jax.Array:
         logits_BCV = decoder.logits(hidden_BCD)
-        # by comparison, not by gather, which a vocabulary split over devices would not allow
+        # a comparison, since a gather does not work on a vocabulary split over devices
         vocabulary_V = jnp.arange(logits_BCV.shape[-1], dtype=targets_BC.dtype)
         chosen_BCV = targets_BC[..., None] == vocabulary_V
         target_logit_BC = jnp.sum(jnp.where(chosen_BCV, logits_BCV, 0.0), axis=-1)
@@ -54,7 +53,7 @@ def next_token_losses(
     def split(x: jax.Array) -> jax.Array:
         """[B, T, ...] -> [chunks, B, C, ...], every chunk with tokens from all along the rows.
 
-        So each device of a mesh that splits rows, or the batch, has its share of every chunk.
+        So each device of a mesh that splits rows or the batch has its share of every chunk.
         """
         x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(B, C, chunks, *x.shape[2:]), 2, 0)
@@ -67,7 +66,7 @@ def next_token_losses(
 
 
 def count_chunks(B: int, T: int, chunk: int) -> int:
-    """In how many chunks `next_token_losses` computes the logits, on the current mesh."""
+    """The number of chunks in which `next_token_losses` computes logits on the current mesh."""
     rows, row_parts = B // parts("batch") or 1, parts("length")
     chunks = -(-(T // row_parts) // max(1, chunk // rows))
     if row_parts > 1:

@@ -1,4 +1,8 @@
-"""AdamW as language models use it."""
+"""AdamW as language models use it.
+
+The schedule is written out, since optax's do not compute the same numbers: its products are rounded
+in another order (up to 2e-4 of a rate), and a run resumed with them would not repeat bit for bit.
+"""
 
 from typing import Any
 
@@ -12,9 +16,9 @@ from rrope_jax.train.config import SCHEDULES, TrainConfig
 def learning_rate(config: TrainConfig, step: jax.Array) -> jax.Array:
     """The rate of a step.
 
-    It rises linearly to the peak, which the last step of the warm-up has (the first step without
-    a warm-up), and falls to `final_fraction` of it, which the step after the last one would have.
-    So no step is spent on a rate of 0.
+    The rate rises linearly to the peak, reached at the last step of the warm-up (without one, at
+    the first step), and falls to `final_fraction` of it, which would be reached one step after the
+    last. So no step is spent on a rate of 0.
 
     Args:
       config: the schedule.
@@ -50,19 +54,19 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def matrices(params: dict[str, Any]) -> dict[str, Any]:
-    """Which parameters of a decoder are matrices (and kernels of more axes), not scales.
+    """Tells a decoder's matrices from its scales.
 
     Args:
       params: the pure dict of a decoder's parameters. Those of `blocks` are stacked: their first
-        axis counts layers.
+        axis is the layer.
 
     Returns:
-      A tree of bools like params.
+      A tree of bools like params, True for matrices.
     """
 
     def is_matrix(path: tuple[Any, ...], parameter: Any) -> bool:
         stacked = path[0].key == "blocks"
         return bool(parameter.ndim - stacked >= 2)
 
-    found: dict[str, Any] = jax.tree.map_with_path(is_matrix, params)
-    return found
+    mask: dict[str, Any] = jax.tree.map_with_path(is_matrix, params)
+    return mask

@@ -36,27 +36,27 @@ def test_smaller_goes_from_the_nearest_change_to_the_farthest() -> None:
     """Remat policies, then whole copies split, a batch in parts, rows split, and matrices."""
     base = _training(MeshConfig(data=2, fsdp=4))
     sizes = {"data": 2, "fsdp": 4, "seq": 1, "tensor": 1}
-    tried = [change.overrides for change in smaller(base, sizes, _divides)]
+    tried = [change.fields for change in smaller(base, sizes, _divides)]
     assert tried[:3] == [
-        ("--config.model.remat=dots",),
-        ("--config.model.remat=full",),
-        ("--config.mesh.data=1", "--config.mesh.fsdp=8", "--config.model.remat=full"),
+        ("model.remat=dots",),
+        ("model.remat=full",),
+        ("mesh.data=1", "mesh.fsdp=8", "model.remat=full"),
     ]
     # eight rows on eight devices are one each: no more parts without splitting rows
     assert tried[3] == (
-        "--config.mesh.data=1",
-        "--config.mesh.seq=2",
-        "--config.model.remat=full",
-        "--config.train.accumulation=2",
+        "mesh.data=1",
+        "mesh.seq=2",
+        "model.remat=full",
+        "train.accumulation=2",
     )
-    assert all("--config.model.remat=full" in change for change in tried[1:])
+    assert all("model.remat=full" in change for change in tried[1:])
 
 
 def test_smaller_takes_more_parts_where_there_are_rows() -> None:
     base = _training(MeshConfig(), rows=32)
     sizes = {"data": 1, "fsdp": 8, "seq": 1, "tensor": 1}
-    tried = [change.overrides for change in smaller(base, sizes, _divides)]
-    assert tried[2] == ("--config.mesh.fsdp=8", *tried[1], "--config.train.accumulation=2")
+    tried = [change.fields for change in smaller(base, sizes, _divides)]
+    assert tried[2] == ("mesh.fsdp=8", *tried[1], "train.accumulation=2")
 
 
 def test_smaller_splits_matrices_where_rows_cannot_be() -> None:

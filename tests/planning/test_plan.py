@@ -200,7 +200,7 @@ def test_a_sweep_recommends_the_fastest_that_fits(kept: _Kept) -> None:
     assert steps == sorted(steps)
     best = recommended(trials)
     assert best is not None
-    assert best.change.overrides == ("--config.mesh.fsdp=1",)  # keeps everything: `remat` none
+    assert best.change.fields == ("mesh.fsdp=1",)  # keeps everything: `remat` none
 
 
 @pytest.mark.slow

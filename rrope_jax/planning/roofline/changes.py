@@ -1,4 +1,4 @@
-"""Other ways to run the same training: what to try when it does not fit, and what to compare."""
+"""Other ways to run the same training: to make it fit, and to compare their speed."""
 
 import dataclasses
 import itertools
@@ -7,20 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from rrope_jax.planning.workload import TextTraining
 from rrope_jax.sharding import AXES, MeshConfig
 
-# From what computes least again to what keeps least.
+# From the policy that recomputes least to the one that keeps least.
 _POLICIES = ("none", "dots", "full")
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A workload and what to add to the command line for it."""
+    """A changed workload.
+
+    Attributes:
+      workload: after the change.
+      fields: what differs, such as `model.remat=full`.
+    """
 
     workload: TextTraining
-    overrides: tuple[str, ...]
+    fields: tuple[str, ...]
 
 
 Runs = Callable[[TextTraining], bool]
-"""Whether the devices at hand can run a workload: whatever it splits divides, and so on."""
+"""Whether the devices can run a workload: every size that is split divides, and so on."""
 
 
 def _change(base: TextTraining, mesh: MeshConfig, remat: str, accumulation: int) -> Change:
@@ -30,29 +35,30 @@ def _change(base: TextTraining, mesh: MeshConfig, remat: str, accumulation: int)
         model=dataclasses.replace(program.model, remat=remat),
         train=dataclasses.replace(program.train, accumulation=accumulation),
     )
-    overrides = [
-        f"--config.mesh.{name}={getattr(mesh, name)}"
+    fields = [
+        f"mesh.{name}={getattr(mesh, name)}"
         for name in AXES
         if getattr(mesh, name) != getattr(base.mesh, name)
     ]
     if remat != program.model.remat:
-        overrides.append(f"--config.model.remat={remat}")
+        fields.append(f"model.remat={remat}")
     if accumulation != program.train.accumulation:
-        overrides.append(f"--config.train.accumulation={accumulation}")
+        fields.append(f"train.accumulation={accumulation}")
     workload = dataclasses.replace(base, program=changed, mesh=mesh)
-    return Change(workload, tuple(overrides))
+    return Change(workload, tuple(fields))
 
 
 def smaller(base: TextTraining, mesh_shape: Mapping[str, int], runs: Runs) -> Iterator[Change]:
     """Changes that need less memory, the nearest first.
 
-    Remat policies that keep less; then, with the one that keeps least: parameters split over what
-    held copies of them, a batch in more parts, rows split over more devices, matrices split.
+    First come remat policies that keep less. Then, with the one that keeps least, parameters are
+    split over devices that held copies of them, and the batch into more microbatches, rows over
+    more devices or matrices over more devices.
 
     Args:
-      base: what does not fit.
+      base: the workload that does not fit.
       mesh_shape: its mesh, without -1.
-      runs: what it says no to is left out, and the next way is tried.
+      runs: a change that it refuses is left out, and the next one is tried.
     """
     program, slices = base.program, base.mesh.num_slices
     for policy in _POLICIES[_POLICIES.index(program.model.remat) + 1 :]:
@@ -65,9 +71,9 @@ def smaller(base: TextTraining, mesh_shape: Mapping[str, int], runs: Runs) -> It
     if sizes["data"] > slices:
         copies = sizes["data"] // slices
         split = {**sizes, "data": slices, "fsdp": sizes["fsdp"] * copies}
-        if runs((found := change(split, accumulation)).workload):
+        if runs((candidate := change(split, accumulation)).workload):
             sizes = split
-            yield found
+            yield candidate
     while True:
         ways = [(sizes, 2 * accumulation)]
         if sizes["fsdp"] % 2 == 0:
@@ -76,8 +82,8 @@ def smaller(base: TextTraining, mesh_shape: Mapping[str, int], runs: Runs) -> It
         for sizes, accumulation in ways:
             if program.train.batch_size % accumulation:
                 continue
-            if runs((found := change(sizes, accumulation)).workload):
-                yield found
+            if runs((candidate := change(sizes, accumulation)).workload):
+                yield candidate
                 break
         else:
             return
@@ -90,8 +96,8 @@ def _moved(sizes: Mapping[str, int], to: str) -> dict[str, int]:
 def alternatives(base: TextTraining, devices: int, runs: Runs) -> Iterator[Change]:
     """Every mesh that can run the training, with every remat policy.
 
-    `seq` and `tensor` are powers of two and `fsdp` is what is left; `data` is the number of slices,
-    since over one network splitting parameters costs no more.
+    `seq` and `tensor` are powers of two, `fsdp` takes the remaining devices, and `data` is the
+    number of slices: within one, splitting parameters costs no more than copying them.
     """
     slices, accumulation = base.mesh.num_slices, base.program.train.accumulation
     powers = [2**k for k in range(devices.bit_length())]
@@ -101,7 +107,7 @@ def alternatives(base: TextTraining, devices: int, runs: Runs) -> Iterator[Chang
         fsdp = devices // (slices * seq * tensor)
         mesh = _mesh({"data": slices, "fsdp": fsdp, "seq": seq, "tensor": tensor}, slices)
         changes = [_change(base, mesh, policy, accumulation) for policy in _POLICIES]
-        if runs(changes[0].workload):  # remat is no matter of the mesh
+        if runs(changes[0].workload):  # which does not depend on remat
             yield from changes
 
 

@@ -47,7 +47,7 @@ def nearest(base: Plan, cache: Cache, *, quick: bool) -> list[Trial]:
     for change in smaller(base.workload, base.mesh_shape, _runs_on(base.topology)):
         if len(trials) == _MOST_TRIALS:
             break
-        _LOG.info("does not fit; trying %s", " ".join(change.overrides))
+        _LOG.info("does not fit; trying %s", " ".join(change.fields))
         trials.append(try_change(change, base.topology, cache, quick=quick))
         if trials[-1].plan.fits:
             break

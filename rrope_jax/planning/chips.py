@@ -1,4 +1,4 @@
-"""The accelerators that plans are made for: published figures, each with its source.
+"""The accelerators to plan for: published figures, each with its source.
 
 Rates are per JAX device and second, decimal (1 GB/s = 1e9 bytes/s); memory is in bytes.
 """
@@ -17,10 +17,10 @@ class Torus:
 
     Attributes:
       dimensions: of a slice.
-      link: bytes/s of one link in one direction; a ring sends along both directions at once.
-      wraps_at: an axis closes to a ring if its size is a multiple of this, and, on chips whose
-        rings are switched cube by cube (`cubes`), if that holds for every axis of the slice.
-      cubes: see wraps_at.
+      link: bytes/s of one link in one direction; a ring sends in both directions at once.
+      wraps_at: an axis closes to a ring if its size is a multiple of this.
+      cubes: whether rings are switched cube by cube: then an axis closes only if the sizes of all
+        axes are such multiples.
     """
 
     dimensions: int
@@ -39,7 +39,7 @@ class Switch:
     """Chips of a host that all reach each other at the same rate.
 
     Attributes:
-      per_chip: bytes/s into a chip, and as much out of it at the same time.
+      per_chip: bytes/s into a chip, and as many out of it at the same time.
     """
 
     per_chip: float
@@ -47,7 +47,7 @@ class Switch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GpuTarget:
-    """What XLA's compiler wants to know of a GPU (its `GpuTargetConfigProto`).
+    """What XLA's compiler needs to know about a GPU (its `GpuTargetConfigProto`).
 
     Attributes:
       name: of the product.
@@ -76,18 +76,18 @@ class Chip:
     """One kind of accelerator.
 
     Attributes:
-      title: what reports call it.
+      title: its name in reports.
       platform: as in `jax.Device.platform`.
-      memory: bytes that a program may use. On TPUs the limit that the compiler itself holds
-        programs to; on GPUs what JAX allocates of the card, `GPU_MEMORY_SHARE` of it.
+      memory: bytes that a program may use. On TPUs the compiler's own limit; on GPUs the share of
+        the card that JAX allocates, `GPU_MEMORY_SHARE`.
       memory_bandwidth: bytes/s.
       peak: dense matrix products at JAX's default precision by dtype, FLOP/s. For float32 that is
         one pass of bfloat16 on TPUs and TF32 on GPUs.
       network: between the devices of a slice or host.
       between_slices: bytes/s per device from one slice or host to others.
-      sources: where the figures are from.
+      sources: of the figures.
       devices_per_chip: JAX devices on one chip of the topology's name.
-      core_mode: libtpu's name for how a chip's cores are joined, where it is not its default.
+      core_mode: libtpu's name for how a chip's cores are joined, unless it is the default.
       gpu: for the compiler; None for other platforms.
     """
 
@@ -115,13 +115,13 @@ _BOOK = "https://jax-ml.github.io/scaling-book/"
 _XLA_GPU = "https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs"
 _COMPILER = "the limit named by the compiler of libtpu 0.0.52"
 
-# Of a GPU's memory, what JAX allocates for programs: launch/run_worker.sh reads the number in this
-# line and sets XLA_PYTHON_CLIENT_MEM_FRACTION to it. The rest is for CUDA and NCCL.
+# The share of a GPU's memory that JAX allocates for programs: launch/run_worker.sh reads the number
+# in this line and sets XLA_PYTHON_CLIENT_MEM_FRACTION to it. The rest is for CUDA and NCCL.
 GPU_MEMORY_SHARE = 0.9
 
 
 def _gpu_chip(title: str, target: GpuTarget, *, page: str, **rates: Any) -> Chip:
-    """A GPU, of whose memory JAX allocates a share."""
+    """A GPU, of whose memory programs may use `GPU_MEMORY_SHARE`."""
     return Chip(
         title=title,
         platform="gpu",

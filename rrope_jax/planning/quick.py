@@ -1,8 +1,8 @@
-"""Compiling as far as memory is assigned, and no further.
+"""Compiling until memory is assigned, and no further.
 
-The compiler lays out a program's memory early on; generating code for it afterwards takes five to
-ten times as long and changes neither its memory nor what it sends. It cannot be told to stop there,
-so it runs in a process of its own that is ended once the layout is written.
+The compiler lays out a program's memory early; generating code afterwards takes five to ten times
+as long and changes neither memory nor transfers. The compiler has no option to stop there, so it
+runs in a process that is killed once the layout is written.
 """
 
 import multiprocessing
@@ -25,7 +25,7 @@ _ALLOCATION = re.compile(
 )
 _REFUSAL, _FAILURE = "refusal.txt", "failure.txt"
 _ASSIGNED = "*after_optimizations-buffer-assignment.txt"
-_NEXT = "*after_optimizations_after_buffer_assignment.txt"  # what is written after it
+_NEXT = "*after_optimizations_after_buffer_assignment.txt"  # written after _ASSIGNED
 
 
 class Assignment(NamedTuple):
@@ -33,7 +33,7 @@ class Assignment(NamedTuple):
 
     Attributes:
       arguments: its parameters; donated ones hold results, too.
-      outputs: results that have a place of their own.
+      outputs: results that are not in the memory of donated arguments.
       temporaries: everything in between, which is one block.
     """
 
@@ -45,11 +45,11 @@ class Assignment(NamedTuple):
 def read_assignment(text: str) -> Assignment:
     """Reads XLA's text form of a buffer assignment.
 
-    What is local to a fused computation is in no memory of its own.
+    Values local to a fused computation take no memory.
     """
     sums = {"parameter": 0, "output": 0, "temporary": 0}
-    for size, elsewhere, role in _ALLOCATION.findall(text):
-        if elsewhere or "thread-local" in role:
+    for size, other_memory, role in _ALLOCATION.findall(text):
+        if other_memory or "thread-local" in role:
             continue
         if "parameter" in role:
             sums["parameter"] += int(size)
@@ -61,14 +61,14 @@ def read_assignment(text: str) -> Assignment:
 
 
 class TooBigError(Exception):
-    """The compiler refuses the program for its size; its message says the sizes."""
+    """The compiler refuses the program for its size; its message has the sizes."""
 
 
 def assign(workload: Workload, topology: Topology) -> tuple[Assignment, str]:
     """A program's memory, and its optimized HLO.
 
     Raises:
-      TooBigError: see there.
+      TooBigError: the program needs more memory than a device has.
       RuntimeError: the compiler failed for another reason.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -91,7 +91,7 @@ def assign(workload: Workload, topology: Topology) -> tuple[Assignment, str]:
 
 
 def _wait(process: BaseProcess, folder: Path) -> None:
-    """Until memory is assigned and written, or the process has ended."""
+    """Waits until memory is assigned and written, or the process has ended."""
     size = -1
     while process.is_alive():
         written = sum(path.stat().st_size for path in folder.glob(_NEXT))
@@ -102,13 +102,13 @@ def _wait(process: BaseProcess, folder: Path) -> None:
 
 
 def _largest(folder: Path, pattern: str) -> str:
-    """The file of the step among those of smaller programs."""
+    """The content of the largest file: the step's, beside those of smaller programs."""
     files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_size)
     return files[-1].read_text() if files else ""
 
 
 def _compile(workload: Workload, topology: Topology, folder: str) -> None:
-    """What the other process does."""
+    """Compiles; the function of the other process."""
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 2)  # the compiler's notices; errors are written to files
     try:

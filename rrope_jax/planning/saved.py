@@ -1,4 +1,4 @@
-"""Compiled steps as bytes, made on one machine and run on another."""
+"""Compiled steps as bytes, written on one machine and run on another."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def dump(compiled: jax.stages.Compiled) -> bytes:
 def load(data: bytes, lowered: jax.stages.Lowered, devices: list[jax.Device]) -> Any:
     """The compiled step, to be called as `lowered.compile()` would be.
 
-    JAX unpickles it: load only what you have made yourself.
+    JAX unpickles the data: load only what you have written yourself.
 
     Args:
       data: from `dump`, by the same releases of jax and the platform's compiler.

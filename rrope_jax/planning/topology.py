@@ -1,4 +1,4 @@
-"""Slices and clusters by name, and devices of theirs to compile for that need not exist.
+"""Slices and clusters by name, and their devices, to compile for without having them.
 
 `v5p:4x4x4` is a TPU slice of 64 chips, `h100:1x8x8` is 1 island of 8 hosts with 8 GPUs each,
 `cpu:8` is eight devices of this machine's own CPU.
@@ -22,8 +22,8 @@ class DeviceLocation(NamedTuple):
     """Where a device is.
 
     Attributes:
-      island: number of its slice (TPU) or host (GPU, CPU), inside which links are fast.
-      coordinates: on the torus of the slice; its number on a host.
+      island: index of its slice (TPU) or host (GPU, CPU), inside which links are fast.
+      coordinates: on the torus of the slice, or its index on a host.
     """
 
     island: int
@@ -57,7 +57,7 @@ class Topology:
         return math.prod(self.shape) * self.num_slices * self.chip.devices_per_chip
 
     def prepare(self) -> None:
-        """What has to be set before JAX starts its first backend."""
+        """Sets what JAX reads before it starts its first backend."""
         jax.config.update("jax_platforms", "cpu")
         for name, value in _COMPILE_ONLY.items():
             os.environ.setdefault(name, value)
@@ -65,7 +65,7 @@ class Topology:
             jax.config.update("jax_num_cpu_devices", self.size)
 
     def devices(self) -> list[jax.Device]:
-        """Its devices; programs can be compiled for them, and run on none but those of `cpu`.
+        """Its devices; programs can be compiled for all of them and run on those of `cpu` only.
 
         Raises:
           ValueError: the compiler knows no such slice.
@@ -77,8 +77,8 @@ class Topology:
         return _PLATFORMS[self.chip.platform].locate(self, device)
 
 
-# For libtpu: not to ask a Google Cloud machine what it is, which takes minutes where there is none;
-# nor to want its devices for itself, as there are none; nor to complain of either.
+# libtpu otherwise queries Google Cloud's metadata server, which takes minutes where there is none,
+# locks the machine's TPUs, and warns about either.
 _COMPILE_ONLY = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -92,21 +92,21 @@ def parse(name: str, num_slices: int = 1) -> Topology:
     """Reads the name of a topology; touches no backend.
 
     Raises:
-      ValueError: there is no such chip, its shape has another number of axes, what compiles for it
-        is not installed, or only TPUs come in `num_slices`.
+      ValueError: there is no such chip, its shape has another number of axes, its compiler is not
+        installed, or it is no TPU and `num_slices` is above 1.
     """
-    found = re.fullmatch(r"([a-z]\w*):(\d+(?:x\d+)*)", name)
-    if found is None or found[1] not in CHIPS:
+    parts = re.fullmatch(r"([a-z]\w*):(\d+(?:x\d+)*)", name)
+    if parts is None or parts[1] not in CHIPS:
         raise ValueError(
             f"{name!r} is no topology; it is CHIP:SIZES such as v5p:4x4x4, v5e:16x16, h100:1x8x8 "
             f"or cpu:8, with a chip of {', '.join(CHIPS)}"
         )
-    chip = CHIPS[found[1]]
-    shape = tuple(map(int, found[2].split("x")))
+    chip_name, chip = parts[1], CHIPS[parts[1]]
+    shape = tuple(map(int, parts[2].split("x")))
     axes = _PLATFORMS[chip.platform].axes(chip)
     if len(shape) != len(axes) or 0 in shape:
         raise ValueError(
-            f"{name!r}: the sizes of {found[1]} are {len(axes)} ({' x '.join(axes)}), each at "
+            f"{name!r}: the sizes of {chip_name} are {len(axes)} ({' x '.join(axes)}), each at "
             "least 1"
         )
     if num_slices > 1 and chip.platform != "tpu":
@@ -116,15 +116,15 @@ def parse(name: str, num_slices: int = 1) -> Topology:
         )
     if (missing := _PLATFORMS[chip.platform].missing()) is not None:
         raise ValueError(f"{name!r}: {missing}")
-    return Topology(name, found[1], shape, num_slices)
+    return Topology(name, chip_name, shape, num_slices)
 
 
 class _Platform(NamedTuple):
-    """What differs between platforms.
+    """The differences between platforms.
 
     Attributes:
       axes: what the sizes in a name count.
-      missing: what is not installed, or None.
+      missing: how to install the compiler if it is missing, else None.
       devices, locate: see `Topology`.
     """
 
@@ -217,8 +217,8 @@ _PLATFORMS = {
 def target_config(chip: Chip) -> str:
     """The text form of XLA's `stream_executor.GpuTargetConfigProto`.
 
-    What is the same for all of NVIDIA's data center GPUs since 2020 (warps, grids, registers) is
-    from the specs that XLA comes with: see the sources in `chips`.
+    Numbers shared by all of NVIDIA's data center GPUs since 2020 (warps, grids, registers) are from
+    the specs in XLA's repository: see the sources in `chips`.
     """
     gpu = chip.gpu
     assert gpu is not None

@@ -1,7 +1,7 @@
-"""Compiling anew, whatever JAX's cache of compiled programs has.
+"""Compiling without JAX's cache of compiled programs.
 
-What is read of a compilation, its text and its memory, is what compilers write, not what a cache
-keeps; and a program of a CPU that comes from the cache cannot be saved again.
+A program from the cache lacks the text and memory analysis that the compiler writes, and one for a
+CPU cannot be saved again.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 @contextmanager
 def uncached() -> Iterator[None]:
-    """Nothing that is compiled meanwhile comes from JAX's cache or goes there."""
+    """Programs compiled inside this context neither come from JAX's cache nor go there."""
     before = getattr(jax.config, _CACHE)
     try:
         _use_cache(False)
@@ -27,4 +27,4 @@ _CACHE = "jax_enable_compilation_cache"
 
 def _use_cache(used: bool) -> None:
     jax.config.update(_CACHE, used)
-    compilation_cache.reset_cache()  # JAX asks once, and keeps the answer
+    compilation_cache.reset_cache()  # JAX reads the option only once

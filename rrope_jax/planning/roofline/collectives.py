@@ -1,8 +1,8 @@
 """What a compiled program sends between devices, read from the text of its HLO.
 
-A program in the form that XLA writes after all its passes names, for every collective, the shape it
-leaves on a device and the devices that take part; for every loop, how often it runs. From the
-places of those devices in the mesh follows over which of its axes the data goes.
+After all its passes, XLA's text of a program names for every collective the shape of its result on
+a device and the devices that take part, and for every loop how often it runs. The positions of
+those devices in the mesh tell which of its axes the data crosses.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ KINDS = (
     "collective-permute",
 )
 
-# In the name of what is called for a sum that is scattered at once.
+# In the names of computations that sum and scatter in one operation.
 _SCATTERED_SUM = "all-reduce-scatter"
 
 _BITS = {
@@ -48,7 +48,7 @@ _LISTED = re.compile(r"replica_groups=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _MESH_SIZE = re.compile(r"'(\w+)'=(\d+)")
 _MESH_AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
-# What slices of TPUs send each other goes through their hosts: the program is that of one slice.
+# Slices of TPUs send data through their hosts; the program is that of one slice.
 _BETWEEN_SLICES = re.compile(r'\b_xla_megascale_transfer_type="(\w+)"')
 _SLICES = re.compile(r'\b_xla_megascale_target="\{([\d,]+)\}')
 _DEVICES = re.compile(r"^HloModule .*\bnum_partitions=(\d+)", re.MULTILINE)
@@ -68,11 +68,10 @@ class Collective:
 
     Attributes:
       kind: one of `KINDS`.
-      bytes: of the whole array that the devices of a group share: what an all-gather leaves on
-        each, what a reduce-scatter takes from each, what an all-reduce or all-to-all has on each,
-        what a permute moves.
-      groups: int[groups, members], places of devices in the mesh's flat order. Of a permute, the
-        pairs of sender and receiver.
+      bytes: of the whole array: the result of an all-gather on each device, the operand of a
+        reduce-scatter, either one of an all-reduce or all-to-all, what a permute moves.
+      groups: int[groups, members], flat indices of devices in the mesh; of a permute, pairs of
+        sender and receiver.
       times: how often it runs in a step.
     """
 
@@ -83,9 +82,9 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends in a step if every byte goes where it must once.
+        """Bytes that a device sends in a step if every byte is sent once to where it is needed.
 
-        That is (n-1)/n of the array in a group of n (twice that for all-reduce).
+        In a group of n that is (n-1)/n of the array, and twice that for an all-reduce.
         """
         n = 2 if self.kind == "collective-permute" else len(self.groups[0])
         share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}
@@ -105,32 +104,34 @@ class Collective:
 def read(text: str) -> tuple[Collective, ...]:
     """The collectives of a program in HLO text.
 
-    An asynchronous one counts where it starts. Of branches, all are counted. A loop turns as often
-    as the compiler says, or up to the constant that its condition compares with, as JAX's scans do;
-    one that says neither counts as one turn. A sum of which each device keeps a part, which TPUs
-    run as one operation, is a reduce-scatter. What slices of TPUs send each other is counted where
-    it is received.
+    An asynchronous one counts where it starts, and of branches all count. A loop runs as often as
+    the compiler says, or up to the constant that its condition compares with, as JAX's scans do; a
+    loop that shows neither counts as one turn. A sum of which each device keeps a part, which TPUs
+    run as one operation, is a reduce-scatter. Transfers between slices of TPUs count where they are
+    received.
 
     Args:
       text: of a module after partitioning, such as `compiled.as_text()`.
 
     Raises:
-      ValueError: the text has no entry computation, or slices send each other what is not known.
+      ValueError: the text has no entry computation, or slices exchange data in an unknown way.
     """
     bodies, entry = _computations(text)
-    between_slices = _same_place_in_each_slice(text)
+    between_slices = _groups_over_slices(text)
     turns = _turns(bodies, entry)
     chains: set[str] = set()
-    found = []
+    collectives = []
     for name, lines in bodies.items():
         for line in lines if turns[name] else ():
-            made = _collective(line, turns[name]) or _from_slices(line, turns[name], between_slices)
-            if made is None or _is_repeated(line, chains):
+            collective = _collective(line, turns[name])
+            if collective is None:
+                collective = _from_slices(line, turns[name], between_slices)
+            if collective is None or _is_repeated(line, chains):
                 continue
             if _SCATTERED_SUM in name:
-                made = dataclasses.replace(made, kind="reduce-scatter")
-            found.append(made)
-    return tuple(found)
+                collective = dataclasses.replace(collective, kind="reduce-scatter")
+            collectives.append(collective)
+    return tuple(collectives)
 
 
 def summarize(text: str) -> list[dict[str, Any]]:
@@ -162,26 +163,26 @@ def sum_by_axis(
 
 
 def _is_repeated(line: str, chains: set[str]) -> bool:
-    """Whether it is another stage of a transfer that was seen; adds its chain to those seen.
+    """Whether it is a later stage of a transfer in `chains`, to which its own chain is added.
 
     TPUs run a transfer beside products in several fusions, each of which names it.
     """
     chain = _CHAIN.search(line)
     if chain is None:
         return False
-    known = chain[1] in chains
+    repeated = chain[1] in chains
     chains.add(chain[1])
-    return known
+    return repeated
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     bodies: dict[str, list[str]] = {}
     entry = name = None
     for line in text.splitlines():
-        if (found := _COMPUTATION.match(line)) is not None:
-            name = found["name"]
+        if (header := _COMPUTATION.match(line)) is not None:
+            name = header["name"]
             bodies[name] = []
-            entry = name if found["entry"] else entry
+            entry = name if header["entry"] else entry
         elif line.rstrip() == "}":  # metadata of kernels has lines that only begin so
             name = None
         elif name is not None:
@@ -207,7 +208,7 @@ def _turns(bodies: Mapping[str, Sequence[str]], entry: str) -> Counter[str]:
 
 def _called(line: str, bodies: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, int]]:
     if " async-update(" in line or " async-done(" in line:
-        return  # what async-start has called
+        return  # async-start has the call
     trips = _trips(line, bodies) if " while(" in line else 1
     for called in _CALLED.findall(line):
         yield called, trips
@@ -217,54 +218,55 @@ def _called(line: str, bodies: Mapping[str, Sequence[str]]) -> Iterator[tuple[st
 
 
 def _trips(line: str, bodies: Mapping[str, Sequence[str]]) -> int:
-    if (known := _TRIPS.search(line)) is not None:
-        return int(known[1])
+    if (trips := _TRIPS.search(line)) is not None:
+        return int(trips[1])
     condition = _CONDITION.search(line)
     lines = bodies.get(condition[1], ()) if condition is not None else ()
     constants = {
-        found["name"]: int(found["value"]) for found in map(_CONSTANT.search, lines) if found
+        match["name"]: int(match["value"]) for match in map(_CONSTANT.search, lines) if match
     }
-    bounds = [constants.get(found["bound"], 1) for found in map(_LESS.search, lines) if found]
+    bounds = [constants.get(match["bound"], 1) for match in map(_LESS.search, lines) if match]
     return bounds[0] if bounds else 1
 
 
 def _collective(line: str, times: int) -> Collective | None:
-    found = _INSTRUCTION.match(line)
-    if found is None:
+    instruction = _INSTRUCTION.match(line)
+    if instruction is None:
         return None
-    kind = found["operation"].removesuffix("-start")
-    if kind not in KINDS:
-        return None
-    groups = _groups(line)
+    operation = instruction["operation"]
+    kind = operation.removesuffix("-start")
+    groups = _groups(line) if kind in KINDS else ()
     if not groups:
         return None
-    arrays = [_bytes(*array) for array in _ARRAY.findall(found["shape"])]
-    return Collective(kind, _whole(found["operation"], arrays, len(groups[0])), groups, times)
+    arrays = [_bytes(*array) for array in _ARRAY.findall(instruction["shape"])]
+    return Collective(kind, _whole_bytes(operation, arrays, len(groups[0])), groups, times)
 
 
-def _same_place_in_each_slice(text: str) -> tuple[tuple[int, ...], ...]:
-    """Groups of the devices that have the same place in their slices; none for one slice."""
-    slices = max((named.count(",") + 1 for named in _SLICES.findall(text)), default=1)
+def _groups_over_slices(text: str) -> tuple[tuple[int, ...], ...]:
+    """Groups of the devices with the same index in their slices; none for one slice."""
+    slices = max((targets.count(",") + 1 for targets in _SLICES.findall(text)), default=1)
     devices = _DEVICES.search(text)
     if slices == 1 or devices is None:
         return ()
     count = int(devices[1])
-    return tuple(tuple(range(place, slices * count, count)) for place in range(count))
+    return tuple(tuple(range(index, slices * count, count)) for index in range(count))
 
 
 def _from_slices(line: str, times: int, groups: tuple[tuple[int, ...], ...]) -> Collective | None:
-    found, transfer = _INSTRUCTION.match(line), _BETWEEN_SLICES.search(line)
-    if found is None or transfer is None or found["operation"] != "recv" or not groups:
+    instruction, transfer = _INSTRUCTION.match(line), _BETWEEN_SLICES.search(line)
+    if instruction is None or transfer is None or not groups:
+        return None
+    if instruction["operation"] != "recv":
         return None
     if transfer[1] not in _KINDS_BETWEEN_SLICES:
         raise ValueError(f"slices send each other {transfer[1]}, which is not known here")
-    first = _ARRAY.search(found["shape"])
+    first = _ARRAY.search(instruction["shape"])
     size = _bytes(first[1], first[2]) if first else 0
     return Collective(_KINDS_BETWEEN_SLICES[transfer[1]], size, groups, times)
 
 
-def _whole(operation: str, arrays: list[int], members: int) -> int:
-    """Bytes of the whole array: see `Collective`."""
+def _whole_bytes(operation: str, arrays: list[int], members: int) -> int:
+    """Bytes of the whole array, as in `Collective`, from those of an instruction's arrays."""
     if operation == "reduce-scatter":
         return sum(arrays) * members
     if operation in ("all-gather-start", "collective-permute-start"):
@@ -296,7 +298,7 @@ def _groups(line: str) -> tuple[tuple[int, ...], ...]:
 
 
 def _of_mesh(sizes: str, axes: str) -> tuple[tuple[int, ...], ...]:
-    """Groups by axes of a mesh of the compiler's own, or by parts of them, `'a':(before)size`."""
+    """Groups along axes of the compiler's own mesh, or along parts of axes, `'a':(before)size`."""
     dimensions = {name: [int(size)] for name, size in _MESH_SIZE.findall(sizes)}
     chosen = []
     for name, before, size in _MESH_AXIS.findall(axes):

@@ -1,11 +1,10 @@
 """How long a collective takes on the links between the devices of a group.
 
-Inside a TPU slice a group lies along some dimensions of a torus. A device can take in data over
-both links of a dimension that closes to a ring, over one where it is a line (its ends have no
-other), and over all dimensions at once; where groups lie interleaved in the same ring, they share
-its links. On a host of GPUs every device has its own port of a switch. Between slices and hosts,
-every device brings its share of the network. So, for an array of V bytes over n devices at a rate
-of r bytes/s each,
+Inside a TPU slice a group extends along some dimensions of a torus. A device receives data over
+both links of a dimension that closes to a ring, over one link of a dimension that does not, and
+over all dimensions at once; groups interleaved in the same ring share its links. On a host of GPUs
+every device has its own port of a switch. Between slices and hosts, every device has its share of
+the network. So, for an array of V bytes over n devices at a rate of r bytes/s each,
 
     all-gather, reduce-scatter   V (n-1)/n / r
     all-reduce                   twice that
@@ -13,7 +12,7 @@ of r bytes/s each,
                                  the data has to cross the middle), else v (n-1)/n / r
     permute                      v * hops / link
 
-and, where a group spans several islands, the slower of the part inside and the part between. Every
+and, for a group that spans several islands, the slower of the parts inside and between them. Every
 hop adds a microsecond. See https://jax-ml.github.io/scaling-book/sharding.
 """
 
@@ -31,8 +30,8 @@ def seconds(kind: str, size: float, group: Sequence[DeviceLocation], topology: T
     Args:
       kind: a key of `collectives.KINDS`.
       size: bytes, as `Collective.bytes`.
-      group: where its devices are; of a permute, the sender and the receiver.
-      topology: what they are part of.
+      group: locations of its devices; of a permute, the sender and the receiver.
+      topology: that they are part of.
     """
     chip = topology.chip
     islands = {location.island for location in group}
@@ -44,7 +43,7 @@ def seconds(kind: str, size: float, group: Sequence[DeviceLocation], topology: T
         else:
             times.append(_switched(kind, size, len(inside), chip.network.per_chip))
     if len(islands) > 1:
-        # what a device has to bring in of what its island lacks
+        # a device's share of what its island lacks
         share = size if kind == "collective-permute" else size / len(inside)
         times.append(_switched(kind, share, len(islands), chip.between_slices))
     return max(times)
@@ -60,8 +59,8 @@ def _switched(kind: str, size: float, n: int, rate: float) -> float:
 def _on_torus(
     kind: str, size: float, group: Sequence[DeviceLocation], torus: Torus, shape: tuple[int, ...]
 ) -> float:
-    lines = [
-        _Line(sorted(set(along)), length, wraps)
+    extents = [
+        _Extent(sorted(set(along)), length, wraps)
         for along, length, wraps in zip(
             zip(*(location.coordinates for location in group), strict=True),
             shape,
@@ -69,28 +68,31 @@ def _on_torus(
             strict=False,
         )
     ]
-    lines = [line for line in lines if line.members > 1]
-    if not lines:  # two devices on one chip
+    extents = [extent for extent in extents if extent.members > 1]
+    if not extents:  # two devices on one chip
         return size / torus.link
-    hops = sum(line.hops for line in lines) * HOP_SECONDS
+    hops = sum(extent.hops for extent in extents)
+    latency = hops * HOP_SECONDS
     if kind == "collective-permute":
-        return size * sum(line.hops for line in lines) / torus.link + hops
+        return size * hops / torus.link + latency
     if kind == "all-to-all":
-        crossing = max(line.members * line.shared / (8 if line.ring else 4) for line in lines)
-        return size * crossing / torus.link + hops
-    rate = torus.link * sum((2 if line.ring else 1) / line.shared for line in lines)
+        crossing = max(
+            extent.members * extent.shared / (8 if extent.ring else 4) for extent in extents
+        )
+        return size * crossing / torus.link + latency
+    rate = torus.link * sum((2 if extent.ring else 1) / extent.shared for extent in extents)
     passes = 2 if kind == "all-reduce" else 1
-    return passes * (size * (len(group) - 1) / len(group) / rate + hops)
+    return passes * (size * (len(group) - 1) / len(group) / rate + latency)
 
 
-class _Line:
-    """The part of one dimension of the torus that a group has.
+class _Extent:
+    """The chips of a group along one dimension of the torus.
 
     Attributes:
-      members: chips of the group along it.
-      ring: whether it goes all around.
+      members: their number.
+      ring: whether they go all the way around.
       shared: groups that use the same links.
-      hops: from a member to the farthest one, over the chips between.
+      hops: from a member to the farthest one, over the chips in between.
     """
 
     def __init__(self, coordinates: list[int], length: int, wraps: bool) -> None:

@@ -1,14 +1,14 @@
 """The mesh of devices, and which axes of arrays are split over which of its axes.
 
-Four axes, any of which may be 1, so that one device is the mesh 1x1x1x1 and no special case:
+It has four axes, any of which may be 1, so that one device is the mesh 1x1x1x1 and no special case:
 
-- `data`: whole copies of the model, each with rows of its own; the outermost, for slow networks;
+- `data`: whole copies of the model, each with its own rows; the outermost, for slow networks;
 - `fsdp`: rows too, and parameters, gradients and moments in parts (ZeRO-3, arXiv 1910.02054);
 - `seq`: parts of every row (context parallelism), and parameters as over `fsdp`;
 - `tensor`: heads, hidden features and vocabulary (arXiv 1909.08053); the innermost, for the fastest
   links.
 
-Models name the axes of their arrays by what they mean; `RULES` says where each of these goes.
+Models name the axes of their arrays by meaning; `RULES` maps these names to axes of the mesh.
 """
 
 import dataclasses
@@ -33,36 +33,36 @@ RULES: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
         "kv_heads": ("tensor",),
         "d_ff": ("tensor",),
         "vocab_size": ("tensor",),
-        "d_model": ("fsdp", "seq"),  # of parameters; activations keep the whole of it
+        "d_model": ("fsdp", "seq"),  # of parameters; activations keep it whole
     }
 )
-"""Logical axis -> mesh axes that split it. What is not in it is never split."""
+"""Logical axis -> mesh axes that split it. Axes that are not listed are never split."""
 
 LogicalAxes = tuple[str | None, ...]
 
 
 class LayoutError(ValueError):
-    """What is asked for cannot be laid onto the devices.
+    """Arrays cannot be laid out over the devices as requested.
 
     Attributes:
-      key: of the setting that asks for it, such as `train.batch_size`, or of its group.
+      key: the field that requests it, such as `train.batch_size`, or its group, such as `mesh`.
     """
 
     def __init__(self, key: str, reason: str, value: object = None):
-        """`value` is that of a single setting; a reason that begins with it names it itself."""
+        """Takes the field's value, unless `key` is a group or the reason names the field."""
         self.key = key
         self._reason = reason if value is None else f"={value} {reason}"
         super().__init__(reason if value is None else key.rpartition(".")[2] + self._reason)
 
     def under(self, root: str) -> str:
-        """The message with the key in full, such as `config.train.batch_size=3 ...`."""
+        """The message with the full name of the field, such as `config.train.batch_size=3 ...`."""
         separator = "" if self._reason.startswith("=") else ": "
         return f"{root}.{self.key}{separator}{self._reason}"
 
 
 @contextmanager
 def refused_for(key: str) -> Iterator[None]:
-    """Turns any ValueError into a LayoutError, unless it is one already."""
+    """Turns any other ValueError into a LayoutError for this key."""
     try:
         yield
     except LayoutError:
@@ -73,13 +73,12 @@ def refused_for(key: str) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """The fields of `config.mesh`.
+    """The sizes of a mesh.
 
     Attributes:
-      data, fsdp, seq, tensor: devices along each axis; one of them may be -1, which takes what the
-        others leave.
-      num_slices: TPU slices (or other islands of fast links) that the devices are in. They are laid
-        along `data`, else along `fsdp`, which it must divide.
+      data, fsdp, seq, tensor: devices along each axis; one of them may be -1, which takes the rest.
+      num_slices: TPU slices (or other islands of fast links) that the devices are in. They are
+        arranged along `data`, or else along `fsdp`, whose size it must divide.
 
     Raises:
       ValueError: a field is out of range, or two are -1.
@@ -109,33 +108,32 @@ class MeshConfig:
         """Devices along each of `AXES`.
 
         Raises:
-          ValueError: they are not as many as the devices.
+          ValueError: their product is not the number of devices.
         """
-        given = {name: getattr(self, name) for name in AXES}
-        product = math.prod(size for size in given.values() if size != -1)
-        shown = ", ".join(f"{name}={size}" for name, size in given.items())
-        if devices % product or (product != devices and -1 not in given.values()):
+        sizes = {name: getattr(self, name) for name in AXES}
+        product = math.prod(size for size in sizes.values() if size != -1)
+        shown = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        if devices % product or (product != devices and -1 not in sizes.values()):
             raise ValueError(
                 f"{shown} does not make a mesh of {devices} devices: the product of the sizes must "
                 f"be {devices}; one of them may be -1"
             )
-        return tuple(devices // product if size == -1 else size for size in given.values())
+        return tuple(devices // product if size == -1 else size for size in sizes.values())
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of devices with neighbours along fast links, where the platform says which they are.
+    """A mesh of devices with neighbours along fast links, if the platform tells which these are.
 
     Args:
       config: the sizes.
-      devices: those of this run, of all its processes (the default), or of a topology that
-        programs are only compiled for.
+      devices: of all processes of this run (the default), or of a topology to compile for.
 
     Raises:
       ValueError: the sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
     grid = _grid(config, config.sizes(len(devices)), devices)
-    # the compiler moves what `constrain` does not place; other types would make it refuse to
+    # Auto lets the compiler choose shardings that `constrain` leaves open; other types would not
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -149,7 +147,7 @@ def _grid(
     if len(islands) != slices and getattr(devices[0], "platform", None) == "tpu":
         raise ValueError(
             f"num_slices={slices}, but the devices are in {len(islands)} "
-            f"slice{'s' * (len(islands) > 1)}; it has to be {len(islands)}"
+            f"{'slices' if len(islands) > 1 else 'slice'}; it has to be {len(islands)}"
         )
     if len(islands) != slices:  # other platforms number their devices island by island
         size = len(devices) // slices
@@ -167,15 +165,15 @@ def _grid(
 
 
 def _islands(devices: Sequence[jax.Device]) -> list[Sequence[jax.Device]]:
-    """The devices of each slice, in the order of slices; one where the platform names none."""
-    found: dict[int, list[jax.Device]] = {}
+    """The devices of each slice, by its index; all devices if the platform has no slices."""
+    islands: dict[int, list[jax.Device]] = {}
     for device in devices:
-        found.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
-    return [found[index] for index in sorted(found)]
+        islands.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    return [islands[index] for index in sorted(islands)]
 
 
 def _between_slices(sizes: tuple[int, ...], num_slices: int) -> tuple[int, ...]:
-    """Into how many parts slices cut each axis."""
+    """The number of parts into which slices cut each axis."""
     for axis in ("data", "fsdp"):
         if sizes[AXES.index(axis)] % num_slices == 0:
             return tuple(num_slices if name == axis else 1 for name in AXES)
@@ -186,7 +184,7 @@ def _between_slices(sizes: tuple[int, ...], num_slices: int) -> tuple[int, ...]:
 
 
 def spec(axes: LogicalAxes, mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """How an array with these logical axes is split over a mesh; axes that it lacks do not count.
+    """How an array with these logical axes is split over a mesh, by the axes that the mesh has.
 
     Raises:
       ValueError: two of them are split over the same axis of the mesh.
@@ -208,13 +206,13 @@ def _split_over(axis: str | None, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
 def sharding(
     mesh: Mesh | AbstractMesh, axes: LogicalAxes, shape: tuple[int, ...], name: str
 ) -> NamedSharding:
-    """The placement of one array.
+    """The sharding of one array.
 
     Args:
-      mesh: where.
+      mesh: the devices.
       axes: its logical axes.
       shape: its whole shape.
-      name: what messages call it.
+      name: its name in messages.
 
     Raises:
       ValueError: the mesh does not divide it into equal parts.
@@ -231,13 +229,13 @@ def sharding(
 
 
 def on_a_mesh() -> bool:
-    """Whether the current mesh has several devices along one of `AXES`, so arrays are split."""
+    """Whether the current mesh splits arrays: it has several devices along one of `AXES`."""
     shape = jax.sharding.get_abstract_mesh().shape
     return any(shape.get(axis, 1) > 1 for axis in AXES)
 
 
 def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
-    """Asks the compiler to split an array so over the current mesh; nothing without one."""
+    """Asks the compiler to split an array over the current mesh, if there is one."""
     if not on_a_mesh():
         return x
     split = spec(axes, jax.sharding.get_abstract_mesh())
@@ -246,6 +244,6 @@ def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
 
 
 def parts(axis: str, mesh: Mesh | AbstractMesh | None = None) -> int:
-    """Into how many parts a mesh, or the current one, splits a logical axis; 1 without a mesh."""
+    """The parts into which a mesh (default: the current one) splits a logical axis; 1 without."""
     shape = (mesh or jax.sharding.get_abstract_mesh()).shape
     return math.prod(shape.get(name, 1) for name in RULES[axis])

@@ -1,4 +1,4 @@
-"""The mean loss on held-out text, as training goes on."""
+"""The mean loss on held-out text during training."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,7 @@ class HeldoutConfig:
       every_steps: steps between two measurements; None for none at all.
       length: tokens of a row; None for the length of training.
       batch_size: rows of a forward pass.
-      max_rows: rows that are used, spread evenly over the text; None for all of it.
+      max_rows: rows to use, spread evenly over the text; None for all of it.
 
     Raises:
       ValueError: a field is not positive.
@@ -43,7 +43,7 @@ class HeldoutConfig:
 
 
 def check(program: Program, mesh: Mesh, config: HeldoutConfig) -> tuple[int, int]:
-    """The rows and tokens of a batch on a mesh: as many rows as asked for, or some more.
+    """The rows and tokens of a batch; rows are rounded up to a multiple that the mesh divides.
 
     Raises:
       LayoutError: the mesh does not divide the length, or the model's attention cannot compute it.
@@ -60,7 +60,7 @@ class Heldout:
     """Measures the loss of a model on fixed rows, with contiguous positions and no dropout.
 
     Attributes:
-      fingerprint: another one whenever the rows are others.
+      fingerprint: a digest of the rows.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class Heldout:
         config: HeldoutConfig,
         documents: Sequence[np.ndarray],
     ) -> None:
-        """Cuts documents into rows; none holds tokens of two.
+        """Cuts documents into rows, each of one document.
 
         Args:
-          program: gives the losses.
-          placement: where. A batch is filled up to a row for each part of the mesh.
-          config: see there.
+          program: computes the losses.
+          placement: the shardings of its arrays.
+          config: which rows to measure, in which batches.
           documents: int[N_d] tokens of each, the same for every process.
 
         Raises:
-          ValueError: there is nothing to predict in them.
+          ValueError: the documents have no token to predict.
           LayoutError: as `check`.
         """
         batch_size, length = check(program, placement.mesh, config)
@@ -87,7 +87,7 @@ class Heldout:
         count = min(len(rows), config.max_rows or len(rows))
         chosen = [rows[i * len(rows) // count] for i in range(count)]
         self.fingerprint = _digest(chosen)
-        # the last batch is filled up with rows that count nothing
+        # rows of weight 0 fill up the last batch
         empty = {name: np.zeros_like(array) for name, array in chosen[0].items()}
         chosen += [empty] * (-len(chosen) % batch_size)
         self._batches = [
@@ -106,20 +106,20 @@ class Heldout:
 
         Args:
           params: of the model.
-          stopping: whether to give up; asked before every batch, by all processes alike.
+          stopping: whether to stop; asked before every batch, in all processes.
 
         Raises:
-          EvaluationStopped: it said so.
+          EvaluationStopped: it was told to stop.
         """
-        parts: list[tuple[jax.Array, jax.Array]] = []
+        sums: list[tuple[jax.Array, jax.Array]] = []
         with jax.set_mesh(self._placement.mesh):
             for batch in self._batches:
-                # devices have the next batch while the host waits for the one before
-                jax.block_until_ready(parts[-2:-1])
+                # the devices compute one batch while the host waits for the previous one
+                jax.block_until_ready(sums[-2:-1])
                 if stopping():
                     raise EvaluationStopped
-                parts.append(self._sum(params, self._placement.put_whole(batch)))
-        totals = np.asarray(jax.device_get(parts), np.float64)
+                sums.append(self._sum(params, self._placement.put_whole(batch)))
+        totals = np.asarray(jax.device_get(sums), np.float64)
         return {"eval_loss": float(totals[:, 0].sum() / totals[:, 1].sum())}
 
 

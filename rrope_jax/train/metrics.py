@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, TensorBoard event files, a line of progress."""
+"""A run's reports: metrics.jsonl, TensorBoard event files, lines of progress."""
 
 import json
 import logging
@@ -26,11 +26,11 @@ _PROGRESS_SECONDS = 10.0
 
 
 class MetricsLog:
-    """metrics.jsonl, one object a step, and the same numbers for TensorBoard.
+    """metrics.jsonl, with one object per step, and the same numbers for TensorBoard.
 
-    A run that goes on from a checkpoint first drops what came after it, so every step is there
-    once. The event files are written anew from metrics.jsonl then: they have no way to take a
-    record back.
+    A run that resumes from a checkpoint first drops later records, so that every step occurs once.
+    TensorBoard's event files are then rewritten from metrics.jsonl, since records cannot be removed
+    from them.
     """
 
     def __init__(self, folder: Path, *, after: int):
@@ -38,7 +38,7 @@ class MetricsLog:
 
         Args:
           folder: the run's.
-          after: the step to go on from; 0 for a new run.
+          after: the step to resume from; 0 for a new run.
 
         Raises:
           OSError: they cannot be written.
@@ -58,18 +58,18 @@ class MetricsLog:
 
         Raises:
           OSError: the disk is full.
-          ValueError: a number is not finite, for which JSON has no word.
+          ValueError: a number is not finite, which JSON cannot express.
         """
         try:
             self._file.write(_line(record))
             self._file.flush()
             self._write_events(record)
         except OSError as error:
-            error.filename = self._file.name  # which the system leaves out when it writes
+            error.filename = self._file.name  # which errors of writing lack
             raise
 
     def sync(self) -> None:
-        """Puts everything on disk; a checkpoint must not be there before what led to it."""
+        """Flushes to disk; no checkpoint may be on disk before the records that led to it."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._events.flush()
@@ -101,7 +101,7 @@ class MetricsLog:
 
 
 class NoLog:
-    """Stands for a `MetricsLog` in the processes of a run that write none."""
+    """Replaces `MetricsLog` in processes that write no metrics."""
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Does nothing."""
@@ -119,13 +119,13 @@ class NoLog:
 def read(file: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl, in order.
 
-    Lines that are none are left out with a warning, such as the zeros that a power cut leaves: what
-    a run has computed does not depend on its log. So is, without a word, a last one that a killed
-    run left half-written.
+    Damaged lines, such as the zeros that a power cut leaves, are skipped with a warning, since what
+    a run has computed does not depend on its log. A last line that a killed run left incomplete is
+    skipped silently.
     """
     if not file.exists():
         return []
-    *lines, _ = file.read_bytes().split(b"\n")  # what follows the last newline is no line
+    *lines, _ = file.read_bytes().split(b"\n")  # the last line is empty or incomplete
     records, damaged = [], []
     for number, line in enumerate(lines, 1):
         if (record := _record(line)) is not None:
@@ -139,7 +139,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """What a line says; None where it is no record of a step."""
+    """The record of a line; None if it is not the record of a step."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -147,8 +147,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or not {"step", "time"} <= record.keys():
         return None
     step = record["step"]
-    sound = type(step) is int and 0 < step < 2**63
-    return record if sound and all(map(_is_number, record.values())) else None
+    is_step = type(step) is int and 0 < step < 2**63
+    return record if is_step and all(map(_is_number, record.values())) else None
 
 
 def _is_number(value: Any) -> bool:
@@ -160,25 +160,25 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 class Progress:
-    """Prints a line now and then: step, loss, rate, speed, waiting, time left."""
+    """Logs a line from time to time: step, loss, rate, speed, waiting, time left."""
 
     def __init__(self, *, first: int, steps: int):
         """Starts the clock of a run that has taken `first` of its `steps` steps."""
         self._first, self._steps = first, steps
-        self._began = self._printed = time.monotonic()
+        self._start = self._logged = time.monotonic()
 
     def report(self, record: Mapping[str, Any]) -> None:
-        """Prints the record of a step if the last line is old, or it has something special."""
+        """Logs a step if the last line is old, the step was evaluated, or is the first or last."""
         now = time.monotonic()
         step = record["step"]
         if (
-            now - self._printed < _PROGRESS_SECONDS
+            now - self._logged < _PROGRESS_SECONDS
             and "eval_loss" not in record
             and step not in (self._first + 1, self._steps)
         ):
             return
-        self._printed = now
-        left = (now - self._began) / (step - self._first) * (self._steps - step)
+        self._logged = now
+        left = (now - self._start) / (step - self._first) * (self._steps - step)
         evaluated = f"  held out {record['eval_loss']:.4f}" if "eval_loss" in record else ""
         _LOG.info(
             "step %d/%d  loss %.4f%s  rate %.2e  %.0f tokens/s  waiting %.1f %%  %s left",

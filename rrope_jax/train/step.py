@@ -37,7 +37,7 @@ class State(NamedTuple):
       opt_state: optax's.
       step: int32[], steps taken.
       sound: bool[], whether all losses and gradients so far were finite. Once it is False, steps
-        change nothing more, so what the host may have started before it saw does no harm.
+        change nothing, so steps that the host starts before it notices are harmless.
     """
 
     params: Params
@@ -47,7 +47,7 @@ class State(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """What a step tells, all float32[] but `sound`.
+    """The numbers of a step, all float32[] except `sound`.
 
     Attributes:
       loss: mean over the batch's targets, nats, before the update.
@@ -70,8 +70,8 @@ class Program:
 
     Attributes:
       model, rope, train: the setting.
-      segmented: whether rows hold several documents, which must not see each other. Without,
-        attention has no segments to mask, and whatever follows the document has weight 0.
+      segmented: whether rows hold several documents, which must not attend to each other. If not,
+        attention masks no segments, and tokens after the document have weight 0.
 
     Raises:
       ValueError: two parts do not fit together.
@@ -102,19 +102,19 @@ class Program:
         """One optimizer step.
 
         Args:
-          state: donate it: `jax.jit(program.step, donate_argnums=0)`.
+          state: to be donated: `jax.jit(program.step, donate_argnums=0)`.
           batch: int32 or float32[B, T].
-          key: the run's; what a step draws depends on it and on the step's number alone.
+          key: the run's; what a step draws depends only on it and on the step's number.
 
         Returns:
-          The new state, and what the step measured.
+          The new state, and the numbers of the step.
         """
         _check_shapes(batch)
         config = self.train
         position_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         targets = jnp.sum(batch["weights"])
         total, gradients = self._gradients(state.params, batch, position_key, dropout_key)
-        # over the whole batch, so that a target counts the same in whatever microbatch it is
+        # divided by the targets of the whole batch, so that they count the same in any microbatch
         loss, gradients = jax.tree.map(lambda x: x / jnp.maximum(targets, 1.0), (total, gradients))
         gradient_norm = optax.tree.norm(gradients)
         updates, opt_state = make_optimizer(config).update(gradients, state.opt_state, state.params)
@@ -122,10 +122,10 @@ class Program:
         proposed = State(
             optax.apply_updates(state.params, updates), opt_state, state.step + 1, sound
         )
-        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), proposed, state)
+        chosen = jax.tree.map(lambda new, old: jnp.where(sound, new, old), proposed, state)
         rate = learning_rate(config, state.step)
-        # `sound` last: where it is False, the choice above keeps the old True
-        return kept._replace(sound=sound), Measures(loss, gradient_norm, rate, targets, sound)
+        # set separately: if it is False, the choice above has kept the old True
+        return chosen._replace(sound=sound), Measures(loss, gradient_norm, rate, targets, sound)
 
     def heldout(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Summed loss and number of targets of a batch, at its own positions, without dropout."""
@@ -150,12 +150,11 @@ class Program:
             return jax.value_and_grad(total)(params, dict(batch), positions, dropout_key)
 
         def split(x_BT: jax.Array) -> jax.Array:
-            """Every microbatch takes rows from all over, so each device has its share."""
+            """Every microbatch takes rows from the whole batch, so each device has its share."""
             return jnp.moveaxis(x_BT.reshape(-1, parts, *x_BT.shape[1:]), 1, 0)
 
         def add(sums: Any, part: Any) -> tuple[Any, None]:
-            found = jax.value_and_grad(total)(params, *part)
-            return jax.tree.map(jnp.add, sums, found), None
+            return jax.tree.map(jnp.add, sums, jax.value_and_grad(total)(params, *part)), None
 
         zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
         microbatches = jax.tree.map(split, (dict(batch), positions))
@@ -166,7 +165,7 @@ class Program:
     def _losses(
         self, params: Params, batch: Batch, positions: Positions, dropout_key: jax.Array | None
     ) -> jax.Array:
-        """float32[B, T], nats, also where a target has no weight."""
+        """float32[B, T], nats; also of targets of weight 0."""
         decoder = nnx.merge(self._graph(), params)
         length = batch["tokens"].shape[1]
         batch, positions = jax.tree.map(arrange, (dict(batch), positions))
@@ -186,24 +185,23 @@ class Program:
             next_token_losses(decoder, hidden_BTD, batch["targets"], chunk=self.train.loss_chunk)
         )
 
-    def _positions(self, places_BT: jax.Array, key: jax.Array) -> Positions:
-        """Positions to rotate by, for tokens at given places of their documents."""
+    def _positions(self, index_BT: jax.Array, key: jax.Array) -> Positions:
+        """Rotary positions of tokens, given their index in their documents."""
         if self.train.positions.sampler == "contiguous":
-            return Positions(places_BT)
-        B, T = places_BT.shape
-        whole_BT, fraction_BT = sample(self.train.positions, key, B, T)
+            return Positions(index_BT)
+        whole_BT, fraction_BT = sample(self.train.positions, key, *index_BT.shape)
         if fraction_BT is not None:
-            fraction_BT = jnp.take_along_axis(fraction_BT, places_BT, axis=-1)
-        return Positions(jnp.take_along_axis(whole_BT, places_BT, axis=-1), fraction_BT)
+            fraction_BT = jnp.take_along_axis(fraction_BT, index_BT, axis=-1)
+        return Positions(jnp.take_along_axis(whole_BT, index_BT, axis=-1), fraction_BT)
 
     def _graph(self) -> Any:
         return nnx.graphdef(abstract_decoder(self.model, self.rope))
 
 
 def _check_shapes(batch: Batch) -> None:
-    """All arrays are [B, T]: [T] or [B, 1] would broadcast to a loss that looks right.
+    """All arrays are [B, T]: [T] or [B, 1] would broadcast to a plausible but wrong loss.
 
-    Checked while the step is traced, so it costs nothing when it runs.
+    The check runs while the step is traced, so it costs nothing later.
     """
     chex.assert_rank(batch["tokens"], 2)
     chex.assert_equal_shape(list(batch.values()))

@@ -20,7 +20,10 @@ from rrope_jax.reporting.quantities import gib
 
 # All modules that make the program, choose its devices, compile it, or read the compiler's answer;
 # folders with everything in them.
-CODE = ("data/packing.py", "model", "planning", "posgen", "rope", "sharding.py", "train")
+CODE = (
+    *("data/packing.py", "model", "planning", "posgen", "reporting", "rope", "sharding.py"),
+    "train",
+)
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "libtpu"),
     *(f"jax-cuda{version}-{part}" for version in (12, 13) for part in ("plugin", "pjrt")),

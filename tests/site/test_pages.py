@@ -46,7 +46,8 @@ def _flags(command: str) -> frozenset[str]:
 
 @functools.cache
 def _config(path: str) -> ConfigDict:
-    return runpy.run_path(str(ROOT / path))["get_config"]()
+    file, *argument = path.split(":")
+    return runpy.run_path(str(ROOT / file))["get_config"](*argument)
 
 
 def test_there_are_some() -> None:

@@ -161,4 +161,4 @@ def test_a_verdict_names_the_lines(tmp_path: Path) -> None:
     verdict = judge(target, {"a.json": b""}, tmp_path / "in")
     assert verdict.kind == judging.REFUSED
     assert verdict.what.startswith("ValueError: head_dim=3")
-    assert "spec.py" in verdict.where
+    assert "ranges.py" in verdict.where

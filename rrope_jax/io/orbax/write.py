@@ -1,5 +1,6 @@
 """Writes our own model folder."""
 
+import asyncio
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from flax import nnx
 
 from rrope_jax.io.orbax import checksums
@@ -24,6 +26,23 @@ from rrope_jax.io.weights import parameter_shapes
 
 # What is read of an array at least, for any part of it: a process reads whole chunks.
 _CHUNK_BYTES = 1 << 20
+
+
+class _PieceByPiece(ocp.type_handlers.NumpyHandler):  # type: ignore[misc]
+    """Writes arrays one by one, a row of chunks at a time, since TensorStore copies the chunks."""
+
+    def __init__(self) -> None:
+        super().__init__(deepcopy_host_arrays=False)
+        self._turn = asyncio.Lock()
+
+    async def _open_and_write(self, value: np.ndarray, tspec: Any, ts_context: Any) -> None:
+        async with self._turn:
+            spec = ts.Spec(tspec)
+            array: Any = await ts.open(spec, create=True, open=True, context=ts_context)
+            rows = array.chunk_layout.write_chunk.shape[0]
+            for row in range(0, len(value), rows):
+                piece = slice(row, row + rows)
+                await array[piece].write(value[piece], can_reference_source_data_indefinitely=True)
 
 
 def write(source: Source, folder: Path) -> None:
@@ -54,7 +73,7 @@ def write(source: Source, folder: Path) -> None:
     handler = ocp.PyTreeCheckpointHandler(
         use_compression=False,
         type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-            (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+            (np.ndarray, _PieceByPiece()),
             (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns where it is left out
         ),
     )

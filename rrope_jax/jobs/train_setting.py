@@ -1,6 +1,7 @@
 """A config of `rrope train` as its setting, its model and its program."""
 
 import dataclasses
+import functools
 import os
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from rrope_jax.cli.settings import Fields, SomeOf, build
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_files
 from rrope_jax.io import pretrained
+from rrope_jax.io.source import Source
 from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.jobs.rope_fields import RopeFields, extend
 from rrope_jax.model import ModelConfig
@@ -93,6 +95,20 @@ class TrainSetting:
                 "documents in config.data.heldout, or set config.data.heldout_share"
             )
 
+    @functools.cached_property
+    def source(self) -> Source | None:
+        """The checkpoint to continue, opened and checked once; None for a new model.
+
+        Raises:
+          UsageError: It cannot be read.
+        """
+        if self.checkpoint.init_from is None:
+            return None
+        with refusing("config.checkpoint.init_from"):
+            source = pretrained.open_source(self.checkpoint.init_from)
+            source.check()
+            return source
+
     @property
     def preset(self) -> Preset | None:
         """The preset that the config names."""
@@ -176,10 +192,9 @@ class TrainSetting:
         return pretrained.Description(model, rope, context, files, ids)
 
     def _continued_model(self, path: str) -> pretrained.Description:
+        assert self.source is not None
         with refusing("config.checkpoint.init_from"):
-            source = pretrained.open_source(path)
-            source.check()
-            description = source.description
+            description = self.source.description
         if self.preset is not None:
             _check_sizes(description.model, self.preset, path)
         if self.data.tokenizer is not None:

@@ -228,12 +228,12 @@ class TrainingRun:
 
     def _begin(self, key: jax.Array) -> State:
         """The state before the first step."""
-        path = self.setting.checkpoint.init_from
-        if path is None:
+        source = self.setting.source
+        if source is None:
             return init_state(self.program, self.placement, key)
         with refusing("config.checkpoint.init_from"):
-            params = pretrained.load_params(pretrained.open_source(path), self.placement.params)
-        _LOG.info("continuing %s", path)
+            params = pretrained.load_params(source, self.placement.params)
+        _LOG.info("continuing %s", self.setting.checkpoint.init_from)
         return state_from_params(self.program, self.placement, params)
 
     def _compile(self) -> loop.Step:

@@ -12,10 +12,12 @@ from ml_collections import ConfigDict
 from rrope_jax.__main__ import main
 from rrope_jax.cli.settings import from_config
 from rrope_jax.io import pretrained
+from rrope_jax.io.huggingface.read import HuggingFaceSource
 from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.step import Program
+from tests.io import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -143,3 +145,24 @@ def test_tiny_is_as_large_as_it_says() -> None:
 @pytest.mark.parametrize("name", ["tiny_from_scratch.py", "extend_smollm2.py"])
 def test_every_group_is_read(name: str) -> None:
     assert from_config(TrainSetting, _config(name), "config").checkpoint.keep >= 1
+
+
+def test_a_checkpoint_is_opened_and_checked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny.save(tiny.decoder(), tmp_path / "a", "hf")
+    config = _config("extend_smollm2")
+    config.checkpoint.init_from, config.data.tokenizer = str(path), "bytes"
+    setting = from_config(TrainSetting, config, "config")
+    opened: list[str] = []
+    checked: list[HuggingFaceSource] = []
+    open_source, check = pretrained.open_source, HuggingFaceSource._check
+    monkeypatch.setattr(pretrained, "open_source", lambda p: opened.append(p) or open_source(p))
+    monkeypatch.setattr(
+        HuggingFaceSource, "_check", lambda source: checked.append(source) or check(source)
+    )
+    assert setting.describe().model.num_heads == tiny.MODEL.num_heads
+    assert setting.source is not None
+    pretrained.load_params(setting.source)
+    assert opened == [str(path)]
+    assert checked == [setting.source]

@@ -151,7 +151,7 @@ def test_a_checkpoint_is_opened_and_checked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny.save(tiny.decoder(), tmp_path / "a", "hf")
-    config = _config("extend_smollm2")
+    config = _config("extend_smollm2.py")
     config.checkpoint.init_from, config.data.tokenizer = str(path), "bytes"
     setting = from_config(TrainSetting, config, "config")
     opened: list[str] = []

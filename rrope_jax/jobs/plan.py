@@ -35,6 +35,12 @@ SUMMARY = (
 
 _LOG = logging.getLogger(__name__)
 
+_SAVED_STEP = "step.bin"
+_MOST_COMPARED = 8  # changes that a sweep compiles
+
+# The program that needs most decides whether all fit.
+_OF_THE_LARGEST = ("fits", "why_not", "peak_bytes_per_device", "memory", "bytes_per_device")
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
@@ -111,7 +117,7 @@ def _results(
     (plan,) = plans
     results = _plan_and_time(plan)
     if values.sweep:
-        compared = sweep.sweep(planned.one_step, place, cache, most=_COMPARED, quick=quick)
+        compared = sweep.sweep(planned.one_step, place, cache, most=_MOST_COMPARED, quick=quick)
         chosen = sweep.recommended(compared)
         results["sweep"] = [_row(trial) for trial in compared]
         results["recommended"] = None if chosen is None else _overrides(chosen)
@@ -123,14 +129,11 @@ def _results(
 def _keeping(workdir: Workdir) -> Keep:
     def keep(compiled: jax.stages.Compiled) -> None:
         try:
-            workdir.write_bytes(_SAVED, saved.dump(compiled))
+            workdir.write_bytes(_SAVED_STEP, saved.dump(compiled))
         except ValueError as error:
             _LOG.warning("%s", error)
 
     return keep
-
-
-_SAVED = "step.bin"
 
 
 def _of_phases(plans: Sequence[Plan]) -> dict[str, Any]:
@@ -144,13 +147,6 @@ def _of_phases(plans: Sequence[Plan]) -> dict[str, Any]:
         "estimated_run_seconds": sum(phase["estimated_run_seconds"] for phase in phases),
         "compile_seconds": sum(phase["compile_seconds"] for phase in phases),
     }
-
-
-# The program that needs most decides whether all fit.
-_OF_THE_LARGEST = ("fits", "why_not", "peak_bytes_per_device", "memory", "bytes_per_device")
-
-
-_COMPARED = 8
 
 
 def _plan_and_time(plan: Plan) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         "save_step",
         False,
-        f"write the compiled step to WORKDIR/{_SAVED} (planning.saved.load reads it)",
+        f"write the compiled step to WORKDIR/{_SAVED_STEP} (planning.saved.load reads it)",
         flag_values=values,
     )
     flags.DEFINE_boolean(

@@ -80,7 +80,7 @@ class PosgenSetting:
       rope: Fields of RopeSpec that describe all methods.
       rope_at_test: What differs from `rope` under the protocol `scaled_at_test`.
       model: Fields of ModelConfig; its vocabulary is the task's.
-      train, positions, mesh: See there.
+      train, positions, mesh: The groups of these names; see their dataclasses.
       lanes: Trainings of a device at a time; 0 chooses by backend.
       save_every_seconds: Least time between checkpoints of an unfinished training.
       matmul_precision: See `posgen.training.PosgenProgram`.

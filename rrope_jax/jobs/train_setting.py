@@ -66,7 +66,7 @@ class TrainSetting:
     Attributes:
       model: Fields of ModelConfig, which a preset or a checkpoint completes, and `preset`.
       rope: Fields of RopeSpec, likewise.
-      data, train, mesh, checkpoint, eval: See there.
+      data, train, mesh, checkpoint, eval: The groups of these names; see their dataclasses.
 
     Raises:
       UsageError: Two groups contradict each other, or there is no such preset.

@@ -399,28 +399,45 @@ def _finish(environment: dict[str, str], workdir: Path, *overrides: str) -> str:
     return stderr
 
 
+def _with_devices(environment: dict[str, str], devices: int) -> dict[str, str]:
+    flags = f"{environment.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+    return environment | {"XLA_FLAGS": flags, "JAX_NUM_CPU_DEVICES": str(devices)}
+
+
+# four trainings, none of which is done before a signal comes
+LONGER = ("--config.num_seeds=2", "--config.train.steps=60")
+
+
+@pytest.fixture(scope="module")
+def one_device(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """The cells of an unbroken run on one device."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    _finish(_with_devices(environment, 1), workdir, *LONGER)
+    cells: list[dict[str, Any]] = _results(workdir)["cells"]
+    return cells
+
+
 @pytest.mark.slow
 class TestInterruption:
     """A run broken at any time ends, when the command is given again, as the unbroken one."""
 
     @pytest.mark.heavy
     def test_any_signal_at_any_time(
-        self,
-        environment: dict[str, str],
-        finished: tuple[Path, "subprocess.CompletedProcess[str]"],
-        tmp_path: Path,
+        self, environment: dict[str, str], one_device: list[dict[str, Any]], tmp_path: Path
     ) -> None:
         workdir, chance = tmp_path / "run", random.Random(0)
         cells: dict[Path, int] = {}
         signals = [signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]
-        whole = len(_results(finished[0])["cells"])
         codes = []
         while 0 not in codes:
             number = signals[len(codes) % len(signals)]
             code, stderr = _break(
-                environment,
+                _with_devices(environment, 1),
                 workdir,
                 number,
+                *LONGER,
                 saves=chance.randint(4, 16),
                 delay=chance.uniform(0, 0.2),
             )
@@ -436,10 +453,11 @@ class TestInterruption:
                 assert "Traceback" not in stderr
                 partial = json.loads((workdir / "results.json").read_text())
                 # a signal may also come between the last results and the end of the process
-                there = 2 * len(cells)
-                assert (partial["complete"], len(partial["cells"])) == (there == whole, there)
+                tested = 2 * len(cells)
+                is_complete = tested == len(one_device)
+                assert (partial["complete"], len(partial["cells"])) == (is_complete, tested)
         assert 3 <= len(codes) <= 20
-        assert _results(workdir) == _results(finished[0])
+        assert _results(workdir)["cells"] == one_device
 
     def test_killed_while_starting(
         self,
@@ -498,26 +516,6 @@ def test_finished_trainings_keep_no_checkpoints(
     finished: tuple[Path, "subprocess.CompletedProcess[str]"],
 ) -> None:
     assert not any((finished[0] / "checkpoints").iterdir())
-
-
-def _with_devices(environment: dict[str, str], devices: int) -> dict[str, str]:
-    flags = f"{environment.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
-    return environment | {"XLA_FLAGS": flags, "JAX_NUM_CPU_DEVICES": str(devices)}
-
-
-# four trainings, none of which is done before a signal comes
-LONGER = ("--config.num_seeds=2", "--config.train.steps=60")
-
-
-@pytest.fixture(scope="module")
-def one_device(
-    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[str, Any]]:
-    """The cells of an unbroken run on one device."""
-    workdir = tmp_path_factory.mktemp("one") / "run"
-    _finish(_with_devices(environment, 1), workdir, *LONGER)
-    cells: list[dict[str, Any]] = _results(workdir)["cells"]
-    return cells
 
 
 @pytest.mark.heavy

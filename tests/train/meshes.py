@@ -142,7 +142,7 @@ def memory() -> dict[int, int]:
                 mask = CausalMask(arranged=True)
                 return jnp.sum(attention(q, k, v, mask, implementation="chunked"))
 
-            compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower_step(*shapes).compile()
+            compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*shapes).compile()
             found[T] = compiled.memory_analysis().temp_size_in_bytes
     return found
 

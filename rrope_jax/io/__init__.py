@@ -1,1 +1,1 @@
-"""Reading and writing of models and training state."""
+"""Reads and writes models and training state."""

@@ -1,7 +1,7 @@
-"""Checkpoints of numpy arrays that one process has, whatever other processes there are.
+"""Checkpoints of numpy arrays, written by one process independently of all others.
 
-Orbax writes numpy arrays in process 0 only, so these do without it. The files are where those of
-`io.orbax.checkpoint` are; the arrays are in one file, each under its path in the tree.
+Orbax writes numpy arrays in process 0 only, so it is not used here. The folder layout is that of
+`io.orbax.checkpoint`, except that all arrays are in one file, keyed by their paths in the tree.
 """
 
 import json
@@ -32,8 +32,8 @@ _FILE = "arrays.npz"
 class ArrayCheckpoints:
     """The checkpoints of one run in one folder, newest last.
 
-    A process that is killed while it saves leaves the checkpoints that there are as they are.
-    Checksums are saved along, and what is restored is what was saved.
+    A process that is killed while saving leaves existing checkpoints intact. Checksums are saved
+    with the data and compared on restore.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2):
@@ -41,18 +41,18 @@ class ArrayCheckpoints:
 
         Args:
           folder: absolute path.
-          keep: how many of the newest checkpoints stay.
+          keep: number of most recent checkpoints to keep.
         """
         self._folder, self._keep = folder, keep
 
     def save(self, step: int, tree: Any, metadata: dict[str, Any]) -> None:
-        """Saves arrays and JSON-able metadata under a step number, replacing what is there.
+        """Saves arrays and JSON-serializable metadata, replacing any checkpoint of the same step.
 
         Raises:
-          SaveError: it could not be written.
+          SaveError: the checkpoint could not be written.
         """
         goal = self._folder / str(step)
-        # numpy's file has checksums of its own, which reading compares
+        # The .npz file has its own checksums, which are verified on reading.
         sums = {checksums.ARRAYS: {}, checksums.METADATA: checksums.of_json(metadata)}
         try:
             with whole_or_nothing(goal, overwrite=True) as new:
@@ -68,12 +68,13 @@ class ArrayCheckpoints:
             raise save_error(goal, error, own=True) from error
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, or None when there is none.
+        """Returns the tree and metadata of the newest readable checkpoint, or None.
 
-        One that cannot be read is passed over with a warning for the one before it.
+        Unreadable checkpoints are skipped with a warning.
 
         Args:
-          like: a tree of arrays, or of their shapes and dtypes, of the structure to restore.
+          like: a tree of arrays, or of anything with `shape` and `dtype`, in the structure to
+            restore.
         """
         for step in steps_in(self._folder):
             path = self._folder / str(step)
@@ -88,14 +89,14 @@ class ArrayCheckpoints:
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     metadata: dict[str, Any] = json_text.parse((path / METADATA / METADATA).read_bytes())
-    if (path / CHECKSUMS).is_dir():  # those of earlier releases have none
+    if (path / CHECKSUMS).is_dir():  # earlier releases did not save checksums
         saved = json_text.parse((path / CHECKSUMS / METADATA).read_bytes())
         checksums.check_metadata(saved, metadata)
     return metadata
 
 
 def _read_tree(file: Path, like: Any) -> Any:
-    """The arrays of a file; ValueError where they are of other shapes or dtypes than `like`."""
+    """Reads the arrays of a file; raises ValueError if shapes or dtypes differ from `like`."""
     expected = _by_path(like)
     with np.load(file) as arrays:
         stored = {name: arrays[name] for name in arrays.files}

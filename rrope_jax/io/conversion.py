@@ -1,4 +1,4 @@
-"""Converts checkpoints from any format to any other."""
+"""Converts checkpoints between formats."""
 
 import dataclasses
 import os
@@ -24,10 +24,10 @@ class Options:
     """How a checkpoint is written.
 
     Attributes:
-      dtype: a key of `DTYPES`; our own format always has float32.
-      portable: write the embedding in terms that all runtimes understand, even where the format
-        has a name for it.
-      shard_bytes: largest size of a file of weights in a Hugging Face folder.
+      dtype: a key of `DTYPES`; our own format is always float32.
+      portable: whether to write the rotary embedding as a list of factors, which all runtimes
+        understand, even if the format has a name for its scaling.
+      shard_bytes: maximum size of a weight file in a Hugging Face folder.
     """
 
     dtype: str = "float32"
@@ -43,12 +43,12 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What was written.
+    """The result of a conversion.
 
     Attributes:
       format: a key of `WRITERS`.
-      description: with the embedding as it is in the file.
-      temperature: the factor that was folded into queries and keys; 1 for none.
+      description: the model as written, including its rotary embedding.
+      temperature: the factor that was folded into the query and key weights; 1 if none was.
     """
 
     format: str
@@ -58,12 +58,12 @@ class Conversion:
 
 @dataclasses.dataclass(frozen=True)
 class _Writer:
-    """One format.
+    """How to write one format.
 
     Attributes:
-      express: gives the embedding a form that the format has, with the temperature to fold into
-        the weights; raises ValueError where there is none.
-      write: (source, new path, options).
+      express: returns the description with its embedding in a form that the format supports, and
+        the temperature to fold into the weights; raises ValueError if no form fits.
+      write: takes the source, the new path and the options.
     """
 
     express: Callable[[Description, Options], tuple[Description, float]]
@@ -121,16 +121,17 @@ def convert(
     """Writes a checkpoint in another format, one weight at a time.
 
     Args:
-      source: a path as for `pretrained.open_source`, or the opened source.
-      target: a new file (`gguf`) or folder, which appears once it is complete.
+      source: a path as for `pretrained.open_source`, or an opened source.
+      target: a new file (`gguf`) or folder, which appears only when it is complete.
       target_format: a key of `WRITERS`.
-      description: the source's own, with another embedding or context; None for no change.
-      options: how to write it.
-      overwrite: replace the checkpoint at the target, if there is one.
+      description: the source's description with another embedding or context length; None to keep
+        the source's.
+      options: how to write the checkpoint; defaults to `Options()`.
+      overwrite: whether to replace an existing converted checkpoint at the target.
 
     Raises:
-      ValueError: the source is damaged or not a model that we have, the target exists or is in the
-        source or in an object store, or the embedding cannot be expressed in this format.
+      ValueError: the source is damaged or of an unsupported model; the target exists, overlaps the
+        source or is in an object store; or the format cannot express the embedding.
     """
     options = options or Options()
     check_local(target)

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its model, apart from the weights."""
+"""The description of a model in a checkpoint: everything but the weights."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec
 from rrope_jax.rope.fields import is_int
 
-# The key of `extras` for the factor that was folded into queries and keys on export. The embedding
-# of such a model can no longer be replaced.
+# The key of `extras` for the factor that was folded into the query and key weights on export. The
+# rotary embedding of such a model can no longer be replaced.
 FOLDED_TEMPERATURE = "folded_temperature"
 
 
@@ -19,17 +19,17 @@ class Description:
     """A model without its weights.
 
     Attributes:
-      model: the decoder.
+      model: the decoder's config.
       rope: its rotary embedding.
-      context: the length, in tokens, that the model is meant for (`max_position_embeddings`).
-      tokenizer: what travels along to turn text into tokens; None where there is none.
-      extras: JSON-able keys of a config.json that travel along untouched (ids of special tokens),
-        and `FOLDED_TEMPERATURE`.
-      original_context: the length that the model was trained at before any extension, where the
-        checkpoint names it and `rope` has another or none.
+      context: the context length in tokens (`max_position_embeddings`).
+      tokenizer: the tokenizer's files; None if the checkpoint has no tokenizer.
+      extras: entries of config.json that are carried over unchanged (ids of special tokens), and
+        `FOLDED_TEMPERATURE`; the values are JSON-serializable.
+      original_context: the context length in tokens before any extension, if the checkpoint names
+        it and it differs from `rope.original_context`.
 
     Raises:
-      ValueError: a context is not a positive integer.
+      ValueError: a context length is not a positive integer.
     """
 
     model: ModelConfig

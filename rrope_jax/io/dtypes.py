@@ -1,4 +1,4 @@
-"""The types that weights are written in, and what other formats call them."""
+"""The dtypes that weights can be written in, and their names in each format."""
 
 import dataclasses
 
@@ -10,13 +10,13 @@ from rrope_jax.io.weights import Array
 
 @dataclasses.dataclass(frozen=True)
 class Dtype:
-    """One type of weights.
+    """One dtype of weights.
 
     Attributes:
-      numpy: of the arrays in memory.
-      safetensors: its name there.
-      gguf: its number among the tensor types of GGUF.
-      gguf_file_type: the number for a file whose matrices have this type.
+      numpy: the numpy dtype.
+      safetensors: its name in safetensors.
+      gguf: its number among GGUF's tensor types.
+      gguf_file_type: GGUF's file type (`general.file_type`) for matrices of this dtype.
     """
 
     numpy: np.dtype
@@ -33,10 +33,15 @@ DTYPES = {
 
 
 def cast(matrix: Array, dtype: Dtype, name: str) -> Array:
-    """A contiguous copy of a weight in another type.
+    """Returns a weight in the given dtype as a contiguous array.
+
+    Args:
+      matrix: the weight.
+      dtype: the dtype to convert to.
+      name: the weight's name, for error messages.
 
     Raises:
-      ValueError: a number is not finite, or no longer so.
+      ValueError: a value is not finite, or overflows in the new dtype.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         written = np.ascontiguousarray(matrix, dtype.numpy)

@@ -1,4 +1,4 @@
-"""JSON from files that may be damaged."""
+"""Parses JSON from files that may be damaged."""
 
 import json
 from typing import Any
@@ -8,8 +8,8 @@ def parse(text: bytes | str) -> Any:
     """Parses JSON.
 
     Raises:
-      ValueError: it is not JSON, or is nested too deeply for Python's stack, where `json` raises a
-        RecursionError.
+      ValueError: the text is not JSON, or is nested too deeply for Python's stack (`json` itself
+        raises a RecursionError then).
     """
     try:
         return json.loads(text)
@@ -18,14 +18,14 @@ def parse(text: bytes | str) -> Any:
 
 
 def parse_file(text: bytes | str, name: object) -> Any:
-    """Parses a file of JSON.
+    """Parses the content of a JSON file.
 
     Args:
-      text: its content.
-      name: the file, for messages.
+      text: the content.
+      name: the file's name, for error messages.
 
     Raises:
-      ValueError: it is not JSON.
+      ValueError: the content is not JSON.
     """
     try:
         return parse(text)
@@ -34,7 +34,7 @@ def parse_file(text: bytes | str, name: object) -> Any:
 
 
 def parse_object(text: bytes | str, name: object) -> dict[str, Any]:
-    """`parse_file` for a file that holds a JSON object; ValueError also where it holds another."""
+    """Like `parse_file`, but raises ValueError unless the file holds a JSON object."""
     value = parse_file(text, name)
     if not isinstance(value, dict):
         raise ValueError(f"{name} must hold a JSON object, not {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""A decoder in memory as something to convert from."""
+"""A decoder in memory as the source of a conversion."""
 
 import numpy as np
 from flax import nnx
@@ -16,7 +16,7 @@ class DecoderSource(Source):
         """Wraps a decoder.
 
         Raises:
-          ValueError: the description is of another model.
+          ValueError: the description is that of a different model.
         """
         if (decoder.config, decoder.rope) != (description.model, description.rope):
             raise ValueError(
@@ -31,10 +31,10 @@ class DecoderSource(Source):
         return self._description
 
     def _check(self) -> None:
-        """A decoder has all its weights."""
+        """Checks nothing: a decoder always has all its weights."""
 
     def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
-        """One weight, or a part of it; see `Source`."""
+        """Returns one weight or a part of it; see `Source.matrix`."""
         parameter = self._parameters[weight.path]
         matrix = weight.to_matrix(np.asarray(parameter[layer] if weight.stacked else parameter))
         return matrix if part is None else matrix[np.ix_(*part)]

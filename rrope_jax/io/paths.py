@@ -1,17 +1,17 @@
-"""Paths that libraries would not read as a file or folder of this machine."""
+"""Checks for paths that libraries would not treat as local files or folders."""
 
 import os
 import re
 from pathlib import Path
 
-# One slash is enough: joining or normalizing a path removes the other.
+# One slash is enough: joining or normalizing a path drops the other.
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
 def check_local(path: str | os.PathLike[str]) -> None:
-    """Refuses URLs, such as those of object stores.
+    """Rejects URLs, such as those of object stores.
 
-    Taken for a path, `gs://bucket/run` would create a folder `gs:` in the current one.
+    Used as a path, `gs://bucket/run` would create a folder `gs:` in the current directory.
 
     Raises:
       ValueError: the path is a URL.
@@ -24,14 +24,14 @@ def check_local(path: str | os.PathLike[str]) -> None:
 
 
 def check_orbax(folder: Path, *, writing: bool) -> None:
-    """Refuses folders whose names Orbax or TensorStore would misread.
+    """Rejects folders whose names Orbax or TensorStore would misread.
 
-    Orbax finds what it saved with a glob, so wildcards in a name make it miss its own files or take
-    those of another folder. TensorStore reads a backslash as a slash, and `gs:/` as `gs://`.
+    Orbax finds its own files with a glob, so wildcards in a name make it miss them or pick up those
+    of another folder. TensorStore reads a backslash as a slash, and `gs:/` as `gs://`.
 
     Args:
       folder: absolute path.
-      writing: whether a checkpoint will be saved in it, rather than read.
+      writing: whether a checkpoint will be written to the folder, rather than read.
 
     Raises:
       ValueError: the path would be misread; the message says why.

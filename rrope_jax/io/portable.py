@@ -1,7 +1,8 @@
-"""Expresses any rotary embedding in terms that other runtimes understand.
+"""Expresses any rotary embedding in a form that other runtimes understand.
 
-Frequencies become one list of factors on plain RoPE's, and the temperature goes into the weights:
-scaling queries and keys by t before the rotation is the same as scaling cos and sin by t.
+The frequencies become one list of factors relative to plain RoPE, and the temperature is folded
+into the weights: scaling queries and keys by t before the rotation is the same as scaling cos and
+sin by t.
 """
 
 import dataclasses
@@ -16,13 +17,13 @@ from rrope_jax.rope.factor_lists import as_factor_lists
 
 
 def factor_lists(description: Description) -> tuple[Description, float]:
-    """The same frequencies as a `longrope` spec with two equal lists and no temperature.
+    """Rewrites an embedding as a `longrope` spec with two equal lists and no temperature.
 
     Returns:
-      The description with that spec, and the temperature that is left to fold into the weights.
+      The description with that spec, and the temperature to fold into the weights.
 
     Raises:
-      ValueError: the frequencies depend on the length, so no single list holds them.
+      ValueError: the frequencies depend on the sequence length, so one list cannot express them.
     """
     spec, context = description.rope, description.context
     if spec.short_factor != spec.long_factor:
@@ -46,15 +47,15 @@ def factor_lists(description: Description) -> tuple[Description, float]:
 
 
 class FoldedSource(Source):
-    """A source with another rotary embedding, whose temperature goes into queries and keys."""
+    """A source with another rotary embedding, its temperature folded into queries and keys."""
 
     def __init__(self, source: Source, description: Description, temperature: float) -> None:
         """Wraps a source.
 
         Args:
-          source: where the weights come from.
-          description: of the model as it is to be written; the same shapes.
-          temperature: multiplied into what the rotation acts on.
+          source: the source of the weights.
+          description: the model as it is to be written; its weights must have the same shapes.
+          temperature: factor for the rotated dimensions of queries and keys.
         """
         self._source = source
         self._temperature = np.float32(temperature)
@@ -67,7 +68,7 @@ class FoldedSource(Source):
         self._source.check()
 
     def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
-        """One weight, or a part of it; see `Source`."""
+        """Returns one weight or a part of it; see `Source.matrix`."""
         matrix = self._source.matrix(weight, layer, part)
         if weight.heads is None or self._temperature == 1:
             return matrix

@@ -1,4 +1,4 @@
-"""Loads models from checkpoints of any format; the content tells which."""
+"""Loads models from checkpoints of any format, which is detected from the content."""
 
 import dataclasses
 import math
@@ -34,15 +34,15 @@ FORMATS: dict[str, _Format] = {
     "orbax": _Format(is_orbax, OrbaxSource),
     "hf": _Format(is_huggingface, HuggingFaceSource),
 }
-# Fields of ModelConfig that do not change what the weights mean.
+# Fields of ModelConfig that do not change the meaning of the weights.
 OVERRIDABLE = ("compute_dtype", "remat", "attention", "dropout")
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """The format of a checkpoint: the key of `FORMATS` that its content fits.
+    """Detects the format of a checkpoint, a key of `FORMATS`, from its content.
 
     Raises:
-      ValueError: there is nothing at the path, or no checkpoint.
+      ValueError: the path does not exist or is not a checkpoint.
     """
     check_local(path)
     checkpoint = Path(os.path.abspath(path))
@@ -68,32 +68,32 @@ def format_of(path: str | os.PathLike[str]) -> str:
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
-    """Opens a checkpoint; its weights are not read yet.
+    """Opens a checkpoint without reading its weights.
 
     Args:
-      path: a GGUF file, a Hugging Face folder, a model folder of ours, a training workdir (whose
-        newest checkpoint counts) or one checkpoint of it.
+      path: a GGUF file, a Hugging Face folder, one of our model folders, a training workdir (its
+        newest checkpoint is used) or a single checkpoint in it.
 
     Raises:
-      ValueError: there is nothing at the path, or no checkpoint.
+      ValueError: the path does not exist or is not a checkpoint.
     """
     return FORMATS[format_of(path)].open(Path(os.path.abspath(path)))
 
 
 def describe(path: str | os.PathLike[str]) -> Description:
-    """What a checkpoint says of its model; no weights are read.
+    """Returns the description of a checkpoint's model without reading its weights.
 
     Raises:
-      ValueError: as `open_source`, or the model is not one that `Decoder` can be.
+      ValueError: see `open_source`; or `Decoder` does not support the model.
     """
     return open_source(path).description
 
 
 def load_params(source: Source, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The parameters of a checkpoint, in float32.
+    """Loads the parameters of a checkpoint in float32.
 
-    Parameters are filled one by one, the largest first, so that the host holds little beside them;
-    a process reads only what its devices need.
+    Parameters are loaded one at a time, largest first, to keep the host's peak memory low. Each
+    process reads only what its devices need.
 
     Args:
       source: the checkpoint.
@@ -104,7 +104,7 @@ def load_params(source: Source, shardings: Mapping[str, Any] | None = None) -> d
       Arrays in the structure of `nnx.to_pure_dict(nnx.state(decoder))`.
 
     Raises:
-      ValueError: weights are missing, unknown, misshaped or damaged.
+      ValueError: a weight is missing, unknown, damaged or of the wrong shape.
     """
     source.check()
     shapes = parameter_shapes(source.description.model)
@@ -112,7 +112,7 @@ def load_params(source: Source, shardings: Mapping[str, Any] | None = None) -> d
     params = {}
     for weight in sorted(shapes, key=lambda weight: -math.prod(shapes[weight])):
         path = tuple(weight.path.split("."))
-        # wait: a copy that is still under way keeps the memory that it is made from
+        # Wait: an unfinished copy would keep its source buffer alive.
         params[path] = jax.block_until_ready(source.parameter(weight, flat_shardings.get(path)))
     nested: dict[str, Any] = nnx.traversals.unflatten_mapping(params)
     return nested
@@ -125,19 +125,19 @@ def load(
     model: Mapping[str, Any] = MappingProxyType({}),
     shardings: Any = None,
 ) -> tuple[Decoder, Description]:
-    """Builds the decoder of a checkpoint, with float32 parameters.
+    """Builds the decoder of a checkpoint with float32 parameters.
 
     Args:
-      checkpoint: a path as for `open_source`, or the opened source.
-      rope: replaces the checkpoint's rotary embedding.
-      model: overrides fields of its ModelConfig, of those in `OVERRIDABLE`.
-      shardings: as for `load_params`; or a pytree like `nnx.state(decoder)`.
+      checkpoint: a path as for `open_source`, or an opened source.
+      rope: a rotary embedding to use instead of the checkpoint's.
+      model: overrides for fields of ModelConfig that are in `OVERRIDABLE`.
+      shardings: as for `load_params`, or a pytree like `nnx.state(decoder)`.
 
     Returns:
       The decoder, and its description with the overrides applied.
 
     Raises:
-      ValueError: as `describe` and `load_params`; or an override is not allowed.
+      ValueError: see `describe` and `load_params`; or a field cannot be overridden.
     """
     if unknown := sorted(model.keys() - set(OVERRIDABLE)):
         raise ValueError(

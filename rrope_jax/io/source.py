@@ -1,4 +1,4 @@
-"""An opened checkpoint of any format: a description of its model, and its weights one by one."""
+"""An opened checkpoint of any format, which gives the model's description and its weights."""
 
 import abc
 import functools
@@ -13,7 +13,7 @@ from rrope_jax.io.description import Description
 from rrope_jax.io.weights import Array, Weight, parameter_shapes
 
 Part = tuple[range, ...]
-"""Which elements of an array: one range for each axis."""
+"""A part of an array: one range for each axis."""
 
 
 class Source(abc.ABC):
@@ -28,22 +28,22 @@ class Source(abc.ABC):
 
     @functools.cached_property
     def description(self) -> Description:
-        """The model; reads no weights.
+        """The model, found without reading any weights.
 
         Raises:
-          ValueError: the model is not one that `Decoder` can be.
+          ValueError: `Decoder` does not support the model.
         """
         return self._describe()
 
     @abc.abstractmethod
     def _describe(self) -> Description:
-        """Does what `description` says."""
+        """Implements `description`."""
 
     def check(self) -> None:
-        """Checks names, types and shapes of all weights. Only the first call reads anything.
+        """Checks the names, dtypes and shapes of all weights; only the first call does any work.
 
         Raises:
-          ValueError: the checkpoint is not of the model that it describes.
+          ValueError: the weights do not match the description.
         """
         if not self._is_checked:
             self._check()
@@ -51,28 +51,30 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def _check(self) -> None:
-        """Does what `check` says."""
+        """Implements `check`."""
 
     @abc.abstractmethod
     def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
-        """One weight in float32, float16 or bfloat16 and Hugging Face's layout, or a part of it.
+        """Reads one weight, or a part of it, in Hugging Face's layout.
 
         Args:
           weight: the kind of weight.
-          layer: its layer; 0 where there is one for all layers.
-          part: the rows, and for a matrix the columns, to read; None for all. A weight with `heads`
-            is read in whole heads.
+          layer: the layer; 0 for a weight that is not per layer.
+          part: the rows (and columns, for a matrix) to read; None for all. The part of a weight
+            with `heads` must consist of whole heads.
+
+        Returns:
+          The matrix [out, in] or vector, in float32, float16 or bfloat16.
         """
 
     def parameter(self, weight: Weight, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
-        """One parameter of the decoder in float32.
+        """Loads one parameter of the decoder in float32.
 
-        Reads only what the devices of this process need, one shard at a time, so the host never
-        holds more than one.
+        Only the shards of this process's devices are read, and the host holds one shard at a time.
 
         Args:
           weight: the kind of weight.
-          sharding: of the parameter; None puts all of it on the default device.
+          sharding: the parameter's sharding; None puts all of it on the default device.
         """
         shape = parameter_shapes(self.description.model)[weight]
         if sharding is None:
@@ -86,18 +88,18 @@ class Source(abc.ABC):
         shards: list[jax.Array] = []
         for part, devices in devices_of.items():
             block = read_parameter(self, weight, part)
-            # wait: a transfer that is still under way keeps the block in memory
+            # Wait: an unfinished transfer would keep the block in memory.
             shards += jax.block_until_ready([jax.device_put(block, each) for each in devices])
         return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
 
 def read_parameter(source: Source, weight: Weight, part: Part | None = None) -> NDArray[np.float32]:
-    """One parameter, or a part of it, in the host's memory, filled matrix by matrix.
+    """Reads one parameter, or a part of it, into host memory, one matrix at a time.
 
     Args:
       source: the checkpoint.
       weight: the kind of weight.
-      part: a range for each axis of the parameter; None for all of it.
+      part: a range for each axis of the parameter; None for the whole parameter.
     """
     shape = parameter_shapes(source.description.model)[weight]
     ranges = tuple(map(range, shape)) if part is None else part
@@ -108,7 +110,7 @@ def read_parameter(source: Source, weight: Weight, part: Part | None = None) -> 
         layers, axes, sizes, kernels = range(1), ranges, shape, block[np.newaxis]
     groups = [group for group in weight.axes(len(sizes)) if group]
     order = [axis for group in groups for axis in group]
-    # the first axis of a group is cut while it is read, the others in memory
+    # The first axis of each group is sliced while reading, the others in memory.
     flat, lengths, cuts = [], list(sizes), [slice(axis.start, axis.stop) for axis in axes]
     for first, *others in groups:
         inner = math.prod(sizes[axis] for axis in others)
@@ -122,7 +124,7 @@ def read_parameter(source: Source, weight: Weight, part: Part | None = None) -> 
 
 
 def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Memory that a CPU device takes over as it is; what is aligned to less, it copies."""
+    """Allocates memory aligned so that a CPU device can use it without a copy."""
     size = math.prod(shape) * np.dtype(np.float32).itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT

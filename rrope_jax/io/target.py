@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writes: files and folders that appear complete or not at all."""
 
 import contextlib
 import fcntl
@@ -13,17 +13,17 @@ from pathlib import Path
 def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yields a path to write to, and renames it to the target at the end.
 
-    The path is in a hidden folder beside the target, which is removed if anything fails; the folder
-    of a killed process is used again. An old target moves to the same folder between two renames;
-    if a process is killed in that moment, `restore_target` or the next writer brings it back.
+    The path is in a hidden folder next to the target, which is removed if anything fails; a folder
+    left by a killed process is reused. Replacing a target takes two renames: the old target into
+    the hidden folder, then the new one into place. If the process is killed in between,
+    `restore_target` or the next writer moves the old target back.
 
     Args:
-      target: absolute path. With `overwrite`, the old target stays until it can be replaced.
-      overwrite: the target may exist.
+      target: absolute path. With `overwrite`, an old target stays until it can be replaced.
+      overwrite: whether the target may exist.
 
     Raises:
-      ValueError: the target exists, or another process is writing it, or its folder cannot be
-        written.
+      ValueError: the target exists, another process is writing it, or its folder is not writable.
     """
     restore_target(target)
     if os.path.lexists(target) and not overwrite:
@@ -42,7 +42,7 @@ def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
             raise ValueError(f"another process is writing {target}; wait for it to end")
         try:
             new, old = folder / _NEW, folder / _OLD
-            _bring_back(old, target)  # again: it may have been left since the first look
+            _bring_back(old, target)  # another process may have been killed since the first check
             for leftover in (new, old):
                 _remove(leftover)
             yield new
@@ -63,18 +63,18 @@ def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
 def made_once(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
     """Yields a new folder to fill, which becomes the target unless another process was faster.
 
-    Any number of processes may make a target at once, as long as all make the same. A process that
-    is killed leaves a hidden folder beside it.
+    Any number of processes may create a target concurrently if all create the same content. A
+    killed process leaves a hidden folder next to the target.
 
     Args:
       target: absolute path of a folder.
-      is_whole: whether a folder at the target is what it should be.
+      is_whole: returns whether an existing target is complete.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield new
-        new.chmod(0o755)  # other hosts may read as other users
+        new.chmod(0o755)  # other hosts may read it as a different user
         try:
             new.rename(target)
         except OSError:
@@ -85,10 +85,10 @@ def made_once(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
 
 
 def restore_target(target: Path) -> None:
-    """Brings back the target of a process that was killed between its two renames.
+    """Moves a target back if a process was killed between its two renames.
 
     Raises:
-      ValueError: it cannot be brought back.
+      ValueError: the old target cannot be moved back.
     """
     folder = _partial(target)
     if os.path.lexists(target) or not os.path.lexists(folder / _OLD):
@@ -114,7 +114,7 @@ def _partial(target: Path) -> Path:
 
 
 def _locked(descriptor: int) -> bool:
-    """Locks a folder; whether that worked."""
+    """Tries to lock a folder; returns whether it succeeded."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -128,10 +128,10 @@ def _bring_back(old: Path, target: Path) -> None:
 
 
 def replace_file(target: Path, data: bytes) -> None:
-    """Writes a file so that readers see the old content or all of the new, never a part.
+    """Writes a file atomically: readers see either the old content or the new.
 
     Raises:
-      OSError: it cannot be written; the old content stays.
+      OSError: the file cannot be written; the old content stays.
     """
     temporary = temporary_of(target)
     try:
@@ -146,12 +146,12 @@ def replace_file(target: Path, data: bytes) -> None:
 
 
 def temporary_of(target: Path) -> Path:
-    """What `replace_file` writes first; its name is fixed, so a rerun cleans up after a kill."""
+    """The temporary file of `replace_file`; its fixed name lets a rerun clean up after a kill."""
     return target.with_name(f".{target.name}.tmp")
 
 
 def left_behind(target: Path) -> Path | None:
-    """Where a process that was killed between its two renames left the old target."""
+    """The old target that a process killed between its two renames left, or None."""
     old = _partial(target) / _OLD
     return old if os.path.lexists(old) and not os.path.lexists(target) else None
 
@@ -164,7 +164,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Makes sure that files are on disk before they get their final name."""
+    """Flushes files to disk before they get their final name."""
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)

@@ -1,8 +1,8 @@
-"""The parameters of a `Decoder` by their names and layouts in other formats.
+"""Names and layouts of the parameters of a `Decoder` in other formats.
 
-Other formats keep every kernel as a matrix [out, in]; ours are [in..., out...] with the heads as
-axes of their own, stacked over the layers. Each kind of parameter is one row of `WEIGHTS`, and
-whatever is not in it is refused.
+Other formats store every kernel as a matrix [out, in]. Ours are [in..., out...], with heads as a
+separate axis, stacked over the layers. `WEIGHTS` has one row for each kind of parameter; a
+checkpoint with any other weight is rejected.
 """
 
 import dataclasses
@@ -23,10 +23,11 @@ class Weight:
     """One kind of parameter.
 
     Attributes:
-      path: of the parameter in `nnx.state(decoder)`, joined by dots.
-      huggingface, gguf: its names there, with `{layer}` where there is one per layer.
-      inputs: how many axes of the kernel are inputs; None for what is stored as it is.
-      heads: for what the rotation acts on, the `ModelConfig` property that counts its heads.
+      path: the dotted path of the parameter in `nnx.state(decoder)`.
+      huggingface, gguf: the weight's names in these formats, with `{layer}` if it is per layer.
+      inputs: number of input axes of the kernel; None for weights that are stored unchanged.
+      heads: for weights whose output is rotated, the `ModelConfig` property that has the number of
+        heads; None for others.
     """
 
     path: str
@@ -37,28 +38,28 @@ class Weight:
 
     @property
     def stacked(self) -> bool:
-        """Whether there is one per layer."""
+        """Whether each layer has this weight."""
         return "{layer}" in self.huggingface
 
     def layers(self, config: ModelConfig) -> range:
-        """The layers it occurs in; just 0 where it is not stacked."""
+        """The layers that have this weight; only 0 if it is not stacked."""
         return range(config.num_layers if self.stacked else 1)
 
     def axes(self, num_axes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The axes of one layer's kernel that are the rows and the columns of its matrix."""
+        """Returns the kernel axes that form the rows of the matrix, and those of its columns."""
         if self.inputs is None:
             return (0,), tuple(range(1, num_axes))
         return tuple(range(self.inputs, num_axes)), tuple(range(self.inputs))
 
     def to_matrix(self, kernel: Array) -> Array:
-        """A view of one layer's kernel as other formats store it."""
+        """Returns one layer's kernel as other formats store it, as a view if possible."""
         if self.inputs is None:
             return kernel
         return kernel.reshape(math.prod(kernel.shape[: self.inputs]), -1).T
 
 
 def _layer_weight(path: str, huggingface: str, gguf: str, **fields: Any) -> Weight:
-    """A kind of weight that every layer has."""
+    """Creates a `Weight` that every layer has."""
     return Weight(
         f"blocks.{path}",
         f"model.layers.{{layer}}.{huggingface}.weight",
@@ -84,13 +85,13 @@ WEIGHTS = (
 
 
 def parameter_shapes(config: ModelConfig) -> dict[Weight, tuple[int, ...]]:
-    """The shape of each parameter that a decoder has."""
+    """The shape of each parameter of a decoder."""
     shapes = {".".join(path): shape for path, (shape, _) in parameter_layout(config).items()}
     return {weight: shapes[weight.path] for weight in WEIGHTS if weight.path in shapes}
 
 
 def matrix_shapes(config: ModelConfig) -> dict[tuple[Weight, int], tuple[int, ...]]:
-    """The shape of each (weight, layer) as other formats store it."""
+    """The shape of each (weight, layer) in other formats."""
     shapes: dict[tuple[Weight, int], tuple[int, ...]] = {}
     for weight, shape in parameter_shapes(config).items():
         kernel = shape[1:] if weight.stacked else shape
@@ -109,19 +110,19 @@ def check_weights(
     where: str,
     ignored: Collection[str] = (),
 ) -> None:
-    """Checks that a checkpoint has the weights of its model, no others, and in the right shapes.
+    """Checks that a checkpoint has exactly the weights of its model, in the right shapes.
 
     Args:
-      stored: the shapes in the checkpoint by name.
-      name_of: what the format calls a weight.
-      config: the model's.
-      where: names the checkpoint in messages.
+      stored: shapes in the checkpoint by name.
+      name_of: returns the format's name of a (weight, layer).
+      config: the model's config.
+      where: the checkpoint's name, for error messages.
       ignored: names in the checkpoint that are not read.
 
     Raises:
-      ValueError: they differ; the message names the weights.
+      ValueError: weights are missing, unknown or misshaped; the message names them.
     """
-    if config.num_layers > len(stored):  # a damaged number must not become an endless loop
+    if config.num_layers > len(stored):  # a damaged number must not cause a near-endless loop
         raise ValueError(
             f"{where} has {len(stored)} weights, but by its config {config.num_layers} layers"
         )

@@ -1,1 +1,1 @@
-"""Orbax checkpoints: training state, and models of our own."""
+"""Orbax checkpoints: training state, and our own model folders."""

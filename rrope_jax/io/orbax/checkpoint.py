@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a pytree with JSON metadata beside it."""
+"""Orbax checkpoints of a pytree with JSON metadata."""
 
 import dataclasses
 import errno
@@ -24,28 +24,28 @@ _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Orbax synchronizes the savers of a process through shared state; threads take turns.
+# Orbax keeps state that all savers of a process share, so threads must take turns.
 _ONE_AT_A_TIME = threading.Lock()
 
-# The items of a checkpoint, each a folder of it; JSON is in a file METADATA there.
+# The items of a checkpoint, each a subfolder; JSON items are in a file METADATA inside it.
 TREE, METADATA, CHECKSUMS = "tree", "metadata", "checksums"
 
-# A save is given up after this time: enough for all processes to begin and to agree, and then at a
-# rate that any disk worth training on reaches.
+# Timeout of a save: a base that lets all processes start and synchronize, plus the time to write
+# at a rate that any disk suitable for training reaches.
 _LEAST_SECONDS, _LEAST_BYTES_PER_SECOND = 600, 20e6
 
-# A signal waits no longer than this for its turn.
+# Longest time that the handling of a signal is delayed.
 _TURN_SECONDS = 0.2
 
-# Errors of the operating system for a full disk.
+# Operating system errors for a full disk.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SaveError(RuntimeError):
-    """A checkpoint could not be written; those before it are untouched.
+    """Raised when a checkpoint could not be written; earlier checkpoints are intact.
 
     Attributes:
-      own: whether this process, rather than another one, could not write its part.
+      own: whether this process failed to write its part, rather than another process.
     """
 
     def __init__(self, message: str, *, own: bool):
@@ -54,15 +54,15 @@ class SaveError(RuntimeError):
 
 
 Gather = Callable[[Any], list[Any]]
-"""Returns the values of all processes, in their order; waits for all of them."""
+"""A collective: returns the values of all processes in process order."""
 
 
 class Checkpoints:
     """The checkpoints of one run in one folder, newest last.
 
     Saving is synchronous and atomic: a process killed while saving leaves a temporary folder that
-    is ignored and replaced. Among several processes, all save at the same steps, each its part of
-    the arrays. Checksums are saved along, and what is restored is what was saved.
+    is ignored and later replaced. With several processes, all must save at the same steps; each
+    writes its own shards. Checksums are saved with the data and compared on restore.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Checkpoints:
 
         Args:
           folder: absolute path.
-          keep: how many of the newest checkpoints stay.
-          keep_every: those at multiples of so many steps stay, too.
-          asynchronous: for `BackgroundCheckpoints`.
+          keep: number of most recent checkpoints to keep.
+          keep_every: also keep checkpoints at multiples of this number of steps.
+          asynchronous: set by `BackgroundCheckpoints`.
 
         Raises:
-          ValueError: Orbax cannot save in a folder of such a name.
+          ValueError: Orbax cannot save in a folder with this name.
         """
         check_orbax(folder, writing=True)
         self._folder = folder
@@ -92,37 +92,37 @@ class Checkpoints:
             keep_period=keep_every,
             enable_async_checkpointing=asynchronous,
             create=True,
-            lightweight_initialize=True,  # one damaged step must not keep the others from opening
-            cleanup_tmp_directories=True,  # of a process that was killed while it saved
+            lightweight_initialize=True,  # one damaged step must not make the others inaccessible
+            cleanup_tmp_directories=True,  # left by a process that was killed while saving
         )
 
     def save(self, step: int, tree: Any, metadata: dict[str, Any]) -> None:
-        """Saves arrays and JSON-able metadata under a step number, replacing what is there.
+        """Saves arrays and JSON-serializable metadata, replacing any checkpoint of the same step.
 
-        A process that is killed meanwhile leaves the checkpoints of other steps as they are.
+        If the process is killed while saving, checkpoints of other steps stay intact.
 
         Raises:
-          SaveError: it could not be written.
+          SaveError: the checkpoint could not be written.
         """
         try:
             with _ONE_AT_A_TIME, self._manager(tree) as manager:
                 self._save(manager, step, tree, metadata)
                 manager.wait_until_finished()
             self._check_saved(step)
-        except Exception as error:  # Orbax and its drivers raise many kinds
+        except Exception as error:  # Orbax and its drivers raise many types
             raise save_error(self._folder / str(step), error, own=True) from error
 
     def restore(
         self, like: Any, *, gather: Gather = lambda value: [value]
     ) -> tuple[Any, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, or None when there is none.
+        """Returns the tree and metadata of the newest readable checkpoint, or None.
 
-        A checkpoint that cannot be read (a damaged file, say) is passed over with a warning for
-        the one before it.
+        Unreadable checkpoints (with a damaged file, for example) are skipped with a warning.
 
         Args:
-          like: a tree of arrays with the wanted structure, shapes, dtypes and placement.
-          gather: lets the processes of a run agree on a checkpoint that all of them can read.
+          like: a tree of arrays with the structure, shapes, dtypes and shardings to restore.
+          gather: collects a value from every process, so that all restore a checkpoint that every
+            one of them can read.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         tree = ocp.args.StandardRestore(abstract)
@@ -133,7 +133,7 @@ class Checkpoints:
             for step in steps:
                 read = self._read(manager, step, tree)
                 if not (troubles := list(filter(None, gather(read.trouble)))):
-                    # the check gives the same result in all processes
+                    # No gather: the check gives the same result in all processes.
                     read = read.checked()
                     troubles = [read.trouble]
                 if not any(troubles):
@@ -148,23 +148,23 @@ class Checkpoints:
     def _read(
         self, manager: ocp.CheckpointManager, step: int, tree: ocp.args.CheckpointArgs
     ) -> "_Read":
-        """What this process can read of a checkpoint."""
+        """Reads this process's part of a checkpoint."""
         arguments = ocp.args.Composite(tree=tree, metadata=ocp.args.JsonRestore())
         try:
             items = manager.restore(step, args=arguments)
             sums = self._folder / str(step) / CHECKSUMS
             arrays = None
-            if sums.is_dir():  # those of earlier releases have none
+            if sums.is_dir():  # earlier releases did not save checksums
                 saved = json_text.parse((sums / METADATA).read_bytes())
                 arrays = checksums.check_metadata(saved, items[METADATA])
             return _Read(items[TREE], items[METADATA], arrays)
-        except Exception as error:  # Orbax and its drivers raise many kinds
+        except Exception as error:  # Orbax and its drivers raise many types
             return _Read(trouble=one_line(error))
 
     def _save(
         self, manager: ocp.CheckpointManager, step: int, tree: Any, metadata: dict[str, Any]
     ) -> None:
-        """Begins to save."""
+        """Starts a save."""
         if step in manager.all_steps():
             manager.delete(step)
         sums = {
@@ -179,32 +179,33 @@ class Checkpoints:
         manager.save(step, args=arguments, force=True)
 
     def _check_saved(self, step: int) -> None:
-        """Raises ValueError unless a checkpoint that was saved can be opened.
+        """Raises ValueError unless a saved checkpoint can be opened.
 
-        The process that gave it its name looks; on a network disk the others may not see it yet.
+        Only process 0 checks: it renames the finished checkpoint, and on a network disk the other
+        processes may not see it yet.
         """
         if jax.process_index() > 0:
             return
         try:
             ocp.StandardCheckpointHandler().metadata(self._folder / str(step) / TREE)
-        except Exception as error:  # Orbax and its drivers raise many kinds
+        except Exception as error:  # Orbax and its drivers raise many types
             self._unreadable.add(step)
             raise ValueError(f"it was saved, but does not open: {one_line(error)}") from error
 
     @property
     def newest(self) -> int | None:
-        """The step of the newest checkpoint, readable or not; None where there is none.
+        """The step of the newest checkpoint, or None; it is not checked for damage.
 
-        One that was saved here and does not open is left out.
+        Checkpoints that this object saved and could not open afterwards are excluded.
         """
         return next((step for step in steps_in(self._folder) if step not in self._unreadable), None)
 
     def _manager(self, tree: Any) -> ocp.CheckpointManager:
-        """Saves trees of this size; clears away what was half saved."""
+        """Creates a manager that saves trees of this size; removes partial checkpoints."""
         return ocp.CheckpointManager(self._folder, options=_with_time(self._options, tree))
 
     def _reader(self) -> ocp.CheckpointManager:
-        """Restores. Each process does so for itself, so that none waits for one that cannot."""
+        """Creates a manager for restoring, in which no process waits for others that may fail."""
         index = jax.process_index()
         only_this = ocp.options.MultiprocessingOptions(
             primary_host=index,
@@ -222,12 +223,12 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """What a process has read of a checkpoint.
+    """The part of a checkpoint that a process has read.
 
     Attributes:
-      tree, metadata: as they were saved, perhaps.
+      tree, metadata: the items as read; the tree is not yet compared with its checksums.
       sums: checksums of the tree's arrays; None if none were saved.
-      trouble: what is wrong; empty if nothing is.
+      trouble: the error message; empty on success.
     """
 
     tree: Any = None
@@ -236,7 +237,7 @@ class _Read:
     trouble: str = ""
 
     def checked(self) -> "_Read":
-        """With the arrays compared; of several processes, all have to ask."""
+        """Compares the arrays with their checksums; a collective, so all processes must call it."""
         if self.sums is not None:
             try:
                 checksums.check_arrays(self.sums, self.tree)
@@ -246,7 +247,7 @@ class _Read:
 
 
 def _with_time(options: ocp.CheckpointManagerOptions, tree: Any) -> ocp.CheckpointManagerOptions:
-    """Allows a save as much time as its arrays may need in the slowest process."""
+    """Sets the timeout of a save to what the slowest process may need for these arrays."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     seconds = _LEAST_SECONDS + int(size / _LEAST_BYTES_PER_SECOND)
     return dataclasses.replace(options, async_options=ocp.AsyncOptions(timeout_secs=seconds))
@@ -261,21 +262,21 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def save_error(checkpoint: Path, error: Exception, *, own: bool) -> SaveError:
-    """What to raise where a checkpoint cannot be written."""
+    """Creates the error for a checkpoint that cannot be written."""
     text = " ".join(str(error).split())
-    # a full disk is somewhere in the message of whatever library the error went through
+    # Libraries wrap the error for a full disk, but its text is somewhere in their message.
     full = (reason for reason in map(os.strerror, DISK_FULL) if reason in text)
     reason = next(full, text[:300])
     return SaveError(f"checkpoint {checkpoint} cannot be written: {reason}", own=own)
 
 
 def one_line(error: Exception) -> str:
-    """An error's message on one line."""
+    """Returns an error's message as one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class _Pending:
-    """A save in progress. It settles when it ends, or as soon as it is bound to fail."""
+    """A save in progress, which settles when it ends or as soon as it is certain to fail."""
 
     def __init__(self, step: int):
         self.step = step
@@ -284,35 +285,35 @@ class _Pending:
         self._settled = threading.Event()
 
     def fail(self, error: Exception) -> None:
-        """This process cannot write its part."""
+        """Records that this process cannot write its part."""
         if not self._settled.is_set():
             self.error = error
-            # time-outs and network errors come from waiting for another process
+            # Timeouts and network errors come from waiting for another process.
             self.own = not isinstance(error, TimeoutError | jax.errors.JaxRuntimeError)
             self._settled.set()
 
     def follow(self, manager: ocp.CheckpointManager, check: Callable[[int], None]) -> None:
-        """Settles with the save; for a thread, since it waits for all processes."""
+        """Waits for the save and settles; runs in a thread, since it waits for all processes."""
         try:
             manager.wait_until_finished()
             check(self.step)
-        except Exception as error:  # Orbax and its drivers raise many kinds
+        except Exception as error:  # Orbax and its drivers raise many types
             self.error = self.error or error
         self._settled.set()
 
     def wait(self) -> None:
-        """Waits until it settles, and raises what went wrong."""
-        while not self._settled.wait(_TURN_SECONDS):  # a signal is answered between two turns
+        """Waits until the save settles; raises its error if it failed."""
+        while not self._settled.wait(_TURN_SECONDS):  # signals are handled between two waits
             pass
         if self.error is not None:
             raise self.error
 
 
 def _with_daemons(function: Callable[[], T]) -> T:
-    """Calls a function whose threads must not keep the process from ending.
+    """Calls a function such that the threads it starts do not keep the process from exiting.
 
-    If a folder cannot be created, the threads of Orbax that would write into it wait for minutes.
-    Threads inherit being daemons from the thread that starts them.
+    If a folder cannot be created, Orbax's writer threads for it wait for minutes. Called from a
+    daemon thread, the function starts daemon threads.
     """
     outcome: futures.Future[T] = futures.Future()
 
@@ -327,29 +328,29 @@ def _with_daemons(function: Callable[[], T]) -> T:
 
 
 class BackgroundCheckpoints(Checkpoints):
-    """Checkpoints that are written while the run goes on; use as a context.
+    """Checkpoints that are written while the run continues; use as a context manager.
 
-    `save` returns as soon as the arrays may change. A process that is killed before a checkpoint is
-    whole leaves a temporary folder that is ignored and replaced.
+    `save` returns as soon as the arrays may be modified. A process that is killed before a
+    checkpoint is complete leaves a temporary folder that is ignored and later replaced.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, keep_every: int | None = None):
-        """Opens a folder; arguments as for `Checkpoints`."""
+        """Opens a folder; see `Checkpoints` for the arguments."""
         super().__init__(folder, keep=keep, keep_every=keep_every, asynchronous=True)
         self._open: ocp.CheckpointManager | None = None
         self._pending: _Pending | None = None
 
     def save(self, step: int, tree: Any, metadata: dict[str, Any]) -> None:
-        """Begins to save, once the previous save has ended.
+        """Starts a save after waiting for the previous one to end.
 
         Raises:
-          SaveError: this save could not begin, or the previous one failed.
+          SaveError: this save could not start, or the previous one failed.
         """
         self.wait()
         pending = self._pending = _Pending(step)
         try:
             manager = _with_daemons(lambda: self._begin(step, tree, metadata))
-        except Exception as error:  # Orbax and its drivers raise many kinds
+        except Exception as error:  # Orbax and its drivers raise many types
             raise self._failed(pending, error) from error
         follow = functools.partial(pending.follow, manager, self._check_saved)
         threading.Thread(target=follow, daemon=True).start()
@@ -361,16 +362,16 @@ class BackgroundCheckpoints(Checkpoints):
         return self._open
 
     def wait(self) -> None:
-        """Waits until what was saved is on disk.
+        """Waits until the last save is on disk.
 
         Raises:
-          SaveError: it could not be written.
+          SaveError: the checkpoint could not be written.
         """
         if self._pending is None:
             return
         try:
             self._pending.wait()
-        except Exception as error:  # Orbax and its drivers raise many kinds
+        except Exception as error:  # Orbax and its drivers raise many types
             raise self._failed(self._pending, error) from error
         self._pending = None
 
@@ -387,17 +388,20 @@ class BackgroundCheckpoints(Checkpoints):
             self._pending.fail(error)
 
     def _failed(self, pending: _Pending, error: Exception) -> SaveError:
-        """The error to raise; partial files are removed when the folder is next opened."""
+        """Closes the manager and returns the error to raise.
+
+        Partial files are removed when the folder is next opened.
+        """
         self._pending = None
         try:
             self._close(failed=True)
-        except Exception:  # repeats the first error
+        except Exception:  # the same error again
             _LOG.debug("after a failed save", exc_info=True)
         return save_error(self._folder / str(pending.step), error, own=pending.own)
 
     def _close(self, *, failed: bool = False) -> None:
         manager, self._open = self._open, None
-        # closing waits for the other processes, which do not know that this one failed
+        # Closing waits for the other processes, which do not know that this one failed.
         if manager is not None and not (failed and jax.process_count() > 1):
             manager.close()
 

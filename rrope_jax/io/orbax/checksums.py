@@ -1,7 +1,7 @@
-"""Checksums of what a checkpoint holds, to be sure that what is read is what was saved.
+"""Checksums of a checkpoint's content, compared when it is read.
 
-Those of arrays are over their elements, not over files: they are the same on any mesh, devices add
-up those of their own parts, and nothing has to be read twice.
+Array checksums cover elements, not files: they are the same on any mesh, each device sums its own
+shards, and nothing has to be read twice.
 """
 
 import functools
@@ -21,9 +21,9 @@ _PIECE = 1 << 20  # elements
 
 
 def of_array(array: Any) -> str:
-    """Checksum of an array's elements and their order, 16 hexadecimal digits.
+    """Returns the checksum of an array's elements and their order as 16 hexadecimal digits.
 
-    Of an array over several processes, all of them have to ask.
+    For an array that is sharded over several processes, all of them must call this.
     """
     if (host := _on_host(array)) is not None:
         sums = _of_pieces(host)
@@ -33,7 +33,7 @@ def of_array(array: Any) -> str:
 
 
 def of_tree(tree: Any) -> dict[str, str]:
-    """Checksums of all arrays by their paths, such as `params.embed.table`; see `of_array`."""
+    """Returns the checksum of each array by its path, such as `params.embed.table`."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): of_array(leaf)
         for path, leaf in jax.tree.leaves_with_path(tree)
@@ -41,33 +41,41 @@ def of_tree(tree: Any) -> dict[str, str]:
 
 
 def of_json(value: Any) -> str:
-    """Checksum of a JSON-able value, the same before it is written and after it is read."""
+    """Returns the checksum of a JSON-serializable value; a round trip through JSON keeps it."""
     read = json.loads(json.dumps(value))
     return hashlib.blake2b(json.dumps(read, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def check_arrays(sums: Mapping[str, Any], tree: Any) -> None:
-    """Compares all arrays of a tree with the `ARRAYS` of its checksums.
+    """Compares all arrays of a tree with their checksums.
+
+    Args:
+      sums: the `ARRAYS` entry of a checkpoint's checksums.
+      tree: the arrays.
 
     Raises:
-      ValueError: one is not what was saved; the message names it.
+      ValueError: an array differs from what was saved; the message names it.
     """
     _check(sums, of_tree(tree))
 
 
 def check_array(sums: Mapping[str, Any], name: str, array: Any) -> None:
-    """Compares one array, as `check_arrays`."""
+    """Compares one array with its checksum; see `check_arrays`."""
     _check({name: sums.get(name)}, {name: of_array(array)})
 
 
 def check_metadata(sums: Any, value: Any) -> Mapping[str, str]:
-    """Compares metadata with its checksum among those of a checkpoint.
+    """Compares metadata with its checksum.
+
+    Args:
+      sums: all checksums of a checkpoint.
+      value: the metadata.
 
     Returns:
       The checksums of the arrays.
 
     Raises:
-      ValueError: it is not what was saved, or the checksums are malformed.
+      ValueError: the metadata differ from what was saved, or the checksums are malformed.
     """
     arrays = sums.get(ARRAYS) if isinstance(sums, dict) else None
     if not isinstance(arrays, dict) or sums.get(METADATA) != of_json(value):
@@ -82,7 +90,7 @@ def _check(saved: Mapping[str, Any], read: Mapping[str, str]) -> None:
 
 
 def _everywhere(array: jax.Array) -> jax.sharding.Sharding | None:
-    """Where the sums of an array go: to all devices of its mesh."""
+    """The sharding of an array's sums: replicated over its mesh; None if it has no mesh."""
     if not isinstance(array.sharding, jax.sharding.NamedSharding):
         return None
     return jax.sharding.NamedSharding(array.sharding.mesh, jax.sharding.PartitionSpec())
@@ -90,14 +98,14 @@ def _everywhere(array: jax.Array) -> jax.sharding.Sharding | None:
 
 @functools.cache
 def _program(everywhere: jax.sharding.Sharding | None) -> Any:
-    """Gives the sums of a whole array; compiled for each shape."""
+    """Returns a jitted function for the sums of a whole array; it compiles once for each shape."""
     return jax.jit(
         lambda array: _sums(_words(array), _places(array.shape)), out_shardings=everywhere
     )
 
 
 def _on_host(array: Any) -> NDArray[Any] | None:
-    """The elements of an array that is in the memory of this process's host."""
+    """Returns an array as a numpy array if it is in this host's memory, otherwise None."""
     if isinstance(array, jax.Array):
         devices = array.devices()
         if len(devices) > 1 or any(device.platform != "cpu" for device in devices):
@@ -106,7 +114,7 @@ def _on_host(array: Any) -> NDArray[Any] | None:
 
 
 def _of_pieces(array: NDArray[Any]) -> tuple[int, int]:
-    """The sums of an array in the host's memory; compiled once for all shapes."""
+    """Computes the sums of an array in host memory; compiles once for all shapes."""
     flat = np.ascontiguousarray(array).reshape(-1)
     flat = flat.view(f"u{min(flat.itemsize, 4)}")
     first = second = 0
@@ -131,15 +139,15 @@ def _sums_of_piece(
 def _sums(
     words: jax.Array, places: jax.Array, counts: jax.Array | bool = True
 ) -> tuple[jax.Array, jax.Array]:
-    """Two sums, modulo 2^32, of words that are mixed with their places.
+    """Computes two sums, modulo 2^32, of words that are mixed with their positions.
 
-    A sum takes its parts in any order. Every word is mixed by a permutation (MurmurHash3's last
-    step), so a single word that differs always changes the sums.
+    Sums can be accumulated in any order. The mixing is a permutation (the finalizer of
+    MurmurHash3), so a change to a single word always changes the sums.
 
     Args:
       words: uint32, of any shape.
-      places: uint32, where they are in the whole.
-      counts: which of them are counted.
+      places: uint32, the position of each word in the whole array.
+      counts: bool, which words to include.
     """
     mixed = _mix(words ^ (places * np.uint32(0x9E3779B1) + np.uint32(0x243F6A88)))
     mixed = jnp.where(counts, mixed, np.uint32(0))
@@ -148,14 +156,14 @@ def _sums(
     def add(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         return one[0] + other[0], one[1] + other[1]
 
-    # together, as of two reductions XLA keeps what both of them read
+    # One reduction for both: with two, XLA would materialize the input that they share.
     zeros = (np.uint32(0), np.uint32(0))
     first, second = jax.lax.reduce((mixed, weighted), zeros, add, tuple(range(words.ndim)))
     return first, second
 
 
 def _places(shape: tuple[int, ...]) -> jax.Array:
-    """The number of each element in an array of a shape, modulo 2^32."""
+    """The row-major index of each element of an array of this shape, modulo 2^32."""
     places = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         places = places * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
@@ -163,7 +171,7 @@ def _places(shape: tuple[int, ...]) -> jax.Array:
 
 
 def _words(array: jax.Array) -> jax.Array:
-    """The bits of each element, as uint32."""
+    """The bits of each element as uint32."""
     if array.dtype == jnp.bool_:
         return array.astype(jnp.uint32)
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[array.dtype.itemsize]

@@ -1,8 +1,8 @@
-"""What is where in our model folders and in the workdirs of training runs.
+"""The layout of our model folders and of the workdirs of training runs.
 
-A model folder is FOLDER/params/ (Orbax), FOLDER/model.json, FOLDER/checksums.json and
-FOLDER/tokenizer/. A training run has WORKDIR/tokenizer/, and in each of its checkpoints the
-parameters under `tree`, what model.json holds under `metadata`, and checksums under `checksums`.
+A model folder has FOLDER/params/ (Orbax), FOLDER/model.json, FOLDER/checksums.json and
+FOLDER/tokenizer/. A training run has WORKDIR/tokenizer/, and in each checkpoint the parameters
+under `tree`, the content of model.json under `metadata`, and checksums under `checksums`.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ CHECKPOINTS, DESCRIPTION = "checkpoints", "description"
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the parts of a model are.
+    """The locations of the parts of a model.
 
     Attributes:
-      arrays: Orbax folder of the parameters.
-      inside: the keys under which the parameters are in it.
-      description: JSON file.
-      key: the key under which the description is in it; None for all of it.
-      tokenizer: folder.
-      checksums: JSON file; models of earlier releases have none.
+      arrays: the Orbax folder with the parameters.
+      inside: keys that lead to the parameters in that folder's tree.
+      description: the JSON file with the description.
+      key: the key of the description in that file; None if it is the whole file.
+      tokenizer: the folder with the tokenizer's files.
+      checksums: the JSON file with checksums, which models of earlier releases lack.
     """
 
     arrays: Path
@@ -45,9 +45,9 @@ class Layout:
 
 
 def layout_of(path: Path) -> Layout | None:
-    """The layout of a model folder, of a training workdir (its newest step) or of one step.
+    """Returns the layout of a model folder, a training workdir (its newest step) or one step.
 
-    None where the path is none of these.
+    Returns None for any other path.
     """
     if (path / MODEL_JSON).is_file():
         return Layout(
@@ -76,7 +76,7 @@ def layout_of(path: Path) -> Layout | None:
 
 
 def description_to_json(description: Description) -> dict[str, Any]:
-    """All of a description but the tokenizer, as JSON-able values."""
+    """Converts a description, without its tokenizer, to JSON-serializable values."""
     rope = description.rope.fields()
     original = description.original_context
     return {
@@ -94,7 +94,7 @@ def description_from_json(
     """The inverse of `description_to_json`.
 
     Raises:
-      ValueError: a key is missing or unknown, or a value out of range.
+      ValueError: a key is missing or unknown, or a value is out of range.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"it has {value!r:.80} where the description of a model belongs")

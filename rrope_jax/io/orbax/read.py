@@ -1,4 +1,4 @@
-"""Reads model folders of ours and the checkpoints of training runs."""
+"""Reads our model folders and the checkpoints of training runs."""
 
 import functools
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from rrope_jax.io.weights import Array, Weight, parameter_shapes
 
 
 def is_orbax(path: Path) -> bool:
-    """Whether a path is a model folder of ours, a training workdir, or one checkpoint of it."""
+    """Whether a path is one of our model folders, a training workdir or one checkpoint in it."""
     return layout_of(path) is not None
 
 
@@ -28,10 +28,10 @@ class OrbaxSource(Source):
     """The model in a model folder or a training workdir."""
 
     def __init__(self, path: Path) -> None:
-        """Opens a folder of ours, a training workdir (at its newest step) or one step.
+        """Opens one of our model folders, a training workdir (at its newest step) or one step.
 
         Raises:
-          ValueError: the path is none of these, or Orbax cannot read there.
+          ValueError: the path is none of these, or Orbax cannot read from a path with its name.
         """
         check_orbax(path, writing=False)
         layout = layout_of(path)
@@ -47,8 +47,8 @@ class OrbaxSource(Source):
             fields = value if self._layout.key is None else value[self._layout.key]
             tokenizer = TokenizerFiles.of_folder(self._layout.tokenizer)
             description = description_from_json(fields, tokenizer)
-            _ = self._sums  # compares
-        except (KeyError, TypeError):  # TypeError: it is no group
+            _ = self._sums  # verifies the description's checksum
+        except (KeyError, TypeError):  # TypeError: the JSON value is not an object
             raise ValueError(
                 f"{file} describes no model: the run is not one of rrope train"
             ) from None
@@ -58,10 +58,10 @@ class OrbaxSource(Source):
 
     @functools.cached_property
     def _sums(self) -> Mapping[str, str] | None:
-        """Checksums of the arrays, where there are any; the description is compared with its own.
+        """Checksums of the arrays, or None if none were saved; verifies that of the description.
 
         Raises:
-          ValueError: it is not what was saved.
+          ValueError: the description differs from what was saved.
         """
         file = self._layout.checksums
         if not file.exists():
@@ -76,12 +76,12 @@ class OrbaxSource(Source):
 
     @functools.cached_property
     def _stored(self) -> dict[str, Any]:
-        """The shape of each stored parameter by its path."""
+        """The shape of each stored parameter by its dotted path."""
         try:
             tree = ocp.PyTreeCheckpointHandler().metadata(self._layout.arrays).tree
             for key in self._layout.inside:
                 tree = tree[key]
-        except Exception as error:  # Orbax and its drivers raise many kinds
+        except Exception as error:  # Orbax and its drivers raise many types
             raise ValueError(
                 f"{self._layout.arrays} is damaged or no checkpoint of a model "
                 f"({' '.join(str(error).split())[:200]})"
@@ -103,9 +103,9 @@ class OrbaxSource(Source):
                 )
 
     def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
-        """One weight, or a part of it; see `Source`.
+        """Returns one weight or a part of it; see `Source.matrix`.
 
-        Checksums are of whole parameters, so all layers are read; those of the last weight stay in
+        Checksums cover whole parameters, so all layers are read. The last parameter read stays in
         memory.
         """
         kernel: Array = self._kernel(weight)
@@ -118,7 +118,7 @@ class OrbaxSource(Source):
         return kernel
 
     def parameter(self, weight: Weight, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
-        """One parameter; see `Source`. Orbax reads the chunks that have some of the shards."""
+        """Loads one parameter; see `Source`. Orbax reads only chunks that overlap the shards."""
         arguments = ocp.ArrayRestoreArgs(
             sharding=sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
             global_shape=self._stored[weight.path],
@@ -138,7 +138,7 @@ class OrbaxSource(Source):
                     partial_restore=True,
                 ),
             )
-        except Exception as error:  # Orbax and its drivers raise many kinds
+        except Exception as error:  # Orbax and its drivers raise many types
             raise ValueError(
                 f"{self._layout.arrays} is damaged: {weight.path} cannot be read "
                 f"({' '.join(str(error).split())[:200]})"

@@ -1,4 +1,4 @@
-"""Saves array trees with Orbax, and reports at once what fails in this process."""
+"""Saves array trees with Orbax and reports failures of this process immediately."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,36 +10,36 @@ Failed = Callable[[Exception], None]
 
 
 class WatchedHandler(ocp.StandardCheckpointHandler):  # type: ignore[misc]
-    """Writes what its parent writes, under its parent's name.
+    """A `StandardCheckpointHandler` that reports errors early; the files on disk are the same.
 
-    When several processes save, Orbax lets each one wait for all others before it raises anything,
+    When several processes save, each Orbax process waits for all others before it raises an error,
     so a process that has failed would wait until the others time out.
     """
 
     def __init__(self, failed: Failed):
-        """A handler for the registry of a manager.
+        """Creates a handler for the registry of a manager.
 
         Args:
-          failed: gets the error at once, in a thread of Orbax.
+          failed: called with the error as soon as it occurs, in an Orbax thread.
         """
         super().__init__()
         self._failed = failed
 
     @classmethod
     def typestr(cls) -> str:
-        """By which Orbax names the format on disk."""
+        """The name that Orbax stores for the format on disk: that of the parent class."""
         name: str = ocp.StandardCheckpointHandler.typestr()
         return name
 
     async def async_save(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """As its parent's."""
+        """Starts a save, as the parent class does."""
         futures = await super().async_save(*args, **kwargs)
         return [_Watched(future, self._failed) for future in futures or ()]
 
 
 @dataclasses.dataclass
 class _Watched:
-    """A future of Orbax."""
+    """An Orbax future that reports its error."""
 
     future: Any
     failed: Failed
@@ -47,7 +47,7 @@ class _Watched:
     def result(self, timeout: float | None = None) -> Any:
         try:
             return self.future.result(timeout)
-        except Exception as error:  # of the drivers, which raise many kinds
+        except Exception as error:  # storage drivers raise many types
             self.failed(error)
             raise
 

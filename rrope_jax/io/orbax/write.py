@@ -1,4 +1,4 @@
-"""Writes our own model folder."""
+"""Writes our own model folders."""
 
 import asyncio
 import json
@@ -24,12 +24,12 @@ from rrope_jax.io.paths import check_orbax
 from rrope_jax.io.source import Source, read_parameter
 from rrope_jax.io.weights import parameter_shapes
 
-# What is read of an array at least, for any part of it: a process reads whole chunks.
+# Size of a chunk, the least that is read for any part of an array.
 _CHUNK_BYTES = 1 << 20
 
 
 class _PieceByPiece(ocp.type_handlers.NumpyHandler):  # type: ignore[misc]
-    """Writes arrays one by one, a row of chunks at a time, since TensorStore copies the chunks."""
+    """Writes arrays one by one, a row of chunks at a time, since TensorStore copies each chunk."""
 
     def __init__(self) -> None:
         super().__init__(deepcopy_host_arrays=False)
@@ -50,11 +50,11 @@ def write(source: Source, folder: Path) -> None:
 
     Args:
       source: the model.
-      folder: exists and is empty.
+      folder: an existing empty folder.
 
     Raises:
-      ValueError: Orbax cannot save in a folder of such a name.
-      OSError: it cannot be written.
+      ValueError: Orbax cannot save in a folder with this name.
+      OSError: the folder cannot be written.
     """
     check_orbax(folder, writing=True)
     description = source.description
@@ -69,18 +69,18 @@ def write(source: Source, folder: Path) -> None:
         )
     tree: dict[str, Any] = nnx.traversals.unflatten_mapping(params)
     arguments = ocp.args.PyTreeSave(tree, nnx.traversals.unflatten_mapping(save_args))
-    # By default Orbax copies all arrays, and keeps all of what it has compressed until the end.
+    # By default Orbax copies all arrays and holds all compressed data in memory until the end.
     handler = ocp.PyTreeCheckpointHandler(
         use_compression=False,
         type_handler_registry=ocp.type_handlers.create_type_handler_registry(
             (np.ndarray, _PieceByPiece()),
-            (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns where it is left out
+            (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns if it is missing
         ),
     )
     try:
         with ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(folder / PARAMS, args=arguments)
-    except Exception as error:  # Orbax and its drivers raise many kinds
+    except Exception as error:  # Orbax and its drivers raise many types
         raise OSError(" ".join(str(error).split())[:300]) from error
     model = description_to_json(description)
     sums = {

@@ -1,1 +1,1 @@
-"""GGUF files, as llama.cpp reads and writes them."""
+"""Reads and writes GGUF files, the format of llama.cpp."""

@@ -1,10 +1,10 @@
-"""The container format GGUF: metadata and tensors by name, read one at a time.
+"""The GGUF container format: metadata and named tensors, which are read one at a time.
 
-A model may be split over several files (`gguf-split` of llama.cpp); all of them are one model.
+A model may be split over several files (with llama.cpp's `gguf-split`), which are read as one.
 
-The reader of the `gguf` package makes an array of every token of a vocabulary, which takes a
-minute and 150 MiB for SmolLM2; this one reads the same file's header in a second. Layout:
-docs/gguf.md of ggml-org/ggml. Quantized blocks are decoded by the package.
+The `gguf` package's own reader makes an array of every token in the vocabulary, which takes a
+minute and 150 MiB for SmolLM2; this one reads the same header in a second. The package is only used
+to decode quantized blocks. For the layout, see docs/gguf.md of ggml-org/ggml.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ T = TypeVar("T")
 MAGIC = b"GGUF"
 ALIGNMENT = "general.alignment"
 _DEFAULT_ALIGNMENT = 32
-# Which part a file is, from 0, how many parts there are, and the tensors of all of them.
+# The index of a part, from 0; the number of parts; and the number of tensors in all parts.
 SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
 _PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _STRING, _ARRAY = 8, 9
-# by the number of the value type
+# numpy dtypes by GGUF value type.
 _SCALARS = {
     0: "<u1",
     1: "<i1",
@@ -47,14 +47,14 @@ _SCALARS = {
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """Where a tensor is in its file.
+    """The location of a tensor in its file.
 
     Attributes:
-      path: of the file that has it.
-      shape: outermost axis first.
-      kind: number of the `GGMLQuantizationType`.
-      offset: of the first byte in the file.
-      size: in bytes.
+      path: the file that contains it.
+      shape: its shape, outermost axis first.
+      kind: its `GGMLQuantizationType` as a number.
+      offset: the position of its first byte in the file.
+      size: its size in bytes.
     """
 
     path: Path
@@ -66,11 +66,11 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What is in a model's file, or in all of its files.
+    """The header of a model's file, or of all its parts.
 
     Attributes:
-      metadata: numbers, strings, and arrays of them as lists; of the first part.
-      tensors: by name; of all parts.
+      metadata: values by key, from the first part: numbers, strings and lists of either.
+      tensors: the tensors of all parts by name.
     """
 
     metadata: dict[str, Any]
@@ -78,11 +78,14 @@ class Contents:
 
 
 def read_header(path: Path) -> Contents:
-    """Reads the metadata, and where the tensors are: of all parts, whichever is named.
+    """Reads the metadata and tensor locations of a model.
+
+    Args:
+      path: the model's file, or any one of its parts.
 
     Raises:
-      ValueError: the file is not GGUF of version 2 or 3, is damaged, or ends too early; or it is
-        a part, and another one is missing or does not belong to it.
+      ValueError: the file is not GGUF version 2 or 3, is damaged or is truncated; or another part
+        is missing or belongs to a different model.
     """
     named = _read_file(path)
     count = _split_key(path, named, SPLIT_COUNT, 1)
@@ -130,14 +133,14 @@ def _parts(
     count: int,
     this: str,
 ) -> list[Contents]:
-    """The contents of all parts in their order."""
+    """Reads the headers of all parts, in order."""
     if match is None or (int(match["number"]), int(match["count"])) != (number + 1, count):
         raise ValueError(
             f"{this}, and the others are found by its name: it has to end in "
             f"-{number + 1:05}-of-{count:05}.gguf, as it was made"
         )
     stem = match["stem"]
-    if count > len(os.listdir(path.parent)):  # a damaged number must not become a loop
+    if count > len(os.listdir(path.parent)):  # a damaged number must not cause a near-endless loop
         raise ValueError(f"{this}, and its folder does not have so many; copy all parts there")
     paths = [path.with_name(f"{stem}-{part:05}-of-{count:05}.gguf") for part in range(1, count + 1)]
     if missing := [each.name for each in paths if not each.is_file()]:
@@ -160,7 +163,7 @@ def _parts(
 
 
 def _read_file(path: Path) -> Contents:
-    """What one file has, whether it is all of a model or a part."""
+    """Reads the header of one file, which may be a whole model or a part."""
     with path.open("rb") as file:
         reader = _Reader(path, file)
         if reader.take(4) != MAGIC:
@@ -203,7 +206,7 @@ def _unique(path: Path, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
 
 
 def check_kind(name: str, tensor: Tensor) -> None:
-    """Raises ValueError where numbers of a tensor's type cannot be decoded; reads none of them."""
+    """Raises ValueError if a tensor's type cannot be decoded; does not read the tensor."""
     kind = _kind(tensor.kind)
     if not _decodes(tensor.kind):
         raise ValueError(
@@ -214,7 +217,7 @@ def check_kind(name: str, tensor: Tensor) -> None:
 
 @functools.cache
 def _decodes(number: int) -> bool:
-    """Whether the package decodes blocks of a type, as one block of zeros shows."""
+    """Whether the `gguf` package can decode a type; tries it on one block of zeros."""
     from gguf import GGML_QUANT_SIZES, quants
 
     kind = _kind(number)
@@ -230,15 +233,15 @@ def read_tensor(
 ) -> NDArray[np.float32]:
     """Reads a tensor, or a part of a vector or matrix, and decodes it to float32.
 
-    Of a part, only the quantized blocks that have some of it are read.
+    For a part, only the quantized blocks that overlap it are read.
 
     Args:
-      name: the tensor's, for messages.
-      tensor: where it is.
-      part: a range for each axis; None for all.
+      name: the tensor's name, for error messages.
+      tensor: the tensor's location.
+      part: a range for each axis; None for the whole tensor.
 
     Raises:
-      ValueError: its type cannot be decoded.
+      ValueError: the tensor's type cannot be decoded.
     """
     from gguf import GGML_QUANT_SIZES, quants
 
@@ -260,7 +263,7 @@ def read_tensor(
 
 
 def _kind(number: int) -> Any:
-    """The `GGMLQuantizationType` of a number; raises ValueError if there is none."""
+    """Returns the `GGMLQuantizationType` of a number; raises ValueError if it is unknown."""
     from gguf import GGMLQuantizationType
 
     return GGMLQuantizationType(number)
@@ -285,7 +288,7 @@ def _tensor(reader: "_Reader") -> tuple[str, Tensor]:
 
 
 class _Reader:
-    """Takes one value after the other, and never more than the file has."""
+    """Reads values in sequence, never past the end of the file."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
@@ -293,7 +296,7 @@ class _Reader:
         self._file = file
 
     def take(self, count: int) -> bytes:
-        if count > self.size:  # a damaged length must not become an allocation
+        if count > self.size:  # a damaged length must not cause a huge allocation
             raise self._damaged()
         data = self._file.read(count)
         if len(data) < count:
@@ -301,11 +304,11 @@ class _Reader:
         return data
 
     def number(self, dtype: str) -> Any:
-        """An int, float or bool."""
+        """Reads an int, float or bool."""
         return np.frombuffer(self.take(np.dtype(dtype).itemsize), dtype)[0].item()
 
     def string(self) -> str:
-        """A name."""
+        """Reads a name, which must be UTF-8."""
         try:
             return self.bytes().decode()
         except UnicodeDecodeError:
@@ -316,7 +319,7 @@ class _Reader:
         return self.take(length)
 
     def text(self) -> str:
-        """A value; what is not UTF-8 in it, which llama.cpp does not mind, is escaped."""
+        """Reads a string value; bytes that are not UTF-8, which llama.cpp accepts, are escaped."""
         return self.bytes().decode(errors="surrogateescape")
 
     def value(self) -> Any:
@@ -330,7 +333,7 @@ class _Reader:
             if element in _SCALARS:
                 dtype = np.dtype(_SCALARS[element])
                 return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
-            if element != _STRING or count > self.size:  # arrays of arrays are in no model
+            if element != _STRING or count > self.size:  # no known model has nested arrays
                 raise self._damaged()
             return [self.text() for _ in range(count)]
         if kind not in _SCALARS:

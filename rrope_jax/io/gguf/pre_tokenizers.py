@@ -1,31 +1,31 @@
 # ruff: noqa: RUF001  characters that look like others are meant
-"""How llama.cpp cuts a text into words before it joins byte pairs: `tokenizer.ggml.pre`.
+"""llama.cpp's pre-tokenizers (`tokenizer.ggml.pre`), which split text into words before BPE.
 
-The names, and what llama.cpp takes with each of them where a file leaves it out, are those of
-src/llama-vocab.cpp; the expressions are those of the tokenizer.json that a name stands for.
+The names and the defaults that go with them are from llama.cpp's src/llama-vocab.cpp. The regular
+expressions are from the tokenizer.json of the model that each name stands for.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-# llama.cpp's default id of the first token of byte-level vocabularies
+# llama.cpp's default `bos_token_id` for byte-level vocabularies.
 _FALCON_BOS = 11
 
 
 @dataclasses.dataclass(frozen=True)
 class PreTokenizer:
-    """One way to cut a text, with llama.cpp's defaults for it.
+    """One way to split text, with llama.cpp's defaults for it.
 
     Attributes:
-      spellings: llama.cpp's names for it, separated by spaces; the first one is written.
-      value: `pre_tokenizer` of a tokenizer.json.
-      ignore_merges: whether a word that is a token becomes that token, whatever the merges say.
-      adds_bos: whether a text begins with `bos_token_id` where `add_bos_token` is left out.
-      default_bos: what `bos_token_id` is where it is left out; None for no token.
-      adapted: `pre_tokenizer` that cuts as llama.cpp does, where that is not what the model's own
-        tokenizer does; what is read cuts as the model's own does, since that made its training
-        text.
+      spellings: llama.cpp's names for it, separated by spaces; the first one is used for writing.
+      value: the equivalent `pre_tokenizer` of a tokenizer.json.
+      ignore_merges: whether a word that is a token becomes that token regardless of the merges.
+      adds_bos: the default of `add_bos_token`.
+      default_bos: the default of `bos_token_id`; None for no token.
+      adapted: a `pre_tokenizer` that splits as llama.cpp does, if that differs from the model's own
+        tokenizer; None otherwise. Tokenizers that are read use `value`, since the model was trained
+        on text split that way.
     """
 
     spellings: str
@@ -37,7 +37,7 @@ class PreTokenizer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names one by one."""
+        """llama.cpp's names as a tuple."""
         return tuple(self.spellings.split())
 
 
@@ -76,20 +76,20 @@ _PUNCTUATED = r" ?[^(\s|.,!?…。，、।۔،)]+"
 
 
 def _letters(digits: str, *, letters: str = r"\p{L}", contractions: str = _CONTRACTIONS) -> str:
-    """Llama 3's expression, of which many others are variants."""
+    """Llama 3's expression; many others are variants of it."""
     first = f"{contractions}|" if contractions else ""
     other = r"[^\s" + letters.strip("[]") + r"\p{N}]+"
     return rf"{first}[^\r\n\p{{L}}\p{{N}}]?{letters}+|\p{{N}}{digits}| ?{other}[\r\n]*|{_SPACES}"
 
 
 def _cased(digits: str, contractions: str) -> str:
-    """Words that begin with a capital, as GPT-4o and Mistral's Tekken have them."""
+    """Splits at changes from lower to upper case, as in GPT-4o and Mistral's Tekken."""
     upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
     return _by_case(upper, lower, digits, contractions)
 
 
 def _cased_in_ascii(digits: str, contractions: str) -> str:
-    """`_cased` as llama.cpp does it: other letters than a to z are capital and small."""
+    """llama.cpp's form of `_cased`: letters outside ASCII count as both upper and lower case."""
     return _by_case(r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]", digits, contractions)
 
 
@@ -173,6 +173,6 @@ _ROWS = (
     PreTokenizer("default", _splits(r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
 )
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {name: row for row in _ROWS for name in row.names}
-"""The ways to cut a text by all their names, those first that are preferred in writing."""
+"""Pre-tokenizers by each of their names; when several fit, the first is preferred for writing."""
 DEFAULT = "default"
-"""The name that llama.cpp takes where a file has none."""
+"""The name that llama.cpp assumes if a file has none."""

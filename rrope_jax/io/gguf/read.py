@@ -1,4 +1,4 @@
-"""GGUF files of the architecture `llama`, as llama.cpp reads and writes them."""
+"""Reads GGUF files of the `llama` architecture as llama.cpp does."""
 
 import logging
 import math
@@ -26,14 +26,14 @@ FREQUENCY_FACTORS = "rope_freqs.weight"
 ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
 RESONANCE = "rrope.resonance"
 FOLDED = f"rrope.{FOLDED_TEMPERATURE}"
-# Special tokens by their names in keys, with the keys of a config.json that travel along.
+# Special tokens: GGUF's names and the corresponding keys of config.json.
 TOKEN_IDS = {"bos": "bos_token_id", "padding": "pad_token_id"}
-# What our decoder does not have, with the value that means "without".
+# Features that our decoder lacks, with the value that turns each off.
 _REFUSED = {"expert_count": 0, "attention.sliding_window": 0, "attention.causal": True}
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path is a file that starts as GGUF does."""
+    """Whether a path is a file that starts with GGUF's magic bytes."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -44,10 +44,10 @@ class GgufSource(Source):
     """The model in a GGUF file."""
 
     def __init__(self, path: Path) -> None:
-        """Reads the header.
+        """Opens a file and reads its header; see `container.read_header`.
 
         Raises:
-          ValueError: the file is damaged, or its model is not one that we have.
+          ValueError: the file is damaged, or a part of the model is missing.
         """
         self.path: Path = path
         self._contents = gguf_file.read_header(path)
@@ -67,7 +67,7 @@ class GgufSource(Source):
         )
 
     def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
-        """One weight, or a part of it; see `Source`."""
+        """Returns one weight or a part of it; see `Source.matrix`."""
         name = _name(weight, layer)
         matrix = gguf_file.read_tensor(name, self._contents.tensors[name], part)
         if weight.heads is None:
@@ -76,7 +76,7 @@ class GgufSource(Source):
 
 
 def to_half_split(matrix: Array, heads: int) -> Array:
-    """From rotated pairs (2i, 2i + 1), as llama.cpp stores queries and keys, to (i, i + d/2)."""
+    """Reorders rows from llama.cpp's rotary pairs (2i, 2i + 1) to ours, (i, i + head_dim/2)."""
     pairs = matrix.reshape(heads, -1, 2, matrix.shape[1])
     return pairs.swapaxes(1, 2).reshape(matrix.shape)
 
@@ -172,7 +172,7 @@ _NUMBER = (
     "a finite number",
     lambda value: _is_int(value) or (isinstance(value, float) and math.isfinite(value)),
 )
-# The types of the keys that are read.
+# Types of the keys that are read.
 _TYPES = {
     "rope.scaling.type": ("a string", lambda value: isinstance(value, str)),
     "attention.causal": ("a bool", lambda value: isinstance(value, bool)),
@@ -209,7 +209,7 @@ _TYPES = {
 
 
 def _one_for_all_layers(value: Any) -> Any:
-    """Of a list of equal numbers, one a layer, the number; else the value as it is."""
+    """Reduces a list of equal values, one per layer, to that value; returns others unchanged."""
     if isinstance(value, list) and value and all(each == value[0] for each in value):
         return value[0]
     return value
@@ -218,7 +218,7 @@ def _one_for_all_layers(value: Any) -> Any:
 def _token_ids(
     metadata: Mapping[str, Any], vocabulary: Vocabulary | None, vocab_size: int
 ) -> dict[str, Any]:
-    """Keys of a config.json for the special tokens, without ids that the model lacks."""
+    """The config.json entries for special tokens, without ids outside the model's vocabulary."""
     if vocabulary is None:
         ids = gguf_vocabulary.ids_alone(metadata)
         ends = list(dict.fromkeys(ids[name] for name in gguf_vocabulary.ENDS if name in ids))
@@ -236,12 +236,12 @@ def _token_ids(
 
 
 def _shortest(value: Any) -> Any:
-    """A float32 as the shortest decimal that means it: 1e-05, not 9.99999974e-06."""
+    """Rounds a float to the shortest decimal of its float32: 1e-05, not 9.99999974e-06."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _rope(contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int) -> RopeSpec:
-    """The embedding, with the meaning that llama.cpp gives to the keys."""
+    """The rotary embedding that llama.cpp computes from the keys."""
     context = keys.get("context_length")
     scaling = keys.get("rope.scaling.type", "none")
     factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 1.0))
@@ -260,7 +260,7 @@ def _rope(contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int) 
         values = factor * divisors.reshape(-1)
         fields |= {
             "scaling": "longrope",
-            # the lists are one, so it changes nothing that is computed
+            # With two equal lists, it does not affect the result.
             "original_context": llama3_context(values, theta=fields["theta"]) or context,
             "short_factor": tuple(values.tolist()),
             "long_factor": tuple(values.tolist()),
@@ -285,6 +285,6 @@ def _rope(contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int) 
     spec = RopeSpec(**fields)
     if temperature == 1:
         return spec
-    # llama.cpp multiplies its own temperature by this one
+    # llama.cpp multiplies YaRN's own temperature by this one.
     fields["attention_factor"] = temperature * frequencies(spec).attention_factor
     return RopeSpec(**fields)

@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file, from and to the files of a Hugging Face folder."""
+"""Converts tokenizers between GGUF metadata and the files of a Hugging Face folder."""
 
 import json
 import logging
@@ -33,18 +33,21 @@ _log = logging.getLogger(__name__)
 
 _TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
-# special tokens by their names there and in tokenizer_config.json
+# Special tokens: GGUF's names and those in tokenizer_config.json.
 _SPECIAL = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 
 
 def tokenizer_files(metadata: Mapping[str, Any]) -> TokenizerFiles | None:
-    """The files of the tokenizer that a GGUF file describes.
+    """Returns the tokenizer of a GGUF file as Hugging Face files.
 
-    None, with a warning in the log, where it is of a kind that is not known here: a tokenizer that
-    cuts text another way would be wrong without anyone noticing.
+    Returns None if the metadata have no tokenizer, and None with a logged warning if its kind is
+    unknown: a tokenizer that splits text differently would be silently wrong.
+
+    Args:
+      metadata: the metadata of the GGUF file.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: the tokenizer is damaged.
     """
     vocabulary = gguf_vocabulary.read(metadata)
     if vocabulary is None:
@@ -55,7 +58,12 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> TokenizerFiles | None:
 
 
 def files_of(vocabulary: Vocabulary, *, adapted: bool = False) -> TokenizerFiles | None:
-    """`tokenizer_files` of a vocabulary; `adapted` cuts as llama.cpp, not as the model's own."""
+    """Like `tokenizer_files`, from a vocabulary.
+
+    Args:
+      vocabulary: the tokenizer as read from metadata.
+      adapted: whether to split text as llama.cpp does, rather than as the model's own tokenizer.
+    """
     tokens, kinds = vocabulary.tokens, vocabulary.kinds
     more: dict[str, Any] = {}
     if vocabulary.model == SENTENCEPIECE:
@@ -103,7 +111,7 @@ def files_of(vocabulary: Vocabulary, *, adapted: bool = False) -> TokenizerFiles
 
 
 def _byte_level_bpe(vocabulary: Vocabulary, row: PreTokenizer, adapted: bool) -> dict[str, Any]:
-    """GPT-2's kind: tokens spell bytes as printable characters."""
+    """Builds a GPT-2 style tokenizer, whose tokens spell bytes as printable characters."""
     return {
         "pre_tokenizer": row.adapted if adapted and row.adapted is not None else row.value,
         "decoder": {
@@ -118,10 +126,11 @@ def _byte_level_bpe(vocabulary: Vocabulary, row: PreTokenizer, adapted: bool) ->
 
 
 def _sentencepiece_bpe(vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
-    """LLaMA's kind: scores order the merges, and unknown characters fall back to bytes.
+    """Builds a LLaMA style tokenizer: merges ordered by score, and byte fallback.
 
     Returns:
-      Parts of a tokenizer.json, and whether tokens have equal scores, which it has to order.
+      Parts of a tokenizer.json, and whether some merged tokens have equal scores, whose order
+      tokenizer.json cannot express.
     """
     tokens, scores = vocabulary.tokens, vocabulary.scores
     index_of = {token: index for index, token in enumerate(tokens)}
@@ -180,7 +189,7 @@ def _bpe(tokens: Sequence[str], merges: list[list[str]]) -> dict[str, Any]:
 
 
 def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """Puts special tokens around a text, where the model expects them."""
+    """Builds the step that adds the model's special tokens around a text; None if it has none."""
     around = {
         name: vocabulary.tokens[vocabulary.ids[name]]
         for name, added in (("bos", vocabulary.adds_bos), ("eos", vocabulary.adds_eos))
@@ -219,20 +228,20 @@ def _tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def metadata_of(files: TokenizerFiles | None, vocab_size: int) -> dict[str, Any]:
-    """The metadata of a GGUF file for a tokenizer: the inverse of `tokenizer_files`.
+    """Returns a tokenizer as GGUF metadata: the inverse of `tokenizer_files`.
 
-    What llama.cpp makes of them is compared with the tokenizer on many texts
-    (`tokenizer_probes`). Where a limit of the format makes them differ around special tokens, a
-    warning names the first text.
+    The metadata, as llama.cpp interprets them, are compared with the tokenizer on many texts (see
+    `io.tokenizer.probes`). If the two differ only around special tokens or leading spaces, which is
+    a limit of the format, a warning shows the first such text.
 
     Args:
-      files: the tokenizer; without one, llama.cpp takes and gives token ids only.
-      vocab_size: of the model. Ids beyond the tokenizer's become tokens that no text has; added
-        tokens beyond the model's are left out, with a warning.
+      files: the tokenizer; with None, llama.cpp can only work with token ids.
+      vocab_size: the model's. Ids beyond the tokenizer's become unused tokens; added tokens beyond
+        the model's are dropped with a warning.
 
     Raises:
-      ValueError: the tokenizer has no tokenizer.json or a damaged one, is of a kind that llama.cpp
-        has no name for or of another model, or llama.cpp would make other tokens of a text.
+      ValueError: tokenizer.json is missing or damaged, its kind has no name in llama.cpp, it
+        belongs to another model, or llama.cpp would tokenize a text differently.
     """
     if files is None:
         return {f"{PREFIX}model": "no_vocab"}
@@ -306,7 +315,7 @@ def _write_byte_level(
     rows = {name: row for name, row in PRE_TOKENIZERS.items() if name == row.names[0]}
     pre_tokenizer = _without_offsets(tokenizer.get("pre_tokenizer"))
     fitting = [name for name, row in rows.items() if _without_offsets(row.value) == pre_tokenizer]
-    if not fitting:  # one that is written another way, and cuts alike
+    if not fitting:  # it may be written differently but split the same way
         cuts = tokenizer_probes.cuts(source.pre_tokenizer)
         fitting = [n for n, row in rows.items() if tokenizer_probes.cuts_of(row.value) == cuts]
     if not fitting:
@@ -314,7 +323,7 @@ def _write_byte_level(
             "tokenizer.json: its pre_tokenizer cuts texts in a way that has no known name in "
             f"llama.cpp; known are those of {', '.join(PRE_TOKENIZERS)}"
         )
-    # where none treats whole words alike it may still make no difference, which is looked at later
+    # A row with another `ignore_merges` may still work; `_check_read_back` finds out.
     fitting.sort(key=lambda name: PRE_TOKENIZERS[name].ignore_merges != ignores)  # stable
     return {
         f"{PREFIX}model": BYTE_LEVEL,
@@ -324,7 +333,7 @@ def _write_byte_level(
 
 
 def _without_offsets(value: Any) -> Any:
-    """What decides how text is cut: offsets do not."""
+    """Drops `trim_offsets`, which does not affect how text is split."""
     if isinstance(value, dict):
         return {k: _without_offsets(v) for k, v in value.items() if k != "trim_offsets"}
     return [_without_offsets(each) for each in value] if isinstance(value, list) else value
@@ -337,7 +346,7 @@ def _write_sentencepiece(
     kinds: list[int],
     merges: list[list[str]],
 ) -> dict[str, Any]:
-    """Scores that put the merges in the order in which tokenizer.json has them."""
+    """Builds the metadata with scores that keep tokenizer.json's order of merges."""
     del source
     rank: dict[str, int] = {}
     for index, pair in enumerate(merges):
@@ -350,7 +359,7 @@ def _write_sentencepiece(
         kinds[tokens.index(unknown)] = UNKNOWN
     return {
         f"{PREFIX}model": SENTENCEPIECE,
-        # those that nothing is joined to come last, and no two of them at once
+        # Tokens that no merge produces come last, each with a different score.
         f"{PREFIX}scores": [
             -float(rank.get(token, len(merges) + index)) for index, token in enumerate(tokens)
         ],
@@ -375,7 +384,7 @@ def _special_tokens(
             token = token.get("content")
         if isinstance(token, str) and token in vocab:
             metadata[f"{PREFIX}{theirs}_token_id"] = vocab[token]
-    # what it does counts, not what tokenizer_config.json says: transformers does not read that
+    # The post-processor decides, as in transformers, not `add_bos_token` of tokenizer_config.json.
     first, last = tokenizer_probes.around(source)
     for theirs, ids in (("bos", first), ("eos", last)):
         key = f"{PREFIX}{theirs}_token_id"
@@ -400,7 +409,7 @@ def _templates(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, An
 
 
 def _check_read_back(files: TokenizerFiles, metadata: Mapping[str, Any], vocab_size: int) -> None:
-    """Compares what is written, as llama.cpp reads it, with the source."""
+    """Compares the written metadata, as llama.cpp interprets them, with the source tokenizer."""
     vocabulary = gguf_vocabulary.read(metadata)
     assert vocabulary is not None  # it was just written
     written = files_of(vocabulary)
@@ -412,7 +421,7 @@ def _check_read_back(files: TokenizerFiles, metadata: Mapping[str, Any], vocab_s
     def difference(other: TokenizerFiles, texts: Sequence[str]) -> str | None:
         return next(tokenizer_probes.differences(files, other, texts, vocab_size), None)
 
-    # a space that is put before a text is put before one that begins with a space, too
+    # llama.cpp prepends a space even to a text that already begins with one.
     limited = [
         text for text in probes.plain if vocabulary.prepends_space and text.startswith((" ", "▁"))
     ]

@@ -1,8 +1,8 @@
 # ruff: noqa: RUF001  characters that look like others are meant
-"""What the metadata of a GGUF file says of its tokenizer, with what llama.cpp takes for the rest.
+"""The tokenizer described by GGUF metadata, with llama.cpp's defaults for missing keys.
 
-The keys are those of docs/gguf.md of ggml-org/ggml; the defaults, and the spellings that count as
-ends of a text, are those of src/llama-vocab.cpp of ggml-org/llama.cpp.
+The keys are from docs/gguf.md of ggml-org/ggml. The defaults, and the spellings of tokens that end
+a text, are from src/llama-vocab.cpp of ggml-org/llama.cpp.
 """
 
 import dataclasses
@@ -16,29 +16,30 @@ from rrope_jax.io.gguf.pre_tokenizers import DEFAULT, PRE_TOKENIZERS, PreTokeniz
 PREFIX = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
 TEMPLATE_NAMES = "tokenizer.chat_templates"
-# kinds of tokens
+# Values of `tokenizer.ggml.token_type`.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 NO_MERGE = "[NO] [MERGE]"
-"""What is written where nothing is joined, since llama.cpp wants at least one pair."""
+"""The placeholder for an empty list of merges, since llama.cpp requires at least one."""
 SENTENCEPIECE, BYTE_LEVEL = "llama", "gpt2"
-"""The two values of `tokenizer.ggml.model` that are known here."""
+"""The two supported values of `tokenizer.ggml.model`."""
 
-# What a key is where a file leaves it out, by `tokenizer.ggml.model`; of byte-level vocabularies,
-# `pre` decides the first token.
+# Default ids of special tokens by `tokenizer.ggml.model`. For byte-level vocabularies, the default
+# of `bos` depends on `pre`.
 _DEFAULT_IDS: Mapping[str, Mapping[str, int]] = {
     SENTENCEPIECE: {"bos": 1, "eos": 2, "unknown": 0},
     BYTE_LEVEL: {"eos": 11},
 }
 ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
-"""The special tokens that end a text, in the order of their importance."""
+"""The special tokens that end a text, most important first."""
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-# Where the file names no such token, one that is spelled so is, and is a control token.
+# If a file has no key for one of these tokens, the first token with one of these spellings is used
+# and becomes a control token.
 _SPELLINGS = {
     "fim_pre": _words(
         "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> "
@@ -56,7 +57,7 @@ _SPELLINGS = {
     "fim_rep": _words("<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>"),
     "fim_sep": _words("<|file_sep|>"),
 }
-# Tokens that are spelled so end a text as well, whatever the file says.
+# Tokens with these spellings also end a text, regardless of the file's keys.
 _END_SPELLINGS = frozenset(
     _words(
         "<|eot_id|> <|eom_id|> <|im_end|> <|end|> <|return|> <|call|> <|calls|> <|flush|> "
@@ -64,36 +65,36 @@ _END_SPELLINGS = frozenset(
         "</s> <eos> <EOT> _<EOT> [EOT] [EOS] <turn|> <|tool_response> [e~["
     )
 )
-# One that ends nothing beside the others, with the kind that it then is: a turn that goes on with
-# a call, or the end of another model's texts.
+# Tokens that do not end a text if the vocabulary also has a token from each of the sets, with the
+# type that they then get: they end a turn that continues with a call, or another model's texts.
 _NOT_BESIDE = (
     ("<|end|>", USER_DEFINED, {"<|return|>"}, {"<|call|>", "<|calls|>"}),
     ("<|end|>", USER_DEFINED, {"<|flush|>"}, {"<|call|>", "<|calls|>"}),
     ("</s>", NORMAL, {"<|tool_response>"}, {"<|tool_response>"}),
 )
-# Tokens that are printed although they are control tokens.
+# Control tokens that are printed nevertheless.
 _SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 _SPECIAL = ("bos", "unknown", "padding", *ENDS, *_SPELLINGS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The tokenizer of a file.
+    """The tokenizer of a GGUF file.
 
     Attributes:
-      model: `SENTENCEPIECE`, `BYTE_LEVEL` or the name of one that is not known here.
-      pre: name of the way to cut a text.
-      row: the way to cut; None if it is unknown, or if there is none.
-      tokens: all different.
-      kinds: of each token, such as `CONTROL`.
-      scores: of each token.
-      merges: pairs of tokens that are joined, the first ones first.
-      ids: of special tokens by their names in keys, such as `bos`.
+      model: `SENTENCEPIECE`, `BYTE_LEVEL` or an unsupported name.
+      pre: the name of the pre-tokenizer.
+      row: the pre-tokenizer; None if it is unknown or the model does not use one.
+      tokens: the tokens by id; no two are equal.
+      kinds: the type of each token, such as `CONTROL`.
+      scores: the score of each token.
+      merges: pairs of tokens to merge, in order of priority.
+      ids: ids of special tokens by their names in GGUF keys, such as `bos`.
       ends: ids of all tokens that end a text, that of `eos` first.
-      adds_bos, adds_eos: whether a text begins and ends with such a token.
-      prepends_space: whether a text, and what follows a special token, begins with a space.
-      templates: chat templates by name; the one that is used is called `default`.
-      notes: what a reader should know of keys that are wrong or left out.
+      adds_bos, adds_eos: whether `bos` is added before a text and `eos` after it.
+      prepends_space: whether a space is added before a text and after special tokens.
+      templates: chat templates by name; the one used by default is called `default`.
+      notes: messages for the user about keys that are wrong or missing.
     """
 
     model: str
@@ -113,10 +114,10 @@ class Vocabulary:
 
 
 def read(metadata: Mapping[str, Any]) -> Vocabulary | None:
-    """The tokenizer that metadata describe; None where they describe none.
+    """Reads the tokenizer from GGUF metadata; returns None if they have none.
 
     Raises:
-      ValueError: a key has another type than it has in llama.cpp, or the others rule it out.
+      ValueError: a key has the wrong type or contradicts another key.
     """
     model = _get(metadata, "model", _STRING, None)
     tokens = _list(metadata, "tokens", _STRING)
@@ -172,7 +173,7 @@ def read(metadata: Mapping[str, Any]) -> Vocabulary | None:
 
 
 def ids_alone(metadata: Mapping[str, Any]) -> dict[str, int]:
-    """The special tokens of a file that has no tokens to spell, by their names in keys."""
+    """Ids of special tokens, by their names in GGUF keys, for a file without a vocabulary."""
     return {
         name: value
         for name in _SPECIAL
@@ -202,7 +203,7 @@ def _get(metadata: Mapping[str, Any], name: str, check: _Check, default: Any) ->
 def _list(
     metadata: Mapping[str, Any], name: str, check: _Check, tokens: Sequence[str] | None = None
 ) -> list[Any] | None:
-    """An array, cut to the number of tokens; raises ValueError if it has fewer entries."""
+    """Reads an array, truncated to the number of tokens; raises ValueError if it is shorter."""
     values = metadata.get(f"{PREFIX}{name}")
     if values is None:
         return None
@@ -244,10 +245,10 @@ def _special_ids(
 def _ends(
     tokens: Sequence[str], place: Mapping[str, int], ids: dict[str, int], kinds: list[int]
 ) -> tuple[int, ...]:
-    """Ids of the tokens that end a text, by key and by spelling.
+    """Finds the ids of the tokens that end a text, by key and by spelling.
 
-    What is found by its spelling is added to `ids`, and becomes a control token in `kinds`
-    whatever the file says: files that have them as ordinary text are not rare.
+    Tokens found by spelling become control tokens in `kinds` regardless of the file's types, since
+    many files mark them as ordinary text. Those of `_SPELLINGS` are added to `ids`.
     """
     control = {place[each] for each in _END_SPELLINGS if each in place}
     ends = sorted(control)
@@ -285,7 +286,7 @@ def _merges(metadata: Mapping[str, Any], place: Mapping[str, int]) -> list[tuple
             raise ValueError(f"{PREFIX}merges: {line!r} is no pair; the file is damaged")
         pairs.append((line[:cut], line[cut + 1 :]))
     joined = {"".join(pair) for pair in pairs}
-    # the others wait for a part that nothing is joined to
+    # The other merges can never apply: no merge produces one of their parts.
     merges = [pair for pair in pairs if all(len(part) == 1 or part in joined for part in pair)]
     for pair in merges:
         if not {*pair, "".join(pair)} <= place.keys():

@@ -1,4 +1,4 @@
-"""Writes GGUF files of the architecture `llama`, which stock llama.cpp loads."""
+"""Writes GGUF files of the `llama` architecture that stock llama.cpp loads."""
 
 import logging
 import math
@@ -55,7 +55,7 @@ def _yarn(spec: RopeSpec) -> dict[str, Any]:
     }
 
 
-# What llama.cpp computes itself, where all other fields have their defaults.
+# Scalings that llama.cpp computes itself, if all fields but `_BASIC_FIELDS` have their defaults.
 _NATIVE: dict[str, Callable[[RopeSpec], dict[str, Any]]] = {
     "none": _plain,
     "linear": _linear,
@@ -66,13 +66,16 @@ _BASIC_FIELDS = ("head_dim", "theta", "scaling", "factor", "original_context")
 
 
 def express(description: Description, portable: bool) -> tuple[Description, float]:
-    """A model's embedding in terms of llama.cpp, and the temperature to fold into the weights.
+    """Expresses a model's rotary embedding in a form that llama.cpp supports.
 
-    Plain RoPE, `linear`, `ntk` and `yarn` stay as they are; everything else, or all of it if
+    Plain RoPE, `linear`, `ntk` and `yarn` stay unchanged. Everything else, or any embedding if
     `portable`, becomes a list of factors.
 
+    Returns:
+      The description with that embedding, and the temperature to fold into the weights.
+
     Raises:
-      ValueError: the frequencies depend on the length.
+      ValueError: the frequencies depend on the sequence length.
     """
     if not portable and _is_native(description.rope):
         return description, 1.0
@@ -89,11 +92,11 @@ def write(source: Source, path: Path, dtype: Dtype) -> None:
 
     Args:
       source: the model, with an embedding from `express`.
-      path: of the new file.
-      dtype: of the matrices; norms and frequency factors stay float32, as llama.cpp wants them.
+      path: the new file.
+      dtype: dtype of the matrices; llama.cpp requires norms and frequency factors in float32.
 
     Raises:
-      ValueError: a number does not fit into the dtype, or the tokenizer into GGUF.
+      ValueError: a weight overflows in the dtype, or GGUF cannot express the tokenizer.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
 
@@ -137,7 +140,7 @@ def write(source: Source, path: Path, dtype: Dtype) -> None:
 
 
 def _factors(spec: RopeSpec) -> np.ndarray:
-    """By what llama.cpp divides the plain frequencies of the whole head."""
+    """The divisors, float32[head_dim / 2], that llama.cpp applies to plain RoPE's frequencies."""
     plain = frequencies(RopeSpec(head_dim=spec.head_dim, theta=spec.theta)).inv_freq
     scaled = frequencies(spec).inv_freq
     factors = np.full(plain.shape, NEVER_TURNS)
@@ -176,7 +179,7 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
         metadata[FOLDED] = float(description.extras[FOLDED_TEMPERATURE])
     for name, key in TOKEN_IDS.items():
         value = description.extras.get(key)
-        # some configs have -1 for a token that they lack
+        # Some configs use -1 for a missing token.
         if value is not None and is_int(value) and 0 <= value < model.vocab_size:
             metadata.setdefault(f"{gguf_vocabulary.PREFIX}{name}_token_id", value)
     metadata |= _ends(description, metadata)
@@ -184,7 +187,7 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
 
 
 def _ends(description: Description, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokens at which a text ends, as far as llama.cpp has keys for them."""
+    """The keys for tokens that end a text; logs a warning if there are more tokens than keys."""
     keys = [f"{gguf_vocabulary.PREFIX}{name}_token_id" for name in gguf_vocabulary.ENDS[:3]]
     end_keys: dict[str, Any] = {key: metadata[key] for key in keys if key in metadata}
     size = description.model.vocab_size

@@ -1,1 +1,1 @@
-"""Hugging Face folders: config.json, safetensors and the tokenizer's files."""
+"""Reads and writes Hugging Face folders: config.json, safetensors and tokenizer files."""

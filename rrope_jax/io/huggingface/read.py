@@ -1,4 +1,4 @@
-"""Hugging Face folders: config.json and safetensors of models of the LLaMA family."""
+"""Reads Hugging Face folders (config.json and safetensors) of LLaMA-family models."""
 
 import functools
 import math
@@ -23,7 +23,7 @@ from rrope_jax.model import ModelConfig
 CONFIG = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
-# What transformers takes where a config of this `model_type` leaves a key out.
+# transformers' defaults for missing config keys by `model_type`.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048},
     "mistral": {
@@ -32,7 +32,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "sliding_window": 4096,
     },
 }
-# Our names of sizes, with theirs.
+# Fields of our ModelConfig and the corresponding keys of config.json.
 MODEL_KEYS = MappingProxyType(
     {
         "vocab_size": "vocab_size",
@@ -49,7 +49,7 @@ MODEL_KEYS = MappingProxyType(
 )
 _REQUIRED = ("vocab_size", "d_model", "d_ff", "num_layers", "num_heads")
 _DEFAULT_EPS = 1e-6
-# What our decoder does not have, with the values that mean "without".
+# Features that our decoder lacks, with the values that turn each off.
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "hidden_act": (None, "silu", "swish"),
     "attention_bias": (None, False),
@@ -62,16 +62,16 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _EXTRAS = (*TOKEN_IDS, FOLDED_TEMPERATURE)
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _PART_NAME = re.compile(r".*-(?P<number>\d+)-of-(?P<count>\d+)\.safetensors", re.DOTALL)
-# The rows of two tied matrices that are compared at a time.
+# Number of rows of two tied matrices to compare at a time.
 _COMPARED_ROWS = 4096
-# Tables of frequencies that old checkpoints carry; they follow from the config.
+# Frequency tables in old checkpoints, which are ignored since the config determines them.
 _BUFFER = "rotary_emb.inv_freq"
 
 
 def is_huggingface(path: Path) -> bool:
-    """Whether a path is a folder with a config.json and weights, or one that names a model type.
+    """Whether a path is a folder with a config.json and either safetensors or a `model_type`.
 
-    Workdirs have a config.json, too.
+    config.json alone is not enough, since training workdirs have one too.
     """
     config = path / CONFIG
     if not config.is_file():
@@ -88,7 +88,7 @@ class HuggingFaceSource(Source):
     """The model in a Hugging Face folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens a folder; nothing is read yet."""
+        """Opens a folder without reading anything."""
         self.path: Path = folder
 
     def _describe(self) -> Description:
@@ -96,7 +96,7 @@ class HuggingFaceSource(Source):
 
     @functools.cached_property
     def _tensors(self) -> dict[str, "_Tensor"]:
-        """The tensors of all files by name."""
+        """The tensors of all weight files by name."""
         tensors: dict[str, _Tensor] = {}
         for file in _weight_files(self.path):
             for name, tensor in _tensors_of(file).items():
@@ -119,7 +119,11 @@ class HuggingFaceSource(Source):
         check_weights(shapes, _name, self.description.model, where=str(self.path), ignored=ignored)
 
     def _tied_copies(self) -> set[str]:
-        """The output matrix, where it is stored although it is the embedding."""
+        """The name of the output matrix, if it is stored although it is tied to the embedding.
+
+        Raises:
+          ValueError: the stored output matrix differs from the embedding.
+        """
         embedding, output = _name(WEIGHTS[0], 0), _name(WEIGHTS[-1], 0)
         if not (
             self.description.model.tie_embeddings and {embedding, output} <= set(self._tensors)
@@ -140,7 +144,7 @@ class HuggingFaceSource(Source):
         return {output}
 
     def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
-        """One weight, or a part of it; see `Source`."""
+        """Returns one weight or a part of it; see `Source.matrix`."""
         return self._read(_name(weight, layer), part)
 
     def _read(self, name: str, part: Part | None) -> Array:
@@ -193,7 +197,7 @@ def _describe(folder: Path) -> Description:
             tokenizer=TokenizerFiles.of_folder(folder),
             extras={key: config[key] for key in _EXTRAS if config.get(key) is not None},
         )
-        end_of_text.end_ids(description)  # raises where they are no ids
+        end_of_text.end_ids(description)  # raises if the end tokens are not valid ids
         return description
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
@@ -214,7 +218,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, by its index where it has one."""
+    """The safetensors files of a folder, taken from its index if it has one."""
     if (folder / WEIGHTS_FILE).is_file():
         return [folder / WEIGHTS_FILE]
     if not (folder / INDEX_FILE).is_file():
@@ -262,12 +266,12 @@ def _no_weights(folder: Path, safetensors: list[Path]) -> str:
 
 
 class _Tensor(NamedTuple):
-    """Where a tensor is, and what.
+    """The location and type of a tensor.
 
     Attributes:
-      file: the safetensors file that has it.
-      shape: of the tensor.
-      dtype: its name in safetensors.
+      file: the safetensors file that contains it.
+      shape: its shape.
+      dtype: the safetensors name of its dtype.
     """
 
     file: Path

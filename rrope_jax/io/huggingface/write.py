@@ -1,4 +1,4 @@
-"""Writes Hugging Face folders that stock transformers, vLLM and others load as a LLaMA model."""
+"""Writes Hugging Face folders that stock transformers, vLLM and others load as LLaMA models."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ DEFAULT_SHARD_BYTES = 5 * 10**9
 
 
 def check_exportable(model: ModelConfig) -> None:
-    """Raises ValueError unless a model is one of the LLaMA architecture."""
+    """Raises ValueError unless a model has the LLaMA architecture."""
     fixed = {
         "activation": (model.activation, "swiglu"),
         "attention_scale": (model.scale, model.head_size**-0.5),
@@ -39,14 +39,18 @@ def check_exportable(model: ModelConfig) -> None:
 
 
 def express(description: Description, portable: bool) -> tuple[Description, float]:
-    """A model's embedding in terms of transformers, and the temperature to fold into the weights.
+    """Expresses a model's rotary embedding in a form that transformers supports.
 
-    What transformers has a `rope_type` for stays as it is, with the temperature in config.json;
-    everything else, or all of it if `portable`, becomes lists of factors with the temperature in
-    the weights, since runtimes other than transformers do not read it beside such lists.
+    Embeddings that transformers has a `rope_type` for stay unchanged, with the temperature in
+    config.json. Everything else, or any embedding if `portable`, becomes lists of factors. Its
+    temperature goes into the weights, since runtimes other than transformers ignore the temperature
+    of such lists.
+
+    Returns:
+      The description with that embedding, and the temperature to fold into the weights.
 
     Raises:
-      ValueError: the embedding has no such form.
+      ValueError: the embedding cannot be expressed.
     """
     if not portable:
         keys = _rope_keys(description)
@@ -61,12 +65,12 @@ def write(source: Source, folder: Path, dtype: Dtype, *, shard_bytes: int) -> No
 
     Args:
       source: the model, with an embedding from `express`.
-      folder: exists and is empty.
-      dtype: of all weights.
-      shard_bytes: the weights are split over files of at most this size, as far as that goes.
+      folder: an existing empty folder.
+      dtype: dtype of all weights.
+      shard_bytes: maximum size of a weight file, unless a single weight is larger.
 
     Raises:
-      ValueError: a number does not fit into the dtype.
+      ValueError: a weight overflows in the dtype.
     """
     description = source.description
     config = _config(description, dtype)
@@ -112,8 +116,8 @@ def _shards(
 
 
 def _write_safetensors(source: Source, path: Path, shard: Sequence[_Entry], dtype: Dtype) -> None:
-    """The library's own writer takes all tensors at once; the format needs only their sizes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on it
+    """Writes tensors one at a time; the library's own writer needs all of them in memory."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # required by transformers
     offset = 0
     for key, shape in shard:
         end = offset + _bytes(shape, dtype)
@@ -140,7 +144,7 @@ def _bytes(shape: tuple[int, ...], dtype: Dtype) -> int:
 
 
 def _rope_keys(description: Description) -> dict[str, Any]:
-    # dynamic NTK starts to stretch at this length, so there it cannot be the extended one
+    # Dynamic NTK starts to stretch at this length, so it must not be the extended one.
     dynamic = description.rope.scaling == "dynamic_ntk"
     keys = rope.to_hf(
         description.rope, max_position_embeddings=None if dynamic else description.context
@@ -148,7 +152,7 @@ def _rope_keys(description: Description) -> dict[str, Any]:
     if description.original_context is not None and keys["rope_parameters"]["rope_type"] in (
         "default",
         "linear",
-    ):  # nothing is computed from it there
+    ):  # informational: these types do not use it
         keys["original_max_position_embeddings"] = description.original_context
     return keys
 
@@ -166,14 +170,14 @@ def _config(description: Description, dtype: Dtype) -> dict[str, Any]:
         "use_cache": True,
         "dtype": dtype.numpy.name,  # transformers 5
         "torch_dtype": dtype.numpy.name,  # transformers 4
-        **dict.fromkeys(TOKEN_IDS),  # null, where transformers would take 1 and 2
+        **dict.fromkeys(TOKEN_IDS),  # null: transformers defaults to 1 and 2
         **description.extras,
         **_rope_keys(description),
     }
 
 
 def _generation(description: Description) -> dict[str, Any]:
-    """What `generate` of transformers reads where several tokens end a text."""
+    """The generation_config.json for a model with several end tokens; empty for others."""
     ends = list(end_ids(description))
     if len(ends) < 2:
         return {}

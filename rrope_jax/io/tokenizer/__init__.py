@@ -1,1 +1,1 @@
-"""The files of a tokenizer, and what they mean, whatever checkpoint they come with."""
+"""Tokenizer files and their meaning, independent of the checkpoint format."""

@@ -1,4 +1,4 @@
-"""Chat templates of a tokenizer, by name, from and to the files of a Hugging Face folder."""
+"""Reads and writes the chat templates in a tokenizer's Hugging Face files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,18 @@ from rrope_jax.io import json_text
 from rrope_jax.io.tokenizer.files import MORE_TEMPLATES, TokenizerFiles
 
 DEFAULT = "default"
-"""The name of the template that is used where none is asked for."""
+"""The name of the template that is used by default."""
 _JINJA, _JSON = "chat_template.jinja", "chat_template.json"
 
 
 def read(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, str]:
-    """The templates of a tokenizer: those of files of their own count over tokenizer_config.json's.
+    """Reads the chat templates of a tokenizer by name.
+
+    Templates in separate files take precedence over those in tokenizer_config.json.
+
+    Args:
+      files: the tokenizer's files.
+      config: the content of tokenizer_config.json.
 
     Raises:
       ValueError: a file is damaged.
@@ -31,7 +37,7 @@ def read(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _named(value: Any, where: str) -> dict[str, str]:
-    """One template is the default; several are a list of objects or, in old files, a mapping."""
+    """Parses `chat_template`: a string, a list of objects or, in old files, a mapping by name."""
     if value is None:
         return {}
     if isinstance(value, str):
@@ -55,7 +61,7 @@ def _text(name: str, data: bytes) -> str:
 
 
 def for_config(templates: Mapping[str, str]) -> str | list[dict[str, str]] | None:
-    """The `chat_template` of a tokenizer_config.json."""
+    """Returns templates as the `chat_template` of tokenizer_config.json; None if there are none."""
     if not templates:
         return None
     if templates.keys() == {DEFAULT}:

@@ -1,4 +1,4 @@
-"""The tokens that end a text, wherever a checkpoint names them."""
+"""Finds the tokens that end a text in all files of a checkpoint that may name them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,14 @@ GENERATION = "generation_config.json"
 
 
 def ids_of(value: Any, where: str) -> list[int]:
-    """The ids that a key names: none, one or a list. Negative ones stand for no token.
+    """Parses the value of an `eos_token_id` key.
+
+    Args:
+      value: an id, a list of ids or None. Negative ids mean no token and are dropped.
+      where: the file's name, for error messages.
 
     Raises:
-      ValueError: the value is no token id and no list of them.
+      ValueError: the value is neither a token id nor a list of them.
     """
     listed = value if isinstance(value, list | tuple) else [] if value is None else [value]
     for each in listed:
@@ -25,10 +29,10 @@ def ids_of(value: Any, where: str) -> list[int]:
 
 
 def generation_ids(files: TokenizerFiles | None) -> list[int]:
-    """Those of a generation_config.json.
+    """Returns the ids in generation_config.json, if the tokenizer's files include it.
 
     Raises:
-      ValueError: it cannot be read.
+      ValueError: the file cannot be parsed.
     """
     data = None if files is None else files.files.get(GENERATION)
     if data is None:
@@ -37,18 +41,18 @@ def generation_ids(files: TokenizerFiles | None) -> list[int]:
 
 
 def end_ids(description: Description, tokenizer_id: int | None = None) -> tuple[int, ...]:
-    """All tokens at which a text ends: of the config, of what is generated, of the tokenizer.
+    """Returns all tokens that end a text: from the config, generation config and tokenizer.
 
     Args:
-      description: of the checkpoint. What a GGUF file names by keys and spellings is in its
-        extras.
-      tokenizer_id: the end that the tokenizer names.
+      description: the checkpoint's description. For GGUF files, its `extras` already include the
+        tokens found by key and by spelling.
+      tokenizer_id: the tokenizer's own end token, or None.
 
     Returns:
-      Ids, the most important one first.
+      Ids without duplicates, most important first.
 
     Raises:
-      ValueError: a file names something other than ids.
+      ValueError: a file has a value that is not a token id.
     """
     tokenizer: Sequence[int] = [] if tokenizer_id is None else [tokenizer_id]
     config = ids_of(description.extras.get(KEY), "config.json")

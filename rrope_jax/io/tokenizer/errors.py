@@ -1,17 +1,22 @@
-"""What the tokenizers library raises, in a form that callers can catch and users can read."""
+"""Turns errors of the tokenizers library into a ValueError with a readable message."""
 
 import contextlib
 from collections.abc import Iterator
 
-_PANIC = "PanicException"  # of Rust code that gave up; no Exception, and no module has it
+# Raised for a panic in Rust code. It is not an Exception and cannot be imported.
+_PANIC = "PanicException"
 
 
 @contextlib.contextmanager
 def explained(before: str = "", after: str = "") -> Iterator[None]:
-    """Turns whatever the library raises into a ValueError of one line, with words around it.
+    """Converts any error of the library into a ValueError with a one-line message.
 
-    It raises bare Exceptions, and where its Rust code gives up, something that no `except
-    Exception` catches.
+    The library raises bare Exceptions, and for Rust panics something that `except Exception` does
+    not catch.
+
+    Args:
+      before: text to put before the library's message.
+      after: text to put after it.
     """
     try:
         yield

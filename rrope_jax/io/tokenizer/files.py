@@ -1,4 +1,4 @@
-"""The files of a tokenizer, carried from checkpoint to checkpoint as they are."""
+"""Tokenizer files, which are copied unchanged from checkpoint to checkpoint."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,11 +7,11 @@ from pathlib import Path
 from rrope_jax.io.target import replace_file
 
 SCORES = "sentencepiece_scores.json"
-"""What a tokenizer.json cannot say of a vocabulary with equal scores; see `sentencepiece`."""
+"""The file with token scores for vocabularies that need them; see `io.tokenizer.sentencepiece`."""
 MORE_TEMPLATES = "additional_chat_templates/"
-"""The folder of chat templates beside the default one, each with its name and `.jinja`."""
-# What Hugging Face folders hold beside weights and config.json, and our own file. The last one is
-# read by `generate` of transformers, which would not stop at the right token without it.
+"""The subfolder of additional chat templates, each in a file NAME.jinja."""
+# The tokenizer files of Hugging Face folders, and our own SCORES. transformers' `generate` needs
+# generation_config.json to stop at the right tokens.
 NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,24 +29,24 @@ NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """Files by name, with their bytes.
+    """The files of a tokenizer.
 
     Attributes:
-      files: names among `NAMES`, and in `MORE_TEMPLATES`.
+      files: content by name; the names are in `NAMES` or start with `MORE_TEMPLATES`.
     """
 
     files: Mapping[str, bytes]
 
     @classmethod
     def of_folder(cls, folder: Path) -> "TokenizerFiles | None":
-        """Those that a folder holds; None where it has none."""
+        """Reads the tokenizer files of a folder; returns None if it has none."""
         more = sorted(each.name for each in (folder / MORE_TEMPLATES).glob("*.jinja"))
         names = (*NAMES, *(f"{MORE_TEMPLATES}{name}" for name in more))
         files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
         return cls(files) if files else None
 
     def write(self, folder: Path) -> None:
-        """Writes them into a folder, which is made where it does not exist."""
+        """Writes the files into a folder, which is created if necessary."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

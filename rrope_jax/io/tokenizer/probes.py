@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001  characters that look like others are meant
-"""Texts that two tokenizers have to agree on before one is written in place of the other."""
+"""Compares two tokenizers on probe texts before one replaces the other on export."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ from rrope_jax.io.tokenizer import sentencepiece
 from rrope_jax.io.tokenizer.files import SCORES, TokenizerFiles
 
 _TOKENIZER = "tokenizer.json"
-# Some texts around each added token; of a vocabulary with thousands, around so many.
+# Maximum number of added tokens to probe with text around them; some vocabularies have thousands.
 _ADDED_TOKENS = 300
 
 _WORDS = (
@@ -100,7 +100,7 @@ _SCRIPTS = (
     "▁ a▁b ▁▁ Ġ Ċ ĠĠ âĢĻ <0x0A> <0xFF> [UNK] [PAD0]",
 )
 _TEXTS = (*_WORDS, *_DIGITS, *_SPACES, *_LINES, *_PUNCTUATION, *_SCRIPTS)
-# All short sequences of what expressions tell apart.
+# All short sequences of the kinds of characters that pre-tokenizer expressions distinguish.
 _SEQUENCES = tuple(
     "".join(parts)
     for kinds, length in (
@@ -126,11 +126,11 @@ _AROUND = (
 
 
 class Probes(NamedTuple):
-    """What a tokenizer is asked.
+    """Texts to compare tokenizers on.
 
     Attributes:
-      plain: texts in which no special token has neighbours.
-      around_added: texts in which one has.
+      plain: texts without added tokens, and each added token alone.
+      around_added: texts with an added token next to other text.
     """
 
     plain: Sequence[str]
@@ -138,7 +138,7 @@ class Probes(NamedTuple):
 
 
 def probes(files: TokenizerFiles) -> Probes:
-    """Texts for a tokenizer: `PLAIN`, what its tokens spell one by one, and its added tokens."""
+    """Returns the probes for a tokenizer: `PLAIN`, the text of each token, and added tokens."""
     source = load(files.files[_TOKENIZER])
     added = [
         token.content
@@ -161,9 +161,9 @@ def probes(files: TokenizerFiles) -> Probes:
 def differences(
     source: TokenizerFiles, other: TokenizerFiles, texts: Sequence[str], vocab_size: int
 ) -> Iterator[str]:
-    """Describes the texts for which two tokenizers give different ids.
+    """Yields a message for each text for which two tokenizers give different ids.
 
-    Texts with ids from vocab_size on are left out: the model has no embedding for them.
+    Texts with ids of `vocab_size` or more are skipped, since the model has no embedding for them.
     """
     ours, theirs = _encode(source, texts), _encode(other, texts)
     for text, one, two in zip(texts, ours, theirs, strict=True):
@@ -177,26 +177,27 @@ def _short(ids: Sequence[int]) -> str:
 
 
 def load(data: bytes) -> tokenizers.Tokenizer:
-    """A tokenizer.json for whole texts: a file may ask for truncation and padding.
+    """Loads a tokenizer.json, with truncation and padding turned off.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: the file is damaged.
     """
     with tokenizers_errors.explained():
         inner = tokenizers.Tokenizer.from_buffer(data)
         inner.no_truncation()
         inner.no_padding()
         _check_growth(inner)
-        around(inner)  # some damage shows in use only
+        around(inner)  # some damage only shows up in use
     return inner
 
 
-# Times that the steps before a tokenizer's model may make a text longer; real ones stay below ten.
+# Limit on how many times longer normalizers and pre-tokenizers may make a text; real ones stay
+# below ten.
 _MOST_GROWTH = 4096
 
 
 def _check_growth(tokenizer: tokenizers.Tokenizer) -> None:
-    """Raises ValueError if the steps can blow a text up: a few dozen doublings never end."""
+    """Raises ValueError if a text can grow too much: a few dozen doublings would never finish."""
     steps = [*_steps(tokenizer.normalizer), *_steps(tokenizer.pre_tokenizer)]
     if math.prod(map(_growth, steps)) > _MOST_GROWTH:
         raise ValueError(
@@ -206,7 +207,7 @@ def _check_growth(tokenizer: tokenizers.Tokenizer) -> None:
 
 
 def _steps(component: Any) -> Iterator[Mapping[str, Any]]:
-    """A component's own JSON, one by one where it is a sequence."""
+    """Yields the steps of a component as parsed JSON, with sequences flattened."""
     waiting = [] if component is None else [json.loads(component.__getstate__())]
     while waiting:
         step = waiting.pop()
@@ -218,7 +219,7 @@ def _steps(component: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _growth(step: Mapping[str, Any]) -> float:
-    """How many times longer, in bytes, a step makes a text at most."""
+    """An upper bound on the factor by which a step lengthens a text, in bytes."""
     if step["type"] == "ByteLevel":
         return 2
     if step["type"] == "Metaspace":
@@ -241,7 +242,7 @@ def _encode(files: TokenizerFiles, texts: Sequence[str]) -> list[list[int]]:
 
 
 def around(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and after a text."""
+    """Returns the ids of the special tokens that a tokenizer adds before and after a text."""
     for text in ("a", "1", " ", ""):
         bare = tokenizer.encode(text, add_special_tokens=False).ids
         whole = tokenizer.encode(text).ids
@@ -254,14 +255,14 @@ def around(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def cuts(pre: Any) -> list[list[str]] | None:
-    """How a pre-tokenizer cuts `PLAIN`; None where there is none."""
+    """Splits each text of `PLAIN` with a pre-tokenizer; returns None if `pre` is None."""
     if pre is None:
         return None
     return [[piece for piece, _ in pre.pre_tokenize_str(text)] for text in PLAIN]
 
 
 def cuts_of(value: Mapping[str, Any]) -> list[list[str]] | None:
-    """`cuts` of the `pre_tokenizer` of a tokenizer.json."""
+    """Like `cuts`, for the `pre_tokenizer` value of a tokenizer.json."""
     return _cuts_of_text(json.dumps(value))
 
 

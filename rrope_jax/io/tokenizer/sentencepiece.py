@@ -1,8 +1,8 @@
-"""Joins characters as SentencePiece does, for vocabularies with equal scores.
+"""Merges characters as SentencePiece does, for vocabularies with equal scores.
 
-A tokenizer.json lists pairs in one order, so one of two pairs is always joined first. SentencePiece
-and llama.cpp join the pair with the higher score, and the leftmost of equal ones, which no list can
-express. Scores are equal in vocabularies that were merged from several, and in files without any.
+SentencePiece and llama.cpp merge the pair with the highest score and, among equals, the leftmost. A
+tokenizer.json cannot express this: it ranks pairs in a fixed order. Equal scores occur in
+vocabularies that were combined from several, and in files without scores.
 """
 
 import heapq
@@ -13,22 +13,22 @@ from typing import Any
 from rrope_jax.io import json_text
 
 _SPACE = "▁"
-# So many words are kept with their ids; those of a language repeat.
+# Number of words whose ids are cached, since most words of a text repeat.
 _KEPT_WORDS = 1 << 16
 
 
 class LeftmostFirst:
-    """Encodes texts with the vocabulary of a tokenizer.json and a score for each token."""
+    """Encodes text with the vocabulary of a tokenizer.json and a score for each token."""
 
     def __init__(self, tokenizer: Mapping[str, Any], scores: Sequence[float]) -> None:
-        """Takes what `gguf_tokenizer.tokenizer_files` makes.
+        """Takes the files that `io.gguf.tokenizer.tokenizer_files` makes.
 
         Args:
-          tokenizer: the content of the tokenizer.json.
-          scores: by id.
+          tokenizer: the content of tokenizer.json.
+          scores: the score of each token, by id.
 
         Raises:
-          ValueError: there are not as many scores as tokens.
+          ValueError: the numbers of scores and tokens differ.
         """
         self._id_of: dict[str, int] = tokenizer["model"]["vocab"]
         if len(scores) != len(self._id_of):
@@ -42,13 +42,13 @@ class LeftmostFirst:
         self._split = re.compile(f"({pattern})") if pattern else None
         steps = tokenizer["normalizer"]["normalizers"]
         self._prefix = _SPACE if any(step["type"] == "Prepend" for step in steps) else ""
-        # Where no token has a space behind another character, none is joined across one.
+        # If no token has a space after another character, no merge crosses a word boundary.
         across = any(re.search(f"[^{_SPACE}]{_SPACE}", token) for token in self._id_of)
         self._words = None if across else re.compile(f"{_SPACE}*[^{_SPACE}]+|{_SPACE}+")
         self._kept: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; spellings of added tokens are those tokens."""
+        """Encodes a text; spellings of added tokens in it become those tokens."""
         pieces = [text] if self._split is None else self._split.split(text)
         ids: list[int] = []
         for piece in pieces:
@@ -88,7 +88,7 @@ class LeftmostFirst:
             _, left, right, joined = heapq.heappop(queue)
             first, second = symbols[left], symbols[right]
             if first is None or second is None or len(first) + len(second) != len(joined):
-                continue  # one of them was joined with another since
+                continue  # one of them has been merged with another in the meantime
             symbols[left], symbols[right] = joined, None
             after[left] = after[right]
             if after[right] >= 0:
@@ -98,7 +98,7 @@ class LeftmostFirst:
         return [index for symbol in symbols if symbol is not None for index in self._ids(symbol)]
 
     def _ids(self, symbol: str) -> list[int]:
-        """A token, or the bytes of a character that is none."""
+        """The id of a token, or the ids of a character's bytes if it is not a token."""
         if (index := self._id_of.get(symbol)) is not None:
             return [index]
         spelled = [f"<0x{byte:02X}>" for byte in symbol.encode(errors="surrogatepass")]
@@ -108,10 +108,10 @@ class LeftmostFirst:
 
 
 def scores_of(data: bytes) -> list[float]:
-    """The scores in a file of `tokenizer_files.SCORES`.
+    """Parses the content of a `SCORES` file.
 
     Raises:
-      ValueError: they are not a list of numbers.
+      ValueError: the content has no list of numbers.
     """
     try:
         scores = json_text.parse(data)["scores"]
@@ -121,10 +121,10 @@ def scores_of(data: bytes) -> list[float]:
 
 
 def has_ties(pairs: Sequence[tuple[float, str]]) -> bool:
-    """Whether two different tokens that pairs are joined to have one score.
+    """Whether two different merged tokens have the same score.
 
     Args:
-      pairs: score and token of each pair.
+      pairs: the score and the merged token of each pair.
     """
     token_of: dict[float, str] = {}
     return any(token_of.setdefault(score, token) != token for score, token in pairs)

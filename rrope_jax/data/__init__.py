@@ -1,1 +1,1 @@
-"""Text: sources, tokenizers, packing, and the input pipeline of one host or many."""
+"""Text data: sources, tokenizers, packing and the input pipeline for one or more hosts."""

@@ -1,4 +1,4 @@
-"""The files of a source of local text: which a path, a folder or a glob names, each once."""
+"""Finds the files of a local text source, which is a file, a folder or a glob."""
 
 import fnmatch
 import functools
@@ -12,19 +12,19 @@ from typing import NamedTuple
 _LOG = logging.getLogger(__name__)
 
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
-"""What is read of a folder. A file that is named or globbed may end in anything."""
+"""File endings that are read from a folder. Files named directly or by a glob may have any."""
 
-# What a folder holds that `rrope_jax.run.workdir` has claimed: results of a run, not text.
+# Files that mark a folder as a workdir of `rrope_jax.run.workdir`, which has results, not text.
 _WORKDIR = (".lock", "config.json")
 _WILD = frozenset("*?[")
 
 
 class Files(NamedTuple):
-    """What a source names.
+    """The files of a source.
 
     Attributes:
-      folder: names of documents are relative to it.
-      paths: the files, sorted, each once whatever links lead to it.
+      folder: the folder that document names are relative to.
+      paths: the files, sorted; a file reached through several links is listed once.
     """
 
     folder: Path
@@ -34,12 +34,12 @@ class Files(NamedTuple):
 def find(source: str) -> Files:
     """Finds the files of a source.
 
-    What exists under the very name is that file or folder, whatever `*`, `?` and `[` are in it.
-    Working folders of `rrope` below the source are left out, and so are hidden files.
+    A path that exists is taken literally, even if it contains `*`, `?` or `[`. Hidden files and
+    `rrope` workdirs below the source are skipped.
 
     Raises:
-      ValueError: there is nothing to read; the message says how to mend it.
-      OSError: the source cannot be looked at.
+      ValueError: there is nothing to read; the message suggests a fix.
+      OSError: the source cannot be accessed.
     """
     path = Path(source)
     try:
@@ -48,7 +48,7 @@ def find(source: str) -> Files:
         if path.is_symlink():
             raise ValueError(f"source={source!r} is a link to what is not there") from None
         return _of_glob(source, path)
-    except ValueError as error:  # a NUL, or half a character
+    except ValueError as error:  # a NUL, or an incomplete character
         raise ValueError(f"source={source!r} is no path: {error}") from None
     if stat.S_ISREG(mode):
         return Files(path.parent, [path])
@@ -69,7 +69,7 @@ def _in_folder(source: str, folder: Path) -> Files:
             continue
         hidden = _hidden(here.relative_to(folder))
         every += len(names)
-        linked += sum(os.path.islink(here / name) for name in folders)  # which it does not follow
+        linked += sum(os.path.islink(here / name) for name in folders)  # not followed
         files += [
             here / name
             for name in names
@@ -107,13 +107,13 @@ def _of_glob(source: str, path: Path) -> Files:
 
 
 class _Walk:
-    """Follows a glob. Links to folders are followed, and every folder is looked into once.
+    """Expands a glob, following links to folders but visiting each folder only once.
 
-    The standard library's goes round in circles where links lead upwards.
+    The standard library's `glob` goes in circles if a link points to a parent folder.
 
     Attributes:
-      workdirs: how many working folders of `rrope` were left out.
-      unreadable: folders that could not be read, and why.
+      workdirs: number of `rrope` workdirs that were skipped.
+      unreadable: folders that could not be read, with the errors.
     """
 
     def __init__(self) -> None:
@@ -121,12 +121,12 @@ class _Walk:
         self.unreadable: dict[Path, OSError] = {}
 
     def files(self, folder: Path, parts: tuple[str, ...]) -> set[Path]:
-        """The files below a folder that fit the parts of a pattern."""
+        """Returns the files below a folder that match the parts of a pattern."""
         matches: set[Path] = set()
         seen: set[tuple[str, tuple[str, ...]]] = set()
         waiting, links = [(folder, parts)], list[tuple[Path, tuple[str, ...]]]()
         while waiting or links:
-            # links last, so that files get their real names
+            # Links last, so that files get their real names.
             here, left = waiting.pop() if waiting else links.pop()
             if (state := (os.path.realpath(here), left)) in seen:
                 continue
@@ -145,13 +145,13 @@ class _Walk:
     def _steps(
         self, folder: Path, parts: tuple[str, ...]
     ) -> Iterator[tuple[Path, tuple[str, ...]]]:
-        """What of a folder fits the first part, and the parts that are left for it."""
+        """Yields the entries of a folder that match the first part, with the remaining parts."""
         part, *others = parts
         rest = tuple(others)
-        if os.path.lexists(folder / part):  # under the very name: no pattern
+        if os.path.lexists(folder / part):  # exists literally, so it is not a pattern
             yield folder / part, rest
         elif part == "**":
-            if rest:  # no folder is as good as any number of them
+            if rest:  # `**` also matches zero folders
                 yield from self._steps(folder, rest)
             for name in self._names(folder):
                 if not name.startswith("."):
@@ -184,9 +184,9 @@ def _say_workdirs(folder: Path, count: int) -> None:
 
 
 def _literal_part(path: Path) -> Path:
-    """The folder that a glob begins in: all parts before the first that is a pattern.
+    """The folder that a glob starts in: all parts before the first pattern.
 
-    Not the files' own common folder: a file added elsewhere would rename all the others.
+    The files' common folder is not used, since adding a file elsewhere would rename all the others.
     """
     folder = Path(path.anchor)
     for part in path.relative_to(path.anchor).parts:
@@ -197,9 +197,9 @@ def _literal_part(path: Path) -> Path:
 
 
 def _once(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Drops files that are there twice, by links or roundabout ways; the file itself stays."""
+    """Drops duplicates of files that are reached through links; the direct path is kept."""
     root = os.path.realpath(folder)
-    real_parent = functools.cache(os.path.realpath)  # of few folders, where files may be millions
+    real_parent = functools.cache(os.path.realpath)  # files may be millions, but folders are few
     path_of: dict[str, Path] = {}
     itself: set[str] = set()
     for path in paths:

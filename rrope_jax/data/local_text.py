@@ -1,4 +1,4 @@
-"""Text in local files: plain text, one document a file; JSONL, one a line; either gzipped."""
+"""Local text: plain text with one document per file, or JSONL with one per line; maybe gzipped."""
 
 import codecs
 import contextlib
@@ -22,36 +22,37 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Entry(NamedTuple):
-    """Where a document lies."""
+    """The location of a document."""
 
     name: str
     path: Path
     line: int  # from 1; 0 for a whole file
-    offset: int  # of the line, in the uncompressed file
+    offset: int  # byte offset of the line in the uncompressed file
 
 
 class LocalText(Documents):
-    """The documents of a file, of a folder and all below it, or of a glob.
+    """The documents of a file, of a folder (recursively) or of a glob.
 
-    A document is named by its file's path below the source's folder, with `:LINE` in JSONL. Text is
-    UTF-8 and read as it is, line ends included; only a byte order mark is dropped.
+    A document's name is its file's path relative to the source's folder, plus `:LINE` for JSONL.
+    Text must be UTF-8 and is not modified, including line endings; only a byte order mark is
+    dropped.
 
-    To read one line of a gzipped JSONL, all of the file before it is read too.
+    Reading a line of a gzipped JSONL file also reads everything before it.
     """
 
     def __init__(self, source: str, *, text_key: str):
-        """Finds the documents; of plain text it reads nothing yet.
+        """Finds the documents. JSONL files are scanned for lines; plain text is not read yet.
 
         Args:
-          source: a path, or a glob (`**` for folders of any depth): see `local_files.find`.
-          text_key: the field of a JSONL object that holds the text.
+          source: a path or a glob (`**` matches any number of folders); see `local_files.find`.
+          text_key: the field of a JSONL object that has the text.
 
         Raises:
-          ValueError: there is no file to read, or a gzip file is damaged.
+          ValueError: there is no file or document, or a gzip file is damaged.
         """
         self._text_key = text_key
         self._file_names: list[str] = []
-        # of each document, as in an `_Entry`: an object for each would take ten times as much
+        # The fields of `_Entry` for each document; objects would take ten times the memory.
         self._file_N, self._line_N, self._offset_N = array("i"), array("q"), array("q")
         digest = hashlib.blake2b(text_key.encode(errors="surrogatepass"), digest_size=16)
         with _saying(Path(source)):
@@ -73,7 +74,7 @@ class LocalText(Documents):
             raise ValueError(f"source={source!r}: there is no line in it, so no document")
 
     def read(self, indices: Iterable[int]) -> Iterator[Document]:
-        """Reads documents; see `Documents`."""
+        """Yields documents; see `Documents.read`."""
         entries = map(self._entry, indices)
         for path, inside in itertools.groupby(entries, key=lambda entry: entry.path):
             with _saying(path), _opened(path) as file:
@@ -109,7 +110,7 @@ class LocalText(Documents):
 
     def _field(self, line: str, entry: _Entry) -> str:
         try:
-            # float: Python reads whole numbers of 4,300 digits at most
+            # float, since Python's int() rejects more than 4,300 digits.
             fields = json.loads(line, parse_int=float)
         except (ValueError, RecursionError) as error:
             raise ValueError(
@@ -122,11 +123,11 @@ class LocalText(Documents):
                 f"{_where(entry)} has no string {self._text_key!r} (found: {names}); name the "
                 "field of the text with text_key"
             )
-        return _LONE_SURROGATE.sub("\ufffd", text)  # an escape can make one; UTF-8 has none
+        return _LONE_SURROGATE.sub("\ufffd", text)  # JSON escapes can produce one
 
 
 def _lines(file: Path) -> Iterator[tuple[int, int]]:
-    """Number and offset of every line that is a document; zeros for a whole file."""
+    """Yields the number and byte offset of each nonblank JSONL line, or (0, 0) for plain text."""
     if not file.name.lower().removesuffix(_GZIP).endswith(_JSONL):
         yield 0, 0
         return
@@ -141,14 +142,14 @@ def _lines(file: Path) -> Iterator[tuple[int, int]]:
 def _opened(path: Path) -> BinaryIO:
     if path.suffix.lower() != _GZIP:
         return path.open("rb")
-    if path.stat().st_size == 0:  # which Python takes for a compressed nothing
+    if path.stat().st_size == 0:  # Python accepts this as empty compressed data
         raise EOFError("it is empty, not even a header")
     return cast(BinaryIO, gzip.open(path))
 
 
 @contextlib.contextmanager
 def _saying(path: Path) -> Iterator[None]:
-    """Names the file where reading it fails."""
+    """Turns errors in reading a file into a ValueError that names it."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -1,17 +1,18 @@
-"""Laying documents into rows of one length.
+"""Packs documents into rows of equal length.
 
-A document of n tokens gives n - 1 pairs of an input and the token after it. Rows are cut from a
-line of places on which every packing lays out all pairs of all documents, so none is lost and none
-crosses from one document into another. With rows of 4, documents a0..a5 and b0..b2 become:
+A document of n tokens has n - 1 pairs of an input token and its target, the next token. A packing
+lays out the pairs of all documents in one long sequence, which is cut into rows. No pair is lost,
+and none spans two documents. With rows of length 4, documents a0..a5 and b0..b2 become:
 
                               tokens                    targets
     documents             a0 a1 a2 a3 | a4 b0 b1 .    a1 a2 a3 a4 | a5 b1 b2 .
     one_document_per_row  a0 a1 a2 a3 | a4 .  .  . | b0 b1 .  .
                           a1 a2 a3 a4 | a5 .  .  . | b1 b2 .  .
 
-A part of a document that begins a row cannot see the row before, so its positions start at 0 too.
+A document that continues in the next row cannot attend to the previous one, so its positions start
+at 0 again.
 
-N documents, T tokens of a row.
+Axes: N documents, T tokens per row.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Row = dict[str, np.ndarray]
-"""One row, or a batch of them: see `Rows`."""
+"""One row or a batch of rows; see `Rows`."""
 
 
 def _documents(pairs_N: np.ndarray, length: int) -> np.ndarray:
@@ -35,19 +36,19 @@ PACKINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "documents": _documents,
     "one_document_per_row": _one_document_per_row,
 }
-"""Packing -> (pairs int64[N], row length) -> places that each document takes, int64[N]."""
+"""Functions from pairs per document, int64[N], and T to positions per document, int64[N]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What became of the documents.
+    """Statistics of packed documents.
 
     Attributes:
-      documents, tokens: all that were given.
-      without_target: documents of fewer than two tokens, which have nothing to predict.
-      rows: rows of one epoch.
-      targets: tokens that are predicted in an epoch: all but the first of every document.
-      padding: share of the places of an epoch that holds nothing.
+      documents, tokens: numbers of documents and of tokens before packing.
+      without_target: number of documents with fewer than two tokens, which have no target.
+      rows: number of rows in an epoch.
+      targets: number of targets in an epoch: all tokens but the first of each document.
+      padding: fraction of the positions in an epoch that are padding.
     """
 
     documents: int
@@ -66,23 +67,23 @@ class Summary:
 
 
 class Rows:
-    """Random-access rows of packed documents.
+    """A sequence of rows of packed documents.
 
-    A row is a dict of [T] arrays: `tokens`, `targets`, `segment_ids` (1, 2, ... by document, 0
-    where padded), `positions` (from 0 in every document), all int32, and `weights`, float32, 1
-    where there is a target and 0 where padded.
+    A row is a dict of [T] arrays: int32 `tokens`, `targets`, `segment_ids` (1, 2, ... by document;
+    0 for padding) and `positions` (from 0 in each document), and float32 `weights` (1 for targets;
+    0 for padding).
     """
 
     def __init__(self, documents: Sequence[np.ndarray], *, length: int, packing: str):
-        """Lays documents out.
+        """Computes the layout; rows are assembled on access.
 
         Args:
-          documents: int[N_d] tokens of each, in the order of packing.
-          length: T.
+          documents: the tokens of each document, an integer array, in packing order.
+          length: tokens per row, T.
           packing: a key of `PACKINGS`.
 
         Raises:
-          ValueError: the length or packing is not allowed, or no document has two tokens.
+          ValueError: the length or packing is invalid, or no document has two tokens.
         """
         if packing not in PACKINGS:
             raise ValueError(f"packing={packing!r} is unknown; choose one of {', '.join(PACKINGS)}")
@@ -126,7 +127,7 @@ class Rows:
         for document in range(first, last):
             start = int(self._starts_N[document])
             low, high = max(start, begin), min(int(self._stops_N[document]), end)
-            if low >= high:  # a document without a pair
+            if low >= high:  # a document without pairs
                 continue
             segment += 1
             part = self._documents[document][low - start : high - start + 1]

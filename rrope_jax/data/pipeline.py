@@ -1,4 +1,4 @@
-"""Batches of packed text; each of any number of processes reads its own rows."""
+"""Batches of packed text, of which each process reads its own rows."""
 
 import dataclasses
 import functools
@@ -18,21 +18,21 @@ from rrope_jax.data.tokenizers import Tokenizer
 
 _LOG = logging.getLogger(__name__)
 
-# Assembling a row is copying memory, so few threads keep up with any model.
+# Assembling a row only copies memory, so a few threads are fast enough for any model.
 _READ_THREADS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(TextConfig):
-    """The fields of `config.data`: where text is and how it becomes rows.
+    """The fields of `config.data`: the source of the text, and how to make rows of it.
 
     Attributes:
-      tokenizer: as in `load_tokenizer`; None for the one that travels with the model.
-      bos, eos: whether every document begins and ends with the tokenizer's special token.
+      tokenizer: a source as for `load_tokenizer`; None for the model's own tokenizer.
+      bos, eos: whether to add the tokenizer's `bos` token before each document, and `eos` after.
       packing: a key of `packing.PACKINGS`.
-      seed: of the order of documents and of rows.
-      prefetch: batches that are made ahead.
-      cache_dir: folder that caches token ids; None keeps them in memory.
+      seed: seed for the order of documents and rows.
+      prefetch: number of batches to prepare in advance.
+      cache_dir: folder to cache token ids in; None keeps them in memory.
 
     Raises:
       ValueError: a field is out of range.
@@ -59,16 +59,16 @@ class DataConfig(TextConfig):
 
 
 class TextBatches(Iterator[Row]):
-    """Endless batches of shuffled rows, of each the rows that this process provides.
+    """An infinite iterator over batches of shuffled rows; yields this process's rows of each.
 
-    Iterating gives dicts of arrays as in `packing.Rows` with a leading axis: the rows asked for, in
-    that order. Which rows a batch has does not depend on who reads them. Every epoch has another
-    order; a batch may hold the end of one epoch and the beginning of the next, so no row is left
-    out.
+    A batch is a dict of arrays as in `packing.Rows` with a leading axis for the requested rows, in
+    the requested order. The content of a batch does not depend on how its rows are divided among
+    processes. Each epoch is shuffled differently. A batch may span two epochs, so no row is
+    dropped.
 
     Attributes:
-      summary: what an epoch holds.
-      waiting_seconds: time spent so far waiting for batches.
+      summary: statistics of one epoch.
+      waiting_seconds: total time spent waiting for batches.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TextBatches(Iterator[Row]):
         rows: Sequence[int],
         prefetch: int,
     ):
-        """Use `Text.batches`."""
+        """Not for direct use; call `Text.batches`."""
         self.summary: Summary = text.summary
         self.waiting_seconds = 0.0
         self._identity = {"data": fingerprint, "batch_size": batch_size}
@@ -99,14 +99,14 @@ class TextBatches(Iterator[Row]):
         return batch
 
     def state(self) -> dict[str, Any]:
-        """Where the iteration is, JSON-able and the same on every host."""
+        """Returns the position of the iterator, JSON-serializable and the same on every host."""
         return {**self._identity, _NEXT_ROW: self._step * self._batch_size}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Resumes where `state()` was called, with these or any other rows of the same batches.
+        """Resumes where `state()` was called, even if by a process with other rows of the batches.
 
         Raises:
-          ValueError: the state is that of other data or of another batch size, or is no state.
+          ValueError: the state is invalid, or belongs to other data or another batch size.
         """
         for key, here in self._identity.items():
             if state.get(key) != here:
@@ -126,7 +126,7 @@ class TextBatches(Iterator[Row]):
         self._reader = self._read()
 
     def close(self) -> None:
-        """Ends the threads that read ahead."""
+        """Stops the threads that prefetch."""
         self._reader.close()
 
     def __enter__(self) -> Self:
@@ -136,7 +136,7 @@ class TextBatches(Iterator[Row]):
         self.close()
 
     def _read(self) -> grain.DatasetIterator[Row]:
-        """Reads ahead from the next step on, once its batch is asked for."""
+        """Creates an iterator that starts at the current step; the first access starts prefetch."""
         own = self._source.own
         left = grain.MapDataset.source(self._source)[self._step * own :]
         options = grain.ReadOptions(
@@ -145,15 +145,15 @@ class TextBatches(Iterator[Row]):
         return iter(left.batch(own, drop_remainder=True).to_iter_dataset(options))
 
 
-# Where `TextBatches.state` keeps the number of rows that lie before the next batch.
+# The key in `TextBatches.state` for the number of rows before the next batch.
 _NEXT_ROW = "global_next_index"
 
 
 class _OwnRows:
-    """The rows that a process provides, batch after batch, of an endless sequence of rows.
+    """The rows of an endless sequence that one process provides, batch by batch.
 
     Attributes:
-      own: how many of each batch.
+      own: number of this process's rows in each batch.
     """
 
     def __init__(self, rows: grain.MapDataset[Row], batch_size: int, numbers: Sequence[int]):
@@ -170,14 +170,14 @@ class _OwnRows:
 
 
 class Text:
-    """The text of a config: opened and split once, each part tokenized once when it is needed."""
+    """The text of a config, opened and split once; each part is tokenized on first use."""
 
     def __init__(self, config: DataConfig, tokenizer: Tokenizer):
         """Opens the source.
 
         Args:
-          config: the text and how to pack it.
-          tokenizer: the model's.
+          config: the text source, and how to pack it.
+          tokenizer: the model's tokenizer.
 
         Raises:
           ValueError: the text cannot be read.
@@ -188,12 +188,13 @@ class Text:
 
     @functools.cached_property
     def heldout(self) -> list[tuple[str, np.ndarray]]:
-        """Names and tokens, int32[N], of the held-out documents, whole and in the source's order.
+        """The name and all tokens, int32[N], of each held-out document, in the source's order.
 
-        `config.bos` applies; the token of `config.eos` is left out, as it is no part of the text.
+        The tokens start with `bos` if `config.bos`. They never end with `eos`, which is not part of
+        the text.
 
         Raises:
-          ValueError: the text cannot be read or nothing of it is held out.
+          ValueError: the text cannot be read, or no document is held out.
         """
         if not len(self._parts.heldout):
             raise ValueError(
@@ -207,7 +208,7 @@ class Text:
 
     @functools.cached_property
     def train(self) -> Tokens:
-        """The tokens of the documents that are not held out, shuffled.
+        """The tokens of the training documents (those not held out), shuffled.
 
         Raises:
           ValueError: the text cannot be read.
@@ -218,16 +219,16 @@ class Text:
     def batches(
         self, *, batch_size: int, length: int, rows: Sequence[int] | None = None
     ) -> TextBatches:
-        """Batches of the documents that are not held out.
+        """Returns batches of the training documents (those not held out).
 
         Args:
-          batch_size: rows of a batch over all processes.
-          length: tokens of a row.
-          rows: numbers of the rows of a batch that this process provides, in any order; all by
-            default.
+          batch_size: rows per batch over all processes.
+          length: tokens per row.
+          rows: indices of the rows of a batch that this process provides, in any order; None for
+            all.
 
         Raises:
-          ValueError: the text leaves nothing to train on, or the sizes do not fit.
+          ValueError: there is no text to train on, or an argument is out of range.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")

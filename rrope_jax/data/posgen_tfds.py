@@ -1,8 +1,8 @@
-"""PosGen as TFDS data sets `posgen/TASK`, so any framework can train on the same rows.
+"""PosGen as TFDS datasets `posgen/TASK`, so that any framework can train on the same rows.
 
-Importing this module registers them: `tfds.builder("posgen/cot", data_dir=...)` and its
-`download_and_prepare()` write array_record files, which `tfds.data_source` reads anywhere, this
-package and TensorFlow not needed.
+Importing this module registers the datasets. `download_and_prepare()` of
+`tfds.builder("posgen/cot", data_dir=...)` writes array_record files, which `tfds.data_source` can
+read without this package or TensorFlow.
 """
 
 import dataclasses
@@ -18,18 +18,18 @@ from rrope_jax.posgen.tasks import TASKS
 
 
 class PosgenConfig(tfds.core.BuilderConfig):  # type: ignore[misc]
-    """One task; the defaults are the paper's (arXiv 2403.00071, section 6.1).
+    """The config of one task; the defaults are from section 6.1 of arXiv 2403.00071.
 
-    Give a config with other values another `name`: TFDS finds data by it.
+    Configs with different values need different names, since TFDS finds data by `name`.
     """
 
     def __init__(self, *, name: str, task: str, seed: int = 0, **data: Any):
-        """Checks all fields.
+        """Creates a config and checks its fields.
 
         Args:
-          name: of the config.
+          name: the config's name.
           task: a key of `TASKS`.
-          seed: of the splits. The rows are those of a `rrope posgen` run with this seed.
+          seed: seed of the splits; a `rrope posgen` run with this seed has the same rows.
           data: fields of `TaskConfig`.
 
         Raises:
@@ -39,24 +39,24 @@ class PosgenConfig(tfds.core.BuilderConfig):  # type: ignore[misc]
         self.task, self.seed, self.data = task, seed, TaskConfig(**data)
 
     def setting(self) -> dict[str, Any]:
-        """The fields that make the rows."""
+        """Returns the fields that determine the rows."""
         return {"task": self.task, "seed": self.seed, **dataclasses.asdict(self.data)}
 
 
 class Posgen(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
-    """Rows of PosGen: `tokens`, int32[length], in the order of `posgen.generate`.
+    """The PosGen dataset: `tokens`, int32[length], in the order of `posgen.generate`.
 
-    The metadata of the data set are the fields of its `PosgenConfig`.
+    The dataset's metadata are the fields of its `PosgenConfig`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = tuple(PosgenConfig(name=task, task=task) for task in TASKS)
-    # Otherwise TFDS looks for a list of checksums, with a package (importlib_resources) that it
-    # does not ask for at installation.
+    # Otherwise TFDS looks for a list of checksums, using a package (importlib_resources) that it
+    # does not declare as a dependency.
     url_infos = None
 
     def __init__(self, *, file_format: str = "array_record", **arguments: Any):
-        """Takes what every TFDS builder takes; this format is written without TensorFlow."""
+        """Takes the arguments of any TFDS builder; array_record does not need TensorFlow."""
         super().__init__(file_format=file_format, **arguments)
 
     def _info(self) -> tfds.core.DatasetInfo:

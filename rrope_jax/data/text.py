@@ -1,4 +1,4 @@
-"""Where text comes from, and which of it is held out."""
+"""Opens text sources and chooses the documents to hold out."""
 
 import dataclasses
 import difflib
@@ -14,31 +14,31 @@ from rrope_jax.data.document import Documents
 from rrope_jax.data.local_text import LocalText
 
 TFDS = "tfds:"
-"""What a source begins with that names a TFDS data set."""
+"""The prefix of a source that names a TFDS dataset."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_NAMES_SHOWN = 10_000  # among which the nearest to a wrong name is looked for
+_NAMES_SHOWN = 10_000  # number of names to search for the nearest to a wrong one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Which text to read and what to hold out of it.
+    """The text to read, and the documents to hold out.
 
     Attributes:
-      source: path of a text file, of a JSONL file (either may be gzipped) or of a folder of such
-        files; a glob of files; or "tfds:NAME" with "/CONFIG" and ":VERSION" where there are
-        several. What exists under the very name is no glob, whatever is in it.
-      data_dir: where TFDS keeps its data sets, for a source that is one; None for TFDS's default.
-      split: split of a TFDS data set.
-      text_key: field of a JSONL object or TFDS example that holds the text. None is "text" for
+      source: the path of a text file, a JSONL file (both may be gzipped) or a folder of such files;
+        a glob of files; or "tfds:NAME", with "/CONFIG" and ":VERSION" if there are several. A path
+        that exists is taken literally, even if it looks like a glob.
+      data_dir: the folder of TFDS datasets, for a "tfds:" source; None for TFDS's default.
+      split: the split of a TFDS dataset.
+      text_key: the field of a JSONL object or TFDS example that has the text. None means "text" for
         JSONL, and the only text field for TFDS.
-      heldout: names of documents, or patterns of names (`*`, `?`, `[...]`), not to train on. The
-        very name of a document is no pattern.
-      heldout_share: share of the other documents that is held out as well, by a hash of their
-        names.
+      heldout: names of documents to hold out of training, or patterns of names (`*`, `?`, `[...]`).
+        The exact name of a document is not treated as a pattern.
+      heldout_share: fraction of the remaining documents to hold out as well, chosen by a hash of
+        their names.
 
     Raises:
-      ValueError: a field is out of range, empty, or the URL of what is not on this machine.
+      ValueError: a field is out of range, empty or a URL.
     """
 
     source: str
@@ -80,7 +80,7 @@ def documents(config: TextConfig) -> Documents:
     """Opens a source.
 
     Raises:
-      ValueError: there is nothing to read at the source, or it cannot be read.
+      ValueError: the source has no text or cannot be read.
     """
     if config.source.startswith(TFDS):
         from rrope_jax.data.text_tfds import TfdsText  # here: TFDS takes a second to import
@@ -95,20 +95,20 @@ def documents(config: TextConfig) -> Documents:
 
 
 class Parts(NamedTuple):
-    """Indices of documents, int64[N], ascending."""
+    """Indices of the training and held-out documents, int64[N] each, ascending."""
 
     train: np.ndarray
     heldout: np.ndarray
 
 
 def split(config: TextConfig, names: Sequence[str]) -> Parts:
-    """Which documents are trained on and which are held out.
+    """Splits documents into those to train on and those to hold out.
 
-    A document's name alone decides: the choice stays when documents are added, and is the same on
-    every machine.
+    The split depends only on each document's name, so it is the same on every machine and does not
+    change when documents are added.
 
     Raises:
-      ValueError: an entry of `heldout` fits no name.
+      ValueError: an entry of `heldout` matches no name.
     """
     entries = frozenset(config.heldout)
     exact = entries.intersection(names) if entries else entries
@@ -133,6 +133,6 @@ def split(config: TextConfig, names: Sequence[str]) -> Parts:
 
 
 def _draw(name: str) -> float:
-    """A number in [0, 1), as good as random but always the same for a name."""
+    """A pseudorandom number in [0, 1) that depends only on the name."""
     digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=6).digest()
     return int.from_bytes(digest) / 2**48

@@ -1,4 +1,4 @@
-"""Text in TFDS data sets of the array_record format, read without TensorFlow."""
+"""Text in TFDS datasets in array_record format, read without TensorFlow."""
 
 import contextlib
 import difflib
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds  # type: ignore[import-untyped]
 
 from rrope_jax.data.document import Document, Documents, Names
 
-# The one format of TFDS that is read at random places and without TensorFlow.
+# The only TFDS format with random access that can be read without TensorFlow.
 _FORMAT = "array_record"
 _OF_LOCAL_FILES = "rrope_text"
 _INFO = "dataset_info.json"
@@ -22,23 +22,25 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 class TfdsText(Documents):
-    """The documents of a prepared data set.
+    """The documents of a prepared TFDS dataset.
 
-    They are called `NAME/SPLIT/INDEX`. Those of `rrope_text`, which earlier releases made of local
-    files, keep the names of their files.
+    Documents are named `NAME/SPLIT/INDEX`. Those of `rrope_text`, which earlier releases made from
+    local files, keep the names of their files.
     """
 
     def __init__(self, name: str, *, data_dir: str | None, split: str, text_key: str | None):
-        """Opens a data set.
+        """Opens a dataset.
 
         Args:
-          name: NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION; unset, the newest version.
-          data_dir: the folder in which TFDS keeps its data sets; None for TFDS's default.
-          split: in TFDS's notation, such as "train" or "test[:10%]".
-          text_key: the feature that holds the text; None for the only one that can be meant.
+          name: NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION; the newest version by
+            default.
+          data_dir: the folder of TFDS datasets; None for TFDS's default.
+          split: a split in TFDS's notation, such as "train" or "test[:10%]".
+          text_key: the feature that has the text; None to infer it if it is unambiguous.
 
         Raises:
-          ValueError: it is not prepared there as array_record, or lacks the split or the feature.
+          ValueError: the dataset is not in `data_dir` as array_record, is damaged, or lacks the
+            split or the feature.
         """
         folder = _folder(name, Path(data_dir or tfds.core.constants.DATA_DIR))
         with _naming_damage(folder):
@@ -66,14 +68,14 @@ class TfdsText(Documents):
             self.names = Names(count, lambda index: f"{self._prefix}/{index}")
 
     def read(self, indices: Iterable[int]) -> Iterator[Document]:
-        """Reads documents; see `Documents`."""
+        """Yields documents; see `Documents.read`."""
         for index in indices:
             yield Document(self.names[index], self._read(index, self._text_key))
 
     def _read(self, index: int, key: str) -> str:
         with _naming_damage(self._folder):
             data = self._examples[index][key]
-            if not isinstance(data, bytes):  # None, from a file that was cut short at some places
+            if not isinstance(data, bytes):  # some truncated files give None
                 raise TypeError(f"there is no {key} in example {index}")
         try:
             return data.decode()
@@ -82,17 +84,17 @@ class TfdsText(Documents):
 
 
 class DamagedError(ValueError):
-    """A data set that cannot be read."""
+    """Raised when a dataset cannot be read."""
 
     def __init__(self, folder: Path, reason: str) -> None:
-        """Takes the folder of the data set, and what is wrong."""
+        """Creates the error from the dataset's folder and the reason."""
         mend = "prepare or copy it again after removing the folder"
         super().__init__(f"{folder} is damaged: {reason}; {mend}")
 
 
 @contextlib.contextmanager
 def _naming_damage(folder: Path) -> Iterator[None]:
-    """Names the data set where reading it fails: damaged files raise errors of every kind."""
+    """Turns all errors, since damaged files cause many types, into a `DamagedError`."""
     try:
         yield
     except Exception as error:
@@ -104,8 +106,8 @@ def _line(error: Exception) -> str:
 
 
 def _text_key(name: str, features: Any, text_key: str | None) -> str:
-    """The one that is wanted; else `text`, the only string named like it, or the only string."""
-    string = np.dtype(object)  # as TFDS has it
+    """Returns `text_key`, or else "text", the only string named like it, or the only string."""
+    string = np.dtype(object)  # TFDS's dtype for strings
     strings = sorted(k for k, f in features.items() if f.np_dtype == string and f.shape == ())
     alike = [key for key in strings if key.endswith("text")]
     for candidates in ([text_key],) if text_key else (["text"], alike, strings):
@@ -118,7 +120,7 @@ def _text_key(name: str, features: Any, text_key: str | None) -> str:
 
 
 def _folder(name: str, data_dir: Path) -> Path:
-    """The folder of the newest prepared version that a name can mean."""
+    """Returns the folder of the newest prepared version of a dataset."""
     parsed = _NAME.fullmatch(name)
     if parsed is None:
         raise ValueError(f"source='tfds:{name}' has to be tfds:NAME[/CONFIG][:VERSION]")

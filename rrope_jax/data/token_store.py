@@ -1,4 +1,4 @@
-"""Token ids of documents, in memory or cached in a folder."""
+"""Tokenizes documents, in memory or with a cache on disk."""
 
 import hashlib
 import io
@@ -21,19 +21,20 @@ from rrope_jax.io.target import made_once
 _LOG = logging.getLogger(__name__)
 
 _TOKENS, _TABLE, _META = "tokens.bin", "documents.npy", "store.json"
-_FORMAT = 1  # part of the key, so that another layout goes to another folder
-# What is kept of every document beside its tokens: their number, and a digest of them.
+_FORMAT = 1  # part of the key, so that other layouts go to other folders
+# The table's row for a document: its number of tokens, and a digest of them.
 _ROW = np.dtype([("size", np.int64), ("digest", np.uint8, 16)])
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Tokens(NamedTuple):
-    """Token ids of some documents.
+    """The token ids of some documents.
 
     Attributes:
-      names: of the documents.
-      arrays: unsigned integers [N] of each: views of memory, or of a file that is read as needed.
-      fingerprint: changes with any name, any token and the order.
+      names: the documents' names.
+      arrays: the token ids of each document, uint16[N] or uint32[N], as views of memory or of a
+        memory-mapped file.
+      fingerprint: a string that changes with any name, any token or the order.
     """
 
     names: Sequence[str]
@@ -53,16 +54,16 @@ def tokenize(
     """Tokenizes documents, or reads their ids from the cache.
 
     Args:
-      documents: the text.
-      indices: which of its documents, each once, in the order of the result.
-      tokenizer: of the model.
-      bos, eos: whether the tokenizer's special token begins and ends every document.
-      cache_dir: keeps the ids of all documents, in one subfolder for each text and tokenizer;
-        several hosts may share it. None tokenizes only those of `indices`, in memory.
+      documents: the documents of a source.
+      indices: the documents to return, without duplicates, in the order of the result.
+      tokenizer: the model's tokenizer.
+      bos, eos: whether to add the tokenizer's `bos` token before each document, and `eos` after.
+      cache_dir: folder for the ids of all documents, with one subfolder per text and tokenizer;
+        hosts may share it. None tokenizes only the documents in `indices`, in memory.
 
     Raises:
-      ValueError: the tokenizer lacks a special token that is asked for, a document cannot be read,
-        or cache_dir cannot be written.
+      ValueError: the tokenizer lacks a requested special token, a document cannot be read, or
+        `cache_dir` cannot be used.
     """
     indices = np.asarray(indices, np.int64)
     writer = _TokenWriter(
@@ -70,7 +71,7 @@ def tokenize(
     )
     if cache_dir is None:
         buffer = io.BytesIO()
-        stored = np.sort(indices)  # the order in which files are read fastest
+        stored = np.sort(indices)  # reading in file order is fastest
         table = writer.write(buffer, documents.read(stored.tolist()), len(stored))
         tokens = np.frombuffer(buffer.getbuffer(), writer.dtype)
     else:
@@ -96,7 +97,7 @@ def tokenize(
 
 
 class _Slices(Sequence[np.ndarray]):
-    """Parts of one array, cut when they are asked for: there may be millions."""
+    """Slices of one array that are made on access, since there may be millions."""
 
     def __init__(self, array: np.ndarray, starts_N: np.ndarray, stops_N: np.ndarray):
         self._array, self._starts_N, self._stops_N = array, starts_N, stops_N
@@ -118,7 +119,7 @@ def _special(tokenizer: Tokenizer, name: str, is_added: bool) -> list[int]:
 
 
 class _TokenWriter:
-    """Makes the token ids of texts."""
+    """Tokenizes documents and writes their ids."""
 
     def __init__(self, tokenizer: Tokenizer, before: list[int], after: list[int]):
         self._tokenizer = tokenizer
@@ -126,12 +127,12 @@ class _TokenWriter:
         self.dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
 
     def key(self, documents: Documents) -> str:
-        """Names what the ids of these documents depend on."""
+        """Returns a digest of everything that the ids of these documents depend on."""
         around = f"{self._before.tolist()} {self._after.tolist()}"
         return _digest([str(_FORMAT), documents.fingerprint, self._tokenizer.fingerprint, around])
 
     def write(self, file: IO[bytes], documents: Iterable[Document], count: int) -> np.ndarray:
-        """Writes the ids of `count` documents one after another; returns the rows [count]."""
+        """Writes the ids of `count` documents in sequence; returns their rows, [count]."""
         table = np.zeros(count, _ROW)
         said = time.monotonic()
         arrays = self._tokenizer.encode_all(document.text for document in documents)
@@ -155,7 +156,7 @@ def _make(folder: Path, documents: Documents, writer: _TokenWriter) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder holds all ids; a damaged one is removed."""
+    """Whether a folder is a complete cache; removes a damaged one."""
     if not folder.exists():
         return False
     try:
@@ -163,17 +164,17 @@ def _is_whole(folder: Path) -> bool:
         if len(tokens) == table["size"].sum():
             return True
     except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
-        pass  # whatever JSON and numpy make of damaged files
+        pass  # all that JSON and numpy raise for damaged files
     _LOG.warning("%s is damaged and made again", folder)
     shutil.rmtree(folder)
     return False
 
 
 def _load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of all documents, and their rows."""
+    """Loads the ids of all documents, and the table."""
     dtype = json.loads((folder / _META).read_text())["dtype"]
     table = np.load(folder / _TABLE)
-    if (folder / _TOKENS).stat().st_size == 0:  # which cannot be mapped
+    if (folder / _TOKENS).stat().st_size == 0:  # an empty file cannot be mapped
         return np.zeros(0, dtype), table
     return np.memmap(folder / _TOKENS, dtype, mode="r"), table
 

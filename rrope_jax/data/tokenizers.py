@@ -1,4 +1,4 @@
-"""Text to token ids and back: Hugging Face tokenizer files, and bytes."""
+"""Tokenizers: Hugging Face's tokenizer.json, and bytes."""
 
 import codecs
 import functools
@@ -27,18 +27,18 @@ BYTES = "bytes"
 """The source that names the byte tokenizer."""
 
 _TOKENIZER = "tokenizer.json"
-# Later files win where both name a token.
+# Later files take precedence.
 _SPECIAL_TOKEN_FILES = ("special_tokens_map.json", "tokenizer_config.json")
-# Texts go to the Rust side so many characters at a time: enough to busy all cores, few enough that
-# the offsets it keeps beside every token stay small.
+# Characters per batch passed to the Rust library: enough to keep all cores busy, few enough to
+# limit the memory for the offsets that it stores with each token.
 _BATCH_CHARACTERS = 4_000_000
 
 
 class _Codec(Protocol):
-    """What differs between kinds of tokenizers."""
+    """The operations that differ between kinds of tokenizers."""
 
     vocab_size: int
-    ordinary_size: int  # the same without tokens that were added to the vocabulary
+    ordinary_size: int  # like vocab_size, but without added tokens
 
     def spelling(self, index: int) -> str: ...
 
@@ -53,12 +53,12 @@ class Tokenizer:
     """Turns text into token ids and back.
 
     Attributes:
-      vocab_size: one more than the largest id.
-      bos_id, eos_id: ids of the tokens that begin and end a text; None where it has none.
-        `encode` adds neither.
-      adds_bos: whether the files ask for `bos_id` before a text, as transformers then does.
-      fingerprint: the same for tokenizers that were loaded from the same content, for models that
-        have an embedding for the same ids of theirs.
+      vocab_size: the largest id plus one.
+      bos_id, eos_id: ids of the tokens that begin and end a text, or None; `encode` adds neither.
+      adds_bos: whether the tokenizer's files say to add `bos_id` before a text, as transformers
+        then does.
+      fingerprint: a string that is the same for tokenizers with the same content and the same limit
+        from `for_model`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Tokenizer:
         adds_bos: bool = False,
         embedded: int | None = None,
     ):
-        """Use `load_tokenizer` and `for_model`: this only holds what they made."""
+        """Not for direct use; call `load_tokenizer` or `for_model`."""
         self._codec = codec
         self._embedded = codec.vocab_size if embedded is None else embedded
         self.vocab_size = codec.vocab_size
@@ -79,15 +79,15 @@ class Tokenizer:
         self.bos_id, self.eos_id, self.adds_bos = bos_id, eos_id, adds_bos
 
     def for_model(self, vocab_size: int) -> "Tokenizer":
-        """This tokenizer for a model that has embeddings for ids below vocab_size only.
+        """Returns this tokenizer for a model that only has embeddings for ids below `vocab_size`.
 
-        Many checkpoints have an added token beyond their embedding, such as one for padding, which
-        no text has. With a warning, such tokens are passed over: a text that has one is refused
-        when it is encoded, and one that begins or ends a text is as if there were none.
+        Many checkpoints have an added token without an embedding, such as one for padding. Such
+        tokens are excluded with a warning: `encode` rejects texts that contain them, and `bos_id`
+        or `eos_id` becomes None if it is one of them.
 
         Raises:
-          ValueError: there is no embedding for tokens of ordinary text; the message continues the
-            name of the tokenizer.
+          ValueError: tokens of ordinary text have no embedding. The message is meant to follow the
+            tokenizer's name.
         """
         if self.vocab_size <= vocab_size:
             return self
@@ -117,13 +117,13 @@ class Tokenizer:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens around it.
+        """Returns the ids of a text, without adding special tokens.
 
-        As in transformers, the spelling of a special token in the text (`<|im_start|>`) is read as
-        that token.
+        As in transformers, the spelling of a special token in the text (such as `<|im_start|>`)
+        becomes that token.
 
         Raises:
-          ValueError: the model of `for_model` has no embedding for one of the ids.
+          ValueError: an id has no embedding in the model of `for_model`.
         """
         return self._checked(self._codec.encode([text]))[0]
 
@@ -138,10 +138,10 @@ class Tokenizer:
         return batch
 
     def beginning(self, bos: bool) -> list[int]:
-        """What stands before a text: the token that begins one, or nothing.
+        """Returns the ids to put before a text: `[bos_id]` if `bos`, otherwise none.
 
         Raises:
-          ValueError: there is no such token.
+          ValueError: `bos` is true, but the tokenizer has no such token.
         """
         if not bos:
             return []
@@ -150,7 +150,7 @@ class Tokenizer:
         return [self.bos_id]
 
     def encode_all(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-        """`encode` for many texts, on all cores: int32[N] for each, in order."""
+        """Encodes many texts on all cores; yields int32[N] for each, in order."""
         batch: list[str] = []
         characters = 0
         for text in texts:
@@ -166,17 +166,21 @@ class Tokenizer:
             yield np.asarray(ids, np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; special tokens are left out, and what is not UTF-8 becomes U+FFFD."""
+        """Returns the text of ids, without special tokens; invalid UTF-8 becomes U+FFFD."""
         return self._codec.decode([int(i) for i in ids])
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """Text of ids that follow others.
+        """Returns the text of ids that continue others.
 
-        Decoded alone, a text can lose the space before its first word. A character whose last
-        bytes are still to come is left out.
+        Decoding the ids alone could lose the space before the first word. An incomplete character
+        at the end is omitted.
+
+        Args:
+          before: the preceding ids.
+          ids: the ids to decode.
         """
         start, whole = self.decode(before), self.decode([*before, *ids])
-        # some decoders change what is before a token
+        # Some decoders change the text before a token.
         text = whole.removeprefix(start) if whole.startswith(start) else self.decode(ids)
         return text[: len(text) - self._codec.unfinished(ids)]
 
@@ -185,8 +189,8 @@ def load_tokenizer(source: str | TokenizerFiles) -> Tokenizer:
     """Loads a tokenizer.
 
     Args:
-      source: "bytes"; the path of a tokenizer.json, of a folder with one, or of a checkpoint of any
-        format; or the files of a checkpoint's description.
+      source: "bytes"; the path of a tokenizer.json, of a folder that contains one or of a
+        checkpoint in any format; or the tokenizer files of a checkpoint's description.
 
     Raises:
       ValueError: there is no tokenizer at the path, or it cannot be read.
@@ -200,13 +204,13 @@ def load_tokenizer(source: str | TokenizerFiles) -> Tokenizer:
 
 
 def read_files(source: str) -> TokenizerFiles | None:
-    """The files of a tokenizer that is not "bytes"; None where a checkpoint has none.
+    """Reads the files of a tokenizer; returns None if the checkpoint has none.
 
     Args:
-      source: a path as for `load_tokenizer`.
+      source: a path as for `load_tokenizer`, not "bytes".
 
     Raises:
-      ValueError: there is nothing at the path.
+      ValueError: the path does not exist, or is neither a tokenizer nor a checkpoint.
     """
     path = Path(source)
     if path.suffix == ".json" and path.is_file():
@@ -257,7 +261,7 @@ def _from_files(files: Mapping[str, bytes], source: str) -> Tokenizer:
 
 
 def _special_tokens(files: Mapping[str, bytes]) -> dict[str, str]:
-    """The spellings of bos_token and eos_token, where the files give them."""
+    """Returns the spellings of `bos_token` and `eos_token` that the files give."""
     spellings: dict[str, str] = {}
     for name in _SPECIAL_TOKEN_FILES:
         entries: dict[str, Any] = json_text.parse(files.get(name, b"{}"))
@@ -269,12 +273,12 @@ def _special_tokens(files: Mapping[str, bytes]) -> dict[str, str]:
     return spellings
 
 
-# How tokens of single bytes are spelled beside tokens of text.
+# The spelling of single-byte tokens in vocabularies with byte fallback.
 _BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 
 
 class _HuggingFace:
-    """A tokenizer.json, with another encoder where it cannot say how its characters are joined."""
+    """A tokenizer.json, with a separate encoder if it cannot express the order of merges."""
 
     def __init__(self, inner: tokenizers.Tokenizer, exact: sentencepiece.LeftmostFirst | None):
         self._inner, self._exact = inner, exact
@@ -307,7 +311,10 @@ class _HuggingFace:
         return text
 
     def _decode_with_bytes(self, ids: Sequence[int]) -> str:
-        """Shows only broken bytes as such, where the library shows all bytes in a row so."""
+        """Decodes ids that include byte tokens, replacing only invalid bytes by U+FFFD.
+
+        The library replaces all of a run of byte tokens if any of them is invalid.
+        """
         added = self._inner.get_added_tokens_decoder()
         special = {index for index, token in added.items() if token.special}
         tokens: list[str] = []
@@ -321,7 +328,7 @@ class _HuggingFace:
         return text
 
     def unfinished(self, ids: Sequence[int]) -> int:
-        """How many characters at the end of a text stand for one that lacks bytes."""
+        """Number of U+FFFD at the end of the text that stand for an incomplete character."""
         if self._byte_of:
             tail = itertools.takewhile(self._byte_of.__contains__, reversed(ids))
             return _unfinished(bytes(self._byte_of[index] for index in tail)[::-1])
@@ -329,7 +336,7 @@ class _HuggingFace:
         if "ByteLevel" not in repr(self._inner.decoder):
             return 0
         alphabet = _byte_alphabet()
-        if not all(each in alphabet for each in spelled):  # of a special token, which is no text
+        if not all(each in alphabet for each in spelled):  # part of a special token, not text
             return 0
         return _unfinished(bytes(alphabet[each] for each in spelled))
 
@@ -338,14 +345,14 @@ _LONGEST_CHARACTER = 4  # bytes
 
 
 def _unfinished(data: bytes) -> int:
-    """1 where bytes end in the first ones of a character, else 0."""
+    """Returns 1 if the bytes end with an incomplete character, otherwise 0."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data)
     return int(bool(decoder.getstate()[0]))
 
 
 def _readable(spelled: Sequence[str]) -> list[str]:
-    """Byte tokens; those that do not form a whole character are replaced by U+FFFD."""
+    """Replaces byte tokens that do not form a complete character by U+FFFD."""
     tokens: list[str] = []
     data = bytes(int(token[3:5], 16) for token in spelled)
     while data:
@@ -361,7 +368,7 @@ def _readable(spelled: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _byte_alphabet() -> dict[str, int]:
-    """The characters that byte-level tokens spell bytes with."""
+    """The byte for each character with which byte-level tokens spell bytes."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {
@@ -370,7 +377,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 class _Bytes:
-    """Ids 0 to 255 are the bytes of UTF-8; 256 begins and 257 ends a text."""
+    """The byte tokenizer: ids 0 to 255 are UTF-8 bytes, 256 begins a text and 257 ends it."""
 
     vocab_size, ordinary_size = 258, 256
 

@@ -13,7 +13,7 @@ from rrope_jax.io.description import Description
 from rrope_jax.io.weights import Array, Weight, parameter_shapes
 
 Part = tuple[range, ...]
-"""A part of an array: one range for each axis."""
+"""A part of an array, given as one range for each axis."""
 
 
 class Source(abc.ABC):

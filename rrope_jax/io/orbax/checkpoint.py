@@ -54,7 +54,7 @@ class SaveError(RuntimeError):
 
 
 Gather = Callable[[Any], list[Any]]
-"""A collective: returns the values of all processes in process order."""
+"""A collective function that returns the values of all processes, in process order."""
 
 
 class Checkpoints:

@@ -1,4 +1,4 @@
-"""Local text: plain text with one document per file, or JSONL with one per line; maybe gzipped."""
+"""Local text: plain text, one document per file, or JSONL, one per line; both may be gzipped."""
 
 import codecs
 import contextlib

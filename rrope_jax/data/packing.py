@@ -9,8 +9,8 @@ and none spans two documents. With rows of length 4, documents a0..a5 and b0..b2
     one_document_per_row  a0 a1 a2 a3 | a4 .  .  . | b0 b1 .  .
                           a1 a2 a3 a4 | a5 .  .  . | b1 b2 .  .
 
-A document that continues in the next row cannot attend to the previous one, so its positions start
-at 0 again.
+Tokens cannot attend to the previous row, so when a document continues in a new row, its positions
+start at 0 again.
 
 Axes: N documents, T tokens per row.
 """

@@ -136,7 +136,7 @@ class TextBatches(Iterator[Row]):
         self.close()
 
     def _read(self) -> grain.DatasetIterator[Row]:
-        """Creates an iterator that starts at the current step; the first access starts prefetch."""
+        """Creates an iterator from the current step on; the first access starts prefetching."""
         own = self._source.own
         left = grain.MapDataset.source(self._source)[self._step * own :]
         options = grain.ReadOptions(

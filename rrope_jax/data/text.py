@@ -83,7 +83,7 @@ def documents(config: TextConfig) -> Documents:
       ValueError: the source has no text or cannot be read.
     """
     if config.source.startswith(TFDS):
-        from rrope_jax.data.text_tfds import TfdsText  # here: TFDS takes a second to import
+        from rrope_jax.data.text_tfds import TfdsText  # TFDS takes a second to import
 
         return TfdsText(
             config.source.removeprefix(TFDS),

@@ -94,7 +94,7 @@ class DamagedError(ValueError):
 
 @contextlib.contextmanager
 def _naming_damage(folder: Path) -> Iterator[None]:
-    """Turns all errors, since damaged files cause many types, into a `DamagedError`."""
+    """Converts any error to a `DamagedError`, since damaged files raise errors of many types."""
     try:
         yield
     except Exception as error:

@@ -80,7 +80,7 @@ class ArrayCheckpoints:
             path = self._folder / str(step)
             try:
                 return _read_tree(path / TREE / _FILE, like), _read_metadata(path)
-            except Exception as error:  # damaged files make numpy and zipfile raise many kinds
+            except Exception as error:  # damaged files make numpy and zipfile raise many types
                 _LOG.warning(
                     "checkpoint %s cannot be read (%s); trying an older one", path, one_line(error)
                 )

@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001  characters that look like others are meant
+# ruff: noqa: RUF001  lookalike characters are intended
 """llama.cpp's pre-tokenizers (`tokenizer.ggml.pre`), which split text into words before BPE.
 
 The names and the defaults that go with them are from llama.cpp's src/llama-vocab.cpp. The regular

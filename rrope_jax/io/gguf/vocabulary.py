@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001  characters that look like others are meant
+# ruff: noqa: RUF001  lookalike characters are intended
 """The tokenizer described by GGUF metadata, with llama.cpp's defaults for missing keys.
 
 The keys are from docs/gguf.md of ggml-org/ggml. The defaults, and the spellings of tokens that end

@@ -112,7 +112,7 @@ class OrbaxSource(Source):
         matrix = weight.to_matrix(kernel[layer] if weight.stacked else kernel)
         return matrix if part is None else matrix[np.ix_(*part)]
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019  one source lives as long as one conversion
+    @functools.lru_cache(maxsize=1)  # noqa: B019  a source is used for one conversion only
     def _kernel(self, weight: Weight) -> Array:
         kernel: Array = self._restore(weight, ocp.RestoreArgs(restore_type=np.ndarray))
         return kernel

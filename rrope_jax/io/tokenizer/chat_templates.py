@@ -1,4 +1,4 @@
-"""Reads and writes the chat templates in a tokenizer's Hugging Face files."""
+"""Converts chat templates to and from a tokenizer's Hugging Face files."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001  characters that look like others are meant
+# ruff: noqa: RUF001  lookalike characters are intended
 """Compares two tokenizers on probe texts before one replaces the other on export."""
 
 import functools

@@ -143,7 +143,7 @@ def _sentencepiece_bpe(vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
         ]
         halves.sort(key=lambda pair: (index_of[pair[0]], index_of[pair[1]]))
         merges += [(scores[index], pair) for pair in halves]
-    merges.sort(key=lambda merge: merge[0], reverse=True)  # relies on a stable sort
+    merges.sort(key=lambda merge: merge[0], reverse=True)  # stable
     tied = sentencepiece.has_ties([(score, "".join(pair)) for score, pair in merges])
     prepends = vocabulary.prepends_space
     spaces: list[Any] = [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
@@ -324,7 +324,7 @@ def _write_byte_level(
             f"llama.cpp; known are those of {', '.join(PRE_TOKENIZERS)}"
         )
     # A row with another `ignore_merges` may still work; `_check_read_back` finds out.
-    fitting.sort(key=lambda name: PRE_TOKENIZERS[name].ignore_merges != ignores)  # relies on a stable sort
+    fitting.sort(key=lambda name: PRE_TOKENIZERS[name].ignore_merges != ignores)  # stable
     return {
         f"{PREFIX}model": BYTE_LEVEL,
         f"{PREFIX}pre": fitting[0],

@@ -64,7 +64,7 @@ class Source(abc.ABC):
             with `heads` must consist of whole heads.
 
         Returns:
-          The matrix [out, in] or vector, in float32, float16 or bfloat16.
+          The matrix [out, in] or vector, in a floating-point dtype of the source's choice.
         """
 
     def parameter(self, weight: Weight, sharding: jax.sharding.Sharding | None = None) -> jax.Array:

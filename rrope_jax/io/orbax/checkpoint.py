@@ -205,7 +205,7 @@ class Checkpoints:
         return ocp.CheckpointManager(self._folder, options=_with_time(self._options, tree))
 
     def _reader(self) -> ocp.CheckpointManager:
-        """Creates a manager for restoring, in which no process waits for others that may fail."""
+        """Creates a manager for this process alone, so that restoring never waits for another."""
         index = jax.process_index()
         only_this = ocp.options.MultiprocessingOptions(
             primary_host=index,

@@ -310,7 +310,7 @@ class _Pending:
 
 
 def _with_daemons(function: Callable[[], T]) -> T:
-    """Calls a function such that the threads it starts do not keep the process from exiting.
+    """Calls a function so that the threads it starts do not keep the process from exiting.
 
     If a folder cannot be created, Orbax's writer threads for it wait for minutes. Called from a
     daemon thread, the function starts daemon threads.

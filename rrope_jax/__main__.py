@@ -1,8 +1,13 @@
-"""The `rrope` command: runs the job that is named and turns errors into exit codes.
+"""The `rrope` command: runs a job and turns its errors into exit codes.
 
-Exit codes: 0 done, 1 the job failed (with a traceback), 2 bad usage or configuration (one line on
-stderr, nothing written), 42 one of several processes was told to stop or is lost (the same command
-resumes), 130 stopped by SIGINT, 143 stopped by SIGTERM.
+Exit codes:
+
+- 0: the job is done.
+- 1: the job failed (with a traceback).
+- 2: bad usage or configuration (one line on stderr, nothing written).
+- 42: one of several processes was told to stop or was lost; the same command resumes the job.
+- 130: stopped by SIGINT.
+- 143: stopped by SIGTERM.
 """
 
 import importlib
@@ -18,7 +23,7 @@ import rrope_jax
 
 
 class _Command(NamedTuple):
-    """One command: its module, one line about it, and its required flags."""
+    """A command: its module, a one-line summary, and its required flags."""
 
     module: str
     summary: str
@@ -66,7 +71,7 @@ def _usage() -> str:
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:
     del frame
-    # A second signal of the same kind ends the process at once, in case the tidy way out hangs.
+    # A second signal of the same kind kills the process at once, in case the clean exit hangs.
     signal.signal(signal_number, signal.SIG_DFL)
     raise _Stopped(signal_number)
 
@@ -74,7 +79,7 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """Turns SIGINT and SIGTERM into `_Stopped` while a job runs."""
-    if threading.current_thread() is not threading.main_thread():  # others may not set handlers
+    if threading.current_thread() is not threading.main_thread():  # only main may set handlers
         yield
         return
     previous = {s: signal.signal(s, _stop) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -86,10 +91,10 @@ def _stoppable() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Runs a command.
 
     Args:
-      argv: The words after `rrope`; those of the process when None.
+      argv: The words after `rrope`; defaults to `sys.argv[1:]`.
 
     Returns:
       The exit code.

@@ -1,14 +1,14 @@
-"""The mesh of devices, and which axes of arrays are split over which of its axes.
+"""The device mesh, and how arrays are sharded over it.
 
-It has four axes, any of which may be 1, so that one device is the mesh 1x1x1x1 and no special case:
+The mesh has four axes. Any of them may have size 1, so a single device is simply a 1x1x1x1 mesh:
 
-- `data`: whole copies of the model, each with its own rows; the outermost, for slow networks;
-- `fsdp`: rows too, and parameters, gradients and moments in parts (ZeRO-3, arXiv 1910.02054);
-- `seq`: parts of every row (context parallelism), and parameters as over `fsdp`;
-- `tensor`: heads, hidden features and vocabulary (arXiv 1909.08053); the innermost, for the fastest
-  links.
+- `data`: splits the batch between full copies of the model; outermost, for slow networks;
+- `fsdp`: splits the batch, parameters, gradients and moments (ZeRO-3, arXiv 1910.02054);
+- `seq`: splits sequences (context parallelism), and parameters like `fsdp`;
+- `tensor`: splits heads, hidden features and the vocabulary (arXiv 1909.08053); innermost, for the
+  fastest links.
 
-Models name the axes of their arrays by meaning; `RULES` maps these names to axes of the mesh.
+Models give the axes of their arrays logical names; `RULES` maps these names to mesh axes.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ RULES: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
         "kv_heads": ("tensor",),
         "d_ff": ("tensor",),
         "vocab_size": ("tensor",),
-        "d_model": ("fsdp", "seq"),  # of parameters; activations keep it whole
+        "d_model": ("fsdp", "seq"),  # parameters only; activations are not split along it
     }
 )
-"""Logical axis -> mesh axes that split it. Axes that are not listed are never split."""
+"""Logical axis -> mesh axes that split it. Axes not listed are never split."""
 
 LogicalAxes = tuple[str | None, ...]
 
@@ -45,24 +45,24 @@ class LayoutError(ValueError):
     """Arrays cannot be laid out over the devices as requested.
 
     Attributes:
-      key: the field that requests it, such as `train.batch_size`, or its group, such as `mesh`.
+      key: The field at fault, such as `train.batch_size`, or its group, such as `mesh`.
     """
 
     def __init__(self, key: str, reason: str, value: object = None):
-        """Takes the field's value, unless `key` is a group or the reason names the field."""
+        """Takes the field's value too, unless `key` is a group or the reason names the field."""
         self.key = key
         self._reason = reason if value is None else f"={value} {reason}"
         super().__init__(reason if value is None else key.rpartition(".")[2] + self._reason)
 
     def under(self, root: str) -> str:
-        """The message with the full name of the field, such as `config.train.batch_size=3 ...`."""
+        """Returns the message with the field's full name: `config.train.batch_size=3 ...`."""
         separator = "" if self._reason.startswith("=") else ": "
         return f"{root}.{self.key}{separator}{self._reason}"
 
 
 @contextmanager
 def refused_for(key: str) -> Iterator[None]:
-    """Turns any other ValueError into a LayoutError for this key."""
+    """Turns a ValueError into a LayoutError for this key; lets a LayoutError through unchanged."""
     try:
         yield
     except LayoutError:
@@ -76,12 +76,12 @@ class MeshConfig:
     """The sizes of a mesh.
 
     Attributes:
-      data, fsdp, seq, tensor: devices along each axis; one of them may be -1, which takes the rest.
-      num_slices: TPU slices (or other islands of fast links) that the devices are in. They are
-        arranged along `data`, or else along `fsdp`, whose size it must divide.
+      data, fsdp, seq, tensor: Devices along each axis; one of them may be -1 to take the rest.
+      num_slices: TPU slices, or other groups of devices with fast links. They are arranged along
+        `data` if `num_slices` divides its size, otherwise along `fsdp`.
 
     Raises:
-      ValueError: a field is out of range, or two are -1.
+      ValueError: A field is out of range, or more than one axis is -1.
     """
 
     data: int = 1
@@ -105,10 +105,10 @@ class MeshConfig:
             )
 
     def sizes(self, devices: int) -> tuple[int, ...]:
-        """Devices along each of `AXES`.
+        """Returns the number of devices along each of `AXES`.
 
         Raises:
-          ValueError: their product is not the number of devices.
+          ValueError: The product of the sizes is not the number of devices.
         """
         sizes = {name: getattr(self, name) for name in AXES}
         product = math.prod(size for size in sizes.values() if size != -1)
@@ -122,25 +122,25 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of devices with neighbours along fast links, if the platform tells which these are.
+    """Makes a mesh whose neighbors are connected by fast links, if the platform reports its links.
 
     Args:
-      config: the sizes.
-      devices: of all processes of this run (the default), or of a topology to compile for.
+      config: The sizes.
+      devices: Devices of a topology to compile for; defaults to those of all processes of this run.
 
     Raises:
-      ValueError: the sizes do not fit the devices.
+      ValueError: The sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
     grid = _grid(config, config.sizes(len(devices)), devices)
-    # Auto lets the compiler choose shardings that `constrain` leaves open; other types would not
+    # Auto axes let the compiler choose the shardings that `constrain` leaves open.
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _grid(
     config: MeshConfig, sizes: tuple[int, ...], devices: Sequence[jax.Device]
 ) -> np.typing.NDArray[Any]:
-    """The devices in an array of these sizes, neighbours along fast links."""
+    """Arranges devices in an array of these sizes, with fast links between neighbors."""
     slices = config.num_slices
     between = _between_slices(sizes, slices)
     islands = _islands(devices)
@@ -149,7 +149,7 @@ def _grid(
             f"num_slices={slices}, but the devices are in {len(islands)} "
             f"{'slices' if len(islands) > 1 else 'slice'}; it has to be {len(islands)}"
         )
-    if len(islands) != slices:  # other platforms number their devices island by island
+    if len(islands) != slices:  # other platforms number devices group by group
         size = len(devices) // slices
         islands = [devices[first : first + size] for first in range(0, len(devices), size)]
     within = tuple(size // part for size, part in zip(sizes, between, strict=True))
@@ -165,7 +165,7 @@ def _grid(
 
 
 def _islands(devices: Sequence[jax.Device]) -> list[Sequence[jax.Device]]:
-    """The devices of each slice, by its index; all devices if the platform has no slices."""
+    """Groups devices by slice, ordered by slice index; one group if the platform has no slices."""
     islands: dict[int, list[jax.Device]] = {}
     for device in devices:
         islands.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
@@ -173,7 +173,7 @@ def _islands(devices: Sequence[jax.Device]) -> list[Sequence[jax.Device]]:
 
 
 def _between_slices(sizes: tuple[int, ...], num_slices: int) -> tuple[int, ...]:
-    """The number of parts into which slices cut each axis."""
+    """Returns how many slices each mesh axis spans."""
     for axis in ("data", "fsdp"):
         if sizes[AXES.index(axis)] % num_slices == 0:
             return tuple(num_slices if name == axis else 1 for name in AXES)
@@ -184,10 +184,10 @@ def _between_slices(sizes: tuple[int, ...], num_slices: int) -> tuple[int, ...]:
 
 
 def spec(axes: LogicalAxes, mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """How an array with these logical axes is split over a mesh, by the axes that the mesh has.
+    """Returns the partition of an array with these logical axes, using the axes the mesh has.
 
     Raises:
-      ValueError: two of them are split over the same axis of the mesh.
+      ValueError: Two logical axes are split over the same mesh axis.
     """
     split = [_split_over(axis, mesh) for axis in axes]
     used = [name for names in split for name in names]
@@ -206,16 +206,16 @@ def _split_over(axis: str | None, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
 def sharding(
     mesh: Mesh | AbstractMesh, axes: LogicalAxes, shape: tuple[int, ...], name: str
 ) -> NamedSharding:
-    """The sharding of one array.
+    """Returns the sharding of an array.
 
     Args:
-      mesh: the devices.
-      axes: its logical axes.
-      shape: its whole shape.
-      name: its name in messages.
+      mesh: The devices.
+      axes: The array's logical axes.
+      shape: The array's global shape.
+      name: The array's name in messages.
 
     Raises:
-      ValueError: the mesh does not divide it into equal parts.
+      ValueError: The mesh does not divide an axis evenly.
     """
     for axis, size in zip(axes, shape, strict=True):
         over = {part: mesh.shape[part] for part in _split_over(axis, mesh) if mesh.shape[part] > 1}
@@ -229,13 +229,13 @@ def sharding(
 
 
 def on_a_mesh() -> bool:
-    """Whether the current mesh splits arrays: it has several devices along one of `AXES`."""
+    """Whether the current mesh has more than one device along any of `AXES`."""
     shape = jax.sharding.get_abstract_mesh().shape
     return any(shape.get(axis, 1) > 1 for axis in AXES)
 
 
 def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
-    """Asks the compiler to split an array over the current mesh, if there is one."""
+    """Constrains the sharding of an array on the current mesh; a no-op on a single device."""
     if not on_a_mesh():
         return x
     split = spec(axes, jax.sharding.get_abstract_mesh())
@@ -244,6 +244,9 @@ def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
 
 
 def parts(axis: str, mesh: Mesh | AbstractMesh | None = None) -> int:
-    """The parts into which a mesh (default: the current one) splits a logical axis; 1 without."""
+    """Returns how many parts a mesh splits a logical axis into.
+
+    The default is the current mesh; without one, the result is 1.
+    """
     shape = (mesh or jax.sharding.get_abstract_mesh()).shape
     return math.prod(shape.get(name, 1) for name in RULES[axis])

@@ -1,1 +1,1 @@
-"""The command line: flags, config files, and errors that a user can act on."""
+"""The command line: flags, config files, and errors that users can act on."""

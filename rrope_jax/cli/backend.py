@@ -1,4 +1,4 @@
-"""What a job says about the machine: quiet libraries, plain logs, one line on the backend."""
+"""Console output of a job: quiet libraries, plain logs, and a one-line backend description."""
 
 import logging
 import os
@@ -6,39 +6,39 @@ import sys
 
 import absl.logging
 
-# Read by the C++ parts of JAX, libtpu and gRPC when they are loaded. 2 keeps their errors.
+# The C++ parts of JAX, libtpu and gRPC read these when they are loaded. Level 2 keeps errors.
 _QUIET_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR"}
 
 _PACKAGE = "rrope_jax"
 
 
 def silence() -> None:
-    """Keeps the C++ libraries below JAX from printing notices that are not errors.
+    """Silences the C++ libraries underneath JAX, except for errors.
 
-    Sets only variables that the user has not set. Call it before importing JAX.
+    Variables that the user has set are left alone. Call this before importing JAX.
     """
     for name, value in _QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def silence_orbax() -> None:
-    """Keeps Orbax and its threads from logging a traceback of what they also raise."""
+    """Keeps Orbax and its threads from logging tracebacks of errors that they also raise."""
     absl.logging.set_verbosity(absl.logging.FATAL)
     for name in ("asyncio", "concurrent.futures"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def configure_logging(level: int = logging.INFO) -> logging.Logger:
-    """Sends this package's log to stderr, one plain line a record.
+    """Sends this package's log to stderr, one plain line per record.
 
-    Other packages keep Python's defaults (warnings and errors): at INFO, JAX reports each
+    Other packages keep Python's defaults (warnings and errors): at INFO, JAX reports every
     accelerator that the machine lacks, and Orbax every step of a save.
 
     Args:
-      level: The least level that is shown.
+      level: The lowest level to show.
 
     Returns:
-      The package's logger; `logging.getLogger(__name__)` in any module is a child of it.
+      The package's logger, the parent of `logging.getLogger(__name__)` in its modules.
     """
     logger = logging.getLogger(_PACKAGE)
     logger.setLevel(level)
@@ -50,12 +50,12 @@ def configure_logging(level: int = logging.INFO) -> logging.Logger:
 
 
 def describe() -> str:
-    """The backend in one line, such as `backend cpu, 2 devices, jax 0.10.2`.
+    """Describes the backend in one line, such as `backend cpu, 2 devices, jax 0.10.2`.
 
     Accelerators are named: `backend gpu, 1 device (NVIDIA H100 80GB HBM3), jax 0.10.2`.
-    Initialises the backend if nothing has yet.
+    Initializes the backend if nothing else has.
     """
-    import jax  # here, so that silence() can run first
+    import jax  # imported late so that silence() can run first
 
     devices = jax.devices()
     count = f"{len(devices)} device{'' if len(devices) == 1 else 's'}"

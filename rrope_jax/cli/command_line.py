@@ -1,7 +1,6 @@
-"""The command line of a command: flags, a config file and overrides of its fields.
+"""Parses a command line: flags, a config file, and overrides of its fields.
 
-Everything that can be wrong with them becomes a `UsageError` of one line, which `rrope` prints
-before it ends with exit code 2.
+Every mistake in them raises a one-line `UsageError`; `rrope` prints it and exits with code 2.
 """
 
 import re
@@ -16,7 +15,7 @@ from rrope_jax.io.paths import check_local
 
 _CONFIG = config_file.ROOT
 _CONFIG_FLAG = re.compile(rf"--?{_CONFIG}(=(?P<path>.*))?", re.DOTALL)
-# Flags and fields of configs, of all commands, that name files or folders.
+# Flags and config fields of any command that name files or folders.
 _PATH_FLAGS = ("workdir", "checkpoint", "tokenizer", "from", "to", "compare")
 _PATH_FIELDS = (
     "data.source",
@@ -36,15 +35,15 @@ def parse(
     *,
     config: bool | ConfigDict = True,
 ) -> flags.FlagValues:
-    """Parses the flags of one command on a FlagValues of its own; nothing global is touched.
+    """Parses the flags of a command into its own FlagValues, without global state.
 
     Args:
-      command: Name of the command, for its help.
-      summary: One sentence on what it does, for its help.
+      command: Name of the command, for the help text.
+      summary: One sentence on what the command does, for the help text.
       argv: The words after the command's name.
-      define: Defines the command's flags on the FlagValues that it is given.
-      config: Whether the command takes a required `--config` and its overrides. A ConfigDict
-        stands for the content of a file: only its overrides are taken.
+      define: Defines the command's flags on the given FlagValues.
+      config: Whether the command requires `--config` and accepts overrides. If this is a
+        ConfigDict, the command takes overrides of its fields but no file.
 
     Returns:
       The parsed flags; `.config` is a locked ConfigDict with the overrides applied.
@@ -52,7 +51,7 @@ def parse(
     Raises:
       UsageError: A flag is unknown, missing or has a bad value, or the config file cannot be
         loaded.
-      SystemExit: With code 0, after printing the help that `--help` asked for.
+      SystemExit: With code 0, after printing the help for `--help`.
     """
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
@@ -75,9 +74,9 @@ def parse(
         raise UsageError(_unknown_flag(command, error.flagname, values)) from None
     except UsageError:
         raise
-    except (flags.Error, ValueError) as error:  # ValueError: as absl says of --noFLAG=VALUE
+    except (flags.Error, ValueError) as error:  # absl raises ValueError for --noFLAG=VALUE
         raise UsageError(_bad_value(command, str(error), values)) from None
-    except RecursionError:  # absl compares an unknown name with all that it knows, letter by letter
+    except RecursionError:  # absl's spelling suggestions recurse once per letter of the name
         longest = max(argv, key=len)
         raise UsageError(f"unknown flag {longest[:60]}...; see rrope {command} --help") from None
     if positional:
@@ -91,7 +90,7 @@ def parse(
 
 
 def _define_config(values: flags.FlagValues, config: bool | ConfigDict) -> None:
-    """Defines `--config`; `parse` replaces its path by what the file holds."""
+    """Defines `--config`; `parse` replaces its path with the loaded config."""
     text = "config file; --config.KEY=VALUE overrides a field of it"
     if isinstance(config, ConfigDict):
         text = f"sets a field of the group(s) {', '.join(sorted(config))}"
@@ -101,14 +100,14 @@ def _define_config(values: flags.FlagValues, config: bool | ConfigDict) -> None:
 
 
 class _FileParser(flags.ArgumentParser[str]):
-    """Tells the help what `--config` takes."""
+    """Shows `--config` as taking a file in the help text."""
 
     def flag_type(self) -> str:
         return "file"
 
 
 def _load(config: bool | ConfigDict, words: Sequence[str]) -> tuple[ConfigDict | None, list[str]]:
-    """The config that the words name or that stands for one, and its fields without a value."""
+    """Returns the config (None if the command has none) and the fields that still need a value."""
     if isinstance(config, ConfigDict):
         for word in words:
             if _CONFIG_FLAG.fullmatch(word):
@@ -124,7 +123,7 @@ def _load(config: bool | ConfigDict, words: Sequence[str]) -> tuple[ConfigDict |
 
 
 def _config_path(words: Sequence[str]) -> str | None:
-    """The path in the last `--config=PATH` or `--config PATH`."""
+    """Returns the path in the last `--config=PATH` or `--config PATH`."""
     path = None
     for index, word in enumerate(words):
         if word == "--":
@@ -135,7 +134,7 @@ def _config_path(words: Sequence[str]) -> str | None:
 
 
 def _check_paths(values: flags.FlagValues, config: ConfigDict | None) -> None:
-    """What names files and folders does not name those of an object store."""
+    """Raises UsageError if a flag or field that names a file points to an object store."""
     paths = {f"--{name}": values[name].value for name in _PATH_FLAGS if name in values}
     if config is not None:
         paths |= {f"{_CONFIG}.{key}": config_file.value_of(config, key) for key in _PATH_FIELDS}
@@ -154,13 +153,13 @@ def _unknown_flag(command: str, name: str, values: flags.FlagValues) -> str:
 
 
 def _bad_value(command: str, message: str, values: flags.FlagValues) -> str:
-    """Says in one line what absl says about a flag's value, with the flag's type."""
+    """Rewrites absl's message about a bad value as one line that includes the flag's type."""
     message = " ".join(message.split())
     match = re.match(r"flag --(?P<name>[\w.]+)=(?P<value>.*?): (?P<reason>.*)", message)
     if match is None or match["name"] not in values:
         return f"{message}; see rrope {command} --help"
     flag = values[match["name"]]
-    if match["reason"].endswith("other than None."):  # as absl says of a required flag
+    if match["reason"].endswith("other than None."):  # absl's message for a required flag
         return f"--{flag.name} is missing: {flag.help}"
     reason = "neither True nor False" if flag.boolean else match["reason"]
     return f"--{flag.name}={match['value']}: {reason} (expected {flag.parser.flag_type()})"
@@ -175,7 +174,7 @@ def _help(command: str, summary: str, values: flags.FlagValues) -> str:
         note = " (required)" if required else f" (default {flag.default_as_str})"
         note = "" if flag.default is None and not required else note
         shown = f"--[no]{name}" if flag.boolean else f"--{name}={kind}"
-        if name == _CONFIG and not required:  # it stands for the content of a file
+        if name == _CONFIG and not required:  # overrides only, no file
             shown, note = f"--{_CONFIG}.KEY=VALUE", ""
         lines.append(f"  {shown}\n      {flag.help}{note}")
     return "\n".join(lines)

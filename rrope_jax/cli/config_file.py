@@ -1,4 +1,4 @@
-"""Config files: Python files with `get_config()` returning a ConfigDict, and overrides of it."""
+"""Loads config files, which define `get_config()` returning a ConfigDict, and overrides fields."""
 
 import inspect
 import runpy
@@ -13,14 +13,15 @@ from rrope_jax.cli import overrides
 from rrope_jax.cli.errors import UsageError, choose_from
 
 ROOT = "config"
-"""What begins the name of every field."""
+"""First part of every field's full name, such as `config.rope.theta`."""
 
 
 def load(path: str) -> ConfigDict:
-    """Runs `get_config()` of a file; what follows a colon in the path is its argument.
+    """Runs `get_config()` from a file; text after a colon in the path is passed as its argument.
 
     Raises:
-      UsageError: There is no such file, it raises an error, or it returns something else.
+      UsageError: The file does not exist, has no `get_config()`, raises an error, or does not
+        return a ConfigDict.
     """
     file, *arguments = path.split(":", 1)
     if not Path(file).is_file():
@@ -57,7 +58,7 @@ def _check_arguments(path: str, get_config: Callable[..., Any], arguments: Seque
 
 
 def _blame(path: str, file: str, error: Exception) -> str:
-    """One line on an error raised while a config file ran, with the line of the file."""
+    """Describes an error raised by a config file in one line, with its line number."""
     if isinstance(error, SyntaxError):
         line, reason = error.lineno, error.msg
     else:
@@ -69,7 +70,7 @@ def _blame(path: str, file: str, error: Exception) -> str:
 
 
 def loosen(config: ConfigDict, path: str = "") -> Iterator[str]:
-    """Turns required placeholders into optional ones, which can be read; yields their paths."""
+    """Makes required placeholders optional, so they can be read; yields the paths of the fields."""
     for key in list(config):
         try:
             value = config[key]
@@ -84,7 +85,7 @@ def loosen(config: ConfigDict, path: str = "") -> Iterator[str]:
 
 
 def check_required(config: ConfigDict, required: Iterable[str]) -> None:
-    """Raises UsageError unless every field that `loosen` named has got a value."""
+    """Raises UsageError if a field that `loosen` yielded still has no value."""
     for path in required:
         if value_of(config, path) is None:
             name = f"{ROOT}.{path}"
@@ -92,7 +93,7 @@ def check_required(config: ConfigDict, required: Iterable[str]) -> None:
 
 
 def value_of(config: ConfigDict, path: str) -> Any:
-    """The value of a field, such as `rope.theta`; None where there is no such field."""
+    """Returns the value of a field, such as `rope.theta`, or None if it does not exist."""
     value: Any = config
     for key in path.split("."):
         value = value.get(key) if isinstance(value, ConfigDict) else None
@@ -103,7 +104,7 @@ def override(config: ConfigDict, flags: Sequence[overrides.Override]) -> None:
     """Sets fields of a config.
 
     Raises:
-      UsageError: A field does not exist, or a value is not of its type.
+      UsageError: A field does not exist, or a value has the wrong type.
     """
     for flag in flags:
         _check_override(config, flag.key, flag.word)
@@ -138,7 +139,7 @@ def _check_override(config: ConfigDict, key: str, word: str) -> None:
 
 
 def _paths(config: ConfigDict, path: str = "") -> Iterator[str]:
-    """The paths of all fields of a config."""
+    """Yields the paths of all fields of a config."""
     for key in config:
         if isinstance(config[key], ConfigDict):
             yield from _paths(config[key], f"{path}{key}.")

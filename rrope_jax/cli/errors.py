@@ -1,4 +1,4 @@
-"""What a user can mend: one line on stderr and exit code 2."""
+"""Errors that users can fix, which end the command with one line on stderr and exit code 2."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -8,10 +8,10 @@ from rrope_jax.sharding import LayoutError
 
 
 class UsageError(ValueError):
-    """The command line or the config is wrong; the message is one line and says how to mend it."""
+    """The command line or the config is wrong; the one-line message says how to fix it."""
 
     def __init__(self, message: str) -> None:
-        """Takes the message; what it quotes may have line ends."""
+        """Takes the message and joins its lines, since text that it quotes may have several."""
         super().__init__(" ".join(message.splitlines()))
 
 
@@ -19,11 +19,11 @@ class UsageError(ValueError):
 def refusing(
     name: str, errors: tuple[type[Exception], ...] = (ValueError, OSError)
 ) -> Iterator[None]:
-    """Turns a refusal by the library into a UsageError.
+    """Turns the library's exceptions into a UsageError.
 
     Args:
-      name: The flag or the key of the config that is to blame; it begins the message.
-      errors: What the library raises.
+      name: The flag or config key to blame, with which the message begins.
+      errors: Exception types to convert.
     """
     try:
         yield
@@ -35,7 +35,7 @@ def refusing(
 
 @contextmanager
 def refusing_layouts() -> Iterator[None]:
-    """Names the key of the config that asks for what the devices do not allow."""
+    """Turns a LayoutError into a UsageError that names the config key."""
     try:
         yield
     except LayoutError as error:
@@ -43,7 +43,7 @@ def refusing_layouts() -> Iterator[None]:
 
 
 def choose_from(wrong: str, allowed: Iterable[str]) -> str:
-    """The names that are allowed, and the one that was probably meant."""
+    """Lists the allowed names, after the one that was probably meant."""
     names = sorted(allowed)
     close = difflib.get_close_matches(wrong, names, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""

@@ -1,17 +1,18 @@
-"""Fields of a config as flags: `--config.KEY=VALUE`, read from the words of a command line.
+"""Parses flags that override config fields: `--config.KEY=VALUE`.
 
-Any field can be set. The type of its value in the config says how its flag is read; `None` is None
-for every type:
+The type of the field's value in the config determines how its flag is read. `None` means None for
+every type:
 
     bool         --config.KEY, --noconfig.KEY, or a value such as True, false, 1
     int, float   a number; a field of type int takes no fraction
-    str          the text as it is, which may be empty
-    tuple, list  elements with commas between them, Python's ('a', 'b'), or the flag several times;
-                 without any it is empty
-    None         a Python literal, else text: the type is unknown
+    str          the text as is, which may be empty
+    tuple, list  comma-separated elements, a Python literal such as ('a', 'b'), or repeated flags;
+                 an empty value makes it empty
+    None         a Python literal if it parses as one, otherwise text, as the type is unknown
 
-Elements are text where those in the config are (`--config.tasks=1,2` names two tasks); otherwise
-those that read as numbers are numbers. A comma inside of an element wants quotes: "('a, b',)".
+If the elements in the config are strings, so are the new ones (`--config.tasks=1,2` names two
+tasks). Otherwise elements that look like numbers become numbers. An element that contains a comma
+must be quoted: "('a, b',)".
 """
 
 import ast
@@ -24,18 +25,18 @@ from absl import flags
 from ml_collections import ConfigDict
 
 _WORD = re.compile(r"--?(?P<no>no)?config\.(?P<key>[^=]*)(=(?P<text>.*))?", re.DOTALL)
-# An element ends at a comma, but not within brackets: [a,b].txt is one pattern.
+# Commas within brackets do not split elements: [a,b].txt is one pattern.
 _ELEMENT = re.compile(r"(?:\[[^\]]*\]|[^,])+", re.DOTALL)
 
 
 class Override(NamedTuple):
-    """One flag of a field.
+    """A flag that sets a field.
 
     Attributes:
-      word: the flag as it was given, with its value, for messages.
-      key: the field, such as `rope.theta`.
-      text: the value; None where there is none (`--config.rope.resonance`).
-      no: whether it is `--noconfig.KEY`.
+      word: The flag as given, including its value, for messages.
+      key: The field, such as `rope.theta`.
+      text: The value; None for a flag without one, such as `--config.rope.resonance`.
+      no: Whether the flag is `--noconfig.KEY`.
     """
 
     word: str
@@ -45,15 +46,15 @@ class Override(NamedTuple):
 
 
 def take(words: Sequence[str], config: ConfigDict) -> tuple[list[Override], list[str]]:
-    """Separates the overrides from the other words of a command line.
+    """Separates overrides from the other words of a command line.
 
     Args:
-      words: All of them. What follows a `--` is left alone.
-      config: Has the fields. Those of type bool need no value; the word after any other key is its
-        value.
+      words: The words of the command line. Words after `--` are left alone.
+      config: The config with the fields. Bool fields need no value; for other fields, a flag
+        without `=` takes the next word as its value.
 
     Returns:
-      The overrides in their order, and the other words.
+      The overrides and the other words, each in their original order.
     """
     overrides: list[Override] = []
     others: list[str] = []
@@ -81,12 +82,13 @@ def _is_switch(config: ConfigDict, key: str) -> bool:
 
 
 def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
-    """Sets the fields, which the config has to have.
+    """Sets fields, which must exist in the config.
 
-    The last flag of a field counts; several of a tuple or a list are joined, from the last None on.
+    If a field is set more than once, the last flag wins. For tuples and lists, the values are
+    concatenated, starting over at each None.
 
     Raises:
-      ValueError: a value is not of the field's type; the message begins with the flag.
+      ValueError: A value has the wrong type; the message begins with the flag.
     """
     values: dict[str, Any] = {}
     for override in overrides:
@@ -105,12 +107,12 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
 
 
 def can_set(kind: type) -> bool:
-    """Whether a flag can set fields of a type."""
+    """Whether a flag can set fields of the given type."""
     return issubclass(kind, tuple(_READERS))
 
 
 def _holder(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
-    """The group that has a field, and the field's name in it."""
+    """Returns the group that contains a field, and the field's name within it."""
     *groups, name = key.split(".")
     for group in groups:
         config = config[group]
@@ -183,15 +185,15 @@ def _literal_or_text(text: str, present: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """The Python value that a text writes; None where it writes none."""
+    """Evaluates text as a Python literal; returns None if it is not one."""
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # as its documentation has it
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # all that it documents
         return None
 
 
 _READERS: dict[type, Callable[[str, Any], Any]] = {
-    bool: _boolean,  # before int, of which it is one
+    bool: _boolean,  # must come before int, its base class
     int: _integer,
     float: _number,
     str: _text,
@@ -199,4 +201,4 @@ _READERS: dict[type, Callable[[str, Any], Any]] = {
     list: _list,
     types.NoneType: _literal_or_text,
 }
-"""Type of a field -> a function of a flag's text and the field's present value to the new value."""
+"""Field type -> function of the flag's text and the field's current value; returns the new value."""

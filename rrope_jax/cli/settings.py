@@ -1,11 +1,12 @@
-"""From the ConfigDict of a command to the frozen dataclasses that the library takes.
+"""Converts a command's ConfigDict to the frozen dataclasses that the library takes.
 
-A command's setting is one dataclass whose fields are the groups of its config. A group is
+A command's setting is a dataclass with one field for each group of the config. A field's type is
+one of:
 
-- a dataclass, built from the fields that the config has;
-- `Annotated[Fields, SomeOf(RopeSpec)]`: fields of a dataclass that is completed elsewhere, such as
-  by a checkpoint; names and types are checked, and nothing is built;
-- `Annotated[TaskConfig, INLINE]`: a dataclass whose fields stand beside the groups.
+- a dataclass, built from the group;
+- `Annotated[Fields, SomeOf(RopeSpec)]`: some fields of a dataclass that is completed elsewhere, for
+  example from a checkpoint. Names and types are checked, but nothing is built;
+- `Annotated[TaskConfig, INLINE]`: a dataclass whose fields are at the top level of the config.
 """
 
 import dataclasses
@@ -21,13 +22,13 @@ from rrope_jax.cli.errors import UsageError, choose_from, refusing
 T = TypeVar("T")
 
 Fields = Mapping[str, Any]
-"""Some fields of a dataclass, in their types; those that a config sets to None are left out."""
+"""Values of some fields of a dataclass; fields that the config sets to None are left out."""
 
 INLINE = "inline"
 
 
 class SomeOf:
-    """Marks a group that may have any fields of some dataclasses."""
+    """Marks a group that may contain any fields of the given dataclasses."""
 
     def __init__(self, *classes: type[Any]) -> None:
         """Takes the dataclasses."""
@@ -37,24 +38,24 @@ class SomeOf:
 
 
 def from_config(cls: type[T], config: ConfigDict, path: str, **fixed: Any) -> T:
-    """Turns one group of a config into a frozen dataclass, checking every key and type.
+    """Converts a config group to a frozen dataclass, checking every key and type.
 
-    A None in the config stands for the field's default. Ints are taken for floats (not bools for
-    either), lists for tuples, and groups for fields that are dataclasses themselves.
+    None means the field's default. Ints are accepted as floats (but bools as neither), lists as
+    tuples, and groups as nested dataclasses.
 
     Args:
       cls: The dataclass.
       config: The group, such as `config.rope`.
-      path: Its name in messages, such as `"config.rope"`.
-      **fixed: Fields that the caller has settled. The config may repeat such a value, not
-        contradict it.
+      path: The group's name in messages, such as `"config.rope"`.
+      **fixed: Fields that the caller sets. The config may repeat these values but not contradict
+        them.
 
     Returns:
       An instance of `cls`.
 
     Raises:
-      UsageError: A key is unknown, missing, of a wrong type or contradicts `fixed`, or `cls`
-        refuses the values with a ValueError.
+      UsageError: A key is unknown or missing, has the wrong type or contradicts `fixed`, or `cls`
+        rejects the values with a ValueError.
     """
     annotations = _annotations(cls)
     inline = {
@@ -77,10 +78,10 @@ def from_config(cls: type[T], config: ConfigDict, path: str, **fixed: Any) -> T:
 
 
 def read_fields(annotations: Mapping[str, Any], config: ConfigDict, path: str) -> dict[str, Any]:
-    """The fields of a group that are not None, in the types of their annotations.
+    """Returns the fields of a group that are not None, converted to their annotated types.
 
     Raises:
-      UsageError: It is no group, or has an unknown key or a value of a wrong type.
+      UsageError: `config` is not a group, or it has an unknown key or a value of the wrong type.
     """
     if not isinstance(config, ConfigDict):
         raise UsageError(f"{path} = {config!r}: it has to be a group of fields (a ConfigDict)")
@@ -98,7 +99,7 @@ def read_fields(annotations: Mapping[str, Any], config: ConfigDict, path: str) -
 
 
 def build(cls: type[T], fields: Fields, path: str, **fixed: Any) -> T:
-    """A dataclass of fields that are in its types already; otherwise as `from_config`."""
+    """Like `from_config`, for fields that already have the right types."""
     for key in fixed.keys() & fields.keys():
         if fields[key] != fixed[key]:
             raise UsageError(
@@ -132,7 +133,7 @@ def _required(cls: type[Any]) -> Iterator[str]:
 
 
 def _convert(annotation: Any, value: Any, path: str) -> Any:
-    """Checks a config value against a field's annotation; returns it in the annotated type."""
+    """Converts a config value to the annotated type; raises UsageError if it does not match."""
     converted = _try_convert(annotation, value, path)
     if converted is _MISMATCH:
         raise UsageError(f"{path} = {value!r}: it has to be {_describe(annotation)}")
@@ -140,7 +141,7 @@ def _convert(annotation: Any, value: Any, path: str) -> Any:
 
 
 _MISMATCH = object()
-# Whole numbers have fewer bits: sizes, counts and seeds 32, what becomes a float 1023.
+# Limits on the bits of integers: 32 for sizes, counts and seeds, 1023 for those converted to float.
 _BITS: dict[Any, int] = {int: 32, float: 1023}
 
 
@@ -185,7 +186,7 @@ def _try_convert_tuple(elements: tuple[Any, ...], value: Any, path: str) -> Any:
 
 
 def _describe(annotation: Any) -> str:
-    """An annotation in words: `float`, `'a' or 'b'`, `a sequence of str`."""
+    """Describes an annotation in words: `float`, `'a' or 'b'`, `a sequence of str`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if _is_group(annotation):
         return "a group of fields"

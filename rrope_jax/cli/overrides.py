@@ -201,4 +201,4 @@ _READERS: dict[type, Callable[[str, Any], Any]] = {
     list: _list,
     types.NoneType: _literal_or_text,
 }
-"""Field type -> function of the flag's text and the field's current value; returns the new value."""
+"""Field type -> reader: (the flag's text, the field's current value) -> the new value."""

@@ -1,1 +1,1 @@
-"""One module per command, and what they share: flags, the working folder and the backend."""
+"""The commands of `rrope`, one module each, and the settings read from their configs."""

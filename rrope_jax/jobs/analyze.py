@@ -1,4 +1,4 @@
-"""`rrope analyze`: what training at a length shows of each rotary feature, as table and plots."""
+"""`rrope analyze`: wavelengths, feature gap and uniqueness of rotary embeddings."""
 
 import dataclasses
 import math
@@ -25,23 +25,26 @@ SUMMARY = (
     "methods; what else is in it is not read."
 )
 
-# In so many parts the unseen distances are drawn, each by its highest value.
+# The plot of coincidences shows the maximum of each of this many ranges of unseen distances.
 _STRETCHES = 512
-_LONGEST_NUMBER = 14_000  # bits, of the 4300 digits that Python writes of an integer
+_LONGEST_NUMBER = 14_000  # bits; Python converts integers of up to 4300 digits to text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is measured of an embedding.
+    """What to analyze.
 
     Attributes:
-      train_length: training positions are those below it.
-      test_length: unseen positions are those from train_length up to below it; scalings that
-        follow the length are taken at it.
-      methods: what to compare, as `[resonance_]scaling`, where plain RoPE is `rope`.
-      feature: index of the feature whose angles are drawn; by default the pre-critical one that
-        has the largest gap without resonance.
-      near: how many of the nearest distances a far one may be mistaken for, 0 included.
+      train_length: Length in training, in tokens; positions 0 to `train_length - 1` are seen.
+      test_length: Length at test, in tokens; positions from `train_length` to `test_length - 1`
+        are unseen. Scalings that depend on the sequence length use this one.
+      methods: RoPE methods to compare, as `[resonance_]scaling`; plain RoPE is `rope`.
+      feature: Index of the feature whose angles are plotted; defaults to the pre-critical feature
+        with the largest gap without resonance.
+      near: Number of near distances, 0 to `near - 1`, that an unseen one is compared with.
+
+    Raises:
+      ValueError: A field is out of range, or a method is unknown or given twice.
     """
 
     train_length: int
@@ -78,12 +81,12 @@ class Study:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnalyzeSetting:
-    """The fields of a config that this command reads.
+    """The config fields that this command reads.
 
     Attributes:
-      study: Fields beside the groups.
-      rope: Fields of RopeSpec; `head_dim` may come from the model.
-      model: The model of a config of another command; only its head size is read.
+      study: The fields outside groups.
+      rope: Fields of RopeSpec; `head_dim` may come from `model`.
+      model: The model group of another command's config; only the head size is read.
     """
 
     study: Annotated[Study, INLINE]
@@ -96,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     values = parse("analyze", SUMMARY, argv, _define)
     study, spec, specs = plan(values.config)
     results = analyze(study, spec, specs)
-    from rrope_jax.jobs import analyze_report  # here, after all refusals: it imports matplotlib
+    from rrope_jax.jobs import analyze_report  # late: errors must not wait for matplotlib
 
     identity = {
         **dataclasses.asdict(study),
@@ -114,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def plan(config: ConfigDict) -> tuple[Study, RopeSpec, dict[str, RopeSpec]]:
-    """The study, the embedding of `config.rope` itself and those of the methods.
+    """Returns the study, the spec of `config.rope` itself, and the spec of each method.
 
     Raises:
       UsageError: The config is wrong; the message names the key.
@@ -142,7 +145,7 @@ def plan(config: ConfigDict) -> tuple[Study, RopeSpec, dict[str, RopeSpec]]:
 
 
 def _head_dim(model: Any) -> dict[str, Any]:
-    """The head size of a model, as RopeSpec's field; nothing where the config does not say it."""
+    """Returns `head_dim` for RopeSpec, or an empty dict if the model config does not give it."""
     if isinstance(model, ConfigDict):
         if model.get("head_dim") is not None:
             return {"head_dim": model.head_dim}
@@ -153,10 +156,11 @@ def _head_dim(model: Any) -> dict[str, Any]:
 
 
 def analyze(study: Study, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> dict[str, Any]:
-    """The content of results.json.
+    """Computes the content of results.json.
 
     Raises:
-      UsageError: a wavelength is too short to be rounded.
+      UsageError: A wavelength is too short to be rounded, uniqueness has too many digits, or the
+        feature to plot never rotates.
     """
     plain = dataclasses.replace(spec, resonance=False)
     try:
@@ -199,7 +203,7 @@ def analyze(study: Study, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> dict
 
 
 def _measure(study: Study, spec: RopeSpec) -> dict[str, Any]:
-    """What `rrope_jax.rope.analysis` says of one embedding, with the tables used at test."""
+    """Measures an embedding with `rrope_jax.rope.analysis`, using its tables at test length."""
     train_length, test_length = study.train_length, study.test_length
     pre_critical = analysis.is_pre_critical(spec, train_length, seq_len=test_length)
     gap = analysis.feature_gap(spec, train_length, test_length, seq_len=test_length)
@@ -220,12 +224,12 @@ def _measure(study: Study, spec: RopeSpec) -> dict[str, Any]:
 
 
 def _coincidence(study: Study, spec: RopeSpec) -> dict[str, Any]:
-    """The unseen distance most like a near one, and the most alike of every stretch of them."""
+    """Finds the unseen distance most similar to a near one, and the maxima for the plot."""
     first = study.train_length
     alike = analysis.coincidence(
         spec, first, study.test_length, near=study.near, seq_len=study.test_length
     )
-    if np.isnan(alike).any():  # no feature turns within the training length
+    if np.isnan(alike).any():  # no feature completes a turn within the training length
         return {"distance": None, "similarity": None, "stretches": []}
     starts = np.unique(np.linspace(0, alike.size, _STRETCHES, endpoint=False, dtype=int))
     return {

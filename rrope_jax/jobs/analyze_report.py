@@ -1,6 +1,6 @@
-"""The report of `rrope analyze`: markdown and figures from its results.
+"""The report of `rrope analyze`: markdown and figures.
 
-Nothing here writes files: `markdown` returns text and `plots` returns PNG bytes by file name.
+Nothing here writes files: `markdown` returns text, and `plots` PNG bytes by file name.
 """
 
 import math
@@ -24,12 +24,12 @@ from rrope_jax.rope.methods import is_resonance, plain_variant
 
 _SEEN, _UNSEEN = BLUE, VERMILLION
 _LEFT_OUT, _SHADE = "#fbe3d3", "#f2f2f2"
-# Half the height of the figure of angles, in tokens along the circle.
+# Half the height of the plot of angles, in tokens along the circle.
 _WINDOW = 1.6
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """The result in one sentence."""
+    """Summarizes the results in one sentence."""
     return (
         f"{results['critical_dimension']} of {len(results['features'])} features are pre-critical "
         f"at {results['train_length']} tokens; with whole wavelengths they repeat together after "
@@ -38,7 +38,7 @@ def headline(results: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The report as markdown, with links to the figures beside it."""
+    """Returns the report as markdown, with links to the figures in the same folder."""
     train_length, test_length = results["train_length"], results["test_length"]
     rope = {key: value for key, value in results["rope"].items() if value is not None}
     shown = [
@@ -138,14 +138,14 @@ def _tokens(wavelength: float) -> str:
 
 
 def _change(feature: Mapping[str, Any]) -> float:
-    """By how much rounding changes a wavelength, in percent."""
+    """Relative change of a wavelength by rounding, in percent."""
     if not math.isfinite(feature["wavelength"]):
         return 0.0
     return 100 * float(feature["resonant_wavelength"] / feature["wavelength"] - 1)
 
 
 def _power(value: int) -> str:
-    """A whole number of any size in four digits: 7.058e51."""
+    """Formats an integer; from a million on, with four digits: 7.058e51."""
     return str(value) if value < 10**6 else f"{Decimal(value):.3e}".replace("+", "")
 
 
@@ -210,7 +210,7 @@ def _shade_pre_critical(axes: Axes, pre_critical: Sequence[bool]) -> None:
 
 
 def _methods_by_scaling(results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What shares a panel: a scaling with and without resonance."""
+    """Groups methods by panel: a scaling with and without resonance."""
     by_scaling: dict[str, list[str]] = {}
     for method in order_methods(results["methods"]):
         by_scaling.setdefault(plain_variant(method), []).append(method)
@@ -291,7 +291,7 @@ def _draw_angles(results: Mapping[str, Any]) -> Figure:
     ):
         position = np.arange(test_length)
         angle = 360 / wavelength * np.fmod(position, wavelength)
-        angle = worst + (angle - worst + 180) % 360 - 180  # the window may lie across 0 degrees
+        angle = worst + (angle - worst + 180) % 360 - 180  # the window may span 0 degrees
         near = np.abs(angle - worst) < _WINDOW * 360 / plain
         seen = position < train_length
         size = 26 if near.sum() < 200 else 4
@@ -344,5 +344,5 @@ FIGURES: Figures = MappingProxyType(
 
 
 def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """The report's figures as PNG files: name -> bytes, the same bytes for the same results."""
+    """Returns the figures as PNG bytes by file name, deterministic for given results."""
     return pngs(FIGURES, results)

@@ -1,4 +1,4 @@
-"""`rrope convert`: from one checkpoint format to another, with another RoPE on the way."""
+"""`rrope convert`: converts a checkpoint to another format, optionally with another RoPE."""
 
 import dataclasses
 import math

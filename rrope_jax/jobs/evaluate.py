@@ -1,4 +1,4 @@
-"""`rrope evaluate`: perplexity over the context length, passkey retrieval, closed-ended tasks."""
+"""`rrope evaluate`: perplexity by context length, passkey retrieval and closed-ended tasks."""
 
 import dataclasses
 import logging
@@ -38,7 +38,7 @@ SUMMARY = (
 
 _LOG = logging.getLogger(__name__)
 _COMPARE = "--compare"
-# Enough of a parameter to tell two checkpoints apart, without reading all of a large one.
+# Elements of each parameter that tell checkpoints apart without reading all of a large one.
 _FINGERPRINT_ELEMENTS = 4096
 
 
@@ -97,7 +97,7 @@ def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
     for name, section in enabled.items():
         with refusing(f"config.eval.{name}"):
             sections.append(_SECTIONS[name](section, model, setting))
-    from rrope_jax.evaluation import plots, report  # here, after all refusals: matplotlib is slow
+    from rrope_jax.evaluation import plots, report  # late: errors must not wait for it
 
     with Workdir.claim(folder, _identity(model)) as workdir:
         backend.configure_logging()
@@ -119,7 +119,7 @@ def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
         _LOG.info("%s: %s", checkpoint, report.method_label(constant))
         try:
             run_units(units, store)
-        finally:  # also for what a stopped run has finished
+        finally:  # a stopped run also reports what it has finished
             missing = sum(store.get(unit.name) is None for unit in units)
             results = {**constant, "complete": missing == 0, "missing_units": missing}
             for section in sections:
@@ -133,7 +133,7 @@ def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
 
 
 def _compare(folders: Sequence[str], workdir_path: str) -> int:
-    from rrope_jax.evaluation import comparison  # here: it imports matplotlib
+    from rrope_jax.evaluation import comparison  # late, as it imports matplotlib
 
     runs = comparison.label_runs({folder: _read_results(folder) for folder in folders})
     with Workdir.claim(workdir_path, {"compare": [os.path.abspath(f) for f in folders]}) as workdir:
@@ -147,9 +147,9 @@ def _compare(folders: Sequence[str], workdir_path: str) -> int:
 
 
 def _identity(model: PretrainedModel) -> dict[str, Any]:
-    """What every unit depends on; the rest is in the units' names.
+    """Returns what all units depend on; the rest is in the units' names.
 
-    The folder of a checkpoint may move, its weights may not change.
+    The checkpoint's folder may move, but its weights must not change.
     """
     decoder = model.decoder
     return {
@@ -161,7 +161,7 @@ def _identity(model: PretrainedModel) -> dict[str, Any]:
 
 
 def _fingerprint(decoder: Decoder) -> str:
-    """A checksum of some elements of every parameter."""
+    """Computes a checksum of a sample of every parameter's elements."""
     checksum = 0
     for _, leaf in nnx.to_flat_state(nnx.state(decoder, nnx.Param)):
         values = leaf[...].reshape(-1)
@@ -184,7 +184,7 @@ def _read_results(folder: str) -> dict[str, Any]:
 
 
 def _one_flag_a_folder(words: Sequence[str]) -> list[str]:
-    """Turns `--compare A B` into `--compare=A --compare=B`, since absl flags take one value."""
+    """Turns `--compare A B` into `--compare=A --compare=B`, as absl flags take one value each."""
     found: list[str] = []
     comparing = False
     for word in words:

@@ -1,4 +1,4 @@
-"""A config of `rrope evaluate` as its setting."""
+"""The setting that a config of `rrope evaluate` describes."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -18,7 +18,12 @@ _SECTIONS = ("perplexity", "passkey", "closed_ended")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sections:
-    """The group `config.eval`; single fields beside the sections are those of `rrope train`."""
+    """The group `config.eval`.
+
+    Attributes:
+      perplexity, passkey, closed_ended: What to evaluate; None or `enabled=False` skips it.
+      every_steps, length, batch_size, max_rows: Fields of `rrope train`, not read here.
+    """
 
     perplexity: PerplexitySetting | None = None
     passkey: PasskeySetting | None = None
@@ -29,23 +34,23 @@ class Sections:
     max_rows: Any = None
 
     def enabled(self) -> dict[str, Any]:
-        """The settings of the sections that are on, by name."""
+        """Returns the settings of the enabled sections by name."""
         sections = {name: getattr(self, name) for name in _SECTIONS}
         return {name: each for name, each in sections.items() if each and each.enabled}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateSetting:
-    """A config of `rrope evaluate`, which may be one of `rrope train` as well.
+    """A config of `rrope evaluate`, which may also be one of `rrope train`.
 
     Attributes:
       eval: What to measure.
       rope, model: Fields that replace the checkpoint's.
       data: Fields of DataConfig; only perplexity needs a source.
-      train, mesh, checkpoint: Groups of `rrope train`; they are not read.
+      train, mesh, checkpoint: Groups of `rrope train`, not read here.
 
     Raises:
-      UsageError: Nothing is to be measured.
+      UsageError: No section of `eval` is enabled.
     """
 
     eval: Sections = dataclasses.field(default_factory=Sections)
@@ -67,5 +72,5 @@ class EvaluateSetting:
 
     @property
     def bos(self) -> bool:
-        """Whether a document begins with the tokenizer's first token."""
+        """Whether documents begin with the tokenizer's BOS token."""
         return bool(self.data.get("bos"))

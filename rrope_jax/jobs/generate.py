@@ -1,4 +1,4 @@
-"""`rrope generate`: continues a prompt with any checkpoint."""
+"""`rrope generate`: continues a prompt with a checkpoint of any format."""
 
 import dataclasses
 import logging

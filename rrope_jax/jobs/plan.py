@@ -1,4 +1,4 @@
-"""`rrope plan`: whether and how fast a config would run on machines that are not here."""
+"""`rrope plan`: predicts whether a config fits on machines that are not at hand, and its speed."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -36,9 +36,9 @@ SUMMARY = (
 _LOG = logging.getLogger(__name__)
 
 _SAVED_STEP = "step.bin"
-_MOST_COMPARED = 8  # changes that a sweep compiles
+_MOST_COMPARED = 8  # maximum number of changes that a sweep compiles
 
-# The program that needs most decides whether all fit.
+# These results come from the program that needs the most memory: if it fits, all of them do.
 _OF_THE_LARGEST = ("fits", "why_not", "peak_bytes_per_device", "memory", "bytes_per_device")
 
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     if values.save_step and (values.quick or planned.one_step is None):
         raise UsageError("--save_step goes with the whole compilation of a training config only")
     identity = {"config": values.config.to_dict(), "topology": values.topology}
-    from rrope_jax.planning import report  # here, after all refusals: it imports matplotlib
+    from rrope_jax.planning import report  # late: errors must not wait for matplotlib
 
     with Workdir.claim(values.workdir, identity) as workdir:
         backend.configure_logging()
@@ -83,7 +83,7 @@ def _refusing_topology() -> Iterator[None]:
 
 
 def _topology(name: str, num_slices: int = 1) -> Topology:
-    """The devices to plan for; prepares JAX for them, before anything starts its backend."""
+    """Parses the topology, and prepares JAX for its devices before the backend starts."""
     with _refusing_topology():
         place = topology.parse(name, num_slices=num_slices)
     place.prepare()
@@ -107,7 +107,7 @@ def _ablation(setting: PosgenSetting) -> Ablation:
 def _results(
     planned: Job, place: Topology, workdir: Workdir, values: flags.FlagValues
 ) -> dict[str, Any]:
-    """The content of results.json."""
+    """Computes the content of results.json."""
     cache, quick = FinishedPieces(workdir, "compiled"), values.quick
     keep = _keeping(workdir) if values.save_step else None
     workloads = planned.workloads(place.devices())
@@ -137,7 +137,7 @@ def _keeping(workdir: Workdir) -> Keep:
 
 
 def _of_phases(plans: Sequence[Plan]) -> dict[str, Any]:
-    """The results of a training, with what validation and test add."""
+    """Combines the training, validation and test phases of a PosGen ablation."""
     phases = [_plan_and_time(plan) for plan in plans]
     largest = max(plans, key=lambda plan: plan.peak).as_json()
     return {
@@ -150,7 +150,7 @@ def _of_phases(plans: Sequence[Plan]) -> dict[str, Any]:
 
 
 def _plan_and_time(plan: Plan) -> dict[str, Any]:
-    """Whether a program fits, and how long it takes."""
+    """Returns whether a program fits and how long it takes, for results.json."""
     time = estimate(plan.workload, plan.topology, plan.compilation.summary)
     return {**plan.as_json(), **time.as_json()}
 

@@ -1,4 +1,4 @@
-"""`rrope posgen`: trains, tests and reports an ablation on PosGen."""
+"""`rrope posgen`: runs an ablation on PosGen and reports the results."""
 
 import dataclasses
 import itertools
@@ -58,12 +58,12 @@ def _run(
     planned: tuple[Training, ...],
     peers: Peers,
 ) -> int:
-    """What every process does; process 0 alone says how it goes, and writes the results."""
+    """Runs the ablation in every process; only process 0 logs and writes the results."""
     config = values.config.to_dict()
     peers.check_same({"config": config})
     backend.silence_orbax()
     mesh = _mesh(setting.mesh, program, len(planned), peers.count)
-    from rrope_jax.posgen import report  # here, after all refusals: it takes matplotlib a second
+    from rrope_jax.posgen import report  # late: errors must not wait for matplotlib
 
     with peers.claim(values.workdir, _identity(config)) as workdir:
         backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
@@ -74,8 +74,8 @@ def _run(
         _LOG.info("%s: %d trainings, %d of them done", setting.name, len(planned), done)
         if peers.first:
             for training in filter(store.finished, planned):
-                store.forget(training)  # left by a process that was killed, or by earlier releases
-        peers.barrier("counted")  # or what others finish meanwhile would count
+                store.forget(training)  # a killed process or an earlier release left it
+        peers.barrier("counted")  # before any process finishes more
         try:
             ablation.run(
                 program,
@@ -88,7 +88,7 @@ def _run(
             peers.barrier("trained")
         except SaveError as error:
             raise JobError(f"{error}; what was saved before is kept") from error
-        finally:  # also for what a stopped run has finished
+        finally:  # a stopped run also reports what it has finished
             results = _with_finished(results, planned, store)
             text = report.markdown(results)
             written = []
@@ -100,16 +100,16 @@ def _run(
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without what does not change results, which may differ on a rerun."""
+    """Returns the config without the fields that do not affect results, so may differ in a rerun."""
     free = ("save_every_seconds", "mesh")
     identity = {key: value for key, value in config.items() if key not in free}
-    if identity.get("matmul_precision") is None:  # as in workdirs from before it could be chosen
+    if identity.get("matmul_precision") is None:  # older workdirs lack it
         identity.pop("matmul_precision", None)
     return identity
 
 
 def _mesh(mesh: AblationMeshConfig, program: PosgenProgram, trainings: int, processes: int) -> Mesh:
-    """Starts the backend, and lays out its devices."""
+    """Starts the backend and makes the mesh of its devices."""
     automatic = min(trainings, cores() * processes)
     use_cpu_devices(automatic if mesh.ablation == -1 else mesh.ablation, processes)
     with refusing_layouts():
@@ -117,17 +117,22 @@ def _mesh(mesh: AblationMeshConfig, program: PosgenProgram, trainings: int, proc
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def use_cpu_devices(devices: int, processes: int = 1) -> None:
-    """Makes this process's share of a number of CPU devices, before the backend starts.
+    """Sets the number of CPU devices of this process, before the backend starts.
 
-    Several devices are single-threaded: small matrix products gain little from a second thread, so
-    trainings side by side finish sooner. Accelerators and what the user has set are not affected.
+    If there are several, each is single-threaded: small matrix products gain little from a second
+    thread, so it is faster to run trainings side by side. Accelerators and settings that the user
+    has made are not affected.
+
+    Args:
+      devices: CPU devices over all processes.
+      processes: Number of processes, which share the devices evenly.
     """
     flags_set = os.environ.get("XLA_FLAGS", "")
     if devices > 1 and "xla_cpu_multi_thread_eigen" not in flags_set:
@@ -140,18 +145,18 @@ def use_cpu_devices(devices: int, processes: int = 1) -> None:
 
 
 class _WorkdirStore:
-    """Finished cells as JSON and unfinished states as Orbax checkpoints in the workdir."""
+    """Stores finished cells as JSON, and unfinished states as Orbax checkpoints, in the workdir."""
 
     def __init__(self, workdir: Workdir):
         self._workdir = workdir
         self._pieces = FinishedPieces(workdir, "cells")
-        self._cells: dict[str, tuple[Cell, ...]] = {}  # already read, by training
+        self._cells: dict[str, tuple[Cell, ...]] = {}  # cache, by training name
 
     def finished(self, training: Training) -> bool:
         return self.cells(training) is not None
 
     def cells(self, training: Training) -> tuple[Cell, ...] | None:
-        """The cells that `finish` wrote; None before it, or where they are damaged."""
+        """Returns the cells that `finish` wrote; None if they are missing or damaged."""
         if training.name not in self._cells:
             cells = self._pieces.get(training.name, lambda raw: training_cells(raw, training))
             if cells is None:
@@ -164,7 +169,7 @@ class _WorkdirStore:
         self.forget(training)
 
     def forget(self, training: Training) -> None:
-        """Removes the states of a training that is finished: its cells are all that is read."""
+        """Removes the checkpoints of a finished training, as only its cells are read."""
         shutil.rmtree(self._folder(training), ignore_errors=True)
 
     def restore(
@@ -182,7 +187,7 @@ class _WorkdirStore:
         return self._workdir.path / "checkpoints" / training.name
 
     def _checkpoints(self, training: Training) -> ArrayCheckpoints:
-        # a training belongs to one process
+        # Each training belongs to one process.
         return ArrayCheckpoints(self._folder(training))
 
 
@@ -192,7 +197,7 @@ def _nothing_finished(
     program: PosgenProgram,
     planned: Sequence[Training],
 ) -> Results:
-    """The results before the first training."""
+    """Returns the results of the grid without any cells."""
     return Results(
         name=setting.name,
         setting={
@@ -215,7 +220,7 @@ def _nothing_finished(
 
 
 def _with_finished(results: Results, planned: Sequence[Training], store: _WorkdirStore) -> Results:
-    """The results with all that is finished."""
+    """Returns the results with the cells of all finished trainings."""
     done = [cells for training in planned if (cells := store.cells(training)) is not None]
     return dataclasses.replace(
         results,

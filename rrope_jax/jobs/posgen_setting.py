@@ -1,4 +1,4 @@
-"""A config of `rrope posgen` as its setting, its program and its trainings."""
+"""The setting, program and trainings that a config of `rrope posgen` describes."""
 
 import dataclasses
 from typing import Annotated
@@ -22,9 +22,9 @@ class Grid:
     """The trainings of an ablation.
 
     Attributes:
-      tasks, methods, protocols: Keys of `TASKS`, names as in `grid`, keys of `PROTOCOLS`.
-      num_seeds: Repetitions of every cell.
-      first_seed: The seeds are first_seed, first_seed + 1, ...
+      tasks, methods, protocols: Keys of `TASKS`, RoPE methods, and keys of `PROTOCOLS`.
+      num_seeds: Number of seeds per cell.
+      first_seed: The seeds are `first_seed`, `first_seed + 1`, and so on.
 
     Raises:
       ValueError: A name is unknown or occurs twice, or there are too few or too many seeds.
@@ -71,18 +71,18 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PosgenSetting:
-    """A config of `rrope posgen`; the fields of task and grid stand beside its groups.
+    """A config of `rrope posgen`; the fields of `task` and `grid` are at its top level.
 
     Attributes:
       name: Title of the report.
       task: The data.
       grid: The trainings.
-      rope: Fields of RopeSpec that describe all methods.
-      rope_at_test: What differs from `rope` under the protocol `scaled_at_test`.
-      model: Fields of ModelConfig; its vocabulary is the task's.
+      rope: Fields of RopeSpec for all methods.
+      rope_at_test: Fields that replace those of `rope` under the protocol `scaled_at_test`.
+      model: Fields of ModelConfig; the vocabulary size comes from the task.
       train, positions, mesh: The groups of these names; see their dataclasses.
-      lanes: Trainings of a device at a time; 0 chooses by backend.
-      save_every_seconds: Least time between checkpoints of an unfinished training.
+      lanes: Trainings that a device runs at a time; 0 chooses by backend.
+      save_every_seconds: Minimum time between checkpoints of a training.
       matmul_precision: See `posgen.training.PosgenProgram`.
 
     Raises:
@@ -108,10 +108,10 @@ class PosgenSetting:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
 
     def program(self) -> PosgenProgram:
-        """The functions of all trainings.
+        """Returns the functions that all trainings share.
 
         Raises:
-          UsageError: The groups do not fit together.
+          UsageError: The groups contradict each other.
         """
         model = build(ModelConfig, self.model, "config.model", vocab_size=self.task.vocab_size)
         with refusing("config"):
@@ -120,10 +120,10 @@ class PosgenSetting:
             )
 
     def trainings(self, program: PosgenProgram) -> tuple[Training, ...]:
-        """All trainings of the grid.
+        """Returns all trainings of the grid.
 
         Raises:
-          UsageError: A method lacks a field of `rope`, or one has a wrong value.
+          UsageError: A field that a method needs is missing from `rope`, or a value is wrong.
         """
         fields: dict[str, tuple[Fields, str]] = {
             "scaled_training": (self.rope, "config.rope"),

@@ -1,4 +1,4 @@
-"""The model of `--checkpoint`, with the overrides of a config, and its tokenizer."""
+"""Loads the model of `--checkpoint` with config overrides, and its tokenizer."""
 
 import dataclasses
 import os
@@ -19,10 +19,10 @@ class PretrainedModel:
     """A model that is ready to run.
 
     Attributes:
-      decoder: the model.
-      description: what it is, with the overrides applied.
-      original_context: tokens that the model was trained at before any extension of its context.
-      tokenizer: the checkpoint's own, or the one that was named instead.
+      decoder: The model.
+      description: Its description, with the overrides applied.
+      original_context: Context length in tokens that the model was trained at before any extension.
+      tokenizer: The checkpoint's own tokenizer, or the one given instead.
     """
 
     decoder: Decoder
@@ -31,14 +31,17 @@ class PretrainedModel:
     tokenizer: Tokenizer
 
     def prompt(self, text: str, *, bos: bool | None = None) -> list[int]:
-        """Ids of a text to continue.
+        """Tokenizes a text to continue.
 
         Args:
-          text: not empty.
-          bos: whether the tokenizer's first token goes before it; None for what its files say.
+          text: A nonempty text.
+          bos: Whether to prepend the BOS token; None to follow the tokenizer's files.
+
+        Returns:
+          The token ids.
 
         Raises:
-          UsageError: the tokenizer has no first token, or the model no embedding for a token.
+          UsageError: The tokenizer has no BOS token, or the model has no embedding for a token.
         """
         with refusing("--prompt"):
             ids = self.tokenizer.encode(text)
@@ -50,7 +53,7 @@ class PretrainedModel:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Ids of the tokens that end a text, wherever checkpoint and tokenizer name them."""
+        """Ids of all tokens that end a text, according to the checkpoint or the tokenizer."""
         return tuple(sorted(end_ids(self.description, self.tokenizer.eos_id)))
 
 
@@ -66,9 +69,9 @@ def load_model(
     Args:
       checkpoint: Anything that `io.pretrained.load` reads.
       rope: Fields of RopeSpec that replace the checkpoint's.
-      model: Fields of ModelConfig, of which those that do not change what the weights mean
-        (`pretrained.OVERRIDABLE`) replace the checkpoint's; the shape is always its own.
-      tokenizer: As in `load_tokenizer`; None for the one that travels with the checkpoint.
+      model: Fields of ModelConfig. Only those in `pretrained.OVERRIDABLE`, which do not change the
+        meaning of the weights, replace the checkpoint's; the others are ignored.
+      tokenizer: As for `load_tokenizer`; None for the checkpoint's own.
 
     Raises:
       UsageError: The checkpoint or the tokenizer cannot be read, or an override is wrong.

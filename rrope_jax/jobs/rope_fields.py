@@ -1,4 +1,4 @@
-"""Fields of a rotary embedding from a config: of several methods, or over those of a checkpoint."""
+"""Builds RoPE specs from the fields of a config: for several methods, or over a checkpoint's."""
 
 import dataclasses
 import logging
@@ -21,19 +21,19 @@ _LOG = logging.getLogger(__name__)
 _PATH = "config.rope"
 
 RopeFields = Annotated[Fields, SomeOf(RopeSpec)]
-"""The group `config.rope`: it describes several methods, or changes a checkpoint's embedding."""
+"""The group `config.rope`, which describes several methods or changes a checkpoint's embedding."""
 
 
 def spec_of(
     fields: Fields, path: str = _PATH, *, scaling: str, resonance: bool, **fixed: Any
 ) -> RopeSpec:
-    """The spec of one scaling; fields that only other scalings read are left out.
+    """Builds the spec of a method, ignoring fields that only other scalings use.
 
     Args:
-      fields: RopeSpec fields; their own scaling and resonance do not count.
+      fields: RopeSpec fields; `scaling` and `resonance` among them are ignored.
       path: The group's name in messages.
       scaling, resonance: The method.
-      **fixed: Fields that the caller has settled, such as head_dim.
+      **fixed: Fields that the caller sets, such as `head_dim`.
 
     Raises:
       UsageError: A value is wrong.
@@ -44,7 +44,7 @@ def spec_of(
 
 
 def spec_of_method(fields: Fields, path: str, method: str, **fixed: Any) -> RopeSpec:
-    """The spec of a method by its name (`[resonance_]scaling`): see `spec_of`."""
+    """Like `spec_of`, for the name of a method (`[resonance_]scaling`)."""
     scaling, resonance = parse_method(method)
     try:
         return spec_of(fields, path, scaling=scaling, resonance=resonance, **fixed)
@@ -53,7 +53,7 @@ def spec_of_method(fields: Fields, path: str, method: str, **fixed: Any) -> Rope
 
 
 def unset_group() -> ConfigDict:
-    """A group with every field of RopeSpec, all None, for overrides over a checkpoint's."""
+    """Returns a group with all fields of RopeSpec set to None, for overrides of a checkpoint."""
     group = ConfigDict()
     for name, hint in typing.get_type_hints(RopeSpec).items():
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -62,15 +62,15 @@ def unset_group() -> ConfigDict:
 
 
 def original_context(description: Description) -> int | None:
-    """The context, in tokens, that a checkpoint was trained at before any extension of it.
+    """Returns the context length, in tokens, that a checkpoint was trained at before any extension.
 
     Returns:
-      None where the checkpoint names it nowhere.
+      The length, or None if the checkpoint does not give it.
     """
     if description.original_context is not None:
         return description.original_context
     spec = description.rope
-    # two equal lists never switch, so the length at which they would may be any
+    # With equal factor lists, the length at which LongRoPE switches between them is arbitrary.
     idle = spec.scaling == "longrope" and spec.short_factor == spec.long_factor
     if spec.original_context is not None and not (
         idle and spec.original_context == description.context
@@ -80,22 +80,24 @@ def original_context(description: Description) -> int | None:
 
 
 def extend(description: Description, fields: Fields) -> Description:
-    """A checkpoint's description with some fields of its rotary embedding replaced.
+    """Replaces fields of a checkpoint's rotary embedding, and extends its context to match.
 
-    Fields that are absent keep the checkpoint's values. But what was made for one extension goes
-    with it: the fields of a scaling with the scaling, and an attention factor also where the
-    factor, the original context or an mscale changes. Without `original_context`, it is the
-    context that the checkpoint was made for before any extension. A scaling with a factor extends
-    that context by it.
+    Other fields keep the checkpoint's values, except those that no longer apply. A new scaling
+    resets all fields of the old one. A new factor, original context or mscale also resets the
+    attention factor. `original_context` defaults to the context length before any extension; the
+    new context is that length times the scaling's factor.
 
     Args:
-      description: Of the checkpoint.
+      description: The checkpoint's description.
       fields: RopeSpec fields of `config.rope`.
 
+    Returns:
+      The new description.
+
     Raises:
-      UsageError: A field has no effect or a wrong value, head_dim is not the model's, the
-        checkpoint is an export with a temperature in its weights, does not name its original
-        context, or has lists of factors made for another extension.
+      UsageError: A field has no effect or a wrong value, `head_dim` is not the model's, or the
+        checkpoint cannot be changed: its weights include a temperature, its original context is
+        unknown, or its factor lists were made for another extension.
     """
     if not fields:
         return description
@@ -150,14 +152,14 @@ _OF_AN_EXTENSION = {"factor", "original_context", "mscale", "mscale_all_dim"}
 
 
 def _inherited(old: RopeSpec, fields: Fields) -> dict[str, Any]:
-    """The fields of a checkpoint's embedding that stay beside those that a config gives."""
+    """Returns the embedding's fields with those reset that the config's changes invalidate."""
     inherited = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
     current = inherited | {"factor": old.extension}
     changed = {name for name in fields if fields[name] != current.get(name)}
     if "scaling" in changed:
         defaults = {field.name: field.default for field in dataclasses.fields(old)}
         inherited |= {name: defaults[name] for name in SCALING_FIELDS - {"factor"}}
-        if old.scaling == "longrope":  # its factor is a part of its temperature
+        if old.scaling == "longrope":  # its factor determines its temperature
             inherited["factor"] = defaults["factor"]
         inherited["attention_factor"] = None
         return inherited

@@ -33,23 +33,23 @@ from rrope_jax.train.step import Program
 
 SUMMARY = "Trains a decoder on text, from scratch or continuing any checkpoint that convert reads."
 
-# Fields that may differ on a rerun, so that a run resumes in less memory or on another disk.
+# Fields that may differ in a rerun, so that a run can resume with less memory or on another disk.
 _FREE = (
-    # when and where the run is saved and read, which no number depends on
+    # where and when the run is saved, and how its text is read: no effect on results
     *(f"checkpoint.{name}" for name in ("every_steps", "keep", "keep_every_steps")),
     "data.prefetch",
     "data.cache_dir",
-    # paths of the text and of the initial model: their contents are compared instead
+    # paths of the text and the initial model, whose contents are compared instead
     "data.source",
     "data.data_dir",
     "checkpoint.init_from",
-    # how much is computed at a time, where, and what is computed twice: only rounding changes
+    # placement, chunk sizes and rematerialization, which only change rounding
     *(f"mesh.{field.name}" for field in dataclasses.fields(MeshConfig)),
     "model.remat",
     "train.loss_chunk",
     "eval.batch_size",
 )
-# These also change which elements dropout drops.
+# These also change the dropout masks.
 _FREE_WITHOUT_DROPOUT = ("model.attention", "train.accumulation")
 
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(
     values: flags.FlagValues, setting: TrainSetting, window: loop.Window | None, peers: Peers
 ) -> int:
-    """What every process does. Files are read here, so that one that lacks them ends all."""
+    """Runs the training in every process; a process that lacks a file ends all of them."""
     backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
     backend.silence_orbax()
     config = values.config.to_dict()
@@ -106,7 +106,11 @@ def _train(
     window: loop.Window | None,
     peers: Peers,
 ) -> bool:
-    """Whether all steps are taken; raises JobError for what has to be mended outside."""
+    """Trains; returns whether all steps are done.
+
+    Raises:
+      JobError: The run diverged, or a checkpoint could not be saved.
+    """
     try:
         with stopping(peers) as told_to_stop:
             return run.train(workdir, store, window, told_to_stop, peers)
@@ -120,7 +124,7 @@ def _train(
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that has to be the same for all processes."""
+    """Returns the part of a config that must be the same in all processes."""
     data = {name: value for name, value in config["data"].items() if name != "cache_dir"}
     return {**config, "data": data}
 
@@ -128,7 +132,7 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
 def _identity(
     config: Mapping[str, Any], program: Program
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The fields that a workdir belongs to, and the names of those that may differ."""
+    """Returns the workdir's identity, and the names of the fields that may differ."""
     free = _FREE if program.model.dropout else (*_FREE, *_FREE_WITHOUT_DROPOUT)
     identity = {}
     for group, group_fields in config.items():
@@ -146,7 +150,7 @@ def _failure(reason: str, store: BackgroundCheckpoints) -> JobError:
 
 
 def _window(text: str | None, steps: int, workdir: str) -> loop.Window | None:
-    """The steps of `--profile`, such as `10:12`."""
+    """Parses the steps of `--profile`, such as `10:12`."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+):(\d+)", text)

@@ -1,4 +1,4 @@
-"""A config of `rrope train` as its setting, its model and its program."""
+"""The setting, model and program that a config of `rrope train` describes."""
 
 import dataclasses
 import functools
@@ -21,20 +21,20 @@ from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.heldout import HeldoutConfig
 from rrope_jax.train.step import Program
 
-# What has to be the same in a checkpoint and the preset that a config names for it.
+# Model sizes that must agree if a config names both a preset and a checkpoint.
 _SIZES = ("vocab_size", "d_model", "num_layers", "num_heads", "kv_heads", "head_size", "d_ff")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """Where a run starts, and which of its checkpoints stay.
+    """Where a run starts, and which checkpoints it keeps.
 
     Attributes:
-      init_from: A checkpoint of any format to continue; None trains a new model.
-      every_steps: Steps between checkpoints. The last step, and one at which the run is told to
-        stop, have one in any case.
-      keep: How many of the newest stay.
-      keep_every_steps: Checkpoints at multiples of this many steps stay too; None for no others.
+      init_from: Checkpoint of any format to continue; None trains a new model.
+      every_steps: Steps between checkpoints. The last step and the step at which a run stops early
+        are always saved.
+      keep: Number of most recent checkpoints to keep.
+      keep_every_steps: Also keep checkpoints at multiples of this many steps; None for no others.
 
     Raises:
       ValueError: A number is not positive.
@@ -54,7 +54,11 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PresetName:
-    """The key of `config.model` beside the fields of ModelConfig."""
+    """The key of `config.model` that is not a field of ModelConfig.
+
+    Attributes:
+      preset: A key of `PRESETS`.
+    """
 
     preset: str | None = None
 
@@ -64,12 +68,12 @@ class TrainSetting:
     """A config of `rrope train`.
 
     Attributes:
-      model: Fields of ModelConfig, which a preset or a checkpoint completes, and `preset`.
-      rope: Fields of RopeSpec, likewise.
+      model: `preset`, and fields of ModelConfig, which a preset or a checkpoint may complete.
+      rope: Fields of RopeSpec, which a preset or a checkpoint may complete.
       data, train, mesh, checkpoint, eval: The groups of these names; see their dataclasses.
 
     Raises:
-      UsageError: Two groups contradict each other, or there is no such preset.
+      UsageError: Groups contradict each other, or the preset is unknown.
     """
 
     model: Annotated[Fields, SomeOf(ModelConfig, PresetName)] = dataclasses.field(
@@ -100,7 +104,7 @@ class TrainSetting:
         """The checkpoint to continue, opened and checked once; None for a new model.
 
         Raises:
-          UsageError: It cannot be read.
+          UsageError: The checkpoint cannot be read.
         """
         if self.checkpoint.init_from is None:
             return None
@@ -111,20 +115,20 @@ class TrainSetting:
 
     @property
     def preset(self) -> Preset | None:
-        """The preset that the config names."""
+        """The preset that the config names, or None."""
         return PRESETS[self.model["preset"]] if "preset" in self.model else None
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        """The fields of ModelConfig that the config has."""
+        """The fields of ModelConfig that the config sets."""
         return {name: value for name, value in self.model.items() if name != "preset"}
 
     def describe(self, *, elsewhere: bool = False) -> pretrained.Description:
-        """The model; reads the tokenizer and what a checkpoint says of itself, but no weights.
+        """Describes the model; reads the tokenizer and the checkpoint's metadata, but no weights.
 
         Args:
-          elsewhere: Whether the run is planned for another machine, which has the files that the
-            config names: a preset then takes their place where they are missing here.
+          elsewhere: Whether the run is planned for another machine. If so, files that the config
+            names may be missing here; a preset, if there is one, takes their place.
 
         Raises:
           UsageError: The config or the checkpoint is wrong; the message names the key.
@@ -137,17 +141,17 @@ class TrainSetting:
         return self._new_model() if path is None else self._continued_model(path)
 
     def program(self, description: pretrained.Description) -> Program:
-        """The training step of the model.
+        """Returns the training step of the model.
 
         Raises:
-          UsageError: The groups do not fit together.
+          UsageError: The groups contradict each other.
         """
         segmented = self.data.packing != "one_document_per_row"
         with refusing("config"):
             return Program(description.model, description.rope, self.train, segmented)
 
     def open_tokenizer(self, description: pretrained.Description) -> Tokenizer:
-        """The tokenizer of the run; raises UsageError where it does not go with the model."""
+        """Opens the tokenizer of the run; raises UsageError if it does not fit the model."""
         source = self.data.tokenizer or description.tokenizer
         if source is None:
             raise UsageError(
@@ -162,7 +166,7 @@ class TrainSetting:
             raise UsageError(f"config.data.tokenizer {error}") from error
 
     def _of_preset(self, preset: Preset) -> pretrained.Description:
-        """A preset with the config's changes, without a tokenizer."""
+        """Describes a preset with the config's changes, without a tokenizer."""
         description = pretrained.Description(preset.model, preset.rope, preset.context)
         return self._changed(description)
 
@@ -204,7 +208,7 @@ class TrainSetting:
         return self._changed(description)
 
     def _check_overridable(self) -> None:
-        """Refuses fields that cannot change in a model that is continued."""
+        """Raises UsageError for fields that cannot change when continuing from a checkpoint."""
         if fixed := sorted(self.model_fields.keys() - set(pretrained.OVERRIDABLE)):
             raise UsageError(
                 f"config.model.{fixed[0]} = {self.model[fixed[0]]!r}: a checkpoint that is "
@@ -213,12 +217,12 @@ class TrainSetting:
 
 
 def is_here(name: str | None) -> bool:
-    """Whether this machine has a file that a config names; no name, and bytes, need none."""
+    """Whether this machine has a file that a config names; None and `BYTES` need no file."""
     return name in (None, BYTES) or os.path.exists(name)
 
 
 def _tokenizer_files(name: str) -> TokenizerFiles | None:
-    """What travels with a model; bytes need nothing."""
+    """Reads the tokenizer files to save with a model; `BYTES` has none."""
     if name == BYTES:
         return None
     with refusing("config.data.tokenizer"):

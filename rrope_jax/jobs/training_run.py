@@ -1,4 +1,4 @@
-"""A run of `rrope train`: its text, its state, and the steps between checkpoints."""
+"""A run of `rrope train`: opens its text, restores its state, and trains."""
 
 import dataclasses
 import json
@@ -38,9 +38,9 @@ from rrope_jax.train.step import Params, Program, State
 _LOG = logging.getLogger(__name__)
 
 FREE_MODEL_FIELDS = ("model.remat", "model.attention")
-"""Fields of the model that only change rounding, so that they may differ from a checkpoint's."""
+"""Model fields that only change rounding, so they may differ from a checkpoint's."""
 
-# What the metadata of a checkpoint hold beside the description.
+# Keys of a checkpoint's metadata, besides the description.
 _DATA, _OWED, _CONTENT = "data", "owed", "content"
 _TOKENIZER, _HELDOUT = "tokenizer", "heldout"
 _CONTENT_OF = {
@@ -51,16 +51,16 @@ _CONTENT_OF = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """A run with its text opened, but without arrays on a device.
+    """A run whose text is open but whose arrays are not on a device yet.
 
     Attributes:
       setting: The config.
       program: The training step.
-      placement: Where its arrays lie.
+      placement: Sharding of the arrays.
       description: The model, as its checkpoints will describe it.
-      batches: The text to train on.
-      heldout: The loss on held-out text; None where it is not measured.
-      content: Fingerprints of files that the config names, besides the text to train on.
+      batches: The training text.
+      heldout: Measures the loss on held-out text; None to skip it.
+      content: Fingerprints of the tokenizer and the held-out text.
     """
 
     setting: TrainSetting
@@ -79,7 +79,7 @@ class TrainingRun:
         placement: Placement,
         description: pretrained.Description,
     ) -> "TrainingRun":
-        """Opens tokenizer and text; raises UsageError where one of them is wrong."""
+        """Opens the tokenizer and the text; raises UsageError if one of them is wrong."""
         tokenizer = setting.open_tokenizer(description)
         train = program.train
         with refusing("config.data"):
@@ -107,7 +107,7 @@ class TrainingRun:
         stopping: Callable[[], bool],
         peers: Peers,
     ) -> bool:
-        """Restores or begins, compiles, and runs the loop; whether all steps are taken."""
+        """Restores or initializes the state, then trains; returns whether all steps are done."""
         program, description = self.program, self.description
         _LOG.info("%s", backend.describe())
         init_key, step_key = _keys(program.train.seed, self.placement)
@@ -122,7 +122,7 @@ class TrainingRun:
             _LOG.info("all %d steps are done", steps)
             return True
         step = self._compile()
-        peers.barrier("compiled")  # devices do not wait for each other as long as compilers take
+        peers.barrier("compiled")  # compilation may take longer than devices wait for each other
         logged = first if owed is None else first - 1
         records = MetricsLog(workdir.path, after=logged) if peers.first else NoLog()
         with records as log, store:
@@ -150,7 +150,7 @@ class TrainingRun:
 
         def save(state: State, data_state: loop.DataState, owed: loop.Record | None = None) -> None:
             log.sync()
-            # a run that found a gradient that is not finite resumes from before it
+            # `sound` is not saved: a run with a non-finite gradient resumes from before it
             tree = {name: leaf for name, leaf in state._asdict().items() if name != "sound"}
             metadata = {
                 _DATA: data_state,
@@ -180,7 +180,12 @@ class TrainingRun:
     def _restore(
         self, store: BackgroundCheckpoints, peers: Peers
     ) -> tuple[State, loop.Record | None] | None:
-        """The newest state in the workdir, with the text at its place, and what it owes the log."""
+        """Restores the newest checkpoint, including the position in the text.
+
+        Returns:
+          The state and the log record of its last step if that is still unwritten, or None if the
+          workdir has no checkpoint.
+        """
         if peers.gather("newest checkpoint", store.newest)[0] is None:
             return None
         like = sharded_state_shapes(self.program, self.placement)
@@ -202,10 +207,10 @@ class TrainingRun:
         return state, metadata.get(_OWED)
 
     def _check_content(self, metadata: Mapping[str, Any]) -> None:
-        """Refuses to resume where a file that the config names has changed.
+        """Checks that the files named by the config are those that the checkpoint was made with.
 
         Raises:
-          UsageError: The message says which.
+          UsageError: A file or the model has changed; the message says which.
         """
         saved_content = metadata.get(_CONTENT, {})  # checkpoints of earlier releases have none
         for name, what in _CONTENT_OF.items():
@@ -227,7 +232,7 @@ class TrainingRun:
             )
 
     def _begin(self, key: jax.Array) -> State:
-        """The state before the first step."""
+        """Returns the state before the first step."""
         source = self.setting.source
         if source is None:
             return init_state(self.program, self.placement, key)
@@ -237,7 +242,7 @@ class TrainingRun:
         return state_from_params(self.program, self.placement, params)
 
     def _compile(self) -> loop.Step:
-        """The compiled step; made before any signal has to wait for it."""
+        """Compiles the step up front, so that no signal during a step has to wait for it."""
         began = time.monotonic()
         compiled = lower_step(self.program, self.placement).compile()
         _LOG.info("compiled the step in %.0f s%s", time.monotonic() - began, _memory(compiled))
@@ -246,7 +251,7 @@ class TrainingRun:
 
 
 def _keys(seed: int, placement: Placement) -> tuple[jax.Array, jax.Array]:
-    """The keys of the parameters and of the steps, on all devices."""
+    """Returns the random keys of the parameters and of the steps, on all devices."""
 
     def split() -> tuple[jax.Array, jax.Array]:
         init_key, step_key = jax.random.split(jax.random.key(seed))
@@ -257,11 +262,11 @@ def _keys(seed: int, placement: Placement) -> tuple[jax.Array, jax.Array]:
 
 
 def _memory(compiled: Any) -> str:
-    """The memory that a program needs on each device, where the backend says it."""
+    """Describes the memory that a program needs per device, if the backend reports it."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return ""
-    # the state is donated: outputs take its place
+    # The state is donated, so outputs reuse its memory.
     needed = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
     return f"; it needs {needed / 2**30:.1f} GiB"
 

@@ -1,1 +1,1 @@
-"""What a job runs in: its folder, and the processes that it consists of."""
+"""The environment of a job: its working folder and its processes."""

@@ -1,9 +1,9 @@
-"""The processes of a job: named by environment variables, or found by JAX.
+"""Finds the processes of a job from environment variables or JAX's cluster detection.
 
-JAX finds them on SLURM, Open MPI, a TPU pod and Kubernetes. Its public `jax.distributed.initialize`
-joins them at once, though, and cannot tell one process from many, so its private detection is
-called here. Where a release of JAX no longer has it, a job that runs alone still does, and one of
-several processes says what has to be set.
+JAX detects SLURM, Open MPI, TPU pods and Kubernetes. Its public `jax.distributed.initialize` joins
+the processes right away and cannot tell a single process from many, so this module calls JAX's
+private detection. With a JAX release that lacks it, single-process jobs still run, and
+multi-process jobs raise an error that says which variables to set.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from rrope_jax.cli.errors import UsageError
 
 _ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _DEFAULTS = {"RROPE_JOIN_TIMEOUT": 300.0, "RROPE_HEARTBEAT": 25.0}  # seconds
-# Variables of clusters that say how many processes or hosts there are, as a number or as names.
+# Cluster variables that give the processes or hosts: their number, or their names.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MEGASCALE_NUM_SLICES")
 _NAMES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """One process among those of a job.
+    """A process of a multi-process job.
 
     Attributes:
       address: HOST:PORT of process 0.
       count: Number of processes.
-      index: Of this one.
-      devices: Indices of its devices on its machine; None for all.
+      index: Index of this process.
+      devices: Local indices of this process's devices; None for all devices of the machine.
     """
 
     address: str
@@ -41,10 +41,10 @@ class Process:
 
 
 def find_process() -> Process | None:
-    """This process among those of its job; None where it is alone.
+    """Returns this process's place in its job, or None for a single-process job.
 
     Raises:
-      UsageError: The environment is incomplete or not well-formed.
+      UsageError: The environment variables are incomplete or malformed.
     """
     variables = {name: os.environ.get(name, "") for name in (_ADDRESS, _COUNT, _INDEX)}
     if not any(variables.values()):
@@ -69,10 +69,10 @@ def find_process() -> Process | None:
 
 
 def seconds(name: str) -> float:
-    """A time limit: `RROPE_JOIN_TIMEOUT` or `RROPE_HEARTBEAT`.
+    """Returns a time limit in seconds: `RROPE_JOIN_TIMEOUT` or `RROPE_HEARTBEAT`.
 
     Raises:
-      UsageError: The variable is no number of seconds.
+      UsageError: The variable is not a number of at least 1.
     """
     text = os.environ.get(name, "")
     if not text:
@@ -84,7 +84,7 @@ def seconds(name: str) -> float:
 
 
 def _detect() -> Process | None:
-    """This process among those that JAX finds."""
+    """Returns this process's place among those that JAX detects, or None if there is only one."""
     detect = _jax_detection()
     if detect is None:
         if (name := _variable_of_several()) is not None:
@@ -94,11 +94,12 @@ def _detect() -> Process | None:
         return None
     timeout = int(seconds("RROPE_JOIN_TIMEOUT"))
     with warnings.catch_warnings():
-        # in Kubernetes without the package kubernetes, which a single process does not need
+        # JAX warns on Kubernetes if the package kubernetes, which a single process does not need,
+        # is not installed
         warnings.simplefilter("ignore")
         try:
             address, count, index, devices = detect(None, None, None, None, None, timeout)
-        except Exception as error:  # of many libraries
+        except Exception as error:  # many libraries take part in the detection
             raise _undetected(" ".join(str(error).split())[:300]) from error
     if address is None or count is None or index is None or count == 1:
         return None
@@ -109,7 +110,7 @@ _Detection = Callable[..., tuple[str | None, int | None, int | None, Sequence[in
 
 
 def _jax_detection() -> _Detection | None:
-    """What `jax.distributed.initialize` calls; None where this release of JAX lacks it."""
+    """Returns the function that `jax.distributed.initialize` calls; None if JAX lacks it."""
     try:
         from jax._src.clusters import ClusterEnv
 
@@ -122,7 +123,7 @@ def _jax_detection() -> _Detection | None:
 
 
 def _variable_of_several() -> str | None:
-    """A variable that speaks of several processes."""
+    """Returns the name of a variable that indicates several processes, or None."""
     for name in _COUNTS:
         count = os.environ.get(name, "")
         if count.isdecimal() and int(count) > 1:

@@ -1,4 +1,4 @@
-"""A connection between two processes of a job: JSON messages, one a line."""
+"""A connection between two processes of a job, which carries one JSON message per line."""
 
 import json
 import socket
@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 LONGEST = 1 << 24
-"""Bytes of a message; configs, the largest of them, have some thousands."""
+"""Maximum size of a message in bytes; the largest ones, configs, have a few thousand."""
 
-# Kind of a message -> its other fields and their types.
+# Message kind -> its other fields and their types.
 _FIELDS: dict[str, dict[str, type]] = {
     "join": {"index": int, "count": int},
-    "roll": {"refused": str},  # the answer to `join`; empty where all have come
+    "roll": {"refused": str},  # the answer to `join`; empty if all processes have joined
     "say": {"name": str, "value": object},
     "answer": {"name": str, "values": list},
     "end": {"code": int, "process": int, "reason": str, "lost": bool},
@@ -23,10 +23,10 @@ Message = dict[str, Any]
 
 
 class MessageError(ValueError):
-    """Something else than a message of this job has come; the text quotes it."""
+    """Received something other than a message of this job; the error text quotes it."""
 
     def __init__(self, content: object) -> None:
-        """Takes what has come."""
+        """Takes what was received."""
         text = repr(content)
         super().__init__(text if len(text) <= 80 else text[:77] + "...")
 
@@ -36,10 +36,10 @@ class Connection:
 
     Attributes:
       socket: The socket.
-      index: The process at the other end.
-      heard: When something came last, by `time.monotonic`.
-      closed: Whether the other side has left.
-      unread: Messages that came with others, before anybody listened.
+      index: Index of the process at the other end.
+      heard: Time of the last receipt, by `time.monotonic`.
+      closed: Whether the connection has been dropped.
+      unread: Messages received together with the answer to `join`, not yet processed.
     """
 
     def __init__(self, connected: socket.socket, index: int = -1) -> None:
@@ -52,15 +52,15 @@ class Connection:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Sends a message; raises OSError where the connection is gone."""
+        """Sends a message; raises OSError if the connection is gone."""
         self.socket.sendall(json.dumps({"kind": kind, **fields}).encode() + b"\n")
 
     def receive(self) -> list[Message]:
-        """The messages that have come; waits for something.
+        """Waits for data and returns the messages it completes.
 
         Raises:
           OSError: The connection has ended.
-          MessageError: It does not come from a process of this job.
+          MessageError: The data is not from a process of this job.
         """
         data = self.socket.recv(1 << 16)
         if not data:

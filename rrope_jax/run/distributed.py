@@ -1,7 +1,7 @@
-"""Jobs of several processes: how they agree, and end.
+"""Multi-process jobs: how the processes agree, and how they exit together.
 
-All processes end with the same exit code: that of the job, or of what went wrong first in any of
-them, or 42 where one was preempted or is lost. A process that is alone needs none of this.
+All processes exit with the same code: that of the job, that of the first failure in any process, or
+42 if a process was preempted or lost. Single-process jobs need none of this.
 """
 
 import contextlib
@@ -30,33 +30,33 @@ _MEETING = ".processes"
 
 
 class JobError(RuntimeError):
-    """A job cannot continue; the message is one line and says all. Exit code 1."""
+    """A job cannot continue (exit code 1); its one-line message is printed without a traceback."""
 
 
 class Peers:
-    """The processes of a job, including this one; a process that is alone is the only one.
+    """The processes of a job, including this one; there may be only one.
 
     Attributes:
-      index: Of this process.
+      index: Index of this process.
       count: Number of processes.
     """
 
     def __init__(self, group: Group | None = None) -> None:
-        """Use `run`, which gives one to the job."""
+        """Do not call this directly: `run` passes an instance to the job."""
         self._group = group
         self.index = group.process.index if group else 0
         self.count = group.process.count if group else 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that prints, logs and writes."""
+        """Whether this is process 0, which prints, logs and writes."""
         return self.index == 0
 
     def gather(self, name: str, value: Any) -> list[Any]:
-        """The JSON-able values of all processes, in their order; waits for all of them.
+        """Waits for all processes and returns their JSON-serializable values, by process index.
 
-        They travel over the network of the hosts, not over the devices. All processes gather the
-        same things in the same order; `name` says what they are.
+        The values travel over the host network, not between devices. All processes must gather the
+        same things, identified by `name`, in the same order.
         """
         return self._group.gather(name, value) if self._group else [value]
 
@@ -65,14 +65,14 @@ class Peers:
         self.gather(name, None)
 
     def check_same(self, values: Mapping[str, Any]) -> None:
-        """Refuses what differs between processes, such as their configs.
+        """Checks that values, such as the config, are the same in all processes.
 
         Args:
-          values: Maybe nested; messages call a value by its keys. What is not JSON-able is compared
-            by its repr.
+          values: The values, possibly nested; messages name a value by its keys. Values that are
+            not JSON-serializable are compared by their repr.
 
         Raises:
-          UsageError: A value is not that of process 0.
+          UsageError: A value differs from that of process 0.
         """
         here = json.loads(json.dumps(values, default=repr))
         first = self.gather("what has to be the same", here if self.first else None)[0]
@@ -82,7 +82,7 @@ class Peers:
                 f"{key} is {in_first} in process 0 and {in_this} in process {self.index}; start "
                 "all processes with the same config, flags and files"
             )
-        self.barrier("the same")  # or the others continue while this one is about to refuse
+        self.barrier("the same")  # keeps others from continuing if one process raises
 
     @contextlib.contextmanager
     def claim(
@@ -92,14 +92,17 @@ class Peers:
         *,
         free: Collection[str] = (),
     ) -> Iterator[Workdir]:
-        """The folder of the job, claimed by process 0 for all.
+        """Claims the job's folder, in process 0 on behalf of all processes.
 
         Args:
           path: The folder, on a disk that all processes share.
           identity, free: As for `Workdir.claim`.
 
+        Yields:
+          The claimed folder.
+
         Raises:
-          UsageError: It cannot be claimed, or is not the same folder in all processes.
+          UsageError: The folder cannot be claimed, or is not the same in all processes.
         """
         claimed = Workdir.claim(path, identity, free=free) if self.first else None
         self.barrier("workdir claimed")
@@ -109,9 +112,9 @@ class Peers:
             yield workdir
 
     def _check_shared(self, folder: Path) -> None:
-        """Every process leaves a file; process 0 has to find them all."""
+        """Has every process create a file, all of which process 0 must find."""
         meeting = folder / _MEETING
-        token = secrets.token_hex(8)  # a name that no cache of a network disk knows of
+        token = secrets.token_hex(8)  # a name that no network disk can have cached
         if self.first:
             shutil.rmtree(meeting, ignore_errors=True)
             (meeting / token).mkdir(parents=True)
@@ -134,22 +137,22 @@ class Peers:
 
 
 def run(command: str, job: Callable[[Peers], int], *, preemption: bool) -> int:
-    """Runs a job in all its processes, and ends them together.
+    """Runs a job in all its processes and makes them exit together.
 
     Args:
-      command: Such as train, for messages.
-      job: Takes the processes and returns its exit code. `__main__` prints what it raises; of
-        several processes, the one that raises first does.
-      preemption: Whether the job asks `multihost_utils.reached_preemption_sync_point` at every
-        step. JAX then takes SIGTERM for all processes; otherwise SIGTERM ends the process that gets
-        it, and thereby all of them with 42.
+      command: The command's name, such as `train`, for messages.
+      job: Takes the processes and returns the exit code. If it raises, `__main__` reports the
+        error; with several processes, the first one to fail does.
+      preemption: Whether the job calls `multihost_utils.reached_preemption_sync_point` at every
+        step. If so, JAX handles SIGTERM for all processes; otherwise SIGTERM ends the process that
+        receives it, and the others with it, with exit code 42.
 
     Returns:
-      The exit code. Where a job of several processes does not come to an end, the process ends here
-      instead, as devices may never answer.
+      The exit code. If a multi-process job fails, this function does not return but exits the
+      process, as its devices may never respond.
 
     Raises:
-      UsageError: The environment describes the processes incompletely or wrongly.
+      UsageError: The environment variables that describe the processes are incomplete or wrong.
     """
     process = cluster.find_process()
     if process is None:
@@ -170,7 +173,7 @@ def run(command: str, job: Callable[[Peers], int], *, preemption: bool) -> int:
             process.index,
             process.devices,
             initialization_timeout=int(timeout),
-            # JAX would abort; this is for the case that our own thread has stopped
+            # JAX aborts after this, so it is only a fallback in case our own thread has stopped
             heartbeat_timeout_seconds=int(2 * heartbeat) + 10,
         )
         if not peers.first:
@@ -192,13 +195,13 @@ def _alone(command: str, job: Callable[[Peers], int]) -> int:
 
 
 def _silence_stdout() -> None:
-    """Discards what this process prints, from whatever language."""
+    """Discards everything this process prints, including output of C++ code."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
 
 
 def _follow(command: str, process: Process, end: End) -> NoReturn:
-    """Ends this process because of the others, beside a main thread that may be stuck."""
+    """Exits because another process ended the job, even if the main thread is stuck."""
     if process.index == 0 or (end.lost and end.process in (0, process.index)):
         if end.code == RETRYABLE:
             reason = f"{end.reason}; the same command goes on from the last checkpoint"
@@ -209,7 +212,7 @@ def _follow(command: str, process: Process, end: End) -> NoReturn:
 
 
 def _leave(command: str, group: Group, error: BaseException, heartbeat: float) -> NoReturn:
-    """Ends all processes because of an error in this one, or in another that has caused it."""
+    """Ends all processes after an error here, which another process may have caused."""
     if isinstance(error, UsageError):
         code, reason = 2, str(error)
     elif isinstance(error, JobError):
@@ -232,7 +235,7 @@ def _leave(command: str, group: Group, error: BaseException, heartbeat: float) -
 
 
 def _may_come_from_another(error: BaseException | None) -> bool:
-    """Whether devices and Orbax also raise such an error when another process has died."""
+    """Whether the death of another process could have caused this error (JAX and Orbax)."""
     while error is not None:
         if isinstance(error, SaveError):
             return not error.own

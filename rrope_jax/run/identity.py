@@ -1,4 +1,4 @@
-"""What a workdir belongs to, and the first thing in which two such identities differ."""
+"""Compares the identities of workdirs: the configurations that they belong to."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -8,11 +8,14 @@ _ABSENT = object()
 
 
 def difference(one: Any, other: Any, free: Collection[str] = ()) -> tuple[str, str, str] | None:
-    """The first key at which two nested JSON values differ, and what each shows for it.
+    """Finds the first key at which two nested JSON values differ.
 
     Args:
       one, other: The values.
       free: Keys, such as `mesh.data`, that may differ.
+
+    Returns:
+      The key and its value on each side as text, or None if there is no difference.
     """
     there, here = dict(_flatten(one)), dict(_flatten(other))
     for key in [*here, *there]:
@@ -23,7 +26,7 @@ def difference(one: Any, other: Any, free: Collection[str] = ()) -> tuple[str, s
 
 
 def _left_empty(key: str, values: Mapping[str, Any], free: Collection[str]) -> bool:
-    """Whether a key is a group without fields, of which some are free."""
+    """Whether a key is an empty group, some of whose fields may differ."""
     return values[key] == {} and any(name.startswith(f"{key}.") for name in free)
 
 

@@ -1,7 +1,7 @@
-"""How the processes of a job find each other: process 0 calls the roll on the coordinator's port.
+"""Connects the processes of a job: process 0 takes the roll on the coordinator's port.
 
-It does so before JAX's own service takes the port. JAX would abort from C++ where a process does
-not come, without a word on which one.
+This happens before JAX's own service takes the port. If a process is missing, JAX would abort in
+C++ without saying which one.
 """
 
 import contextlib
@@ -15,25 +15,25 @@ from rrope_jax.run.cluster import Process
 from rrope_jax.run.connection import Connection, MessageError
 
 _RETRY_SECONDS = 0.2
-_LINGER_SECONDS = 5.0  # for process 0, whose time began at another moment
+_LINGER_SECONDS = 5.0  # process 0 may have started its timeout later
 
 
 class JoinError(RuntimeError):
-    """Not all processes have come; the message names those that have not."""
+    """The processes did not all join, or do not fit together; the message says why."""
 
 
 def connect(process: Process, timeout: float) -> list[Connection]:
-    """Waits until all processes have come.
+    """Waits until all processes have joined.
 
     Args:
-      process: This one.
-      timeout: Seconds.
+      process: This process.
+      timeout: Time limit in seconds.
 
     Returns:
-      Of process 0 the connections to all others, of another that to process 0.
+      In process 0, the connections to all other processes; in those, the connection to process 0.
 
     Raises:
-      JoinError: Some do not come in time.
+      JoinError: Some processes did not join in time, or were started with another count.
     """
     deadline = time.monotonic() + timeout
     if process.index > 0:
@@ -57,7 +57,7 @@ def connect(process: Process, timeout: float) -> list[Connection]:
 
 
 def _call_roll(process: Process, deadline: float) -> tuple[dict[int, Connection], str]:
-    """Who has come until the deadline, and why the job cannot be one, if so."""
+    """Returns the processes that joined by the deadline, and why the job cannot start, or ''."""
     joined: dict[int, Connection] = {}
     refused = ""
     with _server(process, deadline) as server, selectors.DefaultSelector() as selector:
@@ -72,7 +72,7 @@ def _call_roll(process: Process, deadline: float) -> tuple[dict[int, Connection]
                 try:
                     counts = _read_joins(connection)
                 except (OSError, MessageError):
-                    # a process that was stopped and may come again, or a stranger
+                    # either a process that was stopped and may retry, or an unrelated client
                     selector.unregister(connection.socket)
                     connection.socket.close()
                     joined = {i: other for i, other in joined.items() if other is not connection}
@@ -91,7 +91,7 @@ def _call_roll(process: Process, deadline: float) -> tuple[dict[int, Connection]
 
 
 def _read_joins(connection: Connection) -> list[tuple[int, int]]:
-    """The index and the number of processes that the other side was started with."""
+    """Reads the process index and process count that the other side was started with."""
     joins = []
     for message in connection.receive():
         if message["kind"] != "join":
@@ -103,7 +103,7 @@ def _read_joins(connection: Connection) -> list[tuple[int, int]]:
 
 @contextlib.contextmanager
 def _server(process: Process, deadline: float) -> Iterator[socket.socket]:
-    """Listens where JAX's service will; a process of an earlier run may not have left it yet."""
+    """Listens on JAX's future port, retrying while an earlier run may still occupy it."""
     bound = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
     host, port = (bound or process.address).rsplit(":", 1)
     everywhere = not bound or host in ("[::]", "0.0.0.0")
@@ -137,7 +137,7 @@ def _answer_roll(process: Process, deadline: float, timeout: float) -> Connectio
                 connected.settimeout(timeout + _LINGER_SECONDS)
                 messages = connection.receive()
                 connected.settimeout(None)
-                if messages:  # else it is a stranger, such as the JAX of an earlier run
+                if messages:  # otherwise something else answered, such as an earlier run's JAX
                     if messages[0]["kind"] != "roll":
                         raise MessageError(messages[0])
                     if messages[0]["refused"]:

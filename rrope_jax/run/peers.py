@@ -1,9 +1,9 @@
-"""The processes of a running job: what each of them says, and that they end together.
+"""Messages between the processes of a running job, and a coordinated exit.
 
-JAX ends processes with an abort from C++ once one has missed heartbeats for 15 s or more, and then
-every process loses what it could have said. So process 0 keeps a connection of its own to every
-other process. A process that dies closes its connection, whatever killed it; only a machine that
-vanishes is noticed by its silence.
+Once a process has missed heartbeats for 15 s or more, JAX aborts all of them in C++, before they
+can report what happened. Process 0 therefore keeps its own connection to every other process. When
+a process dies, for whatever reason, its connection closes; heartbeats are only needed to notice a
+machine that vanishes.
 """
 
 import abc
@@ -22,11 +22,11 @@ from rrope_jax.run.connection import Connection, Message, MessageError
 from rrope_jax.run.joining import connect
 
 RETRYABLE = 42
-"""Exit code of a job that was preempted or has lost a process: the same command resumes it."""
+"""Exit code of a job that was preempted or lost a process; the same command resumes it."""
 
-_LINGER_SECONDS = 5.0  # for the others to hear why the job ends, before their connection does
+_LINGER_SECONDS = 5.0  # lets the others read why the job ends before their connection closes
 _WAKE_SECONDS = 0.5
-_BEATS = 4  # in the time without one after which a process counts as lost
+_BEATS = 4  # heartbeats sent per heartbeat timeout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,9 @@ class End:
 
     Attributes:
       code: The exit code of all processes.
-      process: The one that caused it.
-      reason: For people.
-      lost: Whether that process could not say so itself.
+      process: Index of the process that caused it.
+      reason: A message for the user.
+      lost: Whether that process could not report the end itself.
     """
 
     code: int
@@ -47,15 +47,15 @@ class End:
 
 
 class Group(abc.ABC):
-    """The processes, seen from one of them.
+    """The processes of a job, as seen from one of them.
 
-    A thread listens to the others. Once one of them has failed or is lost, or they have given up
-    this one, it calls `on_end`, which is to end the process even while the main thread waits for
-    devices that will not answer.
+    A thread listens to the other processes. When one of them fails or is lost, or the others
+    consider this one lost, the thread calls `on_end`, which should exit the process even if the
+    main thread is waiting for unresponsive devices.
     """
 
     def __init__(self, process: Process, heartbeat: float, connections: list[Connection]) -> None:
-        """Use `join`."""
+        """Do not call this directly: use `join`."""
         self.process, self.connections = process, connections
         self._heartbeat = heartbeat
         self._changed = threading.Condition(threading.RLock())
@@ -67,33 +67,33 @@ class Group(abc.ABC):
         self._on_end: Callable[[End], None] = lambda end: None
 
     def start(self, on_end: Callable[[End], None]) -> None:
-        """Begins to listen; `on_end` hears of an end that this process did not ask for."""
+        """Starts listening; `on_end` is called with an end that this process did not request."""
         self._on_end = on_end
         self._thread.start()
 
     def gather(self, name: str, value: Any) -> list[Any]:
-        """The values of all processes, in their order; waits for all of them.
+        """Waits for all processes and returns their values, by process index.
 
         Args:
-          name: Of what is gathered. All processes gather the same things in the same order.
-          value: JSON-able.
+          name: Name of the value. All processes must gather the same names in the same order.
+          value: A JSON-serializable value.
         """
         self._turn += 1
         key = f"{self._turn} {name}"
         self._say(key, value)
         with self._changed:
             while not self._changed.wait_for(lambda: key in self._answers, _WAKE_SECONDS):
-                pass  # a signal is answered between two turns
+                pass  # wakes up regularly so that Python can handle signals
             return self._answers.pop(key)
 
     def wait_for_end(self, seconds: float) -> End | None:
-        """Waits for another process to fail or be lost; None where none does."""
+        """Waits for the job to end because a process failed or was lost; returns None if not."""
         with self._changed:
             self._changed.wait_for(lambda: self._end is not None, seconds)
             return self._end
 
     def finish(self, code: int, reason: str) -> End:
-        """Ends the job; returns why it ends: another process may have been the first to end it."""
+        """Ends the job and returns the reason, which may be an earlier one of another process."""
         request = End(code, self.process.index, reason)
         self._report(request)
         end = self.wait_for_end(_LINGER_SECONDS) or request
@@ -101,13 +101,13 @@ class Group(abc.ABC):
         return end
 
     def close(self) -> None:
-        """Leaves a job that is done."""
+        """Leaves a finished job."""
         self._closing = True
         self.send_all("bye")
         self._thread.join(_LINGER_SECONDS)
 
     def send_all(self, kind: str, **fields: Any) -> None:
-        """Sends a message over all connections that still exist."""
+        """Sends a message over all open connections."""
         for connection in self.connections:
             with self._changed, contextlib.suppress(OSError):
                 connection.send(kind, **fields)
@@ -118,7 +118,7 @@ class Group(abc.ABC):
             self._changed.notify_all()
 
     def _decide(self, end: End) -> None:
-        """Takes the first reason to end; what comes later is its consequence."""
+        """Records the first reason to end; later ones are its consequences."""
         with self._changed:
             if self._end is not None or self._closing:
                 return
@@ -126,7 +126,7 @@ class Group(abc.ABC):
             self._changed.notify_all()
 
     def _listen(self) -> None:
-        """Runs in the thread until the job ends; ends the job where the thread itself fails."""
+        """Body of the thread: listens until the job ends, and ends the job if listening fails."""
         with contextlib.ExitStack() as stack:
             selector = stack.enter_context(selectors.DefaultSelector())
             for connection in self.connections:
@@ -138,7 +138,7 @@ class Group(abc.ABC):
                 self._end_all(End(1, self.process.index, reason, lost=True))
             if self._end is not None:
                 self._tell(self._end, selector)
-                # a process that the others have given up may be stuck, and only cut off from them
+                # the process may be this one: the others consider it lost, but it may still run
                 if self._end.lost or self._end.process != self.process.index:
                     self._on_end(self._end)
 
@@ -190,7 +190,7 @@ class Group(abc.ABC):
         self._decide(End(RETRYABLE, connection.index, reason, lost=True))
 
     def _refuse(self, connection: Connection, error: MessageError) -> None:
-        """Ends the job in all processes: those that do not understand each other cannot go on."""
+        """Ends the job in all processes after a message that this one does not understand."""
         reason = (
             f"what it sends is no message of this job: {error}; start all processes with the same "
             "release, and keep others off the coordinator's port"
@@ -198,25 +198,25 @@ class Group(abc.ABC):
         self._end_all(End(1, connection.index, reason, lost=True))
 
     def _end_all(self, end: End) -> None:
-        """Ends the job from the thread that listens."""
+        """Ends the job from the listening thread."""
         self._report(end)
         self._decide(end)
 
     @abc.abstractmethod
     def _say(self, key: str, value: Any) -> None:
-        """Gives this process's part of what is gathered."""
+        """Submits this process's value for a `gather`."""
 
     @abc.abstractmethod
     def _report(self, end: End) -> None:
-        """Asks for the end of the job."""
+        """Requests the end of the job."""
 
     @abc.abstractmethod
     def _take(self, connection: Connection, message: Message) -> None:
-        """Acts on a message; raises MessageError where it has no place here."""
+        """Handles a message; raises MessageError if its kind is unexpected."""
 
     @abc.abstractmethod
     def _tell(self, end: End, selector: selectors.BaseSelector) -> None:
-        """Lets the others know of the end."""
+        """Tells the other processes about the end."""
 
 
 def _end_of(message: Message) -> End:
@@ -260,7 +260,7 @@ class _Hub(Group):
 
     def _tell(self, end: End, selector: selectors.BaseSelector) -> None:
         self.send_all("end", **dataclasses.asdict(end))
-        # until they are gone: closing a connection with something unread takes back what was sent
+        # Wait until they hang up: closing a socket with unread input discards the output just sent.
         deadline = time.monotonic() + _LINGER_SECONDS
         while selector.get_map() and time.monotonic() < deadline:
             for key, _ in selector.select(_WAKE_SECONDS):
@@ -268,7 +268,7 @@ class _Hub(Group):
 
 
 class _Member(Group):
-    """Any other process."""
+    """Any process other than process 0."""
 
     def _say(self, key: str, value: Any) -> None:
         self.send_all("say", name=key, value=value)
@@ -279,14 +279,14 @@ class _Member(Group):
     def _end_all(self, end: End) -> None:
         super()._end_all(end)
         (hub,) = self.connections
-        with contextlib.suppress(OSError):  # until process 0 has read it: as in its `_tell`
+        with contextlib.suppress(OSError):  # wait until process 0 has read it, as in `_Hub._tell`
             hub.socket.shutdown(socket.SHUT_WR)
             hub.socket.settimeout(_LINGER_SECONDS)
             while hub.socket.recv(1 << 16):
                 pass
 
     def _tell(self, end: End, selector: selectors.BaseSelector) -> None:
-        pass  # process 0 does
+        pass  # process 0 does this
 
     def _take(self, connection: Connection, message: Message) -> None:
         match message["kind"]:
@@ -301,15 +301,15 @@ class _Member(Group):
 
 
 def join(process: Process, *, timeout: float, heartbeat: float) -> Group:
-    """Waits until all processes have come.
+    """Waits until all processes have joined, and returns them as a group.
 
     Args:
-      process: This one.
-      timeout: Seconds.
+      process: This process.
+      timeout: Time limit in seconds.
       heartbeat: Seconds of silence after which a process counts as lost.
 
     Raises:
-      JoinError: Some do not come in time.
+      JoinError: Some processes did not join in time, or were started with another count.
     """
     connections = connect(process, timeout)
     return (_Member if process.index else _Hub)(process, heartbeat, connections)

@@ -1,4 +1,4 @@
-"""Stopping a job of steps by a signal, after a step and with a checkpoint."""
+"""Stops a training job on a signal, after the current step and with a checkpoint."""
 
 import itertools
 import signal
@@ -15,14 +15,14 @@ _Handler = Callable[[int, FrameType | None], None]
 
 @contextmanager
 def stopping(peers: Peers) -> Iterator[Callable[[], bool]]:
-    """Lets a step end and be saved before SIGINT or SIGTERM takes effect.
+    """Delays SIGINT and SIGTERM until the current step has finished and been saved.
 
-    In a process that is alone, the signal has its usual effect afterwards, and a second one of the
-    same kind at once. Several processes all stop at the same question: JAX takes SIGTERM and
-    agrees on the step.
+    In a single-process job, the signal takes its usual effect on exit from the context; a second
+    signal of the same kind takes effect at once. In a multi-process job, JAX handles SIGTERM and
+    agrees on the step after which all processes stop.
 
     Yields:
-      A function that says whether to stop now. All processes have to ask equally often.
+      A function that returns whether to stop now. All processes must call it equally often.
     """
     if peers.count > 1:
 

@@ -21,35 +21,35 @@ from rrope_jax.run.identity import difference
 _LOG = logging.getLogger(__name__)
 _IDENTITY = "config.json"
 _LOCK = ".lock"
-# What a claim that was killed half-way may have left in a new folder.
+# Files that a claim killed halfway may leave in a new folder.
 _LEFTOVERS = (_LOCK, temporary_of(Path(_IDENTITY)).name)
 
 
 class Workdir:
     """A folder that belongs to one job configuration and, while claimed, to one process.
 
-    Use `with Workdir.claim(path, identity) as workdir`. The lock also ends with the process,
-    however that ends, so a killed job can be started again at once. The folder has to be on a
-    file system with `flock` (local disks and NFS, not object stores).
+    Use `with Workdir.claim(path, identity) as workdir`. The lock is released when the process
+    exits for any reason, so a killed job can be restarted at once. The folder must be on a file
+    system that supports `flock` (local disks and NFS, not object stores).
 
     Attributes:
       path: The folder, absolute.
     """
 
     def __init__(self, path: Path, lock: int | None) -> None:
-        """Use `claim` or `joined`.
+        """Do not call this directly: use `claim` or `joined`.
 
         Args:
           path: The claimed folder.
-          lock: Descriptor of its locked lock file, closed by `release`; None where another
-            process has it.
+          lock: Descriptor of the folder's locked lock file, which `release` closes; None if
+            another process holds the lock.
         """
         self.path = path
         self._lock = lock
 
     @classmethod
     def joined(cls, path: str | os.PathLike[str]) -> Self:
-        """A folder that another process of the same job has claimed; that one has the lock."""
+        """Opens a folder that another process of the same job has claimed, without the lock."""
         return cls(Path(os.path.abspath(path)), None)
 
     @classmethod
@@ -60,24 +60,23 @@ class Workdir:
         *,
         free: Collection[str] = (),
     ) -> Self:
-        """Makes or reopens a job's folder.
+        """Creates or reopens a job's folder.
 
-        A new or empty folder gets `config.json` with the identity. A folder that was claimed
-        before is accepted only under the same identity. When the claim fails, nothing that is new
-        is left behind.
+        The identity is written to `config.json` in a new or empty folder. A folder that was claimed
+        before must have the same identity. If the claim fails, new files and folders are removed.
 
         Args:
-          path: The folder; it and its parents are made when missing.
-          identity: What the results depend on, JSON-like and possibly nested. Tuples and lists,
-            and equal ints and floats, count as the same.
-          free: Keys of it, such as `mesh.data`, that may differ.
+          path: The folder; it and its parents are created if missing.
+          identity: Everything that the results depend on, JSON-like and possibly nested. Tuples
+            equal lists, and ints equal floats of the same value.
+          free: Keys of `identity`, such as `mesh.data`, that may differ.
 
         Returns:
           The claimed folder.
 
         Raises:
           UsageError: The folder cannot be written, is in use by another process, belongs to
-            another configuration, or holds files that are not a job's.
+            another configuration, or contains files that are not from a job.
         """
         if not os.fspath(path):
             raise UsageError("--workdir is empty; give the folder for the results")
@@ -91,7 +90,7 @@ class Workdir:
                     _check_owner(folder, here, free)
                 _make_folders(folder, undo)
                 lock = _take_lock(folder, undo)
-                _check_owner(folder, here, free)  # again: it may have been claimed meanwhile
+                _check_owner(folder, here, free)  # again, as it may have been claimed meanwhile
                 if not (folder / _IDENTITY).exists():
                     replace_file(folder / _IDENTITY, _dumps(here))
                 undo.pop_all()
@@ -103,7 +102,7 @@ class Workdir:
             ) from error
 
     def release(self) -> None:
-        """Gives the folder up for other processes. The object is of no use afterwards."""
+        """Releases the folder to other processes; do not use the object afterward."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -115,10 +114,10 @@ class Workdir:
         self.release()
 
     def write_bytes(self, name: str, data: bytes) -> Path:
-        """Writes a file so that a reader sees the old content or the new one, never a part.
+        """Writes a file atomically: readers see either the old content or the new.
 
         Args:
-          name: File name relative to the folder; missing folders in it are made.
+          name: File name relative to the folder; missing subfolders are created.
           data: The whole content.
 
         Returns:
@@ -130,38 +129,38 @@ class Workdir:
         return target
 
     def write_text(self, name: str, text: str) -> Path:
-        """Writes text as UTF-8; otherwise as `write_bytes`."""
+        """Writes text as UTF-8; otherwise like `write_bytes`."""
         return self.write_bytes(name, text.encode())
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Writes a value as indented JSON; otherwise as `write_bytes`.
+        """Writes a value as indented JSON; otherwise like `write_bytes`.
 
         Args:
           name: File name relative to the folder.
-          value: Mappings, sequences, numbers (also of numpy), strings, booleans, None. NaN and
-            infinities become null, since JSON has none.
+          value: Mappings, lists, tuples, numbers and arrays (also numpy's), strings, bools and
+            None. NaN and infinities, which JSON lacks, become null.
 
         Returns:
           The path of the file.
 
         Raises:
-          TypeError: For any other value.
+          TypeError: The value has any other type.
         """
         return self.write_bytes(name, _dumps(_jsonable(value)))
 
     def read_json(self, name: str) -> Any:
-        """Reads a file of `write_json`.
+        """Reads a file that `write_json` wrote.
 
         Raises:
-          FileNotFoundError: There is no such file.
+          FileNotFoundError: The file does not exist.
         """
         return json_text.parse((self.path / name).read_bytes())
 
     def find_json(self, name: str) -> Any:
-        """As `read_json`; None where there is no such file or it is damaged.
+        """Like `read_json`, but returns None if the file is missing or damaged.
 
-        A job can make again what it keeps in its folder, so one damaged file must not cost the
-        others: it is named in a warning.
+        A damaged file is logged as a warning and not raised, since a job can recompute it without
+        losing its other files.
         """
         try:
             value = self.read_json(name)
@@ -176,7 +175,7 @@ class Workdir:
 
 
 def warn_damaged(path: Path, reason: str) -> None:
-    """Says that a result which a job kept cannot be used and is made again."""
+    """Warns that a saved result is unusable and will be recomputed."""
     _LOG.warning("%s is damaged and made again (%s)", path, reason)
 
 
@@ -196,26 +195,26 @@ def _jsonable(value: Any) -> Any:
 
 def _dumps(value: Any) -> bytes:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # names that are not UTF-8 have surrogates; JSON's escapes of those look like Python's
+    # Names that are not UTF-8 contain surrogates; JSON escapes them the same way as Python.
     return text.encode(errors="backslashreplace")
 
 
 def _make_folders(folder: Path, undo: contextlib.ExitStack) -> None:
-    """Makes a folder and its parents; `undo` removes those that are new."""
+    """Creates a folder and its parents; `undo` removes the new ones."""
     if folder.is_dir():
         return
     _make_folders(folder.parent, undo)
     try:
         folder.mkdir()
     except FileExistsError:
-        if not folder.is_dir():  # else another process made it just now
+        if not folder.is_dir():  # otherwise another process has just created it
             raise
     else:
         undo.callback(_remove, folder)
 
 
 def _take_lock(folder: Path, undo: contextlib.ExitStack) -> int:
-    """The descriptor of the lock file, locked; `undo` closes it and removes a new file."""
+    """Locks the lock file and returns its descriptor; `undo` closes it and removes a new file."""
     path = folder / _LOCK
     is_new = not path.exists()
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -233,7 +232,7 @@ def _take_lock(folder: Path, undo: contextlib.ExitStack) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Removes an empty folder or a file, unless another process uses it by now."""
+    """Removes a file or an empty folder; does nothing if that fails."""
     with contextlib.suppress(OSError):
         if path.is_dir():
             path.rmdir()
@@ -242,7 +241,7 @@ def _remove(path: Path) -> None:
 
 
 def _check_owner(folder: Path, here: Any, free: Collection[str]) -> None:
-    """Raises UsageError unless the folder is empty or was claimed under the same identity."""
+    """Raises UsageError unless the folder is empty or has the same identity."""
     names = sorted(os.listdir(folder))
     if _IDENTITY not in names:
         foreign = [name for name in names if name not in _LEFTOVERS]

@@ -100,7 +100,7 @@ def _run(
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the config without the fields that do not affect results, so may differ in a rerun."""
+    """Returns the config fields that results depend on; the others may differ in a rerun."""
     free = ("save_every_seconds", "mesh")
     identity = {key: value for key, value in config.items() if key not in free}
     if identity.get("matmul_precision") is None:  # older workdirs lack it

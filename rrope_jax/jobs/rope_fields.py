@@ -83,9 +83,9 @@ def extend(description: Description, fields: Fields) -> Description:
     """Replaces fields of a checkpoint's rotary embedding, and extends its context to match.
 
     Other fields keep the checkpoint's values, except those that no longer apply. A new scaling
-    resets all fields of the old one. A new factor, original context or mscale also resets the
-    attention factor. `original_context` defaults to the context length before any extension; the
-    new context is that length times the scaling's factor.
+    resets the fields of the old one (its factor only for LongRoPE). A new factor, original context
+    or mscale resets the attention factor. `original_context` defaults to the context length before
+    any extension; the new context is that length times the scaling's factor.
 
     Args:
       description: The checkpoint's description.

@@ -242,7 +242,7 @@ class TrainingRun:
         return state_from_params(self.program, self.placement, params)
 
     def _compile(self) -> loop.Step:
-        """Compiles the step up front, so that no signal during a step has to wait for it."""
+        """Compiles the step ahead of time, so that a stop request need not wait for it later."""
         began = time.monotonic()
         compiled = lower_step(self.program, self.placement).compile()
         _LOG.info("compiled the step in %.0f s%s", time.monotonic() - began, _memory(compiled))

@@ -1,7 +1,7 @@
 """PosGen, the paper's benchmark of position generalization, and its ablation.
 
-The data (`tasks`, `splits`) and the report know nothing of Flax; `training` and `ablation`, which
-do, are imported by name.
+The data (`tasks`, `splits`) and the report do not depend on Flax. Import `training` and `ablation`,
+which do, explicitly.
 """
 
 from rrope_jax.posgen.splits import SPLITS as SPLITS

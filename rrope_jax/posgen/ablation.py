@@ -1,10 +1,10 @@
-"""Runs the trainings of an ablation on all devices, resumably.
+"""Runs the trainings of an ablation on all devices, and can resume.
 
-Rounds of trainings run one after another, each as one program over the mesh (`layout`,
-`round_functions`). With several processes, each has the lanes of its own devices and needs nothing
-of the others. What is in a round depends on the ablation and the mesh alone, never on what is
-already done, so that a resumed run computes what the unbroken one would have. Checkpoints are those
-of single trainings, so that a run can also resume on another mesh.
+Trainings run in consecutive rounds, each of which is a single program over the mesh (`layout`,
+`round_functions`). With several processes, each one runs the lanes of its own devices independently
+of the others. The rounds depend only on the ablation and the mesh, never on what is already done,
+so a resumed run computes the same results as an uninterrupted one. Each training has its own
+checkpoints, so a run can also resume on another mesh.
 """
 
 import collections
@@ -44,14 +44,14 @@ _Float64 = npt.NDArray[np.float64]
 
 @dataclasses.dataclass
 class TrainingProgress:
-    """How far a training is; saved with its checkpoint.
+    """Progress of a training; saved with its checkpoint.
 
     Attributes:
-      step: optimizer steps done.
-      validation_step: optimizer steps at which validation was done.
+      step: Optimizer steps done.
+      validation_step: Optimizer steps at which validation was done.
       validation_loss: [validations][evaluations], mean over rows and positions.
-      train_loss: [validations], mean over the steps since the last validation.
-      seconds: device time spent so far, over all the processes that worked on it.
+      train_loss: [validations], mean over the steps since the previous validation.
+      seconds: Device time spent so far, summed over interrupted runs.
       pending_loss: [steps since the last validation], for the next `train_loss`.
     """
 
@@ -64,26 +64,26 @@ class TrainingProgress:
 
 
 class TrainingStore(Protocol):
-    """Where an ablation keeps what must survive the process."""
+    """Persistent storage of an ablation's results and checkpoints."""
 
     def finished(self, training: Training) -> bool:
-        """Whether `finish` was called for the training, in this process or an earlier one."""
+        """Whether this process or an earlier one has called `finish` for the training."""
 
     def finish(self, training: Training, cells: Sequence[Cell]) -> None:
-        """Keeps the results of a training."""
+        """Stores the results of a training."""
 
     def restore(
         self, training: Training, like: PosgenState
     ) -> tuple[PosgenState, TrainingProgress] | None:
-        """The newest saved state of a training, numpy arrays as in `like`."""
+        """Returns the newest saved state, as numpy arrays shaped like `like`; None if none."""
 
     def save(self, training: Training, state: PosgenState, progress: TrainingProgress) -> None:
-        """Keeps the state of a training, numpy arrays, replacing the one before."""
+        """Stores the state of a training (numpy arrays), replacing the previous one."""
 
 
 @dataclasses.dataclass
 class _Unfinished:
-    """An unfinished training, and its lane in the round."""
+    """An unfinished training and its lane in the round."""
 
     lane: int
     training: Training
@@ -91,12 +91,12 @@ class _Unfinished:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Steps and validations done; greater is further."""
+        """Steps and validations done, comparable between trainings."""
         return self.progress.step, len(self.progress.validation_step)
 
 
 class _RoundRun:
-    """One round on the devices of this process."""
+    """A round, on the devices of this process."""
 
     def __init__(
         self, program: PosgenProgram, functions: RoundFunctions, round_: Round, store: TrainingStore
@@ -117,22 +117,22 @@ class _RoundRun:
 
     @property
     def steps_done(self) -> int:
-        """Of all unfinished trainings."""
+        """Total optimizer steps done of all unfinished trainings."""
         return sum(each.progress.step for each in self._unfinished)
 
     @property
     def done(self) -> bool:
-        """Whether only the test is left to do."""
+        """Whether only the test remains."""
         return not self._behind()
 
     def advance(self) -> tuple[int, str]:
         """Trains for one call of the program, or validates.
 
-        Those furthest behind go first, until all are at the same step: a kill between the saves of
-        two of them, or another mesh, may have left them at different ones.
+        Only the trainings furthest behind take part, until all are at the same step. They may start
+        from different steps after a kill between two saves, or on another mesh.
 
         Returns:
-          The training steps done, and a few words on where they led.
+          The training steps done, summed over trainings, and a progress message.
         """
         behind = self._behind()
         progress, every = behind[0].progress, self._program.train.validate_every
@@ -142,21 +142,21 @@ class _RoundRun:
         return self._train(behind)
 
     def save(self) -> None:
-        """Hands every unfinished training's state to the store."""
+        """Saves the state of every unfinished training."""
         leaves, structure = jax.tree.flatten(jax.device_get(self._state))
         for each in self._unfinished:
             state = jax.tree.unflatten(structure, [np.asarray(x_S[each.lane]) for x_S in leaves])
             self._store.save(each.training, state, each.progress)
 
     def finish(self) -> None:
-        """Tests, and hands every training's cells to the store."""
+        """Tests all unfinished trainings and stores their cells."""
         accuracy_SEP, loss_SEP = self._evaluate(self.data.test_NT)
         for each in self._unfinished:
             cells = _cells(self._program, each, accuracy_SEP[each.lane], loss_SEP[each.lane])
             self._store.finish(each.training, cells)
 
     def _restore(self) -> None:
-        """Puts saved states into their lanes."""
+        """Loads saved states into their lanes."""
         like = jax.tree.map(lambda x_S: np.empty(x_S.shape[1:], x_S.dtype), self._state)
         saved = [(each, self._store.restore(each.training, like)) for each in self._unfinished]
         if not any(state for _, state in saved):
@@ -171,7 +171,7 @@ class _RoundRun:
         self._state = self._functions.place(jax.tree.unflatten(structure, leaves))
 
     def _behind(self) -> list[_Unfinished]:
-        """The trainings that have done the least and have something left to do."""
+        """Returns the unfinished trainings that are furthest behind; empty if only tests remain."""
         train = self._program.train
         end = (train.steps, train.steps // train.validate_every)
         least = min((each.position for each in self._unfinished), default=end)
@@ -220,12 +220,12 @@ class _RoundRun:
         self._count_seconds(behind, began)
 
     def _evaluate(self, rows_SNT: jax.Array) -> tuple[_Float64, _Float64]:
-        """`PositionMeans` of all lanes, on the host."""
+        """Returns accuracy and loss of all lanes, float64[S, E, P] each, on the host."""
         measures = self._functions.evaluate(self._state.params, rows_SNT, self._tables_SE)
         return np.asarray(measures.accuracy, np.float64), np.asarray(measures.loss, np.float64)
 
     def _count_seconds(self, active: list[_Unfinished], began: float) -> None:
-        """Shares the time since then among the trainings of each device."""
+        """Divides the time since `began` equally among the active trainings of each device."""
         seconds = time.perf_counter() - began
         per_device = self._lanes // self._functions.devices
         on_device = collections.Counter(each.lane // per_device for each in active)
@@ -236,7 +236,7 @@ class _RoundRun:
 def _cells(
     program: PosgenProgram, finished: _Unfinished, accuracy_EP: _Float64, loss_EP: _Float64
 ) -> list[Cell]:
-    """The results of one training; P are the generated positions."""
+    """Returns the results of a training; P is the axis of generated positions."""
     task, training, progress = program.task, finished.training, finished.progress
     seed_length, in_distribution = task.seed_length, task.train_length - task.seed_length
     return [
@@ -258,13 +258,13 @@ def _cells(
             seconds=progress.seconds,
         )
         for index, (evaluation, accuracy_P, loss_P) in enumerate(
-            zip(training.evaluations, accuracy_EP, loss_EP, strict=False)  # idle evaluations follow
+            zip(training.evaluations, accuracy_EP, loss_EP, strict=False)  # the rest are padding
         )
     ]
 
 
 class _ProgressLog:
-    """One progress line every few seconds."""
+    """Logs a progress line every few seconds."""
 
     def __init__(self, total_steps: int, tokens_per_step: int):
         self._total, self._tokens = total_steps, tokens_per_step
@@ -273,14 +273,14 @@ class _ProgressLog:
         self._done = self._fresh = 0
 
     def skip(self, steps: int) -> None:
-        """Counts steps that an earlier process did."""
+        """Counts steps done by an earlier process."""
         self._done += steps
 
     def advance(self, steps: int, where: str) -> None:
-        """Counts steps just done and logs them if the last line is old enough."""
+        """Counts steps just done; logs a line if the last one is old enough."""
         self._done += steps
         now = time.perf_counter()
-        if self._began is None:  # the first call compiled, so it says nothing about the rest
+        if self._began is None:  # exclude the first call, which compiles
             self._began = self._logged = now
             return
         self._fresh += steps
@@ -298,8 +298,8 @@ class _ProgressLog:
         )
 
 
-# The main thread waits in short turns. The system may hand a signal to any thread, and one that
-# waits without a limit learns of it only when the wait is over.
+# The main thread waits in short intervals: the system may deliver a signal to any thread, and Python
+# only handles it in the main thread once a wait without a timeout is over.
 _TURN_SECONDS = 0.2
 
 
@@ -313,19 +313,20 @@ def run(
     save_every_seconds: float = 60.0,
     stop: threading.Event | None = None,
 ) -> None:
-    """Runs all trainings that the store does not have yet; of several processes, its share.
+    """Runs all trainings that are not in the store yet; with several processes, this one's share.
 
     Args:
-      program: the setting.
-      trainings: from `grid.trainings`.
-      store: results and checkpoints.
-      mesh: from `layout.make_mesh`; None for all devices.
-      lanes: trainings of a device at a time; 0 chooses: 1 on CPUs, else its whole share of a task.
-      save_every_seconds: least time between two checkpoints of a training.
-      stop: when set, trainings are saved after their current call and the function returns.
+      program: The setting.
+      trainings: From `grid.trainings`.
+      store: Results and checkpoints.
+      mesh: From `layout.make_mesh`; None for all devices.
+      lanes: Trainings that a device runs at a time. 0 chooses 1 on CPUs, and on accelerators the
+        device's whole share of a task.
+      save_every_seconds: Minimum time between two checkpoints of a training.
+      stop: When set, trainings are saved after their current call and the function returns.
 
     Raises:
-      FloatingPointError: a training diverged; what was finished before is in the store.
+      FloatingPointError: A training diverged; earlier results are in the store.
     """
     mesh = mesh or make_mesh(AblationMeshConfig())
     lanes = lanes or default_lanes(mesh)
@@ -370,5 +371,5 @@ def run(
             while not futures.wait([running], _TURN_SECONDS).done:
                 pass
             running.result()
-        finally:  # an interrupt reaches this thread: let the other one save and end
+        finally:  # on an interrupt, let the worker save and end
             stop.set()

@@ -1,6 +1,6 @@
-"""What a PosGen config says of the data and the optimization, with the paper's defaults.
+"""PosGen configs of the data and the optimization; the defaults are the paper's.
 
-N rows of T tokens.
+Axes: N rows, T tokens.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _ROWS = ("train_sequences", "validation_sequences", "test_sequences")
 
 
 class Data(NamedTuple):
-    """Token rows without the start token: int32[N, L] to train, int32[N, L'] to evaluate."""
+    """Token rows without the start token: int32[N, L] for training, int32[N, L'] otherwise."""
 
     train_NT: Array
     validation_NT: Array
@@ -26,7 +26,7 @@ class Data(NamedTuple):
 
 
 class SeedKeys(NamedTuple):
-    """The random keys of one seed: of its data, its initial parameters and its training."""
+    """The random keys of a seed, for its data, initial parameters and training."""
 
     data: Array
     init: Array
@@ -34,9 +34,9 @@ class SeedKeys(NamedTuple):
 
 
 def seed_keys(seed: int) -> SeedKeys:
-    """The keys that everything random of a seed is drawn from.
+    """Returns the random keys of a seed.
 
-    They depend on the seed alone, so data, initial parameters and batches of methods are paired.
+    They depend only on the seed, so methods share data, initial parameters and batches.
     """
     return SeedKeys(*jax.random.split(jax.random.key(seed), 3))
 
@@ -46,15 +46,15 @@ class TaskConfig:
     """The data of a PosGen task (arXiv 2403.00071, section 6.1).
 
     Attributes:
-      modulus, j, k: see `tasks.generate`.
-      combination: h, a key of `COMBINATIONS`.
-      splits: a key of `SPLITS`.
-      train_length: L, tokens of a training sequence, its seed included.
-      test_length: L', tokens of validation and test sequences.
-      train_sequences, validation_sequences, test_sequences: rows of the splits.
+      modulus, j, k: See `tasks.generate`.
+      combination: The function h, a key of `COMBINATIONS`.
+      splits: A key of `SPLITS`.
+      train_length: L, tokens per training sequence, including the seed.
+      test_length: L', tokens per validation and test sequence, including the seed.
+      train_sequences, validation_sequences, test_sequences: Rows of the splits.
 
     Raises:
-      ValueError: a field is out of range, or the splits do not fit the number of seeds.
+      ValueError: A field is out of range, or there are not enough seeds for the splits.
     """
 
     modulus: int = 17
@@ -87,25 +87,25 @@ class TaskConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(table)}"
                 )
-        jax.eval_shape(lambda: self.split(jax.random.key(0)))  # raises where seeds are too few
+        jax.eval_shape(lambda: self.split(jax.random.key(0)))  # raises if there are too few seeds
 
     @property
     def seed_length(self) -> int:
-        """Tokens that are given rather than generated."""
+        """Number of given (not generated) tokens per sequence, j + k."""
         return self.j + self.k
 
     @property
     def start_token(self) -> int:
-        """The token before every sequence, after the m tokens of the task."""
+        """Id of the token before every sequence; it follows the m tokens of the task."""
         return self.modulus
 
     @property
     def vocab_size(self) -> int:
-        """The task's tokens and the start token."""
+        """Number of tokens of the task, plus one for the start token."""
         return self.modulus + 1
 
     def split(self, key: Array) -> Splits:
-        """The first tokens of the rows of each split."""
+        """Draws the seed tokens of each split's rows."""
         sizes = Sizes(self.train_sequences, self.validation_sequences, self.test_sequences)
         return SPLITS[self.splits](key, sizes, modulus=self.modulus, seed_length=self.seed_length)
 
@@ -113,8 +113,8 @@ class TaskConfig:
         """Generates the rows of the three splits.
 
         Args:
-          task: a key of `TASKS`; static under jit.
-          key: from `seed_keys`.
+          task: A key of `TASKS`; static under jit.
+          key: The `data` key from `seed_keys`.
         """
         seeds = self.split(key)
 
@@ -138,23 +138,23 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PosgenTrainConfig:
-    """Optimization; the defaults are the paper's (Appendix C.1) and its code's.
+    """Optimization; the defaults are those of the paper (Appendix C.1) and its code.
 
     Attributes:
-      steps: optimizer steps; 150 epochs of 10,000 rows in batches of 128 are 11,700.
-      batch_size: rows per step; an incomplete batch at the end of an epoch is dropped.
-      learning_rate: peak of a one-cycle cosine schedule.
-      warmup_fraction: share of the steps before the peak.
-      weight_decay: AdamW's decoupled decay, on all parameters as in the authors' code.
+      steps: Optimizer steps; 150 epochs of 10,000 rows in batches of 128 are 11,700.
+      batch_size: Rows per step; an incomplete batch at the end of an epoch is dropped.
+      learning_rate: Peak of a one-cycle cosine schedule.
+      warmup_fraction: Fraction of the steps before the peak.
+      weight_decay: AdamW's decoupled decay, applied to all parameters as in the authors' code.
       b1, b2: AdamW's moment decays.
-      gradient_clip: bound on the global norm; None for none.
-      validate_every: steps between validations, a divisor of steps.
-      steps_per_call: steps between the host's checks of progress, checkpoint time and requests to
-        stop; a divisor of validate_every. None means validate_every.
-      eval_batch_size: rows per forward pass of validation and test, a divisor of both splits.
+      gradient_clip: Maximum global norm of the gradients; None disables clipping.
+      validate_every: Steps between validations; must divide `steps`.
+      steps_per_call: Steps between the host's checks for progress, checkpoints and stop requests;
+        must divide `validate_every`, which is the default.
+      eval_batch_size: Rows per forward pass in validation and test; must divide both splits.
 
     Raises:
-      ValueError: a field is out of range or does not divide another.
+      ValueError: A field is out of range or does not divide another.
     """
 
     steps: int = 11_700
@@ -205,7 +205,7 @@ class PosgenTrainConfig:
 
 
 def check_tasks(tasks: tuple[str, ...]) -> None:
-    """Raises ValueError for a task that does not exist."""
+    """Raises ValueError if a task is unknown."""
     for task in tasks:
         if task not in TASKS:
             raise ValueError(f"tasks: {task!r} is unknown; choose from {', '.join(TASKS)}")

@@ -1,13 +1,13 @@
-"""Which trainings an ablation needs and under which methods each is tested.
+"""The trainings that an ablation needs, and the methods under which each is tested.
 
 A method is a scaling with or without resonance (`rrope_jax.rope.methods`). Two protocols turn
 methods into trainings:
 
 - `scaled_training` (the paper's text): every method is trained and tested with its own tables.
 - `scaled_at_test` (the authors' code): models are trained unscaled, once without and once with
-  resonance, and a scaling's tables are used in validation and test only.
+  resonance, and a scaling's tables are used only in validation and test.
 
-Each training runs once, whichever protocols and methods it serves.
+A training that serves several protocols or methods runs only once.
 """
 
 import dataclasses
@@ -29,12 +29,18 @@ PROTOCOLS: dict[str, Callable[[str], str]] = {
     "scaled_training": _trained_as_itself,
     "scaled_at_test": _trained_unscaled,
 }
-"""Protocol -> the method whose tables a method is trained with."""
+"""Protocol -> function from a method to the method whose tables are used in training."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One row of a table: a trained model under the tables of one method."""
+    """A test of a trained model with the tables of a method.
+
+    Attributes:
+      protocol: A key of `PROTOCOLS`.
+      method: The method tested.
+      spec: The method's embedding at test.
+    """
 
     protocol: str
     method: str
@@ -43,7 +49,15 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One model to train, and all it is tested as."""
+    """A model to train, and its evaluations.
+
+    Attributes:
+      task: A key of `TASKS`.
+      method: The method whose tables are used in training.
+      seed: Seed of all random keys.
+      spec: The embedding in training.
+      evaluations: The tests of the trained model.
+    """
 
     task: str
     method: str
@@ -53,7 +67,7 @@ class Training:
 
     @property
     def name(self) -> str:
-        """Unique within an ablation; usable as a file name."""
+        """Name that is unique within an ablation and valid as a file name."""
         return f"{self.task}-{self.method}-{self.seed}"
 
 
@@ -64,12 +78,12 @@ def trainings(
     seeds: Iterable[int],
     specs: Mapping[tuple[str, str], RopeSpec],
 ) -> tuple[Training, ...]:
-    """All trainings of a grid, seed by seed, so that a partial run compares whole seeds.
+    """Returns all trainings of a grid, ordered by seed so that a partial run has complete seeds.
 
     Args:
-      tasks, methods, seeds: the grid.
-      specs: (protocol, method) -> spec. Has every method of the grid, and the method that it is
-        trained as, under every protocol that is to be run.
+      tasks, methods, seeds: The grid.
+      specs: (protocol, method) -> spec. It must contain every protocol to run, with every method
+        of the grid and the method that each is trained as.
     """
     methods = tuple(methods)
     protocols = tuple(dict.fromkeys(protocol for protocol, _ in specs))

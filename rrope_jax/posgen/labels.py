@@ -1,4 +1,4 @@
-"""How tasks and protocols are ordered and named in tables and plots."""
+"""Order and names of tasks and protocols in tables and plots."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -28,20 +28,20 @@ PROTOCOL_NOTES: Mapping[str, str] = MappingProxyType(
 
 
 def task_label(task: str) -> str:
-    """Name of a task in tables and panel titles."""
+    """Returns a task's name in tables and panel titles."""
     return TASK_LABELS.get(task, task)
 
 
 def protocol_label(protocol: str) -> str:
-    """Name of a protocol in headings."""
+    """Returns a protocol's name in headings."""
     return PROTOCOL_LABELS.get(protocol, protocol)
 
 
 def order_tasks(tasks: Iterable[str]) -> tuple[str, ...]:
-    """Distinct tasks in report order (that of the paper's Table 1)."""
+    """Sorts distinct tasks in report order, that of the paper's Table 1."""
     return in_order(tasks, TASK_LABELS)
 
 
 def order_protocols(protocols: Iterable[str]) -> tuple[str, ...]:
-    """Distinct protocols in report order."""
+    """Sorts distinct protocols in report order."""
     return in_order(protocols, PROTOCOL_LABELS)

@@ -1,13 +1,13 @@
-"""Which device trains what: the trainings of an ablation along the mesh axis `ablation`.
+"""Assigns the trainings of an ablation to devices, along the mesh axis `ablation`.
 
-Trainings share nothing, so nothing is communicated along the axis: every device, and with several
-processes every process, works on its own. Two words describe the packing:
+Trainings are independent, so there is no communication along the axis, neither between devices nor
+between processes. Two terms describe the assignment:
 
-- A *lane* is a place on a device in which one training runs at a time. A device with several lanes
-  runs their trainings side by side, as one program.
-- A *round* is what all lanes of all devices run at once: trainings of one task, one in each lane.
+- A *lane* is a slot on a device that runs one training at a time. A device with several lanes runs
+  their trainings side by side in a single program.
+- A *round* is a set of trainings that run at the same time, one per lane, all of the same task.
 
-Tasks take turns, which bounds what a device holds.
+Having only one task per round limits the data that a device holds.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ class AblationMeshConfig:
     """The fields of `config.mesh`.
 
     Attributes:
-      ablation: devices that share the trainings; -1 for all devices.
+      ablation: Number of devices that share the trainings; -1 for all devices.
 
     Raises:
-      ValueError: it is neither.
+      ValueError: `ablation` is neither positive nor -1.
     """
 
     ablation: int = -1
@@ -46,15 +46,15 @@ class AblationMeshConfig:
 
 
 def make_mesh(config: AblationMeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the one axis `ablation`.
+    """Makes a mesh whose only axis is `ablation`.
 
     Args:
-      config: its size.
-      devices: those of this run, of all its processes (the default), or of a topology that
-        programs are only compiled for. A smaller mesh takes the first ones.
+      config: The size of the mesh.
+      devices: Devices of a topology to compile for; defaults to those of all processes of this run.
+        A smaller mesh takes the first ones.
 
     Raises:
-      ValueError: there are not so many devices.
+      ValueError: There are fewer devices than the config asks for.
     """
     devices = jax.devices() if devices is None else devices
     size = len(devices) if config.ablation == -1 else config.ablation
@@ -68,15 +68,15 @@ def make_mesh(config: AblationMeshConfig, devices: Sequence[jax.Device] | None =
 def lay_out(
     program: PosgenProgram, config: AblationMeshConfig, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """The mesh of an ablation; `rrope posgen` and `rrope plan` refuse what this refuses.
+    """Makes the mesh of an ablation and checks it, for both `rrope posgen` and `rrope plan`.
 
     Args:
-      program: the setting.
-      config, devices: as for `make_mesh`.
+      program: The setting.
+      config, devices: As for `make_mesh`.
 
     Raises:
-      LayoutError: there are not so many devices, or they cannot compute the attention that the
-        model asks for.
+      LayoutError: There are too few devices, or they do not support the model's attention
+        implementation.
     """
     with refused_for("mesh"):
         mesh = make_mesh(config, devices)
@@ -85,10 +85,10 @@ def lay_out(
 
 
 def attentions_of(program: PosgenProgram, mesh: Mesh) -> tuple[str, str]:
-    """The implementations of attention in training and in test on the devices of a mesh.
+    """Returns the attention implementations in training and in test on the devices of a mesh.
 
     Raises:
-      LayoutError: the one that the model asks for cannot compute it there.
+      LayoutError: The devices do not support the model's attention implementation.
     """
     model, task, train = program.model, program.task, program.train
     with refused_for("model"), jax.set_mesh(mesh):
@@ -108,27 +108,27 @@ def attentions_of(program: PosgenProgram, mesh: Mesh) -> tuple[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """Trainings of one task that run at once, as one program.
+    """Trainings of a task that run at the same time, in a single program.
 
     Attributes:
-      lanes: the training in each lane, None where the lane is idle. The lanes of a device follow
-        one another, and every device has equally many.
+      lanes: The training in each lane; None for an idle lane. Lanes are ordered by device, and all
+        devices have the same number.
     """
 
     lanes: tuple[Training | None, ...]
 
     @property
     def trainings(self) -> tuple[Training, ...]:
-        """Those of the lanes that are not idle."""
+        """The trainings, without idle lanes."""
         return tuple(training for training in self.lanes if training is not None)
 
     @property
     def evaluations(self) -> int:
-        """The largest number of evaluations of a training."""
+        """The maximum number of evaluations per training."""
         return max(len(training.evaluations) for training in self.trainings)
 
     def here(self, mesh: Mesh) -> "Round":
-        """The lanes on the devices of this process."""
+        """Returns the part of the round on the devices of this process."""
         per_device = len(self.lanes) // mesh.size
         return Round(
             tuple(
@@ -140,12 +140,12 @@ class Round:
 
 
 def rounds(trainings: Sequence[Training], *, devices: int, lanes: int) -> tuple[Round, ...]:
-    """Splits trainings into rounds, in the order of their first ones.
+    """Splits trainings into rounds, ordered by their first training.
 
     Args:
-      trainings: all trainings of the ablation.
-      devices: devices along the axis.
-      lanes: the most lanes of a device; 0 for as many as its share of a task.
+      trainings: All trainings of the ablation.
+      devices: Number of devices along the axis.
+      lanes: Maximum number of lanes per device; 0 for as many as its share of a task.
     """
     by_task: dict[str, list[Training]] = {}
     for training in trainings:
@@ -162,12 +162,12 @@ def rounds(trainings: Sequence[Training], *, devices: int, lanes: int) -> tuple[
 
 
 def default_lanes(mesh: Mesh) -> int:
-    """`lanes` for `rounds`: one on CPUs, a device's share of a task on accelerators."""
+    """Returns the default `lanes` for `rounds`: 1 on CPUs, 0 (no limit) on accelerators."""
     return 1 if mesh.devices.flat[0].platform == "cpu" else 0
 
 
 def mesh_here(mesh: Mesh) -> Mesh:
-    """The devices of this process, which need not be neighbors along the axis."""
+    """Makes a mesh of this process's devices, which may not be adjacent along the axis."""
     devices = [mesh.devices.flat[index] for index in _indices_here(mesh)]
     return make_mesh(AblationMeshConfig(), devices)
 

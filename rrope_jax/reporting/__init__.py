@@ -1,1 +1,1 @@
-"""What every report is made of: tables, figures, labels, and the files they are written to."""
+"""Building blocks of reports: tables, figures, labels, and files of results."""

@@ -1,4 +1,4 @@
-"""The figures of a report: what each shows, and how it is drawn and referred to."""
+"""The figures of a report: titles, captions and drawing functions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,10 +14,10 @@ class ReportFigure:
     """A figure of a report.
 
     Attributes:
-      title: its name.
-      caption: what it shows.
-      draw: draws it from the report's results.
-      needs: the key of the results that it is drawn from; empty where it can always be drawn.
+      title: Its title.
+      caption: What it shows.
+      draw: Draws it from the report's results.
+      needs: Key of the results that it is drawn from; empty if it can always be drawn.
     """
 
     title: str
@@ -27,23 +27,23 @@ class ReportFigure:
 
 
 Figures = Mapping[str, ReportFigure]
-"""The figures of a report by file name, in the order in which they are shown."""
+"""The figures of a report by file name, in display order."""
 
 
 def draw(figures: Figures, results: Any) -> dict[str, Figure]:
-    """Draws figures, by file name."""
+    """Draws figures; returns them by file name."""
     with style():
         return {name: figure.draw(results) for name, figure in figures.items()}
 
 
 def pngs(figures: Figures, results: Any) -> dict[str, bytes]:
-    """Figures as PNG files by file name: the same bytes for the same results."""
+    """Draws figures; returns PNG bytes by file name, deterministic for given results."""
     with style():
         return {name: png(figure.draw(results)) for name, figure in figures.items()}
 
 
 def plots_section(figures: Figures) -> list[str]:
-    """Paragraphs of markdown that show figures with their captions; none for no figure."""
+    """Returns markdown paragraphs with the figures and their captions; empty without figures."""
     shown = [
         f"![{figure.title}]({name})\n\n*{figure.title}.* {figure.caption}"
         for name, figure in figures.items()

@@ -1,4 +1,4 @@
-"""How RoPE methods are ordered, named and coloured in every table and figure."""
+"""Order, names and colors of RoPE methods in all tables and figures."""
 
 import colorsys
 import dataclasses
@@ -12,11 +12,11 @@ from rrope_jax.rope.methods import is_resonance, plain_variant, resonance_varian
 
 @dataclasses.dataclass(frozen=True)
 class ScalingLook:
-    """What a RoPE scaling looks like in a report.
+    """The look of a RoPE scaling in reports.
 
     Attributes:
-      label: name in tables and legends, without the word Resonance.
-      colour: hex colour of the Resonance variant; the plain variant is a lighter tint of it.
+      label: Name in tables and legends, without the word Resonance.
+      colour: Hex color of the Resonance variant; the plain variant is a lighter tint of it.
     """
 
     label: str
@@ -37,12 +37,12 @@ _SCALINGS: Mapping[str, ScalingLook] = MappingProxyType(
     }
 )
 
-# Share of the full colour in the tint of a plain variant; the rest is white.
+# Share of the full color in the tint of a plain variant; the rest is white.
 _TINT = 0.58
 
 
 def method_label(method: str) -> str:
-    """Name of a method in tables and legends; an unknown scaling is shown as it is written."""
+    """Returns a method's name in tables and legends; unknown scalings keep their own names."""
     scaling = plain_variant(method)
     look = _SCALINGS.get(scaling)
     label = look.label if look else scaling
@@ -50,11 +50,10 @@ def method_label(method: str) -> str:
 
 
 def method_colour(method: str) -> tuple[float, float, float]:
-    """Colour of a method as RGB in [0, 1].
+    """Returns a method's color as RGB values in [0, 1].
 
-    The two variants of a scaling share a hue: Resonance dark, plain a tint of it. A scaling that
-    the table does not list takes its hue from a checksum of its name, so it keeps its colour from
-    one report to the next.
+    The two variants of a scaling share a hue: Resonance is dark, and plain is a lighter tint. The
+    hue of an unknown scaling comes from a checksum of its name, so it is the same in every report.
     """
     scaling = plain_variant(method)
     look = _SCALINGS.get(scaling)
@@ -69,12 +68,12 @@ def method_colour(method: str) -> tuple[float, float, float]:
 
 
 def order_methods(methods: Iterable[str]) -> tuple[str, ...]:
-    """Distinct methods in report order: by scaling, the plain variant before Resonance."""
+    """Sorts distinct methods in report order: by scaling, the plain variant before Resonance."""
     listed = [name for scaling in _SCALINGS for name in (scaling, resonance_variant(scaling))]
     return in_order(methods, listed)
 
 
 def in_order(names: Iterable[str], listed: Iterable[str]) -> tuple[str, ...]:
-    """Distinct names: those of `listed` in its order, then the others alphabetically."""
+    """Sorts distinct names: those in `listed` in its order, then the others alphabetically."""
     rank = {name: index for index, name in enumerate(listed)}
     return tuple(sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name)))

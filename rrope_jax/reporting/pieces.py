@@ -1,4 +1,4 @@
-"""Finished pieces of a job as JSON files of its workdir, so that a killed job can resume."""
+"""Stores finished pieces of a job as JSON files in its workdir, so that a killed job can resume."""
 
 import json
 from collections.abc import Callable
@@ -13,29 +13,29 @@ _CHECKSUM = "checksum"
 
 
 class FinishedPieces:
-    """JSON values by name, one file each in a folder of the workdir.
+    """JSON values by name, one file each, in a folder of the workdir.
 
-    A piece can always be computed again. So a file that cannot be used counts as missing, with a
-    warning that names it, and costs no other.
+    Pieces can always be recomputed, so an unusable file is logged as a warning and treated as
+    missing.
     """
 
     def __init__(self, workdir: Workdir, folder: str, *, checksums: bool = False):
-        """Reads and writes nothing yet.
+        """Does not read or write anything yet.
 
         Args:
-          workdir: of the job.
-          folder: name of the folder in it.
-          checksums: whether pieces are objects, written on one line together with their checksum.
-            Files of earlier releases have none and are still read.
+          workdir: The job's workdir.
+          folder: Name of the folder in the workdir.
+          checksums: Whether to add a checksum to each piece, which must then be a JSON object.
+            Files of earlier releases, which have no checksum, can still be read.
         """
         self._workdir, self._folder, self._checksums = workdir, folder, checksums
 
     def get(self, name: str, parse: Callable[[Any], Piece] = lambda value: value) -> Piece | None:
-        """A piece that `put` wrote, in this process or an earlier one; None where there is none.
+        """Returns a piece that this process or an earlier one wrote, or None if it is missing.
 
         Args:
-          name: of the piece.
-          parse: turns the JSON value into the piece; raises ValueError where it is no such piece.
+          name: Name of the piece.
+          parse: Converts the JSON value to the piece; raises ValueError if it is not valid.
         """
         file = self._file(name)
         value = self._workdir.find_json(file)
@@ -48,7 +48,7 @@ class FinishedPieces:
             return None
 
     def put(self, name: str, value: Any) -> None:
-        """Writes a piece, replacing the one of the same name."""
+        """Writes a piece, replacing any of the same name."""
         if self._checksums:
             line = json.dumps({**value, _CHECKSUM: checksums.of_json(value)})
             self._workdir.write_text(self._file(name), line + "\n")
@@ -60,7 +60,7 @@ class FinishedPieces:
 
 
 def _verified(value: Any) -> dict[str, Any]:
-    """The object without its checksum."""
+    """Returns the object without its checksum; raises ValueError if they do not match."""
     content = dict(value) if isinstance(value, dict) else {}
     checksum = content.pop(_CHECKSUM, None)
     if not content or checksum not in (None, checksums.of_json(content)):

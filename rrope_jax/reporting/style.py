@@ -1,7 +1,7 @@
-"""The look of every figure, and figures as PNG bytes.
+"""The style of all figures, and their conversion to PNG.
 
-Figures are drawn through matplotlib's object interface, with matplotlib's own defaults under a
-fixed style, so that the bytes depend on what is drawn and the matplotlib release alone.
+Figures use matplotlib's object interface and a fixed style on top of matplotlib's defaults, so their
+bytes depend only on their content and the matplotlib release.
 """
 
 import io
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from rrope_jax.reporting.colours import INK
 
-# Keys are Any because matplotlib 3.11 types them as literals and 3.10 as strings.
+# Keys are Any because matplotlib 3.11 types them as literals, and 3.10 as strings.
 _STYLE: Mapping[Any, Any] = MappingProxyType(
     {
         "axes.axisbelow": True,
@@ -44,7 +44,7 @@ _STYLE: Mapping[Any, Any] = MappingProxyType(
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The fixed style, whatever the user's matplotlibrc says; the user's settings come back."""
+    """Applies the fixed style, overriding the user's matplotlibrc; restores the settings on exit."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
@@ -52,9 +52,9 @@ def style() -> Iterator[None]:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Legend below the panels, in few rows of equally many entries.
+    """Adds a legend below the panels, with balanced rows.
 
-    It has at most five columns, and no more than the figure is wide for.
+    It has at most five columns, and only as many as fit the width of the figure.
     """
     for most in range(min(len(handles), 5), 0, -1):
         rows = math.ceil(len(handles) / most)
@@ -66,8 +66,8 @@ def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG file; call it inside `style()`."""
+    """Converts a figure to PNG bytes; call it inside `style()`."""
     buffer = io.BytesIO()
-    # Without the Software entry the bytes do not name the matplotlib release.
+    # The Software entry would name the matplotlib release.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

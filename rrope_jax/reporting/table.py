@@ -1,4 +1,4 @@
-"""Tables in the markdown of reports."""
+"""Markdown tables for reports."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,24 +8,24 @@ NOT_AVAILABLE = "n/a"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """A GitHub table.
+    """Makes a table in GitHub's markdown.
 
     Args:
-      header: titles of the columns.
-      rows: entries, as many a row as there are titles.
-      text_columns: how many of the first columns are aligned left; numbers are aligned right.
+      header: Column titles.
+      rows: Entries; each row is as long as the header.
+      text_columns: Number of leading columns to align left; the others are aligned right.
     """
     rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *rows])
 
 
 def pivot_table(corner: str, columns: Sequence[Any], rows: Mapping[str, Mapping[Any, str]]) -> str:
-    """A table of entries by row and column.
+    """Makes a table of entries by row and column.
 
     Args:
-      corner: title of the first column, which has the names of the rows.
-      columns: keys of the other columns, whose text is their title.
-      rows: row -> column -> entry; a missing entry is `NOT_AVAILABLE`.
+      corner: Title of the first column, which contains the row names.
+      columns: Keys of the other columns; their string forms are the titles.
+      rows: Row name -> column key -> entry; missing entries are shown as `NOT_AVAILABLE`.
     """
     lines = [
         (name, *(entries.get(column, NOT_AVAILABLE) for column in columns))

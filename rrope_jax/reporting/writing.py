@@ -1,4 +1,4 @@
-"""The files of a job's results: results.json, report.md and the figures."""
+"""Writes a job's results: results.json, report.md and the figures."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ def write_results(
     """Writes results.json, report.md and PNG files.
 
     Args:
-      workdir: the folder.
-      results: the content of results.json.
-      report: the markdown of report.md.
-      figures: PNG files by name.
+      workdir: The folder.
+      results: The content of results.json.
+      report: The content of report.md.
+      figures: PNG bytes by file name.
 
     Returns:
-      The paths, results.json first.
+      The paths of the files, results.json first.
     """
     written = [
         workdir.write_json("results.json", results),
@@ -31,13 +31,13 @@ def write_results(
 
 
 def print_written(paths: list[Path]) -> None:
-    """Names the files on stdout."""
+    """Prints the paths to stdout."""
     for path in paths:
         print(f"wrote {path}")
 
 
 def versions(*distributions: str) -> dict[str, str]:
-    """Releases of this package, which need not be installed, and of installed distributions."""
+    """Returns the versions of installed distributions, and of this package even if not installed."""
     return {
         "rrope_jax": rrope_jax.__version__,
         **{name: importlib.metadata.version(name) for name in distributions},

@@ -3,7 +3,7 @@
 Exit codes:
 
 - 0: the job is done.
-- 1: the job failed (with a traceback).
+- 1: the job failed, usually with a traceback.
 - 2: bad usage or configuration (one line on stderr, nothing written).
 - 42: one of several processes was told to stop or was lost; the same command resumes the job.
 - 130: stopped by SIGINT.

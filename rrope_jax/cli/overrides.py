@@ -188,7 +188,7 @@ def _literal(text: str) -> Any:
     """Evaluates text as a Python literal; returns None if it is not one."""
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # all that it documents
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the errors it documents
         return None
 
 

@@ -51,7 +51,7 @@ class TrainingProgress:
       validation_step: Optimizer steps at which validation was done.
       validation_loss: [validations][evaluations], mean over rows and positions.
       train_loss: [validations], mean over the steps since the previous validation.
-      seconds: Device time spent so far, summed over interrupted runs.
+      seconds: Device time spent so far, in all runs that worked on the training.
       pending_loss: [steps since the last validation], for the next `train_loss`.
     """
 
@@ -75,7 +75,7 @@ class TrainingStore(Protocol):
     def restore(
         self, training: Training, like: PosgenState
     ) -> tuple[PosgenState, TrainingProgress] | None:
-        """Returns the newest saved state, as numpy arrays shaped like `like`; None if none."""
+        """Returns the newest saved state, as numpy arrays like `like`, or None."""
 
     def save(self, training: Training, state: PosgenState, progress: TrainingProgress) -> None:
         """Stores the state of a training (numpy arrays), replacing the previous one."""
@@ -298,8 +298,8 @@ class _ProgressLog:
         )
 
 
-# The main thread waits in short intervals: the system may deliver a signal to any thread, and Python
-# only handles it in the main thread once a wait without a timeout is over.
+# The main thread waits in short intervals. The system may deliver a signal to any thread, and the
+# main thread, which handles it, would not notice until an untimed wait is over.
 _TURN_SECONDS = 0.2
 
 

@@ -1,4 +1,4 @@
-"""Figures of the PosGen report, as PNG bytes."""
+"""The figures of the PosGen report."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,13 +35,13 @@ _NOT_LEARNED = "not learned in distribution"
 
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving mean of a vector, over fewer values near the ends; nan entries are skipped.
+    """Computes a centered moving mean, ignoring nan entries and shortening the window at the ends.
 
-    Entry i averages entries i - (window - 1) // 2 to i + window // 2, as far as they exist.
+    Entry i is the mean of entries i - (window - 1) // 2 to i + window // 2.
 
     Args:
       values: float64[n].
-      window: number of entries averaged, at least 1.
+      window: Number of entries to average, at least 1.
 
     Returns:
       float64[n], nan where the whole window is nan.
@@ -59,14 +59,14 @@ def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def smooth_by_position(accuracy_T: np.ndarray, train_length: int) -> np.ndarray:
-    """Moving mean of accuracies by position that does not blur the edge at the training length.
+    """Smooths accuracies by position without blurring the edge at the training length.
 
-    Positions below `train_length` and those from it on are smoothed apart; entries that are nan
-    (the seed tokens) stay nan.
+    Positions before `train_length` and from `train_length` on are smoothed separately. Entries that
+    are nan (the seed tokens) stay nan.
 
     Args:
       accuracy_T: float64[T], one accuracy per position.
-      train_length: first out-of-distribution position.
+      train_length: First out-of-distribution position.
 
     Returns:
       float64[T].
@@ -77,7 +77,7 @@ def smooth_by_position(accuracy_T: np.ndarray, train_length: int) -> np.ndarray:
 
 
 def _line_style(method: str) -> dict[str, Any]:
-    """Resonance dark and solid, the plain variant light and dashed."""
+    """Returns line properties: Resonance is dark and solid, the plain variant light and dashed."""
     return {
         "color": method_colour(method),
         "linestyle": "-" if is_resonance(method) else (0, (4, 1.5)),
@@ -90,21 +90,21 @@ def _line_handles(methods: Sequence[str]) -> list[Artist]:
 
 
 def _draw_guessing(axes: Axes, modulus: int) -> Line2D:
-    """Draws the chance level and returns the line, labelled for a legend."""
+    """Draws the chance level; returns the line, labeled for a legend."""
     return axes.axhline(
         100 / modulus, color=INK, lw=1, ls=":", zorder=1.5, label=f"guessing, 1/{modulus}"
     )
 
 
 def _draw_over_seeds(axes: Axes, x_N: np.ndarray, y_SN: np.ndarray, method: str) -> None:
-    """Mean line over seeds with a band from the lowest to the highest seed."""
+    """Draws the mean over seeds as a line, with a band from the lowest to the highest seed."""
     colour = method_colour(method)
     axes.fill_between(x_N, y_SN.min(axis=0), y_SN.max(axis=0), color=colour, alpha=0.18, lw=0)
     axes.plot(x_N, y_SN.mean(axis=0), label=method_label(method), **_line_style(method))
 
 
 def _rows(cells: Sequence[Cell], figure: Figure) -> Iterator[tuple[SubFigure, list[Cell]]]:
-    """One row of the figure for each protocol, under its name where there are several."""
+    """Yields a row of the figure for each protocol, titled if there are several, and its cells."""
     protocols = labels.order_protocols(cell.protocol for cell in cells)
     rows = figure.subfigures(len(protocols), 1, squeeze=False)[:, 0]
     for row, protocol in zip(rows, protocols, strict=True):
@@ -116,10 +116,10 @@ def _rows(cells: Sequence[Cell], figure: Figure) -> Iterator[tuple[SubFigure, li
 def _task_panels(
     cells: Sequence[Cell], y_label: str, *, share_y: bool
 ) -> tuple[Figure, list[tuple[Axes, list[Cell]]]]:
-    """A figure with a row for each protocol and a column for each task.
+    """Makes a figure with a row for each protocol and a column for each task.
 
     Returns:
-      The figure, and each panel with its cells (none where nothing has finished yet).
+      The figure, and each panel with its finished cells.
     """
     tasks = labels.order_tasks(cell.task for cell in cells)
     num_rows = len({cell.protocol for cell in cells})
@@ -138,7 +138,7 @@ def _task_panels(
 
 
 def _not_learned(of_methods: Sequence[Sequence[Cell]]) -> list[str]:
-    """A line for a panel's label that says how many of its methods have not learned the task."""
+    """Returns label lines that say how many methods of a panel have not learned the task."""
     count = sum(not have_learned(of_method) for of_method in of_methods)
     if count == 0:
         return []
@@ -177,7 +177,7 @@ def _draw_ood_accuracy(results: Results) -> Figure:
 
 
 def _bar_style(method: str, learned: bool) -> dict[str, Any]:
-    """Filled where the task is learned, else hatched: such a bar is no result."""
+    """Returns bar properties: filled, or hatched if the task is not learned, so not a result."""
     colour = method_colour(method)
     if learned:
         return {"color": colour}
@@ -192,7 +192,7 @@ def _draw_bar(
     statistics: SeedStatistics,
     bar_style: Mapping[str, Any],
 ) -> None:
-    """A bar with its standard deviation, its seeds as dots and its mean written above."""
+    """Draws a bar with its standard deviation, seeds as dots, and the mean above it."""
     axes.bar(x, statistics.mean, 0.92 * width, **bar_style)
     top = statistics.maximum
     if statistics.n > 1:
@@ -200,7 +200,7 @@ def _draw_bar(
             x, statistics.mean, statistics.std, color=INK, capsize=3, lw=1.1, capthick=1.1
         )
         top = max(top, statistics.mean + statistics.std)
-    # Seeds side by side in a fixed order: equal values stay visible, and nothing is random.
+    # Seeds are side by side in a fixed order, so equal values stay visible without random jitter.
     offset_S = np.linspace(-0.25, 0.25, len(accuracy_S)) * width if len(accuracy_S) > 1 else 0
     axes.scatter(
         x + offset_S, accuracy_S, s=13, color="white", edgecolors=INK, linewidths=0.8, zorder=3
@@ -244,7 +244,7 @@ def _draw_accuracy_by_position(results: Results) -> Figure:
             textcoords="offset points",
             fontsize=8.5,
         )
-        # Room above the axes for the mark of the training length, which must not cover a line.
+        # Leave room above the axes for the training length label, which must not cover a line.
         axes.set_title(axes.get_title(), pad=18)
         axes.xaxis.set_major_locator(MultipleLocator(tick_step))
         axes.set(xlim=(0, test_length), ylim=(0, 103))
@@ -255,7 +255,7 @@ def _draw_accuracy_by_position(results: Results) -> Figure:
 
 
 def _losses_over_seeds(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps that all seeds were validated at, int[N], and their losses, float64[S, N]."""
+    """Returns the validation steps common to all seeds, int[N], and the losses, float64[S, N]."""
     by_step = [dict(zip(cell.validation_step, cell.validation_loss, strict=True)) for cell in cells]
     step_N = sorted(set.intersection(*map(set, by_step)))
     return np.array(step_N), np.array([[losses[step] for step in step_N] for losses in by_step])
@@ -307,14 +307,14 @@ FIGURES: Figures = MappingProxyType(
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """The figures of `FIGURES` by file name; none before a cell has finished.
+    """Draws all of `FIGURES`; returns them by file name, or nothing if no cell has finished.
 
     Raises:
-      ValueError: a cell appears twice.
+      ValueError: A cell appears twice.
     """
     return draw(FIGURES, results.in_report_order()) if results.cells else {}
 
 
 def plots(results: Results) -> dict[str, bytes]:
-    """The same as PNG files, the same bytes for the same results."""
+    """Like `figures`, but as PNG bytes, deterministic for given results."""
     return pngs(FIGURES, results.in_report_order()) if results.cells else {}

@@ -1,4 +1,4 @@
-"""Out-of-distribution accuracies on PosGen as published: arXiv 2403.00071v2, Table 1."""
+"""Published out-of-distribution accuracies on PosGen: arXiv 2403.00071v2, Table 1."""
 
 import dataclasses
 import math
@@ -14,12 +14,12 @@ from rrope_jax.rope.positions import PositionSampling
 
 @dataclasses.dataclass(frozen=True)
 class PublishedAccuracy:
-    """One entry of Table 1: five seeds, modulus 17, j = 1, k = 3, trained at 64, tested to 256.
+    """An entry of Table 1: five seeds, m = 17, j = 1, k = 3, trained at 64 tokens, tested at 256.
 
     Attributes:
-      mean: mean out-of-distribution accuracy, percent.
-      variance: the number printed after the plus-minus sign. The paper calls it the variance over
-        five seeds and prints it in percent.
+      mean: Mean out-of-distribution accuracy, in percent.
+      variance: The number after the plus-minus sign. The paper calls it the variance over five
+        seeds and prints it in percent.
     """
 
     mean: float
@@ -27,17 +27,16 @@ class PublishedAccuracy:
 
     @property
     def std(self) -> float:
-        """Standard deviation in percentage points, in this project's reading of `variance`.
+        """Standard deviation in percentage points, given our interpretation of `variance`.
 
-        The reading: the variance is that of the accuracy as a fraction, times 100. So 0.43 stands
-        for a variance of 0.0043 and a standard deviation of sqrt(0.0043) = 0.066, or 6.6 points.
-        The paper does not spell this out. Read as squared percentage points instead, the same
-        number would mean 0.66 points.
+        The paper does not define the unit. We take `variance` as that of the accuracy as a
+        fraction, times 100: 0.43 is a variance of 0.0043 and thus a standard deviation of
+        sqrt(0.0043) = 0.066, or 6.6 points. In squared percentage points, it would be 0.66 points.
         """
         return 100 * math.sqrt(self.variance / 100)
 
 
-# The largest variance that prints as 0.00 is 0.005: as a standard deviation, 0.7 points.
+# The largest variance printed as 0.00 is 0.005, a standard deviation of 0.7 points.
 ZERO_VARIANCE_STD_BOUND = PublishedAccuracy(mean=0.0, variance=0.005).std
 
 TABLE_1: Mapping[tuple[str, str], PublishedAccuracy] = MappingProxyType(
@@ -70,15 +69,15 @@ _PAPER_ROPE_AT_TEST = {"factor": 257 / 65, "original_context": 257}
 def is_paper(
     program: PosgenProgram, rope: Mapping[str, Any], rope_at_test: Mapping[str, Any]
 ) -> bool:
-    """Whether data, model, embedding and optimization are those of the paper's protocol.
+    """Whether data, model, embedding and optimization are those of the paper.
 
-    The implementation of attention, the dtype of activations, the precision of products and the
-    number of validations are no part of it: the report shows them.
+    The attention implementation, activation dtype, matmul precision and number of validations do
+    not matter here; the report shows them.
 
     Args:
       program: The setting.
-      rope: Fields of RopeSpec that describe all methods.
-      rope_at_test: What differs from `rope` where a scaling is switched on for the test.
+      rope: Fields of RopeSpec for all methods.
+      rope_at_test: Fields that replace those of `rope` under the protocol `scaled_at_test`.
     """
     paper = dataclasses.replace(PRESETS["posgen_paper"].model, vocab_size=program.task.vocab_size)
     return (

@@ -1,6 +1,6 @@
-"""The PosGen report: markdown from the results of a run, and the names a caller needs.
+"""The PosGen report.
 
-Nothing here writes files: `markdown` returns text and `plots` returns PNG bytes by file name.
+Nothing here writes files: `markdown` returns text, and `plots` PNG bytes by file name.
 """
 
 import math
@@ -38,7 +38,7 @@ def _points(fraction: float) -> str:
 
 
 def _mean_std(statistics: SeedStatistics | None, num_seeds: int) -> str:
-    """`mean ± std`, with its n where that is not the number of seeds of the setting."""
+    """Formats `mean ± std`, followed by n if it is not the setting's number of seeds."""
     if statistics is None or statistics.n == 0:
         return NOT_AVAILABLE
     text = _percent(statistics.mean)
@@ -48,7 +48,7 @@ def _mean_std(statistics: SeedStatistics | None, num_seeds: int) -> str:
 
 
 def _ood_text(row: MethodSummary | None, num_seeds: int) -> str:
-    """OOD `mean ± std`, marked where the task is not learned in distribution."""
+    """Formats the OOD `mean ± std`, marked if the task is not learned in distribution."""
     if row is None:
         return NOT_AVAILABLE
     text = _mean_std(row.ood, num_seeds)
@@ -105,9 +105,9 @@ def _by_task_and_method(
 def _accuracy_table(
     rows: Sequence[MethodSummary], entry: Callable[[MethodSummary | None], str]
 ) -> str:
-    """Methods by tasks, with `entry` of each summary (None where no seed has finished).
+    """Makes a table of methods by tasks; `entry` formats each summary (None if no seed finished).
 
-    A column says what the models were trained as, where that is not the method tested.
+    If any model was trained as another method than the one tested, a column says so.
     """
     summaries = _by_task_and_method(rows)
     tasks = labels.order_tasks(row.task for row in rows)
@@ -211,7 +211,7 @@ def _paper_section(rows: Sequence[MethodSummary], num_seeds: int) -> list[str]:
 
     orders = []
     for task in tasks:
-        # Both orders over the same methods: those of the paper that are finished here too.
+        # Both orders cover the same methods: those of the paper that are finished here too.
         ours_means = {
             method: summaries[task, method].ood.mean
             for method in methods
@@ -254,7 +254,7 @@ def _seeds_section(cells: Sequence[Cell], seeds: Sequence[int]) -> list[str]:
 
 
 def _protocol_section(protocol: str, results: Results) -> list[str]:
-    """The tables of one protocol; `results` have its cells alone."""
+    """Returns the section of a protocol; `results` contains only cells of this protocol."""
     cells, setting = results.cells, results.setting
     rows, differences = summarise(cells), resonance_differences(cells)
     num_seeds = setting["num_seeds"]
@@ -298,13 +298,13 @@ def _missing_section(results: Results) -> list[str]:
 
 
 def markdown(results: Results) -> str:
-    """The text of report.md, which shows the images of `plots` by file name.
+    """Returns the text of report.md, which links to the images of `plots` by file name.
 
     Args:
-      results: complete or partial.
+      results: Complete or partial results.
 
     Raises:
-      ValueError: a cell appears twice, or seeds of a row were trained with different methods.
+      ValueError: A cell appears twice, or seeds of a row were trained as different methods.
     """
     results = results.in_report_order()
     parts = _header(results)

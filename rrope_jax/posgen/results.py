@@ -1,4 +1,4 @@
-"""The content of a PosGen `results.json`, as an ablation writes it and a report reads it."""
+"""The content of a PosGen `results.json`, which an ablation writes and a report reads."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from rrope_jax.reporting.methods import order_methods
 
 
 class CellKey(NamedTuple):
-    """What names a cell."""
+    """Identifies a cell."""
 
     protocol: str
     task: str
@@ -22,23 +22,23 @@ class CellKey(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One trained model tested under one method: an entry of `cells`, with its fields in order.
+    """A trained model tested under a method; the fields are in the order of results.json.
 
-    A number that was not measured is nan here and null in JSON. The defaults are for results of
-    releases that did not write a field.
+    Numbers that were not measured are nan here and null in JSON. The defaults apply to results of
+    older releases that lack a field.
 
     Attributes:
-      task, method, protocol, seed: what was trained and how it was tested.
-      trained_as: the method whose tables were used in training.
-      id_accuracy: accuracy in [0, 1] over generated positions below the training length.
-      ood_accuracy: accuracy over positions from the training length on.
-      id_loss, ood_loss: losses over the same positions, in nats.
-      accuracy_by_position: one entry per position of the test length, nan for the seed tokens.
-      validation_step: optimizer steps at which validation was done.
-      validation_loss: losses in the order of `validation_step`.
-      train_loss: mean training losses between validations.
-      steps: optimizer steps of the training.
-      seconds: device time of the training, over all runs that worked on it.
+      task, method, protocol, seed: What was trained and how it was tested.
+      trained_as: The method whose tables were used in training.
+      id_accuracy: Accuracy in [0, 1] over generated positions below the training length.
+      ood_accuracy: Accuracy in [0, 1] over positions from the training length on.
+      id_loss, ood_loss: Losses over the same positions, in nats.
+      accuracy_by_position: One entry per position of the test length, nan for the seed tokens.
+      validation_step: Optimizer steps at which validation was done.
+      validation_loss: Losses in the order of `validation_step`.
+      train_loss: Mean training losses between validations.
+      steps: Optimizer steps of the training.
+      seconds: Device time of the training, in all runs that worked on it.
     """
 
     task: str
@@ -59,11 +59,11 @@ class Cell:
 
     @property
     def key(self) -> CellKey:
-        """What names it."""
+        """The fields that identify this cell."""
         return CellKey(self.protocol, self.task, self.method, self.seed)
 
     def to_json(self) -> dict[str, Any]:
-        """The entry of results.json."""
+        """Returns the entry of results.json."""
         return {
             field.name: _without_nan(getattr(self, field.name))
             for field in dataclasses.fields(self)
@@ -74,7 +74,7 @@ class Cell:
         """Reads an entry of results.json.
 
         Raises:
-          ValueError: a field is missing or of another kind.
+          ValueError: A field is missing or has the wrong type.
         """
         try:
             cell = cls(
@@ -123,7 +123,7 @@ def training_cells(entries: Any, training: Training) -> tuple[Cell, ...]:
     """Reads the cells of one training from JSON.
 
     Raises:
-      ValueError: they are not those of the training, or one cannot be read.
+      ValueError: The cells are not those of the training, or one cannot be read.
     """
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError("it is no list of cells")
@@ -139,16 +139,16 @@ def training_cells(entries: Any, training: Training) -> tuple[Cell, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """The content of results.json, with its fields in order.
+    """The content of results.json; the fields are in its order.
 
     Attributes:
-      name: title of the report.
-      setting: the config, the seeds, and whether the setting is that of the paper (`is_paper`).
-      backend: what computed it.
-      versions: releases of the packages that computed it.
-      cells_expected: number of cells of the whole grid.
-      complete: whether all of them are finished.
-      cells: the finished ones.
+      name: Title of the report.
+      setting: The config, the seeds, and whether the setting is that of the paper (`is_paper`).
+      backend: One-line description of the backend.
+      versions: Versions of the packages used.
+      cells_expected: Number of cells of the whole grid.
+      complete: Whether all cells are finished.
+      cells: The finished cells.
     """
 
     name: str
@@ -160,7 +160,7 @@ class Results:
     cells: tuple[Cell, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The content of results.json."""
+        """Returns the content of results.json."""
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return content | {"cells": [cell.to_json() for cell in self.cells]}
 
@@ -169,29 +169,29 @@ class Results:
         """Reads the content of results.json.
 
         Raises:
-          ValueError: a cell is malformed.
+          ValueError: A cell is malformed.
         """
         values = {field.name: content[field.name] for field in dataclasses.fields(cls)}
         return cls(**values | {"cells": tuple(map(Cell.from_json, content["cells"]))})
 
     def in_report_order(self) -> Self:
-        """The same with the cells in report order (see `in_report_order`)."""
+        """Returns a copy with the cells in report order (see `in_report_order`)."""
         return dataclasses.replace(self, cells=in_report_order(self.cells))
 
     def of_protocol(self, protocol: str) -> Self:
-        """The same with the cells of one protocol."""
+        """Returns a copy with only the cells of a protocol."""
         cells = tuple(cell for cell in self.cells if cell.protocol == protocol)
         return dataclasses.replace(self, cells=cells)
 
     def missing_cells(self) -> tuple[tuple[CellKey, ...], int]:
-        """What a partial run still owes; a complete one owes nothing.
+        """Returns the cells that a partial run has not finished yet.
 
-        The expected grid is protocols x tasks x methods x seeds of the setting. Where the setting
-        does not list an axis, the names seen in the cells stand for it.
+        The expected grid is protocols x tasks x methods x seeds of the setting. If the setting
+        does not list an axis, the names in the finished cells are used.
 
         Returns:
-          The missing cells that can be named, in report order, and how many more `cells_expected`
-          counts whose names the results do not tell.
+          The missing cells of this grid, in report order, and the number of other missing cells
+          according to `cells_expected`.
         """
         if self.complete:
             return (), 0
@@ -208,10 +208,10 @@ class Results:
 
 
 def in_report_order(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """Cells by protocol, task, method, then seed.
+    """Sorts cells by protocol, task, method and seed.
 
     Raises:
-      ValueError: one appears twice.
+      ValueError: A cell appears twice.
     """
     by_key: dict[CellKey, Cell] = {}
     for cell in cells:

@@ -1,9 +1,9 @@
-"""The functions of a PosGen program for all lanes of a round at once, laid over the mesh.
+"""The functions of a PosGen program, mapped over all lanes of a round and sharded over the mesh.
 
-Arrays have a leading axis of lanes (S, side by side), split over the mesh axis `ablation`. A device
-maps a function over its lanes by `vmap`, since one small model cannot fill an accelerator. With one
-lane the function stays as it is, since XLA's batched products are slow on CPUs. Other letters: see
-`training`.
+Arrays have a leading lane axis S ("side by side"), which is split over the mesh axis `ablation`.
+Each device uses `vmap` over its lanes, since a single small model cannot fill an accelerator. With
+one lane there is no `vmap`, since XLA's batched matmuls are slow on CPUs. See `training` for the
+other axis letters.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ Array = jax.Array
 
 
 class RoundInputs(NamedTuple):
-    """What the lanes of a round start from, on the host.
+    """The inputs of a round, on the host.
 
     Attributes:
-      data_key_S, init_key_S, train_key_S: random keys, see `seed_keys`.
-      table_S: the tables of training.
-      tables_SE: those of validation and test.
+      data_key_S, init_key_S, train_key_S: Random keys from `seed_keys`.
+      table_S: Tables for training.
+      tables_SE: Tables for validation and test.
     """
 
     data_key_S: Array
@@ -42,9 +42,9 @@ class RoundInputs(NamedTuple):
 
 
 def inputs(program: PosgenProgram, round_: Round) -> RoundInputs:
-    """The inputs of a round. Idle lanes repeat a training, missing evaluations the last one."""
+    """Makes a round's inputs; idle lanes and evaluations are padded by repeating others."""
     trainings = [training or round_.trainings[0] for training in round_.lanes]
-    # the lengths matter to the scalings that depend on the current one
+    # Only scalings that depend on the current length use these.
     trained = max(program.task.train_length, program.positions.target_length or 0)
     tested = program.task.test_length
     keys_S = [seed_keys(training.seed) for training in trainings]
@@ -71,19 +71,19 @@ class RoundFunctions:
     """A program's functions, mapped over lanes and jitted; all arrays are split over the mesh.
 
     Attributes:
-      data: task, data_key_S -> `Data`.
+      data: (task, data_key_S) -> `Data`.
       init: init_key_S -> state.
-      train: state (donated), active_S, train_SNT, table_S, train_key_S -> state, losses_SK. Active
-        lanes take the program's K `call_steps`; the others keep their state and have losses of 0.
-      evaluate: params, rows_SNT, tables_SE -> `PositionMeans`, whose arrays have S in front.
+      train: (state (donated), active_S, train_SNT, table_S, train_key_S) -> (state, losses_SK).
+        Active lanes take K = `call_steps` steps; inactive ones keep their state, with losses of 0.
+      evaluate: (params, rows_SNT, tables_SE) -> `PositionMeans` with a leading axis S.
     """
 
     def __init__(self, program: PosgenProgram, mesh: Mesh):
-        """Compiles nothing yet.
+        """Does not compile anything yet.
 
         Args:
-          program: the setting.
-          mesh: devices of this process, or of a topology that programs are only compiled for.
+          program: The setting.
+          mesh: Devices of this process, or of a topology to compile for.
         """
         steps = program.train.call_steps
 
@@ -109,15 +109,15 @@ class RoundFunctions:
 
     @property
     def devices(self) -> int:
-        """Devices of the mesh."""
+        """Number of devices of the mesh."""
         return self._split.mesh.size
 
     def place(self, tree: Any) -> Any:
-        """Lays host arrays with a leading axis of lanes over the mesh."""
+        """Shards host arrays with a leading lane axis over the mesh."""
         return jax.device_put(tree, self._split)
 
     def shapes(self, tree: Any) -> Any:
-        """The shapes of arrays laid over the mesh, to lower with."""
+        """Returns the sharded shapes of arrays, for lowering."""
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(  # type: ignore[no-untyped-call]
                 x.shape, x.dtype, sharding=self._split
@@ -126,7 +126,7 @@ class RoundFunctions:
         )
 
     def _over_lanes(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)  # compiled programs are named after it
+        @functools.wraps(function)  # names the compiled program
         def of_device(*arguments: Any) -> Any:
             lanes = len(jax.tree.leaves(arguments)[0])
             return (_single if lanes == 1 else jax.vmap)(function)(*arguments)
@@ -136,12 +136,12 @@ class RoundFunctions:
             mesh=self._split.mesh,
             in_specs=self._split.spec,
             out_specs=self._split.spec,
-            check_vma=False,  # devices have nothing in common to check
+            check_vma=False,  # nothing is replicated between devices
         )
 
 
 def _single(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Like vmap over a leading axis of length 1, without a batch dimension in the program."""
+    """Like `vmap` over a leading axis of length 1, without a batch dimension in the program."""
 
     def mapped(*arguments: Any) -> Any:
         result = function(*jax.tree.map(lambda x: x[0], arguments))
@@ -152,15 +152,15 @@ def _single(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One compiled program of an ablation, lowered.
+    """A lowered program of an ablation.
 
     Attributes:
       name: `train`, `validate` or `test`.
-      lowered: for the mesh; it communicates nothing.
-      lanes: trainings of a device in one call.
-      steps: optimizer steps of each of them in one call; 0 where it does not train.
-      calls: number of calls in the whole ablation, one after another.
-      flops: of a device in one call, in matrix products (`PosgenProgram.forward_flops`).
+      lowered: The program for the mesh, without communication.
+      lanes: Trainings per device in one call.
+      steps: Optimizer steps per training in one call; 0 for validation and test.
+      calls: Number of consecutive calls in the whole ablation.
+      flops: Matmul FLOPs per device in one call (`PosgenProgram.forward_flops`).
     """
 
     name: str
@@ -174,11 +174,11 @@ class Phase:
 def lower(
     program: PosgenProgram, trainings: Sequence[Training], mesh: Mesh, *, lanes: int = 0
 ) -> tuple[Phase, ...]:
-    """What `ablation.run` calls in its loop, from shapes alone; `compile()` is the caller's.
+    """Lowers the programs that `ablation.run` calls, from shapes only; the caller compiles them.
 
     Args:
-      program, trainings, lanes: as for `ablation.run`.
-      mesh: of devices, which may be those of a topology that programs are only compiled for.
+      program, trainings, lanes: As for `ablation.run`.
+      mesh: The mesh; its devices may be those of a topology to compile for.
     """
     alike: dict[tuple[int, int], list[Round]] = {}
     for each in rounds(trainings, devices=mesh.size, lanes=lanes or default_lanes(mesh)):
@@ -189,7 +189,7 @@ def lower(
 
 
 def _phases(program: PosgenProgram, example: Round, count: int, mesh: Mesh) -> Iterator[Phase]:
-    """The programs of `count` rounds that are shaped like the example."""
+    """Yields the programs of `count` rounds with the shapes of the example."""
     functions, task, config = RoundFunctions(program, mesh), program.task, program.train
     start = functions.shapes(inputs(program, example))
     rows = functools.partial(functions.data, example.trainings[0].task)
@@ -202,7 +202,7 @@ def _phases(program: PosgenProgram, example: Round, count: int, mesh: Mesh) -> I
         state, active_S, data.train_NT, start.table_S, start.train_key_S
     )
     calls = config.steps // config.call_steps
-    row = 3 * program.forward_flops(task.train_length)  # the backward pass has twice as many
+    row = 3 * program.forward_flops(task.train_length)  # a backward pass costs 2 forward passes
     flops = lanes * config.call_steps * config.batch_size * row
     yield Phase("train", lowered, lanes, config.call_steps, count * calls, flops)
     for name, rows_SNT, calls in (

@@ -1,4 +1,4 @@
-"""Which seeds train, validate and test."""
+"""Splits of seeds into training, validation and test."""
 
 import itertools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Splits(NamedTuple):
-    """Seed rows of the three splits, int32[N, j+k] each."""
+    """Seeds of the three splits, int32[N, j+k] each."""
 
     train: jax.Array
     validation: jax.Array
@@ -18,23 +18,23 @@ class Splits(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Rows of the three splits."""
+    """Numbers of rows of the three splits."""
 
     train: int
     validation: int
     test: int
 
 
-# Drawing without replacement shuffles all seeds: seconds and 300 MiB for this many.
+# Drawing without replacement shuffles all seeds; for this many, it takes seconds and 300 MiB.
 _MOST_SEEDS = 2**24
 
 
 def disjoint(key: jax.Array, sizes: Sizes, *, modulus: int, seed_length: int) -> Splits:
-    """Ordered seeds drawn without replacement, so no seed is in two splits (Appendix C.1).
+    """Draws seeds without replacement, so that no seed is in two splits (Appendix C.1).
 
     Raises:
-      ValueError: the splits ask for more rows than there are seeds, modulus ** seed_length, or
-        there are more seeds than can be shuffled.
+      ValueError: The splits have more rows than the modulus ** seed_length possible seeds, or there
+        are more possible seeds than can be shuffled.
     """
     total, available = sum(sizes), modulus**seed_length
     if available > _MOST_SEEDS:
@@ -55,13 +55,13 @@ def disjoint(key: jax.Array, sizes: Sizes, *, modulus: int, seed_length: int) ->
 
 
 def authors(key: jax.Array, sizes: Sizes, *, modulus: int, seed_length: int) -> Splits:
-    """The split of the authors' code: validation and test rows are training rows.
+    """Splits seeds as in the authors' code: validation and test rows are also training rows.
 
-    Their code cycles through sorted combinations of distinct tokens, trains on the first rows,
-    validates on the first of these and tests on the rows after the validation's. `key` is unused.
+    Their code cycles through sorted combinations of distinct tokens. It trains on the first rows,
+    validates on the first of those, and tests on the ones that follow. `key` is unused.
 
     Raises:
-      ValueError: a seed has more tokens than there are distinct ones.
+      ValueError: A seed has more tokens than there are distinct ones.
     """
     del key
     if seed_length > modulus:

@@ -1,4 +1,4 @@
-"""Statistics over the seeds of a PosGen run."""
+"""Statistics over the seeds of a PosGen ablation."""
 
 import dataclasses
 import math
@@ -13,24 +13,24 @@ from rrope_jax.rope.methods import is_resonance, plain_variant
 Verdict = Literal["above", "below", "within spread", "no spread known", "not learned"]
 
 LEARNED_ID_ACCURACY = 0.9
-"""Mean in-distribution accuracy from which a model counts as having learned its task.
+"""Minimum mean in-distribution accuracy of a model that counts as having learned its task.
 
-Below it the accuracy further out says nothing about extrapolation, and which method comes out on
-top depends on the rounding of sums. Models that know the rule miss the first generated token at
-most, which leaves 11 of 12 positions in the shortest setting tried (16 training tokens, j + k = 4).
+Below it, out-of-distribution accuracy says nothing about extrapolation, and the ranking of methods
+depends on rounding. Models that know the rule miss at most the first generated token, which leaves
+11 of 12 positions in the shortest setting tried (16 training tokens, j + k = 4).
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedStatistics:
-    """Statistics of one accuracy over seeds, all in [0, 1]; nan where they do not exist.
+    """Statistics of an accuracy in [0, 1] over seeds; nan where undefined.
 
     Attributes:
-      n: number of seeds with a measured value.
-      mean: their mean.
-      std: sample standard deviation (divisor n - 1), nan for fewer than two seeds.
-      minimum: smallest value.
-      maximum: largest value.
+      n: Number of seeds with a measured value.
+      mean: Mean of the values.
+      std: Sample standard deviation (divisor n - 1), nan for fewer than two seeds.
+      minimum: Smallest value.
+      maximum: Largest value.
     """
 
     n: int
@@ -42,16 +42,16 @@ class SeedStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class MethodSummary:
-    """One row of the report: a method on a task under a protocol.
+    """A row of the report: a method on a task under a protocol.
 
     Attributes:
-      protocol: when the scaled tables are used.
-      task: PosGen task.
-      method: method tested.
-      trained_as: method whose tables were used in training.
-      seeds: seeds of the finished cells, ascending.
-      ood: accuracy at positions from the training length on.
-      id: accuracy at generated positions below the training length.
+      protocol: The protocol, a key of `grid.PROTOCOLS`.
+      task: The PosGen task.
+      method: The method tested.
+      trained_as: The method whose tables were used in training.
+      seeds: Seeds of the finished cells, ascending.
+      ood: Accuracy at positions from the training length on.
+      id: Accuracy at generated positions below the training length.
     """
 
     protocol: str
@@ -70,21 +70,21 @@ class MethodSummary:
 
 @dataclasses.dataclass(frozen=True)
 class ResonanceDifference:
-    """Out-of-distribution accuracy of Resonance minus plain, paired by seed.
+    """Difference in out-of-distribution accuracy, Resonance minus plain, paired by seed.
 
     Attributes:
-      protocol: when the scaled tables are used.
-      task: PosGen task.
-      scaling: the scaling on which Resonance is put (`rope` for none).
-      n: number of seeds that both variants finished.
-      mean: mean of the differences, as a fraction.
-      std: sample standard deviation of the differences, nan for one seed.
-      spread: pooled standard deviation of the two variants over those seeds,
+      protocol: The protocol, a key of `grid.PROTOCOLS`.
+      task: The PosGen task.
+      scaling: The scaling of both variants (`rope` for none).
+      n: Number of seeds that both variants finished.
+      mean: Mean of the differences, as a fraction.
+      std: Sample standard deviation of the differences, nan for one seed.
+      spread: Pooled standard deviation of the two variants over those seeds,
         sqrt((std_plain^2 + std_resonance^2) / 2), nan for one seed.
-      wins: number of seeds in which Resonance is strictly higher.
-      verdict: `not learned` when one of the two variants has not learned the task in distribution
-        over those seeds; else `above` or `below` when |mean| is larger than the spread, else
-        `within spread`; `no spread known` with one seed.
+      wins: Number of seeds for which Resonance is strictly higher.
+      verdict: `not learned` if either variant has not learned the task in distribution over those
+        seeds; otherwise `no spread known` for one seed, `above` or `below` if the absolute mean is
+        larger than the spread, and `within spread` if not.
     """
 
     protocol: str
@@ -103,7 +103,7 @@ def _std(values: np.ndarray) -> float:
 
 
 def seed_statistics(values: Sequence[float]) -> SeedStatistics:
-    """Statistics of one value per seed; nan entries (not measured) are left out."""
+    """Computes statistics of one value per seed, ignoring nan (not measured)."""
     measured = np.asarray([value for value in values if not math.isnan(value)], dtype=np.float64)
     if measured.size == 0:
         return SeedStatistics(0, math.nan, math.nan, math.nan, math.nan)
@@ -117,17 +117,17 @@ def seed_statistics(values: Sequence[float]) -> SeedStatistics:
 
 
 def is_learned(mean_id_accuracy: float) -> bool:
-    """Whether an accuracy in distribution is that of a learned task; nan (not measured) passes."""
+    """Whether an in-distribution accuracy is that of a learned task; True for nan."""
     return not mean_id_accuracy < LEARNED_ID_ACCURACY
 
 
 def have_learned(cells: Sequence[Cell]) -> bool:
-    """Whether the models of one method and task have learned it in distribution."""
+    """Whether the models of one method and task have learned the task in distribution."""
     return is_learned(seed_statistics([cell.id_accuracy for cell in cells]).mean)
 
 
 def verdict(mean_difference: float, spread: float) -> Verdict:
-    """Plain rule: a difference counts only when it is larger than the spread between seeds."""
+    """Compares a difference with the spread between seeds, which it must exceed to count."""
     if math.isnan(spread):
         return "no spread known"
     if abs(mean_difference) <= spread:
@@ -136,7 +136,7 @@ def verdict(mean_difference: float, spread: float) -> Verdict:
 
 
 def by_row(cells: Iterable[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
-    """Cells by protocol, task and method: a row of the report each."""
+    """Groups cells by protocol, task and method, which make a row of the report."""
     rows: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         rows.setdefault((cell.protocol, cell.task, cell.method), []).append(cell)
@@ -144,13 +144,13 @@ def by_row(cells: Iterable[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
 
 
 def summarise(cells: Iterable[Cell]) -> tuple[MethodSummary, ...]:
-    """One row per protocol, task and method, over the cells that are finished.
+    """Summarizes finished cells in one row per protocol, task and method.
 
     Args:
-      cells: in report order.
+      cells: Finished cells in report order.
 
     Raises:
-      ValueError: seeds of one row were trained with different methods.
+      ValueError: Seeds of a row were trained as different methods.
     """
     rows = []
     for (protocol, task, method), group in by_row(cells).items():
@@ -175,12 +175,12 @@ def summarise(cells: Iterable[Cell]) -> tuple[MethodSummary, ...]:
 
 
 def resonance_differences(cells: Iterable[Cell]) -> tuple[ResonanceDifference, ...]:
-    """Resonance against the same scaling without it, per protocol and task, paired by seed.
+    """Compares scalings with and without resonance, per protocol and task, paired by seed.
 
-    Only seeds that both variants finished are compared; a pair without a shared seed has no row.
+    Only seeds that both variants finished count; pairs without any are left out.
 
     Args:
-      cells: in report order.
+      cells: Finished cells in report order.
     """
     by_method = {
         name: {cell.seed: cell for cell in group if not math.isnan(cell.ood_accuracy)}

@@ -1,8 +1,8 @@
 """PosGen's three tasks: sequences whose next token follows from fixed relative positions.
 
-Every generated token is h of j "far" tokens and the k tokens just before it, modulo m
-(arXiv 2403.00071, section 5). The tasks differ in where the far tokens lie, so a task is one small
-function and one row of `TASKS`. Worked example, Figure 2 of the paper (m=7, j=1, k=3):
+Every generated token is a function h of j "far" tokens and of the k tokens just before it, modulo m
+(arXiv 2403.00071, section 5). Tasks differ only in the positions of the far tokens. An example from
+Figure 2 of the paper (m=7, j=1, k=3):
 
     seed            2 0 3 1
     recursive       2 0 3 1 6 3 6 2 3 0 4 2    far token just before the near ones
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 Combine = Callable[[jax.Array, int], jax.Array]
-"""h: (dependencies int32[B, j+k] with the far ones first, modulus) -> int32[B] in [0, modulus)."""
+"""h: (dependencies int32[B, j+k], far tokens first; modulus) -> int32[B] in [0, modulus)."""
 
 
 def _recursive(steps: jax.Array) -> jax.Array:
@@ -37,7 +37,7 @@ TASKS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "cot": _cot,
     "semi_recursive": _semi_recursive,
 }
-"""Task -> first far position p as a function of l - (j+k), l being the position generated."""
+"""Task -> function from l - (j+k), for the generated position l, to the first far position."""
 
 
 def modular_sum(dependencies_BD: jax.Array, modulus: int) -> jax.Array:
@@ -46,19 +46,19 @@ def modular_sum(dependencies_BD: jax.Array, modulus: int) -> jax.Array:
 
 
 def sine_squared(dependencies_BD: jax.Array, modulus: int) -> jax.Array:
-    """floor(m sin(sum)^2), `pow_sin` of the authors' code."""
+    """floor(m sin(sum)^2), called `pow_sin` in the authors' code."""
     total = jnp.sum(dependencies_BD, axis=-1).astype(jnp.float32)
     return _to_token(jnp.square(jnp.sin(total)), modulus)
 
 
 def sine_of_turn(dependencies_BD: jax.Array, modulus: int) -> jax.Array:
-    """floor(m |sin(2 pi (sum mod m) / m)|), `pow_sin_2pi` of the authors' code."""
+    """floor(m |sin(2 pi (sum mod m) / m)|), called `pow_sin_2pi` in the authors' code."""
     total = modular_sum(dependencies_BD, modulus).astype(jnp.float32)
     return _to_token(jnp.abs(jnp.sin(2 * jnp.pi * total / modulus)), modulus)
 
 
 def _to_token(share: jax.Array, modulus: int) -> jax.Array:
-    # a share of exactly 1 would leave the vocabulary
+    # A share of exactly 1 would be outside the vocabulary.
     return jnp.minimum(jnp.floor(share * modulus).astype(jnp.int32), modulus - 1)
 
 
@@ -79,22 +79,22 @@ def generate(
     k: int = 3,
     combine: Combine = modular_sum,
 ) -> jax.Array:
-    """Continues seeds to sequences of one task.
+    """Generates the sequences of a task that start with the given seeds.
 
     Args:
-      task: a key of `TASKS`; static under jit.
+      task: A key of `TASKS`; static under jit.
       seeds_BS: int[B, j+k], the first tokens, each in [0, modulus).
-      length: tokens per sequence, the seed included; static.
+      length: Tokens per sequence, including the seed; static.
       modulus: m, the number of distinct tokens.
-      j: number of far dependencies.
-      k: number of near dependencies, the tokens just before.
-      combine: h.
+      j: Number of far dependencies.
+      k: Number of near dependencies, the tokens just before.
+      combine: The function h.
 
     Returns:
       int32[B, length].
 
     Raises:
-      ValueError: the task is unknown, or sizes do not fit together.
+      ValueError: The task is unknown, or the sizes are out of range or do not fit together.
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")

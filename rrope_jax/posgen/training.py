@@ -1,9 +1,9 @@
-"""Training and testing one PosGen model as pure functions of arrays.
+"""Trains and tests a PosGen model, as pure functions of arrays.
 
-Nothing here branches on the RoPE method: it enters as a `PhaseTable`, so one compiled program
-trains every method and seed, one after another or side by side under `jax.vmap`.
+Nothing here branches on the RoPE method, which is passed as a `PhaseTable`. One compiled program
+therefore trains any method and seed, sequentially or side by side under `jax.vmap`.
 
-N rows, B batch, T tokens, E embeddings under test.
+Axes: N rows, B batch, T tokens, E embeddings tested.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from rrope_jax.rope.positions import PositionSampling, sample
 Array = jax.Array
 
 MATMUL_PRECISIONS = ("bfloat16", "tensorfloat32", "float32")
-"""Least precisions of float32 matrix products, by JAX's names."""
+"""Choices for the minimum precision of float32 matmuls, by JAX's names."""
 
 
 class PosgenState(NamedTuple):
-    """Everything that training changes."""
+    """The state of a training: parameters, optimizer state, and step (an int32 scalar)."""
 
     params: Any
     opt_state: Any
@@ -36,7 +36,7 @@ class PosgenState(NamedTuple):
 
 
 class PositionMeans(NamedTuple):
-    """Teacher-forced means over rows, float32[E, L' - (j+k)]: one entry per generated position."""
+    """Teacher-forced means over rows for each generated position, float32[E, L' - (j+k)]."""
 
     accuracy: Array
     loss: Array
@@ -44,17 +44,17 @@ class PositionMeans(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PosgenProgram:
-    """The functions of one PosGen setting. All methods are pure and may be jitted or vmapped.
+    """The functions of a PosGen setting. All methods are pure and may be jitted or vmapped.
 
     Attributes:
-      task, model, train: the setting.
-      positions: how training positions are drawn; validation and test count from 0.
-      matmul_precision: of float32 matrix products, one of `MATMUL_PRECISIONS`. None leaves it to
-        JAX, which uses TF32 on NVIDIA GPUs and one pass of bfloat16 on TPUs; CPUs always compute
-        in float32.
+      task, model, train: The setting.
+      positions: How training positions are sampled; in validation and test, they start from 0.
+      matmul_precision: Precision of float32 matmuls, one of `MATMUL_PRECISIONS`. None leaves it to
+        JAX, which uses TF32 on NVIDIA GPUs and single-pass bfloat16 on TPUs. CPUs always use
+        float32.
 
     Raises:
-      ValueError: the precision is unknown, or two parts do not fit together.
+      ValueError: The precision is unknown, or parts of the setting do not fit together.
     """
 
     task: TaskConfig
@@ -79,7 +79,7 @@ class PosgenProgram:
                 f"batch_size={self.train.batch_size} exceeds train_sequences="
                 f"{self.task.train_sequences}"
             )
-        jax.eval_shape(  # raises where the sampling does not fit the training length
+        jax.eval_shape(  # raises if the sampling does not fit the training length
             lambda: sample(self.positions, jax.random.key(0), 1, self.task.train_length)
         )
         for name in ("validation_sequences", "test_sequences"):
@@ -90,12 +90,12 @@ class PosgenProgram:
                 )
 
     def forward_flops(self, length: int) -> float:
-        """FLOPs of a forward pass of one row, by `model.flops`.
+        """Returns the FLOPs of a forward pass of one row, by `model.flops`.
 
         Attention counts all pairs of tokens, although half of them are masked.
 
         Args:
-          length: tokens of the row.
+          length: Tokens in the row.
         """
         predictions = length - self.task.seed_length
         return float(
@@ -103,12 +103,12 @@ class PosgenProgram:
         )
 
     def init(self, key: Array) -> PosgenState:
-        """Fresh parameters and optimizer state."""
+        """Initializes parameters and optimizer state."""
         params = nnx.split(self._decoder(key))[1]
         return PosgenState(params, self.optimizer().init(params), jnp.zeros((), jnp.int32))
 
     def optimizer(self) -> optax.GradientTransformation:
-        """AdamW on a one-cycle schedule."""
+        """Returns AdamW with a one-cycle schedule."""
         config = self.train
         schedule = optax.cosine_onecycle_schedule(
             config.steps, config.learning_rate, pct_start=config.warmup_fraction
@@ -121,10 +121,10 @@ class PosgenProgram:
     def train_steps(
         self, state: PosgenState, train_NT: Array, table: PhaseTable, key: Array, *, steps: int
     ) -> tuple[PosgenState, Array]:
-        """Runs `steps` steps in one scan.
+        """Runs `steps` optimizer steps in one scan.
 
-        Batch, positions and dropout of a step depend on `key` and the step's number alone, so a
-        run cut into pieces equals an unbroken one.
+        The batch, positions and dropout of a step depend only on `key` and the step number, so an
+        interrupted run gives the same results as an uninterrupted one.
 
         Returns:
           The new state and the training losses, float32[steps].
@@ -147,11 +147,11 @@ class PosgenProgram:
             params = optax.apply_updates(state.params, updates)
             return PosgenState(params, opt_state, state.step + 1), loss
 
-        with self._products():  # products of the backward pass and of optax's schedule included
+        with self._products():  # includes the backward pass and optax's schedule
             return jax.lax.scan(step, state, rows_SB)
 
     def evaluate(self, params: Any, rows_NT: Array, tables: PhaseTable) -> PositionMeans:
-        """Teacher-forced accuracy and loss of one model under each of E stacked tables."""
+        """Computes teacher-forced accuracy and loss under each of E stacked tables."""
         batches = rows_NT.reshape(-1, self.train.eval_batch_size, rows_NT.shape[1])
 
         def under_table(table: PhaseTable) -> PositionMeans:
@@ -169,7 +169,7 @@ class PosgenProgram:
         return by_table
 
     def _products(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which traced matrix products have the precision asked for."""
+        """Returns a context in which traced matmuls have `matmul_precision`."""
         if self.matmul_precision is None:
             return contextlib.nullcontext()
         products: contextlib.AbstractContextManager[Any]
@@ -177,14 +177,14 @@ class PosgenProgram:
         return products
 
     def _decoder(self, key: Array) -> Decoder:
-        # only the head size matters: tables always come as arguments
+        # Only the head size matters, as tables are always passed as arguments.
         spec = RopeSpec(head_dim=self.model.head_size)
         return Decoder(self.model, spec, rngs=nnx.Rngs(params=key))
 
     def _predict(
         self, params: Any, rows_BT: Array, rotation: tuple[Array, Array], dropout_key: Array | None
     ) -> tuple[Array, Array]:
-        """Negative log likelihood and hit (float32) of every generated token."""
+        """Returns negative log likelihood and hit (0 or 1) of generated tokens, float32[B, T]."""
         graph = nnx.split(nnx.eval_shape(lambda: self._decoder(jax.random.key(0))))[0]
         decoder = nnx.merge(graph, params)
         start_B1 = jnp.full_like(rows_BT[:, :1], self.task.start_token)
@@ -199,13 +199,13 @@ class PosgenProgram:
 
     def _training_rotation(self, table: PhaseTable, key: Array, batch: int) -> tuple[Array, Array]:
         length = self.task.train_length
-        if self.positions.sampler == "contiguous":  # one row serves all, so no table per sequence
+        if self.positions.sampler == "contiguous":  # one row for all sequences
             return cos_sin_from_table(table, jnp.arange(length))
         whole_BT, fraction_BT = sample(self.positions, key, batch, length)
         return cos_sin_from_table(table, whole_BT, fraction=fraction_BT)
 
     def _batch_rows(self, key: Array, first_step: Array, steps: int) -> Array:
-        """int32[steps, B]: row numbers, every epoch a new permutation."""
+        """Returns row indices, int32[steps, B], with a new permutation in every epoch."""
         rows, batch = self.task.train_sequences, self.train.batch_size
         per_epoch = rows // batch
         first_epoch = first_step // per_epoch

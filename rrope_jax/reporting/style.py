@@ -1,7 +1,7 @@
 """The style of all figures, and their conversion to PNG.
 
-Figures use matplotlib's object interface and a fixed style on top of matplotlib's defaults, so their
-bytes depend only on their content and the matplotlib release.
+Figures use matplotlib's object interface and a fixed style on top of matplotlib's defaults, so
+their bytes depend only on their content and the matplotlib release.
 """
 
 import io
@@ -44,7 +44,7 @@ _STYLE: Mapping[Any, Any] = MappingProxyType(
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Applies the fixed style, overriding the user's matplotlibrc; restores the settings on exit."""
+    """Applies the fixed style instead of the user's matplotlibrc, which it restores on exit."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)

@@ -37,7 +37,7 @@ def print_written(paths: list[Path]) -> None:
 
 
 def versions(*distributions: str) -> dict[str, str]:
-    """Returns the versions of installed distributions, and of this package even if not installed."""
+    """Returns the versions of this package (even if not installed) and of the distributions."""
     return {
         "rrope_jax": rrope_jax.__version__,
         **{name: importlib.metadata.version(name) for name in distributions},

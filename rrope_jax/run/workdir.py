@@ -137,8 +137,8 @@ class Workdir:
 
         Args:
           name: File name relative to the folder.
-          value: Mappings, lists, tuples, numbers and arrays (also numpy's), strings, bools and
-            None. NaN and infinities, which JSON lacks, become null.
+          value: Mappings, lists, tuples, numbers, strings, bools, None, and numpy arrays and
+            scalars. NaN and infinities, which JSON lacks, become null.
 
         Returns:
           The path of the file.
@@ -195,7 +195,7 @@ def _jsonable(value: Any) -> Any:
 
 def _dumps(value: Any) -> bytes:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # Names that are not UTF-8 contain surrogates; JSON escapes them the same way as Python.
+    # File names that are not UTF-8 contain surrogates, which backslashreplace escapes as in JSON.
     return text.encode(errors="backslashreplace")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NOT_AVAILABLE = "n/a"
-"""An entry that was not measured."""
+"""Shown for entries that were not measured."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:

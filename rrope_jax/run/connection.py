@@ -26,7 +26,7 @@ class MessageError(ValueError):
     """Received something other than a message of this job; the error text quotes it."""
 
     def __init__(self, content: object) -> None:
-        """Takes what was received."""
+        """Takes the received content."""
         text = repr(content)
         super().__init__(text if len(text) <= 80 else text[:77] + "...")
 

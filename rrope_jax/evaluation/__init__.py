@@ -1,1 +1,1 @@
-"""What a decoder is worth on long texts: perplexity, passkey retrieval, closed-ended tasks."""
+"""Evaluation of a decoder on long texts: perplexity, passkey retrieval, closed-ended tasks."""

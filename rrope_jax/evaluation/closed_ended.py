@@ -1,7 +1,7 @@
-"""Questions on long documents with one right answer, from JSONL files with the fields of L-Eval.
+"""Questions on long documents with one right answer, from JSONL files in the format of L-Eval.
 
-A line (arXiv 2307.11088; github OpenLMLab/LEval) has `input`, the document, `instructions`, the
-questions, and `outputs`, the answers in their order.
+Each line (arXiv 2307.11088; github OpenLMLab/LEval) has `input`, the document, `instructions`, the
+questions, and `outputs`, the answers in the same order.
 """
 
 import dataclasses
@@ -23,19 +23,19 @@ from rrope_jax.model.flops import causal_flops
 _DOCUMENT, _INSTRUCTION = "{document}", "{instruction}"
 
 
-# letters of options in a row, up to a bracket, a full stop or the end: `A, C and D.`
+# a list of option letters, up to a bracket, a period or the end: `A, C and D.`
 _LEADING_LETTERS = re.compile(
     r"\W*([A-H](?:(?:\s*[,;/&]\s*|\s+and\s+|\s+or\s+|)[A-H])*)\s*(?:[).,:;]|$)"
 )
-# A is also an article, but none of these follows an article
+# `A` is also an article, but an article is never followed by one of these
 _SINGLE_LETTER = re.compile(r"(?<![A-Za-z0-9'])([A-H])(?=\s*(?:[).,:;&/]|and\b|or\b|$))")
 
 
 def choice(text: str) -> str:
     """The letters of the options that an answer names, sorted.
 
-    These are the letters that begin its first line (`B) because A is wrong` is `B`, `C, A` is
-    `AC`), or else all that stand alone in it (`the answers are A and C` is `AC`).
+    These are the letters at the start of its first line (`B) because A is wrong` is `B`, `C, A` is
+    `AC`), or otherwise all stand-alone letters in it (`the answers are A and C` is `AC`).
     """
     line = next((line for line in text.splitlines() if line.strip()), "")
     leading = _LEADING_LETTERS.match(line)
@@ -44,36 +44,36 @@ def choice(text: str) -> str:
 
 
 def number(text: str) -> str:
-    """The last number of an answer's first paragraph, without separators of thousands."""
+    """The last number of an answer's first paragraph, without thousands separators."""
     paragraph = text.strip().split("\n\n")[0]
     numbers = re.findall(r"(?:(?<!\d)-)?\d[\d,]*(?:\.\d+)?", paragraph)
     return f"{Decimal(numbers[-1].replace(',', '')).normalize():f}" if numbers else ""
 
 
 def exact(text: str) -> str:
-    """The first line in lower case, without punctuation and articles (as SQuAD compares)."""
+    """The first line in lower case, without punctuation and articles, as in SQuAD."""
     line = next((line for line in text.splitlines() if line.strip()), "")
     plain = line.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(word for word in plain.split() if word not in ("a", "an", "the"))
 
 
 METRICS: Mapping[str, Callable[[str], str]] = {"choice": choice, "number": number, "exact": exact}
-"""What of the model's text and of the right answer is compared; equal and not empty is correct."""
+"""Metric -> the part of a text to compare; correct if equal to the right answer's and not empty."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClosedEndedSetting:
-    """What `config.eval.closed_ended` says.
+    """The fields of `config.eval.closed_ended`.
 
     Attributes:
-      enabled: whether the questions are asked.
-      files: JSONL files, one for each task.
-      metric: a key of `METRICS`; `auto` takes `choice` if all answers of a file begin with letters
-        of options, `number` if all end in a number, and `exact` otherwise.
-      context: tokens that document, question and answer may take together.
-      max_tokens: of an answer.
-      documents: how many of the first lines of each file are used; None for all.
-      template: the prompt; `{document}` comes first, then `{instruction}`, once each.
+      enabled: whether to ask the questions.
+      files: JSONL files, one per task.
+      metric: a key of `METRICS`; `auto` takes `choice` if all answers of a file begin with option
+        letters, `number` if all end in a number, and `exact` otherwise.
+      context: maximum tokens of a document, question and answer together.
+      max_tokens: maximum tokens of an answer.
+      documents: use only this many lines from the start of each file; None for all.
+      template: the prompt, with `{document}` and then `{instruction}`, once each.
       chunk: tokens of a prompt that go through the model at a time.
     """
 
@@ -113,8 +113,8 @@ def read_lines(path: str) -> list[Line]:
     """The lines of a JSONL file.
 
     Raises:
-      ValueError: a line is not an object with the fields of L-Eval, or there is none; the message
-        names the file and the line.
+      ValueError: a line is not an object with the fields of L-Eval, or the file has no lines; the
+        message names the file and the line.
     """
     lines = []
     try:
@@ -123,7 +123,7 @@ def read_lines(path: str) -> list[Line]:
         raise ValueError(
             f"{path} is not UTF-8 text ({error}); convert it, as iconv does"
         ) from error
-    # not splitlines, which also cuts at characters that JSON strings may hold
+    # not splitlines, which also splits at characters that JSON strings may contain
     for index, text in enumerate(whole.split("\n"), start=1):
         if not text.strip():
             continue
@@ -153,7 +153,7 @@ def read_lines(path: str) -> list[Line]:
 
 
 def metric_of(lines: Sequence[Line]) -> str:
-    """The metric that all answers of a task suit: see `ClosedEndedSetting.metric`."""
+    """The metric that suits all answers of a task; see `ClosedEndedSetting.metric`."""
     outputs = [output for line in lines for output in line.outputs]
     if all(_LEADING_LETTERS.match(output) for output in outputs):
         return "choice"
@@ -163,13 +163,13 @@ def metric_of(lines: Sequence[Line]) -> str:
 
 
 class QuestionedDocument(NamedTuple):
-    """What a unit is of: the questions on one document.
+    """The subject of a unit: one document and its questions.
 
     Attributes:
       task: name of the file.
       metric: a key of `METRICS`.
       outputs: the right answers.
-      cut_tokens: tokens of the document that did not fit the context.
+      cut_tokens: number of tokens cut from the document to fit the context.
     """
 
     task: str
@@ -196,12 +196,12 @@ class ClosedEnded(Benchmark[QuestionedDocument]):
           setting: what to ask.
           decoder: the model.
           tokenizer: its tokenizer.
-          bos: whether prompts begin with the tokenizer's first token.
-          stop_ids: tokens that end an answer; None for the one that ends the tokenizer's texts.
+          bos: whether prompts begin with the tokenizer's beginning-of-sequence token.
+          stop_ids: tokens that end an answer; None for the tokenizer's end-of-sequence token.
 
         Raises:
-          ValueError: a file cannot be used, two have one name, or a question alone does not fit
-            the context.
+          ValueError: a file cannot be used, two files have the same name, or a question alone
+            exceeds the context.
         """
         tasks = [Path(file).stem for file in setting.files]
         if len(set(tasks)) < len(tasks):
@@ -210,7 +210,7 @@ class ClosedEnded(Benchmark[QuestionedDocument]):
         self._setting, self._tokenizer = setting, tokenizer
         eos = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
         self._stop_ids = eos if stop_ids is None else tuple(sorted(stop_ids))
-        # units of releases that knew only this end keep their names
+        # keeps the unit names of earlier releases, which stopped only at end-of-sequence
         self._named_ends = [] if self._stop_ids == eos else [list(self._stop_ids)]
         self._model = decoder.config
         self._generator = Generator(decoder, chunk=setting.chunk)
@@ -222,7 +222,7 @@ class ClosedEnded(Benchmark[QuestionedDocument]):
         self.units = units
 
     def _questions(self, line: Line) -> list[list[int]]:
-        """Ids of what follows the document, for each question."""
+        """The token ids that follow the document, for each question."""
         after = self._setting.template.partition(_DOCUMENT)[2]
         return [
             self._tokenizer.encode(after.replace(_INSTRUCTION, instruction))
@@ -256,7 +256,7 @@ class ClosedEnded(Benchmark[QuestionedDocument]):
         )
 
     def _run(self, document: list[int], questions: Sequence[list[int]]) -> dict[str, Any]:
-        """Reads the document once and asks every question from there."""
+        """Reads the document once and asks every question from its cache."""
         setting = self._setting
         shared = self._generator.read([document], capacity=setting.context)
         answers = []
@@ -269,10 +269,10 @@ class ClosedEnded(Benchmark[QuestionedDocument]):
         return {"answers": answers}
 
     def results(self, store: UnitStore) -> dict[str, Any]:
-        """The entries of results.json, from the units that the store has.
+        """The entries of results.json, from the finished units in the store.
 
-        `closed_ended` has one entry a task: `accuracy` is the share of its questions answered
-        rightly, `cut_documents` counts the documents that did not fit the context.
+        `closed_ended` has one entry per task: `accuracy` is the share of questions answered
+        correctly, `cut_documents` the number of documents cut to fit the context.
         """
         tasks: dict[str, list[tuple[QuestionedDocument, list[str]]]] = {}
         for document, result in self.finished(store):

@@ -1,4 +1,4 @@
-"""Several evaluations in one table and one plot."""
+"""Compares several evaluations in one table and one plot."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,14 +25,14 @@ from rrope_jax.reporting.style import legend_below
 from rrope_jax.reporting.table import pivot_table, table
 
 Run = Mapping[str, Any]
-"""The content of results.json of one evaluation."""
+"""The contents of one evaluation's results.json."""
 
 
 def label_runs(runs: Mapping[str, Run]) -> dict[str, Run]:
-    """Runs by the names of their folders, with as many parents as tell them apart.
+    """Labels runs by folder name, with as many parent folders as needed to tell them apart.
 
     Args:
-      runs: results by the path of their workdir.
+      runs: path of the workdir -> results.
     """
     paths = {folder: PurePath(folder).parts for folder in runs}
     for count in range(1, max(map(len, paths.values()), default=1) + 1):
@@ -43,17 +43,16 @@ def label_runs(runs: Mapping[str, Run]) -> dict[str, Run]:
 
 
 def summarise(runs: Mapping[str, Run]) -> dict[str, Any]:
-    """The content of results.json: the runs, and their losses beside the first one's.
+    """The contents of results.json: the runs, and their losses relative to the first run's.
 
     Args:
-      runs: results by label, in the order in which they are shown.
+      runs: label -> results, in display order.
 
     Returns:
-      `runs`: label -> results; `difference`: one entry for each run after the first and each
-      context that both have, over the documents that both have: `loss` is the mean over documents
-      of the run's loss minus the first run's, `std` the sample standard deviation of these
-      differences (None for one document), `lower_in` the number of documents in which the run is
-      better.
+      `runs`: label -> results. `difference`: one entry per run after the first and per context that
+      both runs have, over their common documents: `loss` is the mean over documents of the run's
+      loss minus the first run's, `std` the sample standard deviation of these differences (None for
+      one document), `lower_in` the number of documents with a lower loss than the first run's.
     """
     (base, first), *others = runs.items()
     differences = []
@@ -75,7 +74,7 @@ def summarise(runs: Mapping[str, Run]) -> dict[str, Any]:
 
 
 def _gaps(first: Run, other: Run) -> dict[Any, dict[int, float]]:
-    """Loss of `other` minus that of `first` by fragment and context, on the same tokens."""
+    """The loss of `other` minus that of `first`, by fragment and context, on the same tokens."""
     losses = {_measured(entry): entry["loss"] for entry in other.get("perplexity_by_document", [])}
     gaps: dict[Any, dict[int, float]] = {}
     for entry in first.get("perplexity_by_document", []):
@@ -86,7 +85,7 @@ def _gaps(first: Run, other: Run) -> dict[Any, dict[int, float]]:
 
 
 def _gaps_by_context(gaps: Mapping[Any, Mapping[int, float]]) -> dict[int, list[float]]:
-    """Gaps of all fragments by context."""
+    """The gaps of all fragments, grouped by context."""
     by_context: dict[int, list[float]] = {}
     for of_fragment in gaps.values():
         for context, gap in of_fragment.items():
@@ -95,12 +94,12 @@ def _gaps_by_context(gaps: Mapping[Any, Mapping[int, float]]) -> dict[int, list[
 
 
 def _measured(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a loss is of. Other texts, tokenizers or protocols have other tokens."""
+    """Identifies the tokens of a loss, which depend on the text, tokenizer and protocol."""
     return tuple(entry.get(key) for key in ("context", "document", "start", "tokens", "crc32"))
 
 
 def _same_text(runs: Iterable[Run]) -> bool:
-    """Whether the runs, at each context that several have, predicted the same tokens."""
+    """Whether the runs predicted the same tokens at each context that they share."""
     by_context: dict[int, set[frozenset[Any]]] = {}
     for run in runs:
         entries = run["perplexity_by_document"]
@@ -184,7 +183,7 @@ def _difference(differences: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _over_depths(run: Run) -> list[dict[str, Any]]:
-    """Passkey cells averaged over depths, by context."""
+    """Passkey cells averaged over depths, one per context."""
     by_context: dict[int, list[Mapping[str, Any]]] = {}
     for cell in run["passkey"]:
         by_context.setdefault(cell["context"], []).append(cell)
@@ -248,7 +247,7 @@ def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
 
 
 def _draw_difference(axes: Axes, base: Run, run: Run, colour: str) -> None:
-    """Thin lines for the documents that both have, a thick one for their mean."""
+    """Draws thin lines for the documents that both runs have and a thick one for their mean."""
     gaps = _gaps(base, run)
     for of_fragment in gaps.values():
         contexts = sorted(of_fragment)
@@ -321,5 +320,5 @@ def _figures_of(results: Mapping[str, Any]) -> Figures:
 
 
 def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """The figures as PNG files by name, of those sections that some run has."""
+    """File name -> PNG figure, for the sections that at least one run has."""
     return pngs(_figures_of(results), results)

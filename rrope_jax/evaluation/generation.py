@@ -1,6 +1,6 @@
-"""Text from a decoder: a prompt goes into the cache once, then tokens follow one by one.
+"""Text generation: a prompt is read into the cache once, then tokens follow one by one.
 
-B rows, T tokens of a prompt, M generated tokens, V vocabulary.
+Letters: B rows, T tokens of a prompt, M generated tokens, V vocabulary.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from rrope_jax.model import Decoder, KVCache, init_cache
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is chosen from its probabilities; the filters apply in this order.
+    """How a token is sampled; the filters apply in this order.
 
     Attributes:
       temperature: divides the logits; 0 always takes the most probable token.
-      top_k: only the k most probable tokens can be drawn; 0 for all.
-      top_p: only the most probable tokens that together reach this probability can be drawn
-        (arXiv 1904.09751); 1 for all.
+      top_k: samples only from the k most probable tokens; 0 for all.
+      top_p: samples only from the smallest set of most probable tokens that reaches this total
+        probability (arXiv 1904.09751); 1 for all.
     """
 
     temperature: float = 0.0
@@ -47,12 +47,12 @@ class Sampling:
 
 
 def choose(logits_BV: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Array:
-    """Draws a token for every row: int32[B].
+    """Samples a token for every row, int32[B].
 
     Args:
       logits_BV: float32[B, V].
-      sampling: static under jit.
-      key: for the draw.
+      sampling: the sampling method; static under jit.
+      key: a PRNG key.
     """
     if sampling.temperature == 0:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
@@ -71,20 +71,20 @@ def choose(logits_BV: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Arra
     return jax.random.categorical(key, logits_BV, axis=-1).astype(jnp.int32)
 
 
-# Unstacked layers save a third of the time of a token on CPUs, but compile much longer: for
-# SmolLM2, 16 s instead of 1 s, which takes some 450 tokens to come back.
+# Unstacked layers save a third of the time per token on CPUs but take much longer to compile: 16 s
+# instead of 1 s for SmolLM2, which pays off after about 450 tokens.
 _UNSTACKED_FROM = 512
 
 
 class Generator:
-    """Reads prompts into a cache, and continues or scores them from there.
+    """Reads prompts into a cache, then generates or scores continuations.
 
-    A prompt's last token always stays out of the cache: it is the first that `generate` and
-    `score` feed, since its output is the first that they need. So the prompt's logits are never
-    computed.
+    A prompt's last token always stays out of the cache. It is the first token that `generate` and
+    `score` feed, since its output is the first that they need. So `read` computes no logits that
+    are used.
 
-    Frequencies that follow the length (`dynamic_ntk`, `longrope`) are those of the cache's
-    capacity throughout.
+    Frequencies that depend on the length (`dynamic_ntk`, `longrope`) are always those at the
+    cache's capacity.
     """
 
     def __init__(self, decoder: Decoder, *, chunk: int = 2048, unstack: bool | None = None):
@@ -92,9 +92,9 @@ class Generator:
 
         Args:
           decoder: the model.
-          chunk: tokens of a prompt that go through the model at a time; the rest of a prompt goes
-            in quarters of that.
-          unstack: whether `generate` uses `Decoder.layers_for_loop`; None for where its longer
+          chunk: tokens of a prompt that go through the model at a time; a remainder is processed in
+            quarter chunks.
+          unstack: whether `generate` uses `Decoder.layers_for_loop`; None to use it if its longer
             compilation pays off within a single call.
         """
         if chunk < 1:
@@ -160,11 +160,11 @@ class Generator:
         return self._decoder.layers_for_loop()
 
     def read(self, prompts: Sequence[Sequence[int]], *, capacity: int) -> KVCache:
-        """A cache that holds prompts, all but the last token of each.
+        """Reads prompts into a new cache, except for the last token of each.
 
         Args:
-          prompts: token ids of every row, at least one each.
-          capacity: tokens that the cache can hold, with those that are generated later.
+          prompts: token ids of every row, at least one per row.
+          capacity: tokens per row that the cache can hold, including those generated later.
 
         Raises:
           ValueError: a prompt is empty or too long for the capacity.
@@ -181,16 +181,16 @@ class Generator:
         for row, prompt in zip(tokens_BT, prompts, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]
         cache = self._fill(init_cache(self._config, len(prompts), capacity), tokens_BT)
-        # what padding left behind the prompt is masked, and overwritten later
+        # entries of padding after the prompt are masked, and overwritten later
         return cache._replace(length_B=jnp.asarray(lengths, jnp.int32) - 1)
 
     def read_on(self, cache: KVCache, last: int, tokens: Sequence[int]) -> KVCache:
-        """A copy of a cache of one row with more tokens, all but the last of them.
+        """Returns a copy of a one-row cache extended by tokens, except for the last of them.
 
         Args:
-          cache: of one row; it stays as it is.
+          cache: a cache of one row; it is not modified.
           last: the token that was left out of the cache.
-          tokens: what follows it, at least one.
+          tokens: token ids that follow it, at least one.
 
         Raises:
           ValueError: the tokens do not fit the cache.
@@ -227,18 +227,18 @@ class Generator:
         stop_ids: Sequence[int] = (),
         seed: int = 0,
     ) -> list[list[int]]:
-        """Continues every row until a stop token, or for so many tokens.
+        """Continues every row until a stop token, for at most `max_tokens` tokens.
 
         Args:
           last_tokens: the last token of every prompt.
-          cache: from `read`; it stays as it is.
-          max_tokens: how many tokens at most.
-          sampling: how they are chosen.
+          cache: from `read`; it is not modified.
+          max_tokens: maximum number of new tokens per row.
+          sampling: how tokens are sampled.
           stop_ids: tokens that end a row; they are not part of the result.
-          seed: of the draws.
+          seed: seed of the sampling.
 
         Raises:
-          ValueError: the cache has no room for so many tokens.
+          ValueError: the cache has no room for `max_tokens` tokens.
         """
         longest = int(jnp.max(cache.length_B)) + max_tokens
         if longest > cache.capacity:
@@ -263,16 +263,16 @@ class Generator:
     def score(
         self, last: int, cache: KVCache, continuation: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """How probable a continuation of a prompt is, each token given those before it.
+        """The log probability of a continuation of a prompt, token by token.
 
         Args:
           last: the prompt's last token.
-          cache: of one row, from `read`; it stays as it is.
+          cache: a cache of one row, from `read`; it is not modified.
           continuation: token ids.
 
         Returns:
-          Log probabilities float32[len(continuation)] in nats, and whether each token is the most
-          probable one, bool of the same shape.
+          Log probabilities in nats, float32[len(continuation)], and whether each token is the most
+          probable one, bool[len(continuation)].
         """
         tokens_BT = np.array([[last, *continuation[:-1]]], np.int32)
         targets_BT = np.array([continuation], np.int32)
@@ -285,9 +285,10 @@ class Generator:
 def _pieces(tokens: int, chunk: int, room: int) -> list[tuple[int, int]]:
     """Offsets and sizes of pieces that cover a number of tokens.
 
-    Each size is a program to compile, so there are few. Whole chunks come first, then quarters of a
-    chunk, of which the last reaches back and computes some tokens again. Fewer tokens than that
-    are padded to a power of two where there is room, and otherwise split into powers of two.
+    Every size needs its own compiled program, so there are few sizes. Whole chunks come first, then
+    quarter chunks, the last of which reaches back and recomputes some tokens. Fewer tokens than a
+    quarter chunk are padded to a power of two if there is room, and otherwise split into powers of
+    two.
     """
     quarter = max(chunk // 4, 1)
     whole = tokens - tokens % chunk

@@ -1,8 +1,8 @@
 """Passkey retrieval: can the model repeat a number hidden in a long, dull text?
 
-The construction of Mohtashami and Jaggi (arXiv 2305.16300, appendix B), as in the repository of
-YaRN: an introduction, filler sentences over and over with the key somewhere among them, and the
-question. The wording is new; `PasskeySetting` takes any other.
+Prompts follow Mohtashami and Jaggi (arXiv 2305.16300, appendix B), as in YaRN's repository: an
+introduction, repeated filler sentences with the key somewhere among them, and the question. The
+wording is our own and can be changed in `PasskeySetting`.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ _KEY = "{key}"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PasskeySetting:
-    """What `config.eval.passkey` says.
+    """The fields of `config.eval.passkey`.
 
     Attributes:
-      enabled: whether passkeys are asked for.
-      contexts: lengths in tokens that prompt and answer fill together.
-      depths: where the key is, from 0 (the beginning) to 1 (the end).
-      trials: prompts, with different keys, for each context and depth.
-      digits: of a key.
-      extra_tokens: how many tokens the model may write beyond those of the key.
-      seed: of the keys. A key depends only on it, the context, the depth and the trial, so all
-        models are asked the same.
-      introduction, filler, hidden, question: the wording. `filler` is repeated whole; `{key}` in
-        `hidden` stands for the key, and the key, after a space, is the answer to `question`.
+      enabled: whether to ask for passkeys.
+      contexts: total lengths of prompt and answer, in tokens.
+      depths: relative positions of the key, from 0 (the beginning) to 1 (the end).
+      trials: number of prompts, with different keys, per context and depth.
+      digits: number of digits of a key.
+      extra_tokens: number of tokens that the model may write beyond those of the key.
+      seed: seed of the keys. A key depends only on the seed, context, depth and trial, so all
+        models get the same keys.
+      introduction, filler, hidden, question: the wording. `filler` is repeated whole. `{key}` in
+        `hidden` stands for the key. The answer to `question` is the key after a space.
       chunk: tokens of a prompt that go through the model at a time.
     """
 
@@ -84,12 +84,12 @@ class PasskeySetting:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One question.
+    """One prompt and its answer.
 
     Attributes:
-      tokens: ids of the prompt.
-      answer: ids of the key, as they follow the prompt.
-      key: the key itself.
+      tokens: token ids of the prompt.
+      answer: token ids of the key as it follows the prompt.
+      key: the digits of the key.
     """
 
     tokens: list[int]
@@ -109,11 +109,11 @@ class Passkey(Benchmark[tuple[int, float]]):
           setting: what to ask.
           decoder: the model.
           tokenizer: its tokenizer.
-          bos: whether prompts begin with the tokenizer's first token.
+          bos: whether prompts begin with the tokenizer's beginning-of-sequence token.
 
         Raises:
-          ValueError: a context is too short for the text around the filler, or the tokenizer has
-            no first token.
+          ValueError: a context is too short for the text around the filler, or the tokenizer lacks
+            a beginning-of-sequence token.
         """
         self._first = tokenizer.beginning(bos)
         self._setting = setting
@@ -186,11 +186,11 @@ class Passkey(Benchmark[tuple[int, float]]):
         }
 
     def results(self, store: UnitStore) -> dict[str, Any]:
-        """The entries of results.json, from the units that the store has.
+        """The entries of results.json, from the finished units in the store.
 
-        `passkey` has one entry a context and depth: `accuracy` is the share of keys repeated,
-        `log_probability` the mean over trials of what the model gives to the whole key, in nats,
-        and `token_accuracy` the share of the key's tokens that are its first choice.
+        `passkey` has one entry per context and depth: `accuracy` is the share of keys repeated,
+        `log_probability` the mean over trials of the key's log probability in nats, and
+        `token_accuracy` the share of the key's tokens that the model finds most probable.
         """
         trials: dict[tuple[int, float], list[dict[str, Any]]] = {}
         for cell, result in self.finished(store):
@@ -220,10 +220,10 @@ def first_number(text: str) -> str | None:
 def _question_and_answer(
     tokenizer: Tokenizer, question: str, answer: str
 ) -> tuple[list[int], list[int]]:
-    """Ids of both, split where the ids of the whole text stop being those of the question.
+    """Token ids of both, split where the ids of the joined text differ from the question's own.
 
-    A tokenizer may merge the end of one with the beginning of the other; that token then belongs to
-    the answer.
+    A tokenizer may merge the end of the question with the beginning of the answer; the merged token
+    then belongs to the answer.
     """
     whole, alone = tokenizer.encode(question + answer), tokenizer.encode(question)
     shared = next(

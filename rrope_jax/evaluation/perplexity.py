@@ -1,12 +1,12 @@
-"""Perplexity of long documents over the context length.
+"""Perplexity of long documents as a function of the context length.
 
 Two protocols. `fragments` (arXiv 2403.00071, section 6.2): the first c tokens of every document,
 for every context length c. `sliding` (the repository of YaRN, arXiv 2309.00071, and Press et al.,
 arXiv 2108.12409): a window of c tokens moves over the document, and every token is predicted once,
 from the longest context that a window offers.
 
-A causal model predicts a token from those before it alone, so one pass over the longest fragment
-yields the losses of all shorter ones, unless the frequencies depend on the length.
+A causal model predicts a token only from the tokens before it, so one pass over the longest
+fragment yields the losses of all shorter ones, unless the frequencies depend on the length.
 """
 
 import dataclasses
@@ -37,17 +37,18 @@ from rrope_jax.train.loss import next_token_losses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerplexitySetting:
-    """What `config.eval.perplexity` says.
+    """The fields of `config.eval.perplexity`.
 
     Attributes:
-      enabled: whether perplexity is measured.
+      enabled: whether to measure perplexity.
       contexts: context lengths in tokens.
       protocol: `fragments` or `sliding`.
-      documents: how many of the first documents that are long enough; None for all.
-      fragments_per_document: number of `fragments` of a document, spread evenly from its beginning
-        to its end.
-      stride: tokens by which a window of `sliding` moves on.
-      sliding_tokens: tokens of a document that the windows of `sliding` cover; None for the whole
+      documents: use only this many of the documents that are long enough, from the start; None for
+        all.
+      fragments_per_document: for `fragments`, number of fragments per document, spread evenly from
+        its beginning to its end.
+      stride: for `sliding`, tokens by which the window advances.
+      sliding_tokens: for `sliding`, tokens of a document that the windows cover; None for the whole
         document.
       logits_chunk: tokens whose logits exist at a time.
     """
@@ -85,7 +86,7 @@ class PerplexitySetting:
 
 
 class Losses:
-    """The losses of a decoder on token sequences of any length, without their logits at once."""
+    """The losses of a decoder on token sequences of any length, computing logits in chunks."""
 
     def __init__(self, decoder: Decoder, *, logits_chunk: int = 2048):
         """Compiles nothing yet.
@@ -122,17 +123,18 @@ class Losses:
 def document_losses(
     losses: Losses, tokens_N: np.ndarray, *, window: int, stride: int
 ) -> np.ndarray:
-    """Losses of a document's tokens, each predicted from the part of a window that precedes it.
+    """Losses of a document's tokens, each predicted from the preceding tokens of a sliding window.
 
-    The first window predicts all its tokens. Each further one starts `stride` tokens later and
-    predicts only the new tokens. The last window ends with the document and may start less than a
-    stride later, so that all are equally long (YaRN's code shortens the last one instead).
+    The first window predicts all its tokens. Each later window starts `stride` tokens further on
+    and predicts only the new tokens. The last window ends with the document and may start less than
+    a stride later, so that all windows have the same length (YaRN's code shortens the last one
+    instead).
 
     Args:
-      losses: of the decoder.
-      tokens_N: int32[N], at least a window.
+      losses: the decoder's losses.
+      tokens_N: int32[N], at least one window long.
       window: tokens that the model sees at a time.
-      stride: tokens by which the window moves, less than a window.
+      stride: tokens by which the window advances, less than `window`.
 
     Returns:
       float32[N - 1], nats.
@@ -154,9 +156,10 @@ def document_losses(
 
 
 def length_groups(spec: RopeSpec, lengths: Sequence[int]) -> list[list[int]]:
-    """Lengths at which a spec has the same frequencies, ascending: one forward serves a group.
+    """Groups lengths at which a spec has the same frequencies, ascending: one pass per group.
 
-    One group for all but the scalings that follow the length (`dynamic_ntk`, `longrope`).
+    All lengths form one group, unless the scaling depends on the length (`dynamic_ntk`,
+    `longrope`).
     """
     groups: dict[tuple[bytes, float], list[int]] = {}
     for length in sorted(lengths):
@@ -167,7 +170,7 @@ def length_groups(spec: RopeSpec, lengths: Sequence[int]) -> list[list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Windows of one length over a part of a document, and the contexts that they answer for."""
+    """Windows of one length over part of a document, and the contexts that they measure."""
 
     document: str
     start: int
@@ -177,7 +180,7 @@ class Windows:
 
 
 class Perplexity(Benchmark[Windows]):
-    """Perplexity of documents over the context length."""
+    """Perplexity of documents as a function of the context length."""
 
     def __init__(
         self,
@@ -185,12 +188,12 @@ class Perplexity(Benchmark[Windows]):
         decoder: Decoder,
         documents: Sequence[tuple[str, np.ndarray]],
     ):
-        """Plans; computes nothing.
+        """Plans the units; computes nothing.
 
         Args:
           setting: what to measure.
           decoder: the model.
-          documents: names and tokens, int32[N].
+          documents: (name, tokens int32[N]) of each document.
 
         Raises:
           ValueError: no document is long enough.
@@ -225,7 +228,7 @@ class Perplexity(Benchmark[Windows]):
         ]
 
     def _sliding(self, name: str, tokens_N: np.ndarray, spec: RopeSpec) -> list[Windows]:
-        del spec  # every context has windows of its own length
+        del spec  # every context has its own window length
         tokens_N = tokens_N[: self._setting.sliding_tokens]
         return [Windows(name, 0, tokens_N, c, (c,)) for c in self._setting.contexts]
 
@@ -249,11 +252,11 @@ class Perplexity(Benchmark[Windows]):
         return {"losses": [round(float(loss), 6) for loss in losses]}
 
     def results(self, store: UnitStore) -> dict[str, Any]:
-        """The entries of results.json, from the units that the store has.
+        """The entries of results.json, from the finished units in the store.
 
-        `perplexity` has one entry a context over all documents, `perplexity_by_document` one a
-        context and fragment (`crc32` is that of its token ids, by which comparisons know it),
-        `loss_by_position` the mean losses along the longest windows.
+        `perplexity` has one entry per context, over all documents; `perplexity_by_document` has one
+        per context and fragment, whose `crc32` of token ids identifies it in comparisons;
+        `loss_by_position` holds the mean losses along the longest windows.
         """
         by_document: list[dict[str, Any]] = []
         by_position: list[dict[str, Any]] = []
@@ -299,14 +302,14 @@ _BINS = 32
 
 
 def _binned(losses_N: np.ndarray) -> dict[str, Any]:
-    """Mean losses, in nats, of equal parts of a window, with the ends of the parts in tokens."""
+    """Mean losses, in nats, of equal parts of a window, and the ends of the parts, in tokens."""
     edges = np.unique(np.linspace(0, losses_N.size, _BINS + 1).astype(int))
     means = [float(losses_N[a:b].mean()) for a, b in itertools.pairwise(edges)]
     return {"end": edges[1:].tolist(), "loss": means}
 
 
 def _perplexity(loss: float) -> float:
-    """The exp of a loss; infinite where a float overflows, as for a model that a scaling broke."""
+    """The exponential of a loss; infinite on overflow, as for a model broken by a scaling."""
     try:
         return math.exp(loss)
     except OverflowError:
@@ -314,9 +317,10 @@ def _perplexity(loss: float) -> float:
 
 
 def _over_documents(context: int, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Perplexity over all tokens, and how the documents spread.
+    """Perplexity over all tokens, and its spread over documents.
 
-    `loss_std` is the sample standard deviation of the documents' mean losses; None for one.
+    `loss_std` is the sample standard deviation of the documents' mean losses; None for one
+    document.
     """
     losses = np.array([entry["loss"] for entry in entries])
     tokens = np.array([entry["tokens"] for entry in entries])

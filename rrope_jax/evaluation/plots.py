@@ -17,7 +17,7 @@ _DOCUMENT_ALPHA = 0.4
 
 
 def context_axis(axes: Axes, contexts: Sequence[int]) -> None:
-    """A logarithmic axis of context lengths, with a tick at each."""
+    """Sets up a logarithmic axis of context lengths, with a tick at each."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(contexts), [length_text(context) for context in contexts])
     axes.minorticks_off()
@@ -25,7 +25,7 @@ def context_axis(axes: Axes, contexts: Sequence[int]) -> None:
 
 
 def position_axis(axes: Axes) -> None:
-    """A linear axis of positions with ticks at multiples of a power of two."""
+    """Sets up a linear axis of positions, with ticks at multiples of a power of two."""
     longest = axes.get_xlim()[1]
     step = 2 ** max(0, round(math.log2(longest / 8)))
     ticks = np.arange(0, longest, step)
@@ -34,12 +34,12 @@ def position_axis(axes: Axes) -> None:
 
 
 def length_text(tokens: float) -> str:
-    """A length as people say it: 32768 is `32K`."""
+    """A length in short form: 32768 is `32K`."""
     return f"{tokens / 1024:g}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:g}"
 
 
 def mark_original_context(axes: Axes, tokens: int) -> None:
-    """A vertical line at the context before any extension; draw it last."""
+    """Draws a vertical line at the context before any extension; call it last."""
     if tokens > 1.1 * axes.get_xlim()[1]:
         return  # far to the right of all curves
     axes.axvline(tokens, color=INK, lw=1, ls=":")
@@ -55,7 +55,7 @@ def mark_original_context(axes: Axes, tokens: int) -> None:
 
 
 def perplexity_axis(axes: Axes) -> None:
-    """Perplexities on a logarithmic axis, labelled with plain numbers."""
+    """Sets up a logarithmic axis of perplexities, labeled with plain numbers."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     ticks = [base * 10.0**power for power in range(-1, 8) for base in (1, 1.5, 2, 3, 5, 7)]
@@ -68,7 +68,7 @@ def perplexity_axis(axes: Axes) -> None:
 
 
 def _by_fragment(results: Mapping[str, Any]) -> dict[tuple[str, int], dict[int, float]]:
-    """Losses by (document, start), then by context."""
+    """(document, start) -> context -> loss."""
     fragments: dict[tuple[str, int], dict[int, float]] = {}
     for entry in results["perplexity_by_document"]:
         key = (entry["document"], entry["start"])
@@ -105,7 +105,7 @@ def _draw_perplexity(results: Mapping[str, Any]) -> Figure:
 
 
 def position_curve(results: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and the mean loss over documents around them."""
+    """Positions, and the mean loss over documents around each."""
     curves = results["loss_by_position"]
     return np.array(curves[0]["end"]), np.mean([curve["loss"] for curve in curves], axis=0)
 
@@ -126,7 +126,7 @@ def _draw_position(results: Mapping[str, Any]) -> Figure:
 def passkey_grid(
     cells: Sequence[Mapping[str, Any]], value: str
 ) -> tuple[list[float], list[int], np.ndarray]:
-    """Depths, contexts and one figure of the passkey cells, float64[depths, contexts]."""
+    """Depths, contexts, and one value of the passkey cells, float64[depths, contexts]."""
     depths = sorted({cell["depth"] for cell in cells})
     contexts = sorted({cell["context"] for cell in cells})
     grid = np.full((len(depths), len(contexts)), np.nan)
@@ -136,7 +136,7 @@ def passkey_grid(
 
 
 def draw_passkey(axes: Axes, cells: Sequence[Mapping[str, Any]], value: str) -> None:
-    """A heat map over context and depth: `accuracy` in percent or `log_probability` in nats."""
+    """Draws a heat map over context and depth: `accuracy` in percent or `log_probability` in nats."""
     depths, contexts, grid = passkey_grid(cells, value)
     accuracy = value == "accuracy"
     shown = 100 * grid if accuracy else grid
@@ -198,10 +198,10 @@ FIGURES: Figures = MappingProxyType(
 
 
 def figures_of(results: Mapping[str, Any]) -> Figures:
-    """The figures of those sections that results have."""
+    """The figures of the sections that the results have."""
     return {name: figure for name, figure in FIGURES.items() if results.get(figure.needs)}
 
 
 def plots(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """The figures as PNG files by name, of those sections that results have."""
+    """File name -> PNG figure, for the sections that the results have."""
     return pngs(figures_of(results), results)

@@ -1,6 +1,6 @@
-"""The report of `rrope evaluate`: markdown from the results of a run.
+"""The Markdown report of `rrope evaluate`, from the results of a run.
 
-Nothing here writes files; the figures are those of `rrope_jax.evaluation.plots`.
+Nothing here writes files; figures come from `rrope_jax.evaluation.plots`.
 """
 
 import json
@@ -39,10 +39,10 @@ def headline(results: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The text of report.md; it shows the figures by file name.
+    """The text of report.md, which links to the figures by file name.
 
     Args:
-      results: the dict that `rrope evaluate` writes as results.json, complete or partial.
+      results: the contents of results.json of `rrope evaluate`, complete or partial.
     """
     parts = [f"# {method_label(results)}", f"{headline(results)}."]
     if not results["complete"]:
@@ -169,7 +169,7 @@ def _closed_ended(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """A perplexity in at least four digits; `NOT_AVAILABLE` for none."""
+    """A perplexity with at least four digits; `NOT_AVAILABLE` for None."""
     if value is None or math.isnan(value):
         return NOT_AVAILABLE
     return f"{value:.3f}" if value < 100 else f"{value:.0f}"

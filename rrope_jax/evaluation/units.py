@@ -1,7 +1,7 @@
-"""Benchmarks as units of work that are kept one by one, so that a killed run can resume.
+"""Benchmarks as units of work whose results are stored one by one, so a killed run can resume.
 
-A benchmark plans all its units when it is made, before anything is computed; `run_units` computes
-those that a store does not have; and `Benchmark.results` sums up what the store has.
+A benchmark plans all its units on construction, before anything is computed. `run_units` computes
+those missing from a store, and `Benchmark.results` summarizes what the store has.
 """
 
 import abc
@@ -23,19 +23,19 @@ _POLL_SECONDS = 0.02
 
 
 Part = TypeVar("Part")
-"""What a benchmark has to know of a unit to sum up its result, such as its document."""
+"""What a benchmark needs to know about a unit to summarize its result, such as its document."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit(Generic[Part]):
-    """One piece of an evaluation, such as a document at a length.
+    """One piece of an evaluation, such as one document at one length.
 
     Attributes:
-      name: unique among all units that a workdir may see, whatever the config asks for: it holds
-        what the result depends on besides the model.
-      flops: rough cost, for the time left.
-      run: computes the result, JSON-able.
-      part: what the unit is of.
+      name: unique in a workdir under any config, since it covers everything that the result depends
+        on besides the model.
+      flops: rough cost, for estimating the remaining time.
+      run: computes the result, as JSON values.
+      part: the subject of the unit.
     """
 
     name: str
@@ -45,37 +45,37 @@ class Unit(Generic[Part]):
 
 
 class UnitStore(Protocol):
-    """Where results are kept, by unit name."""
+    """Stores results by unit name."""
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """What `put` kept, in this process or an earlier one; None when there is nothing."""
+        """The result stored in this process or an earlier one; None if there is no result."""
 
     def put(self, name: str, result: Mapping[str, Any]) -> None:
-        """Keeps a result."""
+        """Stores a result."""
 
 
 class Benchmark(abc.ABC, Generic[Part]):
     """One kind of evaluation of a decoder.
 
     Attributes:
-      units: its units of work, in the order in which they should run.
+      units: its units of work, in execution order.
     """
 
     units: Sequence[Unit[Part]]
 
     @abc.abstractmethod
     def results(self, store: UnitStore) -> dict[str, Any]:
-        """Its entries of results.json, from the units that the store has."""
+        """Its entries of results.json, from the finished units in the store."""
 
     def finished(self, store: UnitStore) -> Iterator[tuple[Part, dict[str, Any]]]:
-        """The parts that the store has, and their results."""
+        """The parts of the finished units in the store, and their results."""
         for unit in self.units:
             if (result := store.get(unit.name)) is not None:
                 yield unit.part, result
 
 
 def run_units(units: Sequence[Unit[Any]], store: UnitStore) -> None:
-    """Runs the units that the store does not have, in order, and keeps each as it finishes."""
+    """Runs the units missing from the store, in order, and stores each result as it finishes."""
     left = [unit for unit in units if store.get(unit.name) is None]
     if not left:
         _LOG.info("all units are finished already")
@@ -100,8 +100,8 @@ def unit_name(section: str, parts: Sequence[Any], depends_on: Any) -> str:
 
     Args:
       section: the kind of evaluation.
-      parts: what a reader should see.
-      depends_on: JSON-able; all that the result depends on besides the model.
+      parts: the human-readable parts of the name.
+      depends_on: everything that the result depends on besides the model, as JSON values.
     """
     shown = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(part))[:60] for part in parts)
     digest = hashlib.blake2b(json.dumps(depends_on).encode(), digest_size=6).hexdigest()
@@ -109,10 +109,10 @@ def unit_name(section: str, parts: Sequence[Any], depends_on: Any) -> str:
 
 
 def wait(arrays: Any) -> None:
-    """Waits until arrays are computed, letting signals through meanwhile.
+    """Waits until arrays are computed, while still handling signals.
 
-    A thread inside the runtime does not run Python's signal handlers, and one forward pass may take
-    minutes.
+    Python's signal handlers do not run while its main thread is inside the runtime, and a forward
+    pass may take minutes.
     """
     for array in jax.tree.leaves(arrays):
         while not array.is_ready():

@@ -1,10 +1,10 @@
 """A LLaMA-style decoder in Flax NNX.
 
-Read `decoder.py` and `layers.py` for the transformer. The rest is what they stand on: `attention`
-(the mask, and an implementation per backend), `products` and `platform` (the form of an operation
-that a processor wants), `cache` (decoding), `dropout`, `config` and `presets`.
+The transformer is in `decoder.py` and `layers.py`. They build on `attention` (the mask, and one
+implementation per backend), `products` and `platform` (operations tuned to a processor), `cache`
+(decoding), `dropout`, `config` and `presets`.
 
-Array names end in their axes: q_BTNH is [batch, tokens, query heads, head_dim].
+Array names end with their axes: q_BTNH is [batch, tokens, query heads, head_dim].
 
 | letter | axis | letter | axis |
 | --- | --- | --- | --- |
@@ -16,7 +16,7 @@ Array names end in their axes: q_BTNH is [batch, tokens, query heads, head_dim].
 | H | head_dim | M | B * T tokens of a matrix product |
 | I | inputs of a matrix | O | outputs of a matrix |
 
-Modules that need more letters begin with them; there, I and L may stand for other axes.
+A module that needs more letters lists them in its docstring, where I and L may be redefined.
 """
 
 from rrope_jax.model.cache import KVCache as KVCache

@@ -1,4 +1,4 @@
-"""The key/value cache of a decoder: fixed-size arrays, so that decoding compiles once."""
+"""The key/value cache of a decoder, of fixed size so that decoding compiles only once."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from rrope_jax.model.config import ModelConfig
 
 
 class KVCache(NamedTuple):
-    """Rotated keys and values of all layers, with how much of each row is filled.
+    """Rotated keys and values of all layers, and the number of filled entries per row.
 
     Attributes:
-      key_LBKSH, value_LBKSH: compute dtype[L, B, K, S, H], S the capacity in tokens. Heads come
-        before tokens, so that a head's keys are one matrix.
-      length_B: int32[B], filled entries per row; the next token goes to this index.
+      key_LBKSH, value_LBKSH: compute_dtype[L, B, K, S, H], where S is the capacity in tokens. Heads
+        come before tokens so that the keys of a head form one matrix.
+      length_B: int32[B], filled entries per row and thus the index of the next token.
     """
 
     key_LBKSH: jax.Array
@@ -23,14 +23,14 @@ class KVCache(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """The number of tokens S that the cache can hold per row."""
+        """The number of tokens that the cache can hold per row, S."""
         return self.key_LBKSH.shape[3]
 
 
 def init_cache(config: ModelConfig, batch_size: int, capacity: int) -> KVCache:
     """An empty cache for `batch_size` rows of up to `capacity` tokens.
 
-    Writing past the capacity is not detected under jit: the caller bounds the number of steps.
+    Writing beyond the capacity is not detected under jit; the caller must bound the steps.
     """
     shape = (config.num_layers, batch_size, config.kv_heads, capacity, config.head_size)
     dtype = jnp.dtype(config.compute_dtype)
@@ -40,10 +40,10 @@ def init_cache(config: ModelConfig, batch_size: int, capacity: int) -> KVCache:
 
 
 class LayerCache(NamedTuple):
-    """The cache as one layer sees it.
+    """The view that one layer has of the cache.
 
     Attributes:
-      cache: of all layers.
+      cache: the cache of all layers.
       layer: int32[], the index of the layer.
     """
 
@@ -51,9 +51,9 @@ class LayerCache(NamedTuple):
     layer: jax.Array
 
     def grow(self, k_BTKH: jax.Array, v_BTKH: jax.Array) -> tuple[KVCache, jax.Array, jax.Array]:
-        """The cache with T new entries in every row, and this layer's k_BSKH and v_BSKH.
+        """Writes T new entries to every row; returns the cache and this layer's k_BSKH and v_BSKH.
 
-        The lengths of rows stay as they are, because the next layers need them.
+        `length_B` is left unchanged for the layers that follow.
         """
         grown = self.cache._replace(
             key_LBKSH=self._write(self.cache.key_LBKSH, k_BTKH),
@@ -64,7 +64,7 @@ class LayerCache(NamedTuple):
 
     def _write(self, all_LBKSH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
         new_BKTH = new_BTKH.swapaxes(1, 2)
-        if len(new_BTKH) == 1:  # one slice to write, without the scatter that many rows become
+        if len(new_BTKH) == 1:  # a single slice, which avoids the scatter that several rows need
             start = (self.layer, 0, 0, self.cache.length_B[0], 0)
             return jax.lax.dynamic_update_slice(all_LBKSH, new_BKTH[None], start)
 

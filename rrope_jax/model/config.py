@@ -15,10 +15,10 @@ from rrope_jax.rope.fields import is_int, is_number
 
 
 class Activation(NamedTuple):
-    """What is between the matrices of a feed-forward layer.
+    """The nonlinearity of a feed-forward layer.
 
     Attributes:
-      function: applied to the gate if there is one, else to the only hidden layer.
+      function: elementwise, applied to the gate if there is one, otherwise to the hidden layer.
       gated: whether the result multiplies a second hidden layer.
     """
 
@@ -33,18 +33,18 @@ ACTIVATIONS = {
 
 
 def _products_and_attention(primitive: Any, *_: Any, **parameters: Any) -> bool:
-    """Whether an operation's result is kept: only if computing it costs more than reading it."""
+    """Whether to save an operation's result: only if recomputing it costs more than reading it."""
     named = primitive.name == "name" and parameters["name"] == RESULT
     return named or primitive.name in ("dot_general", "dot_product_attention_fwd")
 
 
-# What the backward pass keeps of a block in a loop over layers.
+# What a block in a loop over layers saves for the backward pass.
 REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "none": _products_and_attention,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-# Far beyond any model, except for layers, which are counted against the weights of a checkpoint.
+# Far beyond any model. The number of layers is also checked against a checkpoint's weights.
 _LARGEST = {
     "vocab_size": 2**24,
     "d_model": 2**20,
@@ -68,8 +68,8 @@ _CHOICES: dict[str, Collection[str]] = {
 class ModelConfig:
     """A LLaMA-style decoder: pre-RMSNorm blocks of causal attention and a feed-forward layer.
 
-    The fields after the sizes make the layers of T5-Small, which the paper's PosGen model uses, a
-    configuration of the same code.
+    The fields after the sizes also cover the layers of T5-Small, which the paper's PosGen model
+    uses.
 
     Attributes:
       vocab_size: rows of the embedding.
@@ -80,25 +80,25 @@ class ModelConfig:
       head_dim: dimensions of a head; None means d_model / num_heads.
       d_ff: hidden width of the feed-forward layer.
       activation: `swiglu` (gated) or `relu` (two matrices, no gate).
-      attention_scale: factor on q.k; None means head_dim ** -0.5. T5 uses 1.
+      attention_scale: factor on the logits q.k; None means head_dim ** -0.5. T5 uses 1.
       logit_scale: factor on the final hidden state before the output matrix. T5 uses
         d_model ** -0.5 with tied embeddings.
-      tie_embeddings: the output matrix is the embedding.
+      tie_embeddings: whether the output matrix is the embedding.
       dropout: rate on the embedding, the attention weights, the feed-forward hidden layer, every
-        sublayer's output and the final norm's; only where a dropout key is given.
+        sublayer's output and the final norm's output; used only with a dropout key.
       initialization: `normal` (standard deviation `initializer_range` everywhere) or `t5`
-        (by fan-in; queries also by head_dim, embedding 1).
+        (scaled by fan-in, queries also by head_dim; 1 for the embedding).
       initializer_range: the standard deviation of `normal`.
-      rms_norm_eps: added to the mean square.
-      compute_dtype: of activations and matrix products; parameters, softmax and logits are
+      rms_norm_eps: added to the mean square in RMSNorm.
+      compute_dtype: dtype of activations and matrix products; parameters, softmax and logits are
         float32.
-      remat: what the backward pass recomputes: `none` (in models of many layers, what is between
-        matrix products and attention, which is faster than keeping it), `dots` (attention too) or
-        `full` (every block).
-      attention: a key of `attention.choice.IMPLEMENTATIONS`; `auto` chooses by backend.
+      remat: what the backward pass recomputes: `none` (nothing, or in models of many layers only
+        cheap elementwise operations, which is faster than saving them), `dots` (attention too) or
+        `full` (whole blocks).
+      attention: a key of `attention.choice.IMPLEMENTATIONS`; `auto` chooses by backend and shape.
 
     Raises:
-      ValueError: a field has the wrong type or is out of range, or two do not fit together.
+      ValueError: a field has the wrong type or is out of range, or two fields conflict.
     """
 
     vocab_size: int
@@ -140,7 +140,7 @@ class ModelConfig:
                     f"{name}={value} must be greater than 0 and at most {_LARGEST_FLOAT:.3g}, the "
                     "largest float32"
                 )
-            if value is not None:  # JAX takes no int that is larger than int32
+            if value is not None:  # JAX rejects ints beyond int32
                 object.__setattr__(self, name, float(value))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1); use 0 for none")
@@ -165,17 +165,17 @@ class ModelConfig:
 
     @property
     def kv_heads(self) -> int:
-        """`num_kv_heads`, which is never None once the config exists."""
+        """`num_kv_heads` with its default resolved."""
         return typing.cast(int, self.num_kv_heads)
 
     @property
     def head_size(self) -> int:
-        """`head_dim`, which is never None once the config exists."""
+        """`head_dim` with its default resolved."""
         return typing.cast(int, self.head_dim)
 
     @property
     def scale(self) -> float:
-        """The factor on q.k: `attention_scale` or its default."""
+        """`attention_scale` with its default resolved."""
         return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
 
 

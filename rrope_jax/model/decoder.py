@@ -1,4 +1,4 @@
-"""The decoder: embedding, scanned blocks, output. Letters: `rrope_jax.model`."""
+"""The decoder: embedding, scanned blocks, output. Axis letters: `rrope_jax.model`."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ from rrope_jax.model.products import project, project_to_rows
 from rrope_jax.rope import RopeSpec, cos_sin
 from rrope_jax.sharding import LogicalAxes, constrain
 
-# So few layers are unrolled: compiling them takes little time, and what they keep for the backward
+# Up to this many layers are unrolled: they compile quickly, and what they save for the backward
 # pass need not be copied into stacked arrays and out again.
 _UNROLLED_LAYERS = 4
 
@@ -51,7 +51,7 @@ class Block(nnx.Module):
         dropout_key: jax.Array | None = None,
         cache: LayerCache | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
-        """Returns x_BTD and, with a cache, the grown one."""
+        """Returns x_BTD and the extended cache, or None without a cache."""
         keys = [None] * 4 if dropout_key is None else list(jax.random.split(dropout_key, 4))
         q_BTNH, k_BSKH, v_BSKH = self.attention.project(self.attention_norm(x_BTD), rotation)
         grown = None
@@ -66,13 +66,13 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """A causal language model.
 
-    The rotary embedding is a static spec: its tables are computed where they are used and are
-    neither parameters nor state. Layers are stacked along a leading axis and scanned, so compile
-    time does not grow with depth.
+    The rotary embedding is a static spec: its cos and sin are computed on the fly and are neither
+    parameters nor state. Layers are stacked along a leading axis and scanned, so compile time does
+    not grow with depth.
     """
 
     def __init__(self, config: ModelConfig, rope: RopeSpec, *, rngs: nnx.Rngs):
-        """Initialises parameters (float32).
+        """Initializes the parameters in float32.
 
         Raises:
           ValueError: the spec's head_dim is not the model's.
@@ -112,10 +112,11 @@ class Decoder(nnx.Module):
         Args:
           tokens_BT: int32[B, T].
           positions_BT: int32[B, T] or [T], rotary positions; None counts from 0.
-          segment_ids_BT: int32[B, T]; tokens see only their own segment. None is one segment.
-          rotation: cos and sin from `rope.cos_sin`, float32[B or 1, T, d/2] or [T, d/2], instead
-            of those of the model's own spec at `positions_BT`: lets one program serve many specs.
-          dropout_key: turns dropout on.
+          segment_ids_BT: int32[B, T]; tokens see only their own segment. None for one segment.
+          rotation: cos and sin from `rope.cos_sin`, float32[B or 1, T, d/2] or [T, d/2]. They
+            replace those of the model's spec at `positions_BT`, so one program can serve many
+            specs.
+          dropout_key: a PRNG key; None turns dropout off.
 
         Returns:
           float32[B, T, V].
@@ -135,10 +136,10 @@ class Decoder(nnx.Module):
         dropout_key: jax.Array | None = None,
         arranged: bool = False,
     ) -> jax.Array:
-        """The normalised final hidden state, [B, T, D] in the compute dtype: see `__call__`.
+        """The normalized final hidden state, [B, T, D] in the compute dtype; see `__call__`.
 
-        With `arranged`, the tokens of all arguments and of the result are in the order of
-        `context_parallel.arrange`, so that every part of a row costs the same.
+        If `arranged`, the tokens of all arguments and of the result are in the order of
+        `context_parallel.arrange`, which balances the work between the devices along a row.
         """
         T = tokens_BT.shape[1]
         if rotation is None:
@@ -175,16 +176,16 @@ class Decoder(nnx.Module):
 
         Args:
           tokens_BT: int32[B, T], appended to every row.
-          cache: from `init_cache` or an earlier call; `length_B + T` must not pass its capacity.
-          positions_BT: rotary positions; None continues from the row's length.
-          layers: `layers_for_loop()`, where tokens are decoded in a loop.
+          cache: from `init_cache` or an earlier call; `length_B + T` must not exceed its capacity.
+          positions_BT: int32[B, T], rotary positions; None continues from the row's length.
+          layers: the result of `layers_for_loop()` if tokens are decoded in a loop.
 
         Returns:
-          Logits float32[B, T, V] and the grown cache.
+          Logits, float32[B, T, V], and the extended cache.
         """
         T = tokens_BT.shape[1]
         index_BT = cache.length_B[:, None] + jnp.arange(T, dtype=jnp.int32)
-        # tables by capacity: keys stay valid while the sequence grows within the cache
+        # frequencies by capacity, so that cached keys stay valid as the sequence grows
         rotation = cos_sin(
             self.rope, index_BT if positions_BT is None else positions_BT, seq_len=cache.capacity
         )
@@ -208,17 +209,17 @@ class Decoder(nnx.Module):
         return logits_BTV, cache._replace(length_B=cache.length_B + T)
 
     def layers_for_loop(self) -> Sequence[Any] | None:
-        """The `layers` argument of `decode`, for a loop over tokens; to be called outside of jit.
+        """The `layers` argument of `decode`, for a loop over tokens. Call it outside of jit.
 
-        On platforms that would otherwise copy a layer out of the stack for every token, the
-        parameters of every layer by themselves, which share the memory of the stack. The price is
-        compile time that grows with depth. None where this does not help.
+        On platforms that would otherwise copy every layer out of the stack for every token, this
+        returns the parameters of each layer separately; they share the memory of the stack. Compile
+        time then grows with depth. Returns None on platforms where this does not help.
         """
         unstack = operations().unstack
         return None if unstack is None else unstack(nnx.split(self.blocks)[1])
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        """float32[B, T, V] from the final hidden state."""
+        """Logits, float32[B, T, V], of the final hidden state."""
         scaled_BTD = hidden_BTD * jnp.asarray(self.config.logit_scale, hidden_BTD.dtype)
         if self.output is None:
             logits_BTV = project_to_rows(scaled_BTD, read(self.embedding))
@@ -229,33 +230,33 @@ class Decoder(nnx.Module):
     def _embed(self, tokens_BT: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """The embedded tokens, x_BTD in the compute dtype."""
         embedding_VD = read(self.embedding).astype(self.config.compute_dtype)
-        # gathered along d_model before the lookup, which would otherwise gather activations
+        # gather the embedding along d_model before the lookup instead of the activations after it
         x_BTD = constrain(constrain(embedding_VD, ("vocab_size", None))[tokens_BT], STREAM)
         return drop(x_BTD, self.config.dropout, dropout_key)
 
     def _scan(self, block: Callable[..., Any], carry: Any, layers_L: Any) -> tuple[Any, Any]:
-        """`jax.lax.scan` of a block function over stacked layers, with the remat policy."""
+        """Scans a block function over stacked layers, with the remat policy."""
         if self.config.remat == "none" and self.config.num_layers <= _UNROLLED_LAYERS:
             return jax.lax.scan(block, carry, layers_L, unroll=True)
-        # a loop in any case: in straight-line code, XLA merges what is computed twice, and keeps it
+        # not unrolled: in straight-line code, XLA merges recomputed results and so keeps them
         policy = REMAT_POLICIES[self.config.remat]
         block = jax.checkpoint(block, policy=policy, prevent_cse=False)
         return jax.lax.scan(block, carry, layers_L)
 
 
 def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> Decoder:
-    """A decoder whose parameters are shapes without memory."""
+    """A decoder whose parameters are `jax.ShapeDtypeStruct`s, which take no memory."""
     return nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(0)))
 
 
 def attention_name(
     config: ModelConfig, rows: int, length: int, *, segmented: bool, dropout: bool
 ) -> str:
-    """The implementation of attention that a decoder takes for whole sequences, on this mesh.
+    """The attention implementation that a decoder uses for whole sequences on the current mesh.
 
     Args:
       config: the model.
-      rows, length: of the batch, in tokens; the mesh may split both.
+      rows, length: size of the batch, in rows and tokens per row; the mesh may split both.
       segmented: whether rows hold several segments.
       dropout: whether the attention weights have dropout.
 
@@ -263,7 +264,7 @@ def attention_name(
       A key of `attention.choice.IMPLEMENTATIONS`.
 
     Raises:
-      ValueError: the one that the config asks for cannot compute it here.
+      ValueError: the configured implementation cannot run here.
     """
     shape = CallShape(
         B=rows,
@@ -284,7 +285,7 @@ def attention_name(
 def parameter_layout(
     config: ModelConfig,
 ) -> Mapping[tuple[str, ...], tuple[tuple[int, ...], LogicalAxes]]:
-    """Shape and logical axes of every parameter by its path in the pure dict of parameters."""
+    """Path in the pure dict of parameters -> shape and logical axes of every parameter."""
     decoder = abstract_decoder(config, RopeSpec(head_dim=config.head_size))
     layout = {}
     for path, param in nnx.to_flat_state(nnx.state(decoder, nnx.Param)):

@@ -7,9 +7,9 @@ from rrope_jax.model.platform.threefry import random_bits
 
 
 def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes elements with probability `rate` and scales up the rest.
+    """Zeroes elements with probability `rate` and divides the rest by `1 - rate`.
 
-    The surviving elements are those of `jax.random.bernoulli(key, 1 - rate, x.shape)`.
+    The elements kept are those of `jax.random.bernoulli(key, 1 - rate, x.shape)`.
 
     Args:
       x: float[...].
@@ -17,7 +17,7 @@ def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
       key: a PRNG key; None means no dropout.
 
     Returns:
-      Like x.
+      An array of the shape and dtype of x.
     """
     if key is None or rate == 0:
         return x

@@ -1,12 +1,13 @@
-"""Floating-point operations of `Decoder`, counted from its shapes: the project's only formula.
+"""Floating-point operations of `Decoder`, counted from its shapes.
 
-A multiply-add is 2. Only matrix products count; norms, softmax, rotation and the optimizer are left
-out, as usual. A training step has two counts:
+Every FLOP count in the project comes from here. A multiply-add counts as 2. Only matrix products
+count; norms, softmax, rotation and the optimizer are left out, as usual. A training step has two
+counts:
 
-- *model FLOPs* are what the mathematics requires, once: the forward pass, and twice that for the
+- *model FLOPs* are what the mathematics requires: the forward pass, and twice that for the
   gradients. In causal attention a query is multiplied with the keys that it may see, T (T+1) / 2
-  pairs for a row of T tokens. Rows that hold several documents need fewer, but how many depends on
-  the text.
+  pairs for a row of T tokens. Rows with several documents need fewer, depending on the text, but
+  are counted the same.
 - *executed FLOPs* are what the compiled step computes. They include products repeated by
   rematerialization and by attention's backward pass, masked pairs inside the blocks that attention
   does not skip, and logits computed a second time chunk by chunk.
@@ -22,12 +23,12 @@ from rrope_jax.model.config import ACTIVATIONS, ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionCost:
-    """What an implementation of attention computes.
+    """The products that an implementation of attention computes.
 
     Attributes:
-      backward: products per pair of tokens in the backward pass; the forward pass has two.
-      block: masked pairs are skipped in blocks of this many queries and keys; None if all pairs
-        are computed.
+      backward: number of products per pair of tokens in the backward pass; the forward pass has 2.
+      block: side, in tokens, of the blocks of pairs that are skipped if fully masked; None if all
+        pairs are computed.
     """
 
     backward: int
@@ -38,7 +39,7 @@ ATTENTION_COSTS: Mapping[str, AttentionCost] = MappingProxyType(
     {
         "xla": AttentionCost(backward=4, block=None),
         "chunked": AttentionCost(backward=5, block=1024),  # recomputes the weights
-        "splash": AttentionCost(backward=7, block=512),  # twice, as dq has its own kernel
+        "splash": AttentionCost(backward=7, block=512),  # twice, since dq has its own kernel
         "cudnn": AttentionCost(backward=5, block=128),
     }
 )
@@ -47,12 +48,12 @@ ATTENTION_COSTS: Mapping[str, AttentionCost] = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class Recomputation:
-    """What the backward pass of a block computes a second time.
+    """What the backward pass of a block recomputes.
 
     Attributes:
-      matrices: 1 if the products of its matrices (all but the last one, whose result no gradient
-        needs), else 0.
-      attention: 1 if attention's forward pass, else 0.
+      matrices: 1 if it recomputes the products with weight matrices (except the last, whose result
+        no gradient needs), otherwise 0.
+      attention: 1 if it recomputes attention's forward pass, otherwise 0.
     """
 
     matrices: int
@@ -66,14 +67,14 @@ RECOMPUTED: Mapping[str, Recomputation] = MappingProxyType(
 
 
 def block_weights(model: ModelConfig) -> int:
-    """Numbers in the matrices of one block."""
+    """The number of matrix entries in one block."""
     D, H = model.d_model, model.head_size
     attention = 2 * D * H * (model.num_heads + model.kv_heads)
     return attention + (hidden_matrices(model) + 1) * D * model.d_ff
 
 
 def hidden_matrices(model: ModelConfig) -> int:
-    """Matrices that lead to a feed-forward layer's hidden units: 2 with a gate, else 1."""
+    """The number of input matrices of a feed-forward layer: 2 with a gate, otherwise 1."""
     return 2 if ACTIVATIONS[model.activation].gated else 1
 
 
@@ -82,22 +83,22 @@ def forward_flops(model: ModelConfig, *, tokens: int, pairs: int, predictions: i
 
     Args:
       model: the decoder.
-      tokens: that pass through its blocks.
-      pairs: of a query and a key that attention multiplies, in each layer and head.
-      predictions: tokens whose logits are computed.
+      tokens: number of tokens that pass through the blocks.
+      pairs: number of query-key pairs that attention multiplies per layer and head.
+      predictions: number of tokens whose logits are computed.
     """
     per_layer = 2 * tokens * block_weights(model) + 2 * pairs * _flops_per_pair(model)
     return model.num_layers * per_layer + 2 * predictions * model.d_model * model.vocab_size
 
 
 def causal_flops(model: ModelConfig, start: int, stop: int, *, logits: bool) -> int:
-    """FLOPs of a forward pass over tokens `start` to `stop` of a row, the earlier ones cached.
+    """FLOPs of a forward pass over tokens [start, stop) of a row, with the earlier ones cached.
 
     Args:
       model: the decoder.
-      start: tokens whose keys and values are cached.
-      stop: end of the new tokens.
-      logits: whether the logits of all new tokens are computed, or of none.
+      start: number of cached tokens, and index of the first new one.
+      stop: end of the new tokens, exclusive.
+      logits: whether the logits of the new tokens are computed.
     """
     tokens = stop - start
     pairs = (stop * (stop + 1) - start * (start + 1)) // 2
@@ -115,14 +116,14 @@ def executed_flops(
     """Executed FLOPs of a training step.
 
     Args:
-      model: with its remat policy.
-      rows, length: of a batch.
+      model: the decoder, with its remat policy.
+      rows, length: size of a batch, in rows and tokens per row.
       attention: a key of `ATTENTION_COSTS`.
-      chunked_logits: whether the loss computes logits chunk by chunk, and so twice.
+      chunked_logits: whether the loss computes logits chunk by chunk, and therefore twice.
     """
     tokens, pairs = rows * length, rows * visible_pairs(length, ATTENTION_COSTS[attention].block)
     forward = forward_flops(model, tokens=tokens, pairs=pairs, predictions=tokens)
-    # the backward pass: two products for each of the forward pass, and what differs from that
+    # backward: two products for each one of the forward pass, plus what is recomputed
     recomputed = RECOMPUTED[model.remat]
     down = model.d_model * model.d_ff
     matrices = recomputed.matrices * 2 * tokens * (block_weights(model) - down)
@@ -133,7 +134,7 @@ def executed_flops(
 
 
 def visible_pairs(length: int, block: int | None) -> int:
-    """Pairs of tokens of a row that attention computes, in blocks of `block` tokens or all."""
+    """The number of query-key pairs of a row that attention computes; all if block is None."""
     if block is None:
         return length * length
     blocks = math.ceil(length / block)
@@ -141,5 +142,5 @@ def visible_pairs(length: int, block: int | None) -> int:
 
 
 def _flops_per_pair(model: ModelConfig) -> int:
-    """FLOPs of one product over all heads for one query and key."""
+    """FLOPs of one product of a query-key pair, over all heads."""
     return 2 * model.num_heads * model.head_size

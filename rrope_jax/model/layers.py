@@ -1,6 +1,6 @@
-"""The layers of a decoder block: RMSNorm, attention, feed-forward. Letters: `rrope_jax.model`.
+"""The layers of a decoder block: RMSNorm, attention, feed-forward. Axis letters: `rrope_jax.model`.
 
-No layer has a bias. Parameters are float32 and are cast to the compute dtype where they are used.
+No layer has a bias. Parameters are float32 and are cast to the compute dtype on use.
 """
 
 import jax
@@ -24,17 +24,17 @@ _HIDDEN: LogicalAxes = ("batch", "length", "d_ff")
 
 
 def parameter(value: jax.Array, axes: LogicalAxes) -> nnx.Param[jax.Array]:
-    """A parameter that knows what its axes are, for `rrope_jax.sharding`.
+    """A parameter annotated with its logical axes, for `rrope_jax.sharding`.
 
-    A stacked parameter has the axes of a single layer.
+    A parameter stacked over layers keeps the axes of a single layer.
     """
     return nnx.Param(value, axes=axes)
 
 
 def read(param: nnx.Param[jax.Array]) -> jax.Array:
-    """A layer's parameter where it is used, split over the mesh as it is stored.
+    """The value of a layer's parameter, sharded over the mesh as it is stored.
 
-    This also constrains the gradient, which would otherwise exist in full on every device.
+    This also shards its gradient, which would otherwise exist in full on every device.
     """
     return constrain(param[...], param.axes)
 
@@ -46,7 +46,7 @@ def _kernel(
     axes: LogicalAxes,
     t5_variance: float,
 ) -> nnx.Param[jax.Array]:
-    """A matrix of a layer, drawn in the configured initialization."""
+    """A matrix of a layer, drawn from the configured initialization."""
     std = t5_variance**0.5 if config.initialization == "t5" else config.initializer_range
     return parameter(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes)
 
@@ -55,7 +55,7 @@ class RMSNorm(nnx.Module):
     """x / rms(x) * scale, computed in float32 (arXiv 1910.07467)."""
 
     def __init__(self, config: ModelConfig):
-        # not split: it is small, and gathering it would cost every layer one more message
+        # not sharded: it is small, and gathering it would add a transfer to every layer
         self.scale = parameter(jnp.ones((config.d_model,), jnp.float32), (None,))
         self.eps = config.rms_norm_eps
 
@@ -96,7 +96,7 @@ class Attention(nnx.Module):
         mask: CausalMask,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
-        """Attention and the output projection: x_BTD."""
+        """Attention followed by the output projection, x_BTD."""
         rate = self.config.dropout
         drops = dropout_key is not None and rate > 0
         mixed_BTNH = attention(
@@ -113,7 +113,7 @@ class Attention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two matrices around an activation, and a third one for its gate if it has one."""
+    """Two matrices around an activation, and a third for the gate if the activation is gated."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         D, F = config.d_model, config.d_ff

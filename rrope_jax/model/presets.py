@@ -1,4 +1,4 @@
-"""Frozen configs of known models, checked by their parameter counts in the tests."""
+"""Frozen configs of known models; tests check their parameter counts."""
 
 import dataclasses
 
@@ -8,12 +8,12 @@ from rrope_jax.rope import RopeSpec
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A model and the rotary embedding it was trained with.
+    """A model and the rotary embedding that it was trained with.
 
     Attributes:
       model: the decoder.
-      rope: its own embedding; `rope.with_method` gives a scaled or resonant one.
-      context: the length, in tokens, that it was trained at.
+      rope: its embedding; `rope.with_method` returns a scaled or resonant one.
+      context: the training length in tokens.
     """
 
     model: ModelConfig
@@ -22,13 +22,13 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # shape of every layer in tests: grouped heads, untied output
+    # for tests: grouped heads, untied output
     "tiny": Preset(
         ModelConfig(vocab_size=64, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2, d_ff=64),
         RopeSpec(head_dim=8),
         context=64,
     ),
-    # arXiv 2403.00071, section 6.1: two layers of T5-Small; 17 tokens and the start token
+    # arXiv 2403.00071, section 6.1: two layers of T5-Small; 17 tokens plus the start token
     "posgen_paper": Preset(
         ModelConfig(
             vocab_size=18,

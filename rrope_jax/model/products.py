@@ -1,4 +1,4 @@
-"""Products of activations with the matrices of layers."""
+"""Products of activations and layer matrices."""
 
 import itertools
 import math
@@ -15,19 +15,19 @@ from rrope_jax.sharding import on_a_mesh
 def project(
     x_BTI: jax.Array, kernel_IO: jax.Array, preferred_element_type: DTypeLike | None = None
 ) -> jax.Array:
-    """Contracts the axes I of every token with the first axes of a kernel: `[B, T, *O]`.
+    """Contracts the axes I of every token with the leading axes of a kernel: `[B, T, *O]`.
 
     Args:
       x_BTI: float[B, T, *I].
       kernel_IO: float[*I, *O], cast to the dtype of x.
-      preferred_element_type: the dtype of the result; None for that of x.
+      preferred_element_type: the dtype of the result; None for the dtype of x.
     """
     axes = x_BTI.ndim - 2
     kernel_IO = kernel_IO.astype(x_BTI.dtype)
-    if on_a_mesh():  # B and T may be split in different ways
+    if on_a_mesh():  # B and T may be sharded differently, so they stay apart
         return jnp.tensordot(x_BTI, kernel_IO, axes, preferred_element_type=preferred_element_type)
-    # With B and T apart, XLA copies the activations transposed for the kernel's gradient on some
-    # platforms, which takes a tenth of a training step.
+    # B and T are merged: otherwise XLA, on some platforms, transposes the activations for the
+    # kernel's gradient, which takes a tenth of a training step.
     inputs = math.prod(kernel_IO.shape[:axes])
     y_MO = operations().matmul(
         x_BTI.reshape(-1, inputs), kernel_IO.reshape(inputs, -1), preferred_element_type
@@ -36,8 +36,8 @@ def project(
 
 
 def project_together(x_BTI: jax.Array, kernels_IOH: Sequence[jax.Array]) -> list[jax.Array]:
-    """`project` with each of several kernels: `[B, T, O, H]` for each."""
-    # For a single token, joining the kernels would cost more than their products.
+    """Applies `project` with each of several kernels: one `[B, T, O, H]` per kernel."""
+    # for a single token, joining the kernels costs more than the products
     if not operations().joins_projections or x_BTI.shape[1] == 1:
         return [project(x_BTI, kernel_IOH) for kernel_IOH in kernels_IOH]
     joined_BTOH = project(x_BTI, jnp.concatenate(kernels_IOH, axis=1))
@@ -46,7 +46,7 @@ def project_together(x_BTI: jax.Array, kernels_IOH: Sequence[jax.Array]) -> list
 
 
 def project_to_rows(x_BTI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
-    """Contracts the last axes of both, such as with a tied embedding: float32[B, T, O]."""
+    """Contracts the last axes of both, as for tied embeddings: float32[B, T, O]."""
     if on_a_mesh():
         return project(x_BTI, kernel_OI.T, preferred_element_type=jnp.float32)
     y_MO = operations().matmul_rows(

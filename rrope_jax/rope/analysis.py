@@ -1,11 +1,12 @@
-"""What a model has seen of each feature in training at one length, and what it has not.
+"""Which phases of each feature a model sees in training, and which are new at longer lengths.
 
-A model trained at positions 0..L-1 meets positions from L on at test. Feature i of an embedding is
-a point on the circle, at n / wavelength_i turns for position n. It is pre-critical where training
-covered the whole circle. Definitions: Wang et al., arXiv 2403.00071, sections 3 to 5.
+A model trained at positions 0..L-1 first sees positions from L on at test time. At position n,
+feature i of an embedding is a point on the unit circle at n / wavelength_i turns. It is
+pre-critical if training covers the whole circle. Definitions: Wang et al., arXiv 2403.00071,
+sections 3 to 5.
 
-Phases are residues of positions by wavelengths, which floating point computes without error, so
-all results are exact to the rounding of the float64 wavelengths, at any length.
+Phases are positions modulo wavelengths, which floating point computes without error. So at any
+length, all results are exact up to the rounding of the float64 wavelengths.
 """
 
 import math
@@ -20,7 +21,7 @@ from rrope_jax.rope.spec import RopeSpec
 
 Float64Array = NDArray[np.float64]
 
-# Limits on lengths whose positions are laid out in memory, and on pairs of distances to compare.
+# Limits on lengths whose positions are held in memory, and on pairs of distances to compare.
 LONGEST = 2**24
 MOST_PAIRS = 2**30
 
@@ -28,9 +29,9 @@ MOST_PAIRS = 2**30
 def critical_dimension(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:
     """The number of pre-critical features: those with wavelength <= train_length.
 
-    They need not be the first ones where `longrope` factors are not monotone. The paper writes
+    They need not come first if `longrope` factors are not monotonic. The paper writes
     wavelength < train_length; the two differ only for an integer wavelength equal to the length,
-    whose circle the positions 0..train_length-1 visit exactly once.
+    whose phases the positions 0..train_length-1 visit exactly once.
 
     Args:
       spec: the embedding.
@@ -46,7 +47,7 @@ def critical_dimension(spec: RopeSpec, train_length: int, *, seq_len: int | None
 def is_pre_critical(
     spec: RopeSpec, train_length: int, *, seq_len: int | None = None
 ) -> NDArray[np.bool_]:
-    """Which features are pre-critical, bool[d/2]; otherwise as `critical_dimension`."""
+    """Which features are pre-critical, bool[d/2]. Arguments as for `critical_dimension`."""
     _check_length("train_length", train_length, 1, INT32_MAX)
     return np.asarray(frequencies(spec, seq_len).wavelengths <= train_length)
 
@@ -54,21 +55,20 @@ def is_pre_critical(
 def feature_gap(
     spec: RopeSpec, train_length: int, test_length: int, *, seq_len: int | None = None
 ) -> Float64Array:
-    """How far from anything seen in training each feature gets at test (paper, equation 8).
+    """The largest distance of each feature at test from its phases in training (equation 8).
 
     For one feature and unit amplitude this is
 
         max over n in [L, L') of  min over m in [0, L) of  |e^(2 pi i n/w) - e^(2 pi i m/w)|
 
     with L = train_length, L' = test_length and w the wavelength: the chord on the unit circle
-    from the phase of an unseen position to the nearest phase seen, 0 at least and 2 at most. The
-    chord is the largest difference in one component over all inputs of unit length, so it bounds
-    the paper's h for a pair of dimensions; and it is the worst unseen position that counts, for
-    which the paper proves its Theorem 1 (its equation, read literally, takes the best one). The
-    attention factor is left out.
+    from the phase of an unseen position to the nearest phase seen, between 0 and 2. The chord is
+    the largest difference in one component over all inputs of unit length, so it bounds the paper's
+    h for a pair of dimensions. The worst unseen position counts, as in the paper's proof of
+    Theorem 1 (its equation, read literally, takes the best one). The attention factor is left out.
 
-    Under resonance the gap is exactly 0 for every pre-critical feature, and has a closed form for
-    the others; without it, all phases are sorted to find the nearest one.
+    Under resonance the gap is exactly 0 for every pre-critical feature and has a closed form for
+    the others. Without resonance, all phases are sorted to find the nearest one.
 
     Args:
       spec: the embedding; the same frequencies serve training and test.
@@ -86,7 +86,7 @@ def feature_gap(
     _check_length("test_length", test_length, train_length + 1, LONGEST)
     gaps = []
     for wavelength in frequencies(spec, seq_len).wavelengths.tolist():
-        if math.isinf(wavelength):  # never turns, so there is one phase
+        if math.isinf(wavelength):  # never turns: a single phase
             distance = 0.0
         elif spec.resonance:
             distance = _worst_integer_distance(int(wavelength), train_length, test_length)
@@ -99,8 +99,9 @@ def feature_gap(
 def _worst_integer_distance(period: int, train_length: int, test_length: int) -> int:
     """The greatest of `unseen_distances` for an integer wavelength.
 
-    Training leaves the residues from train_length on; the worst of them is midway between the last
-    seen and the period, where the circle closes, or the last one that the test reaches.
+    Training does not reach the residues from train_length on. The farthest of them is midway
+    between the last residue seen and the period, where the circle closes, or the last one that the
+    test reaches.
     """
     if period <= train_length:
         return 0
@@ -111,12 +112,12 @@ def _worst_integer_distance(period: int, train_length: int, test_length: int) ->
 def unseen_distances(wavelength: float, train_length: int, test_length: int) -> Float64Array:
     """How far along the circle each unseen position is from the nearest phase seen in training.
 
-    Residues are exact: the floating-point remainder of two floats is a float.
+    Phases are exact: the remainder of two floats is itself a float.
 
     Args:
       wavelength: in tokens, finite.
-      train_length: positions below it are seen.
-      test_length: positions from train_length up to below it are unseen.
+      train_length: positions in [0, train_length) are seen.
+      test_length: positions in [train_length, test_length) are unseen.
 
     Returns:
       float64[test_length - train_length], in tokens.
@@ -136,25 +137,26 @@ def coincidence(
     near: int = 1,
     seq_len: int | None = None,
 ) -> Float64Array:
-    """How much each unseen distance looks like a near one to the pre-critical features.
+    """How closely the pre-critical features of each unseen distance match those of a near one.
 
     For every distance n in [L, L') between two tokens this is
 
         max over m in [0, near) of  mean over pre-critical features of  cos(2 pi (n - m) / w)
 
-    with L = train_length and L' = test_length: 1 where all of these features are at the angles of
-    the distance m. A model that keeps to near tokens confuses them with those at such a distance
-    (docs/findings.md); resonance makes coincidences exact at common multiples of wavelengths.
+    with L = train_length and L' = test_length. It is 1 if all of these features have the same
+    angles as at distance m. A model that attends to near tokens confuses them with tokens at such a
+    distance (docs/findings.md). Resonance makes coincidences exact at common multiples of the
+    wavelengths.
 
     Args:
       spec: the embedding.
       train_length: L, in tokens; decides which features are pre-critical.
       test_length: L', in tokens.
-      near: how many of the nearest distances matter, 0 included.
+      near: number of near distances to compare with: 0..near-1.
       seq_len: the current length, for the scalings that depend on it (see `frequencies`).
 
     Returns:
-      float64[test_length - train_length], at most 1; NaN where no feature is pre-critical.
+      float64[test_length - train_length], at most 1; NaN if no feature is pre-critical.
 
     Raises:
       ValueError: not 1 <= near <= train_length < test_length.
@@ -180,11 +182,11 @@ def coincidence(
 
 
 def uniqueness(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:
-    """After how many tokens the pre-critical features of a resonant embedding all repeat at once.
+    """The number of tokens after which the pre-critical features repeat together.
 
-    The least common multiple of their integer wavelengths, 1 where there are none. A spec without
-    resonance is measured with its wavelengths rounded, as resonance would: its own features never
-    repeat exactly.
+    This is the least common multiple of their integer wavelengths, or 1 if no feature is
+    pre-critical. Without resonance features never repeat exactly, so the wavelengths are rounded
+    first.
 
     Args:
       spec: the embedding.

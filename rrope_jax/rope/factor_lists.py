@@ -1,4 +1,4 @@
-"""Lists of factors: any frequencies as divisors of plain RoPE's, feature by feature."""
+"""Factor lists: arbitrary frequencies as per-feature divisors of plain RoPE's."""
 
 import math
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from rrope_jax.rope.frequencies import frequencies
 from rrope_jax.rope.scalings import SCALINGS
 from rrope_jax.rope.spec import RopeSpec
 
-# The factor of a feature that never turns, since JSON has no infinity: its angle stays below 1e-20,
-# for which any runtime's cosine is 1.
+# Stands in for infinity, which JSON lacks, as the factor of a feature that never turns: its angle
+# stays below 1e-20, so its cosine is 1 in any runtime.
 NEVER_TURNS = 1e30
-_TOLERANCE = 1e-5  # of factors that were stored as float32
+_TOLERANCE = 1e-5  # for factors stored as float32
 
 
 def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
-    """An equal `longrope` spec: one factor for each feature, up to `context` and past it.
+    """Rewrites a spec as an equivalent `longrope` spec, with one factor per feature.
 
     Args:
       spec: the embedding; a `longrope` spec keeps its own context and factor.
-      context: the length, in tokens, that the lists are for.
+      context: the length in tokens beyond which `long_factor` applies.
 
     Raises:
-      ValueError: the frequencies depend on the length in a way that two lists cannot follow.
+      ValueError: the scaling is `dynamic_ntk`, whose frequencies change with every length.
     """
     if spec.scaling == "dynamic_ntk":
         raise ValueError(
@@ -58,17 +58,17 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
 
 
 def llama3_context(factors: Sequence[float], *, theta: float) -> int | None:
-    """The original context of Llama 3.1's scaling, from its list of factors.
+    """Recovers the original context of Llama 3.1's scaling from its list of factors.
 
-    llama.cpp stores Llama 3's scaling as a list and drops the context that it was made for, but a
-    feature on the ramp, from 1 to 4 turns within that context, gives it away.
+    llama.cpp stores Llama 3's scaling as a list of factors without the original context. Any
+    feature on the ramp, which spans 1 to 4 turns within that context, determines it.
 
     Args:
       factors: d/2 numbers by which the plain frequencies are divided.
       theta: the base of the plain frequencies.
 
     Returns:
-      A length in tokens; None where the list is not of this scaling, or has no feature on the ramp.
+      A length in tokens; None if the list is not from this scaling or has no feature on the ramp.
     """
     divided = np.asarray(factors, np.float64)
     factor = float(divided.max())

@@ -1,7 +1,7 @@
-"""Checks shared by the frozen dataclasses in which one field names a method.
+"""Validation shared by frozen dataclasses in which one field names a method.
 
-Such a dataclass holds the fields of all methods side by side. A method's row in its table says
-which of them it reads, so that a missing field and a field without effect are both errors.
+Such a dataclass holds the fields of all methods side by side. A method's table row lists the fields
+that it reads, so a missing field and a field without effect are both errors.
 """
 
 import dataclasses
@@ -10,19 +10,19 @@ from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 INT32_MAX = 2**31 - 1
-"""The last position: positions are int32."""
+"""The largest position; positions are int32."""
 
 
 class Row(Protocol):
-    """What the table of methods says about the fields of one method."""
+    """A row in the table of methods: the fields that one method uses."""
 
     @property
     def reads(self) -> Collection[str]:
-        """The fields that this method reads besides those that all methods read."""
+        """The fields that this method reads beyond those common to all methods."""
 
     @property
     def requires(self) -> Collection[str]:
-        """Those of `reads` that have no usable default."""
+        """The subset of `reads` without a usable default."""
 
 
 def check_method(instance: Any, choice: str, rows: Mapping[str, Row]) -> None:
@@ -30,11 +30,11 @@ def check_method(instance: Any, choice: str, rows: Mapping[str, Row]) -> None:
 
     Args:
       instance: a dataclass instance.
-      choice: its field that holds the name of the method.
+      choice: the name of its field that holds the method.
       rows: the methods by name.
 
     Raises:
-      ValueError: naming the field, its value and the methods.
+      ValueError: the method is unknown; the message lists the known ones.
     """
     method = getattr(instance, choice)
     if not isinstance(method, str) or method not in rows:
@@ -42,13 +42,13 @@ def check_method(instance: Any, choice: str, rows: Mapping[str, Row]) -> None:
 
 
 def check_fields(instance: Any, choice: str, rows: Mapping[str, Row]) -> None:
-    """Checks that a known method has all it requires, and that it reads every field given.
+    """Checks that a method's required fields are set and that it reads every field that is set.
 
     Args:
       instance, choice, rows: as for `check_method`.
 
     Raises:
-      ValueError: naming the field, its value and what to do.
+      ValueError: a check fails; the message names the field, its value and the fix.
     """
     method = getattr(instance, choice)
     row = rows[method]
@@ -76,5 +76,5 @@ def is_number(value: object) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
+    except OverflowError:  # an integer too large for a float
         return False

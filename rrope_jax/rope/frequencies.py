@@ -1,4 +1,4 @@
-"""From a `RopeSpec` to the rotation frequencies, in float64 on the host."""
+"""The rotation frequencies of a `RopeSpec`, in float64 on the host."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from rrope_jax.rope.spec import RopeSpec
 
 @dataclasses.dataclass(frozen=True)
 class Frequencies:
-    """The rotation of every feature under one spec.
+    """The frequencies of all features of a spec.
 
     Attributes:
       inv_freq: float64[d/2], radians per token; 0 for a feature that never turns.
@@ -32,7 +32,7 @@ def frequencies(spec: RopeSpec, seq_len: int | None = None) -> Frequencies:
     Args:
       spec: the embedding.
       seq_len: the current length in tokens. Only `dynamic_ntk` (its stretch) and `longrope` (its
-        choice of list) depend on it; without one they behave as at the original context.
+        choice of list) depend on it; None means the original context.
 
     Returns:
       Read-only float64 arrays; see `Frequencies`.

@@ -23,7 +23,7 @@ def method_of(spec: RopeSpec) -> str:
 
 
 def is_resonance(method: str) -> bool:
-    """Whether a method, known or not, rounds its wavelengths to integers."""
+    """Whether a method, known or not, is named as a resonance variant."""
     return method.startswith(_RESONANCE)
 
 
@@ -38,10 +38,10 @@ def resonance_variant(method: str) -> str:
 
 
 def parse_method(method: str) -> tuple[str, bool]:
-    """The scaling and the resonance that a method's name stands for.
+    """Splits a method's name into its scaling and whether it uses resonance.
 
     Raises:
-      ValueError: there is no such method.
+      ValueError: the method is unknown.
     """
     plain = plain_variant(method)
     scaling = "none" if plain == _PLAIN else plain

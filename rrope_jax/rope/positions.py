@@ -1,9 +1,8 @@
-"""Positions to train at: contiguous, or spread so that a short sequence shows long distances.
+"""Training positions: contiguous, or spread so that short sequences contain long distances.
 
-A sampler draws one strictly increasing row of positions for every sequence, under jit from a key.
-Where several documents are packed into a row, index the sampled row with the positions in the
-documents: `jnp.take_along_axis(sampled.whole, segment_positions_BT, axis=-1)`, and the fraction
-likewise.
+A sampler draws one strictly increasing row of positions per sequence from a key, under jit. If a
+row packs several documents, index the sampled row by each token's position in its document,
+`jnp.take_along_axis(sampled.whole, segment_positions_BT, axis=-1)`, and likewise the fraction.
 """
 
 import dataclasses
@@ -17,11 +16,11 @@ from rrope_jax.rope.fields import INT32_MAX, check_fields, check_method, is_int
 
 
 class Positions(NamedTuple):
-    """Positions of tokens, for `cos_sin(spec, positions.whole, fraction=positions.fraction)`.
+    """Token positions, for `cos_sin(spec, positions.whole, fraction=positions.fraction)`.
 
     Attributes:
-      whole: int32[..., T].
-      fraction: float32[..., T] in [0, 1), to be added to `whole`; None for whole positions.
+      whole: int32[..., T], the integer part.
+      fraction: float32[..., T] in [0, 1), added to `whole`; None if all positions are integers.
     """
 
     whole: jax.Array
@@ -34,12 +33,12 @@ class PositionSampling:
 
     Attributes:
       sampler: a key of `SAMPLERS`.
-      target_length: `pose` and `randomized` draw positions below it.
-      num_chunks: how many runs of consecutive positions `pose` cuts a sequence into.
-      max_scale: `e2_llm` draws its scale from 1..max_scale.
-      context: the length L that `e2_llm` interpolates to, normally that of pretraining; None for
-        the length of the sequence.
-      fixed_tokens: how many first tokens `e2_llm` leaves unshifted.
+      target_length: exclusive upper bound of the positions of `pose` and `randomized`, in tokens.
+      num_chunks: number of runs of consecutive positions that `pose` cuts a sequence into.
+      max_scale: the largest scale that `e2_llm` draws; the smallest is 1.
+      context: the length L, in tokens, that `e2_llm` interpolates to, normally the pretraining
+        length; None for the sequence length.
+      fixed_tokens: number of initial tokens that `e2_llm` does not shift.
 
     Raises:
       ValueError: a field is out of range, missing, or not read by the sampler.
@@ -74,13 +73,13 @@ def sample(sampling: PositionSampling, key: jax.Array, batch: int, length: int) 
       sampling: the method; static under jit.
       key: a JAX random key; `contiguous` does not use it.
       batch: number of sequences, each with its own draw; static under jit.
-      length: tokens of a sequence, T; static under jit.
+      length: tokens per sequence, T; static under jit.
 
     Returns:
       Arrays of shape [batch, length], strictly increasing along a row.
 
     Raises:
-      ValueError: the length does not fit the sampling.
+      ValueError: the sampler cannot draw rows of this length.
     """
     row = SAMPLERS[sampling.sampler].row
     return jax.vmap(lambda row_key: row(sampling, row_key, length))(jax.random.split(key, batch))
@@ -99,10 +98,10 @@ def _distinct(key: jax.Array, low: int, high: int, count: int) -> jax.Array:
 def _pose(sampling: PositionSampling, key: jax.Array, length: int) -> Positions:
     """PoSE: Zhu et al., arXiv 2309.10400, section 3.2.
 
-    Chunk 0 keeps its positions; chunk i is moved by a bias drawn uniformly between that of chunk
-    i - 1 and target_length - length. Where the chunks are cut is left open by the paper; here all
-    cuts are equally likely. (The authors' code for two chunks draws the cut from the first half
-    only. Distances between tokens come out the same: cutting at a and at length - a mirrors them.)
+    Chunk 0 keeps its positions; chunk i is shifted by a bias drawn uniformly between that of chunk
+    i - 1 and target_length - length. The paper does not specify where to cut; here all cuts are
+    equally likely. (The authors' code for two chunks cuts only in the first half. The distances
+    between tokens have the same distribution, since a cut at length - a mirrors one at a.)
     """
     target = _check_target(sampling, length)
     num_chunks = sampling.num_chunks
@@ -128,9 +127,9 @@ def _pose(sampling: PositionSampling, key: jax.Array, length: int) -> Positions:
 def _e2_llm(sampling: PositionSampling, key: jax.Array, length: int) -> Positions:
     """E2-LLM: Liu et al., arXiv 2401.06951, equations 5 to 7.
 
-    Token m is at (m + t) / g with g uniform in 1..max_scale and t uniform in 0..g L - length, so
-    that positions stay below L; t is 0 for the first tokens, which serve as attention sinks. At
-    test, the model is used with `scaling="linear"` and any factor up to max_scale.
+    Token m is at (m + t) / g, with g uniform in 1..max_scale and t uniform in 0..g L - length, so
+    positions stay below L. The first tokens, which serve as attention sinks, have t = 0. At test
+    time, use the model with `scaling="linear"` and any factor up to max_scale.
     """
     context = sampling.context or length
     largest = context * (sampling.max_scale or 1)
@@ -152,8 +151,8 @@ def _e2_llm(sampling: PositionSampling, key: jax.Array, length: int) -> Position
 def _randomized(sampling: PositionSampling, key: jax.Array, length: int) -> Positions:
     """Randomized positions: Ruoss et al., arXiv 2305.16843, section 3.
 
-    A uniform subset of [0, target_length), ascending. The paper counts from 1 and draws one subset
-    for a whole batch; rotary attention sees only differences, and here every row has its own.
+    A uniform subset of [0, target_length), ascending. The paper counts from 1, which makes no
+    difference to rotary attention, and draws one subset per batch; here every row has its own.
     """
     return Positions(_distinct(key, 0, _check_target(sampling, length), length))
 
@@ -175,7 +174,7 @@ class Sampler:
     Attributes:
       row: (sampling, key, length) -> the positions of one sequence.
       reads: the fields of `PositionSampling` that it reads.
-      requires: those of `reads` that have no usable default.
+      requires: the subset of `reads` without a usable default.
     """
 
     row: Callable[[PositionSampling, jax.Array, int], Positions]

@@ -1,7 +1,7 @@
-"""The values that the fields of a `RopeSpec` may have: one row of `_RANGES` for each rule.
+"""Valid values of the fields of a `RopeSpec`: one row of `_RANGES` per rule.
 
-The bounds are far beyond any model, and such that nothing computed from a spec overflows or takes
-long.
+The bounds are far beyond any model. They ensure that nothing computed from a spec overflows or
+takes long.
 """
 
 from collections.abc import Callable
@@ -11,17 +11,18 @@ from rrope_jax.rope.fields import INT32_MAX, is_int, is_number
 
 _WIDEST_HEAD = 2**14
 _LARGEST = 1e30
-_LARGEST_DIVISOR = 1e60  # files hold 1e30, in float32 and times a factor, for what never turns
+_LARGEST_DIVISOR = 1e60  # a feature that never turns has 1e30 in files, times a factor
 
 
 def check_ranges(spec: Any) -> None:
-    """Checks every field of a spec, whatever its scaling.
+    """Checks every field of a spec, regardless of its scaling.
 
     Args:
       spec: any object with the fields and the `rotary_dim` of a `RopeSpec`.
 
     Raises:
-      ValueError: naming the field, its value, what is allowed, and what to do.
+      ValueError: a value is not allowed; the message names the field, its value, the allowed
+        values and the fix.
     """
     for name, is_allowed, allowed, mend in _RANGES:
         value = getattr(spec, name)
@@ -60,8 +61,8 @@ def _is_number_in(value: Any, least: float, most: float) -> bool:
     return is_number(value) and least <= value <= most
 
 
-# A field, whether a value is allowed in a spec, what is allowed, and the mend. The order matters:
-# a row relies on those above it.
+# (field, predicate on its value and the spec, allowed values in words, fix). Order matters: a row
+# relies on those above it.
 _RANGES: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
     (
         "head_dim",

@@ -15,19 +15,18 @@ def wavelengths_of(inv_freq: NDArray[np.float64]) -> NDArray[np.float64]:
 def round_wavelengths(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rounds wavelengths to the nearest whole number of tokens.
 
-    The rounding is done in float64: in float32 it picks another integer for wavelengths above
-    about 131,000 tokens, because neighboring float32 numbers there are at least 1/64 apart and
-    the wavelength itself is already off by that.
+    Rounding in float32 can pick the wrong integer for wavelengths above about 131,000 tokens, where
+    neighboring float32 numbers are at least 1/64 apart. Hence the float64.
 
     Args:
-      wavelengths: float64[d/2], tokens; infinite entries (features that never turn) stay so.
+      wavelengths: float64[d/2], tokens; infinite for features that never turn.
 
     Returns:
-      float64[d/2], whole numbers.
+      float64[d/2], integers; infinite entries stay infinite.
 
     Raises:
-      ValueError: a wavelength rounds to less than 2 tokens. One token per turn would make the
-        feature constant, and no token per turn is not a rotation.
+      ValueError: a wavelength rounds to less than 2 tokens. A wavelength of 1 would make the
+        feature constant, and 0 is not a rotation.
     """
     rounded = np.rint(wavelengths)
     if np.any(rounded < 2):

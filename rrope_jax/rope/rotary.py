@@ -2,10 +2,10 @@
 
 A float32 product position * inv_freq loses the phase as positions grow (the error of the cosine
 is 2e-4 at 4K tokens and 0.06 at 1M). Here a phase is an integer: the frequency in turns per token
-is a 64-bit binary fraction computed on the host, and position times frequency modulo one turn is
-what 32-bit unsigned multiplication leaves. This follows the float64 frequency to 2^-31 turns at
-every int32 position, costs a few integer operations per table entry, needs no 64-bit types on the
-device, and gives the same bits on every backend up to the final cosine.
+is a 64-bit binary fraction computed on the host, and 32-bit unsigned multiplication yields position
+times frequency modulo one turn. The result is within 2^-31 turns of the float64 frequency's phase
+at every int32 position, costs a few integer operations per table entry, needs no 64-bit types on
+the device, and is bit-identical on every backend up to the final cosine.
 """
 
 import functools
@@ -26,17 +26,17 @@ _TURN = Fraction("6.283185307179586476925286766559005768394")  # 2 pi, finer tha
 
 
 class PhaseTable(NamedTuple):
-    """A spec as arrays: all that a program needs in order to rotate by it.
+    """A spec as arrays: everything that a program needs to compute cos and sin.
 
-    Embeddings of one head_dim have tables of one shape, so a compiled program can take them as an
-    argument, stacked where it runs several side by side (`jax.vmap`).
+    Embeddings with equal rotary_dim have tables of equal shape. A compiled program can therefore
+    take a table as an argument, or several of them stacked under `jax.vmap`.
 
     Attributes:
-      whole: uint32[d/2], whole turns per token; not 0 only where a wavelength is below one token.
-      high: uint32[d/2], the first 32 bits of turns per token behind the binary point.
-      low: uint32[d/2], the next 32 bits.
-      period: int32[d/2], the integer wavelength; 0 where no int32 position wraps around exactly,
-        because the feature is not resonant or its wavelength exceeds the int32 range.
+      whole: uint32[d/2], whole turns per token; nonzero only for wavelengths of one token or less.
+      high: uint32[d/2], the first 32 fractional bits of the turns per token.
+      low: uint32[d/2], the next 32 fractional bits.
+      period: int32[d/2], the integer wavelength in tokens; 0 if the feature is not resonant or its
+        wavelength exceeds the int32 range.
       attention_factor: float32[], multiplied into cos and sin.
     """
 
@@ -49,7 +49,7 @@ class PhaseTable(NamedTuple):
 
 @functools.lru_cache(maxsize=512)
 def phase_table(spec: RopeSpec, seq_len: int | None = None) -> PhaseTable:
-    """The numpy `PhaseTable` of a spec, computed in exact and float64 arithmetic on the host.
+    """Computes the `PhaseTable` of a spec on the host, as NumPy arrays.
 
     Args:
       spec: the embedding.
@@ -86,8 +86,8 @@ def _multiply_high(a: jax.Array, b: jax.Array) -> jax.Array:
 def _cos_sin_of_turns(turns: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine, float32, of an angle given as int32 in units of 2^-32 turns.
 
-    The nearest quarter turn is taken out in integers first, so the float32 angle is at most pi/4
-    and its rounding error at most 2^-25.
+    The nearest quarter turn is first removed in integers, so the float32 angle is at most pi/4 and
+    its rounding error at most 2^-25.
     """
     quarter = turns + (1 << 29) >> 30
     rest = turns - (quarter << 30)
@@ -108,17 +108,17 @@ def cos_sin(
     fraction: ArrayLike | None = None,
     seq_len: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The rotation tables at any positions, with the attention factor multiplied in.
+    """Computes cos and sin at arbitrary positions, including the attention factor.
 
     The error against exact arithmetic on the float64 frequencies is below 2e-7 times the attention
     factor at every int32 position, with or without a fraction. Under resonance, positions that
-    differ by a multiple of a feature's wavelength give that feature the same bits.
+    differ by a multiple of a feature's wavelength give bit-identical values for that feature.
 
     Args:
       spec: the embedding; static under jit.
       positions: int[...], whole positions in the int32 range; may be traced, unordered, repeated
         or negative (packed segments, decode steps, sampled positions).
-      fraction: float[...] in [0, 1), broadcastable to positions: added to them, for position
+      fraction: float[...] in [0, 1), broadcastable to positions and added to them, for position
         sampling with fractional steps.
       seq_len: the current length, for the scalings that depend on it (see `frequencies`).
 
@@ -150,7 +150,7 @@ def cos_sin_from_table(
     turns = jax.lax.bitcast_convert_type(product, jnp.int32)
     turns = jnp.where(position < 0, -turns, turns)
     if fraction is not None:
-        # through int32, because not every backend converts floats past its range to uint32
+        # via int32, since not every backend converts floats of 2^31 or more to uint32
         part = (jnp.asarray(fraction, jnp.float32)[..., None] * 2.0**31).astype(jnp.int32)
         part = part.astype(jnp.uint32) << 1  # in units of 2^-32 tokens
         product = part * jnp.asarray(table.whole) + _multiply_high(part, high)
@@ -165,12 +165,12 @@ def rotate(x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array, *, scale: float = 
     Args:
       x_BTHD: float[..., T, H, D], queries or keys.
       cos: float32[..., T, d/2] from `cos_sin`; leading axes broadcast against x's. With d < D
-        (partial rotary) the last D - d dimensions pass unchanged.
+        (partial rotary) the last D - d dimensions are not rotated.
       sin: like cos.
-      scale: multiplied into all dimensions, such as that of the logits into queries.
+      scale: factor on all D dimensions, such as the attention scale for queries.
 
     Returns:
-      Like x_BTHD, in its dtype; computed in float32, rounded once at the end.
+      An array of the shape and dtype of x_BTHD, computed in float32 and rounded once at the end.
 
     Raises:
       ValueError: the tables are wider than a head.

@@ -95,7 +95,7 @@ def _index_ramp(spec: Any, fast: float, slow: float, *, truncate: bool) -> Float
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     if low == high:
-        high += 0.001  # the value all runtimes use against a division by zero
+        high += 0.001  # avoids division by zero, as in all runtimes
     return np.clip((np.arange(dim // 2, dtype=np.float64) - low) / (high - low), 0.0, 1.0)
 
 
@@ -120,14 +120,14 @@ def _part_ntk(spec: Any, seq_len: int | None) -> Float64Array:
 
 
 def _longrope(spec: Any, seq_len: int | None) -> Float64Array:
-    """One factor per feature, another list past L: arXiv 2402.13753, as in transformers."""
+    """One divisor per feature, from another list beyond L: arXiv 2402.13753, as in transformers."""
     long = seq_len is not None and seq_len > spec.original_context
     factors = spec.long_factor if long else spec.short_factor
     return _plain(spec) / np.asarray(factors, np.float64)
 
 
 def _proportional(spec: Any, seq_len: int | None) -> Float64Array:
-    """p-RoPE as in transformers: the slow end of the features does not turn at all.
+    """p-RoPE as in transformers: the slowest features do not turn at all.
 
     Unlike partial rotary, the fast features keep the frequencies of the full dimension.
     """
@@ -162,10 +162,11 @@ class Scaling:
 
     Attributes:
       inv_freq: (spec, current length or None) -> float64[d/2].
-      reads: the spec fields that this scaling reads besides those that all scalings read.
-      requires: those of `reads` that have no usable default.
-      temperature: the attention factor where the spec does not set one.
-      rotates_all: True when `partial_rotary_factor` stops features instead of narrowing d.
+      reads: the spec fields that this scaling reads beyond those common to all scalings.
+      requires: the subset of `reads` without a usable default.
+      temperature: the attention factor of a spec that does not set one.
+      rotates_all: whether d is all of head_dim, so that `partial_rotary_factor` stops features
+        instead of narrowing d.
     """
 
     inv_freq: Callable[[Any, int | None], Float64Array]
@@ -208,9 +209,9 @@ SCALINGS: dict[str, Scaling] = {
 }
 
 SCALING_FIELDS = frozenset().union(*(row.reads for row in SCALINGS.values()))
-"""The fields that some scalings read and others do not."""
+"""The fields that only some scalings read."""
 
 
 def unread_fields(scaling: str) -> frozenset[str]:
-    """Those of `SCALING_FIELDS` that a scaling does not read; none where it is unknown."""
+    """The `SCALING_FIELDS` that a scaling does not read; empty if the scaling is unknown."""
     return SCALING_FIELDS - SCALINGS[scaling].reads if scaling in SCALINGS else frozenset()

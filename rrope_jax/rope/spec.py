@@ -18,26 +18,27 @@ from rrope_jax.rope.scalings import SCALINGS, unread_fields
 class RopeSpec:
     """A rotary position embedding.
 
-    Fields carry the names of the contract and of Hugging Face's configs. A field that the chosen
-    scaling does not read must keep its default: `factor=4` without a scaling is a mistake, not a
-    no-op.
+    Fields are named as in the project's contract and in Hugging Face configs. A field that the
+    chosen scaling does not read must keep its default: `factor=4` without a scaling is an error,
+    not a no-op.
 
     Attributes:
       head_dim: dimensions of one attention head.
       theta: the base b of the geometric frequencies.
       scaling: a key of `rrope_jax.rope.scalings.SCALINGS`.
-      factor: the extension s; with `ntk` the stretch of the slowest feature. A scaling that cannot
-        do without it insists on being given one (1 is fine).
-      original_context: the length L, in tokens, that the ramps of a scaling refer to.
+      factor: the context extension s; for `ntk`, the stretch of the slowest feature. Scalings that
+        require it accept 1.
+      original_context: the context length L before extension, in tokens.
       resonance: round every wavelength to whole tokens, after the scaling (arXiv 2403.00071).
-      partial_rotary_factor: share of head_dim that is rotated; the rest passes unchanged.
-      attention_factor: multiplied into cos and sin; None means what the scaling prescribes.
-      beta_fast, beta_slow: turns within L above which (below which) a feature is kept
-        (interpolated) by `yarn` and `ntk_by_parts`.
-      truncate: `yarn` rounds the ends of its ramp outwards to whole feature indices.
-      mscale, mscale_all_dim: DeepSeek's form of the `yarn` temperature; both or neither.
+      partial_rotary_factor: share of head_dim that is rotated; the rest passes through unchanged.
+      attention_factor: multiplied into cos and sin; None uses the scaling's own value.
+      beta_fast, beta_slow: ends of the `yarn` and `ntk_by_parts` ramp, in turns within L. Features
+        above beta_fast are kept, those below beta_slow are interpolated.
+      truncate: whether `yarn` rounds the ends of its ramp outward to whole feature indices.
+      mscale, mscale_all_dim: DeepSeek's form of the `yarn` temperature; set both or neither.
       low_freq_factor, high_freq_factor: ends of the `llama3` ramp, in turns within L.
-      short_factor, long_factor: `longrope` factors per feature, up to L and past it.
+      short_factor, long_factor: `longrope` divisors, one per feature, for lengths up to L and
+        beyond L.
 
     Raises:
       ValueError: a field is out of range, missing, or not read by the scaling.
@@ -67,19 +68,19 @@ class RopeSpec:
                 object.__setattr__(self, name, tuple(value))  # hashable
         check_method(self, "scaling", SCALINGS)
         if is_number(self.factor) and self.factor == 1 and "factor" in unread_fields(self.scaling):
-            object.__setattr__(self, "factor", None)  # older files have a 1 here
+            object.__setattr__(self, "factor", None)  # older files store 1
         check_fields(self, "scaling", SCALINGS)
         check_ranges(self)
-        if self.resonance:  # raises where a rounded wavelength leaves no rotation
+        if self.resonance:  # raises if a wavelength rounds to less than 2
             for seq_len in (None, INT32_MAX):
                 inv_freq = SCALINGS[self.scaling].inv_freq(self, seq_len)
                 resonance.round_wavelengths(resonance.wavelengths_of(inv_freq))
 
     def fields(self) -> dict[str, Any]:
-        """All that determines the embedding: the fields that its scaling reads, as JSON has them.
+        """The fields that determine the embedding, as JSON-ready values.
 
-        `factor` is the number that the scaling computes with (`extension`). `RopeSpec(**fields)`
-        is an equal spec.
+        Fields that the scaling does not read are left out, and `factor` is resolved (see
+        `extension`). `RopeSpec(**spec.fields())` equals `spec`.
         """
         unread = unread_fields(self.scaling)
         fields = {name: value for name, value in vars(self).items() if name not in unread}
@@ -97,20 +98,21 @@ class RopeSpec:
 
     @property
     def rotary_dim(self) -> int:
-        """The number d of dimensions per head that take part in the rotation."""
+        """The number of rotated dimensions per head, d."""
         if SCALINGS[self.scaling].rotates_all:
             return self.head_dim
         return int(self.head_dim * self.partial_rotary_factor)
 
     @property
     def extension(self) -> float:
-        """`factor`, or 1 where it is not set."""
+        """`factor`, or 1 if it is not set."""
         return 1.0 if self.factor is None else self.factor
 
     def with_method(self, scaling: str, *, resonance: bool) -> "RopeSpec":
-        """This spec under another scaling, with every field that it does not read at default.
+        """Returns this spec with another scaling, resetting the fields that it does not read.
 
-        Lets one set of fields (a factor, a context, a ramp) describe all methods of a comparison.
+        One set of fields (a factor, a context, a ramp) can thus describe all methods of a
+        comparison.
 
         Raises:
           ValueError: the scaling is unknown, or needs a field that this spec leaves unset.
@@ -119,10 +121,10 @@ class RopeSpec:
 
 
 def spec_for_method(fields: Mapping[str, Any], scaling: str, *, resonance: bool) -> RopeSpec:
-    """Builds the spec of one method from fields that describe several.
+    """Builds the spec of one method from fields shared by several methods.
 
     Args:
-      fields: RopeSpec fields; those that `scaling` does not read are left out.
+      fields: RopeSpec fields; those that `scaling` does not read are ignored.
       scaling: the method's scaling.
       resonance: the method's resonance.
 

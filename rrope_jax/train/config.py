@@ -14,7 +14,7 @@ SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda progress: 1 - progress,
     "cosine": lambda progress: (1 + jnp.cos(jnp.pi * progress)) / 2,
 }
-"""Schedule -> share of the rate that remains as progress goes from 0 to 1."""
+"""Schedule -> remaining share of the learning rate as a function of progress from 0 to 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,23 +23,23 @@ class TrainConfig:
 
     Attributes:
       steps: optimizer steps.
-      batch_size: rows of a step, over all devices and microbatches.
-      length: tokens of a row.
-      accumulation: microbatches that a step is computed in, a divisor of batch_size. More of them
-        need less memory; they change rounding (and the masks of dropout), nothing else.
+      batch_size: rows per step, over all devices and microbatches.
+      length: tokens per row.
+      accumulation: microbatches per step, a divisor of batch_size. More of them need less memory
+        and change only rounding and dropout masks.
       learning_rate: the peak of the schedule.
-      schedule: a key of `SCHEDULES`: how the rate falls after the warm-up.
-      warmup_fraction: share of the steps in which the rate rises, rounded up to whole steps.
+      schedule: a key of `SCHEDULES`: how the rate decays after the warm-up.
+      warmup_fraction: share of the steps spent on warm-up, rounded up to whole steps.
       final_fraction: the rate after the last step, as a share of the peak.
       weight_decay: AdamW's decoupled decay, on matrices only.
-      b1, b2, eps: of AdamW.
-      gradient_clip: bound on the gradient's global norm; None for none.
-      loss_chunk: tokens of a microbatch whose logits exist at a time: see `next_token_losses`.
+      b1, b2, eps: AdamW's parameters.
+      gradient_clip: upper bound on the gradient's global norm; None for no clipping.
+      loss_chunk: tokens of a microbatch whose logits exist at a time; see `next_token_losses`.
       positions: how rotary positions are drawn.
-      seed: of the parameters of a new model, of sampled positions and of dropout.
+      seed: seed of the parameters of a new model, of sampled positions and of dropout.
 
     Raises:
-      ValueError: a field is out of range, or two do not fit together.
+      ValueError: a field is out of range, or two fields conflict.
     """
 
     steps: int
@@ -90,10 +90,10 @@ class TrainConfig:
 
     @property
     def warmup_steps(self) -> int:
-        """Steps in which the learning rate rises."""
+        """The number of steps in which the learning rate rises."""
         return math.ceil(round(self.warmup_fraction * self.steps, 9))
 
     @property
     def reach(self) -> int:
-        """One more than the largest position that training can draw, in tokens."""
+        """The exclusive upper bound of the positions that training can draw, in tokens."""
         return max(self.length, self.positions.target_length or 0)

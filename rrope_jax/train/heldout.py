@@ -18,13 +18,13 @@ from rrope_jax.train.step import Batch, Params, Program
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldoutConfig:
-    """When and on what the loss is measured during training.
+    """When the held-out loss is measured during training, and on which rows.
 
     Attributes:
-      every_steps: steps between two measurements; None for none at all.
-      length: tokens of a row; None for the length of training.
-      batch_size: rows of a forward pass.
-      max_rows: rows to use, spread evenly over the text; None for all of it.
+      every_steps: steps between measurements; None for no measurements.
+      length: tokens per row; None for the training length.
+      batch_size: rows per forward pass.
+      max_rows: number of rows to use, spread evenly over the text; None for all.
 
     Raises:
       ValueError: a field is not positive.
@@ -43,7 +43,7 @@ class HeldoutConfig:
 
 
 def check(program: Program, mesh: Mesh, config: HeldoutConfig) -> tuple[int, int]:
-    """The rows and tokens of a batch; rows are rounded up to a multiple that the mesh divides.
+    """The rows and tokens per row of a batch; rows are rounded up to what the mesh divides.
 
     Raises:
       LayoutError: the mesh does not divide the length, or the model's attention cannot compute it.
@@ -73,21 +73,21 @@ class Heldout:
         """Cuts documents into rows, each of one document.
 
         Args:
-          program: computes the losses.
+          program: the program that computes the losses.
           placement: the shardings of its arrays.
           config: which rows to measure, in which batches.
-          documents: int[N_d] tokens of each, the same for every process.
+          documents: int[N_d], tokens of each document; the same for every process.
 
         Raises:
           ValueError: the documents have no token to predict.
-          LayoutError: as `check`.
+          LayoutError: as for `check`.
         """
         batch_size, length = check(program, placement.mesh, config)
         rows = Rows(documents, length=length, packing="one_document_per_row")
         count = min(len(rows), config.max_rows or len(rows))
         chosen = [rows[i * len(rows) // count] for i in range(count)]
         self.fingerprint = _digest(chosen)
-        # rows of weight 0 fill up the last batch
+        # pad the last batch with rows of weight 0
         empty = {name: np.zeros_like(array) for name, array in chosen[0].items()}
         chosen += [empty] * (-len(chosen) % batch_size)
         self._batches = [
@@ -102,14 +102,14 @@ class Heldout:
     def __call__(
         self, params: Params, stopping: Callable[[], bool] = lambda: False
     ) -> dict[str, float]:
-        """`eval_loss`, nats a target.
+        """Returns `eval_loss`, in nats per target.
 
         Args:
-          params: of the model.
-          stopping: whether to stop; asked before every batch, in all processes.
+          params: parameters of the model.
+          stopping: whether to stop; called before every batch, in all processes.
 
         Raises:
-          EvaluationStopped: it was told to stop.
+          EvaluationStopped: `stopping` returned True.
         """
         sums: list[tuple[jax.Array, jax.Array]] = []
         with jax.set_mesh(self._placement.mesh):

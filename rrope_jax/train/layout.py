@@ -1,4 +1,4 @@
-"""Checks of a training's devices before anything is compiled, here or for another machine."""
+"""Checks that a training run fits its devices, present or absent, before anything is compiled."""
 
 from collections.abc import Sequence
 
@@ -17,17 +17,17 @@ def lay_out(
     evaluation: HeldoutConfig,
     devices: Sequence[jax.Device] | None = None,
 ) -> Placement:
-    """Lays a training onto a mesh; `rrope train` and `rrope plan` refuse what this refuses.
+    """Lays out a training run on a mesh, with the checks of `rrope train` and `rrope plan`.
 
     Args:
-      program: the training.
+      program: the training run.
       mesh: sizes of the mesh.
-      evaluation: of the held-out loss.
+      evaluation: settings of the held-out loss.
       devices: as for `make_mesh`.
 
     Raises:
       LayoutError: the sizes do not fit the devices, the mesh does not divide an array, or the
-        attention that the model asks for cannot be computed there.
+        configured attention cannot run on these devices.
     """
     with refused_for("mesh"):
         device_mesh = make_mesh(mesh, devices)

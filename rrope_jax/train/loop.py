@@ -1,4 +1,4 @@
-"""The loop around the training step: what the host does while the device computes."""
+"""The training loop: what the host does while the device computes."""
 
 import collections
 import dataclasses
@@ -20,7 +20,7 @@ Step = Callable[[State, Batch, jax.Array], tuple[State, Measures]]
 Put = Callable[[Mapping[str, np.ndarray]], Batch]
 Record = Mapping[str, Any]
 DataState = dict[str, Any]
-"""The position of a run in its data, as JSON values."""
+"""A run's position in its data, as JSON values."""
 
 
 class ResumableBatches(Protocol):
@@ -34,14 +34,14 @@ class ResumableBatches(Protocol):
 
 
 class EvaluationStopped(Exception):  # noqa: N818  no error
-    """Raised by `Hooks.evaluate` if it is told to stop before it is done."""
+    """Raised by `Hooks.evaluate` if it is told to stop before it finishes."""
 
 
 class Save(Protocol):
     """Saves a state and its position in the data, so that a later process can resume.
 
-    `owed` is the record of the state's step if it has not been logged because its evaluation was
-    stopped; it is left out if there is none.
+    `owed` is the record of the state's step if that is not yet logged because its evaluation was
+    stopped. Otherwise it is omitted.
     """
 
     def __call__(self, state: State, data_state: DataState, owed: Record = ..., /) -> None: ...
@@ -50,8 +50,8 @@ class Save(Protocol):
 class DivergedError(FloatingPointError):
     """A loss or gradient is not finite; the state of the last good step has been saved.
 
-    A step is good if its own loss and gradient are finite, even if its update spoils the loss on
-    held-out text.
+    A step is good if its own loss and gradient are finite, even if its update makes the held-out
+    loss non-finite.
     """
 
 
@@ -60,8 +60,8 @@ class Window:
     """Steps to profile.
 
     Attributes:
-      first, last: numbers of steps, both included.
-      folder: for the trace, which TensorBoard and xprof read.
+      first, last: numbers of the first and last step, inclusive.
+      folder: where to write the trace, which TensorBoard and xprof read.
     """
 
     first: int
@@ -71,16 +71,16 @@ class Window:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What the loop calls, and when.
+    """The callbacks of the loop, and how often it calls them.
 
     Attributes:
-      log: takes the record of every step, in order.
+      log: receives the record of every step, in order.
       save: saves a state.
       save_every: steps between checkpoints.
-      evaluate: returns numbers for the record of a step; one that is not finite ends the run. May
-        raise `EvaluationStopped`: the run then saves and ends, and owes them.
-      evaluate_every: steps between evaluations; None for never. The last step has one, too.
-      stopping: whether to save and end after a step, which it is given by number; asked after every
+      evaluate: returns numbers for the record of a step; a non-finite number ends the run. If it
+        raises `EvaluationStopped`, the run saves its state and ends, still owing these numbers.
+      evaluate_every: steps between evaluations; None for never. The last step is evaluated, too.
+      stopping: given the number of a step, whether to save and end after it; called after every
         step.
       profile: steps to trace.
     """
@@ -105,26 +105,26 @@ def run(
     hooks: Hooks,
     owed: Record | None = None,
 ) -> bool:
-    """Trains until `steps` steps are taken, or until it is asked to stop, and saves.
+    """Trains until `steps` steps are done or `hooks.stopping` says to stop, then saves.
 
-    The numbers of a step are read while the device computes the next one, so that the device does
-    not wait for the host. A checkpoint is saved once all steps up to it have been logged.
+    The numbers of a step are read while the device computes the next one, so the device does not
+    wait for the host. A checkpoint is saved once all steps up to it have been logged.
 
     Args:
       step: `Program.step`, compiled, with the state donated.
-      state: to resume from; it is donated.
-      batches: at the position that belongs to the state.
-      key: the run's.
-      steps: of the whole run.
+      state: the state to start from; it is donated.
+      batches: the data, at the position that belongs to the state.
+      key: the run's PRNG key.
+      steps: number of steps of the whole run.
       put: moves a host's arrays to the devices.
-      hooks: what to call.
-      owed: the record of the state's step, if it was saved with one.
+      hooks: the callbacks.
+      owed: the record of the state's step, if one was saved with the state.
 
     Returns:
-      Whether all steps are taken and logged.
+      Whether all steps are done and logged.
 
     Raises:
-      DivergedError: a loss, also one on held-out text, or a gradient is not finite.
+      DivergedError: a training loss, held-out loss or gradient is not finite.
     """
     training = _Run(step, state, batches, key, put, hooks)
     if owed is not None and not training.evaluate(owed):
@@ -159,12 +159,12 @@ class _PendingStep(NamedTuple):
 
 
 class _Run:
-    """The steps of `run`.
+    """The progress of `run`.
 
     Attributes:
-      state: after the last step that was started.
-      number: of that step.
-      owing: whether an evaluation was stopped; the state has been saved then.
+      state: the state after the last step that was started.
+      number: the number of that step.
+      owing: whether an evaluation was stopped, in which case the state has been saved.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class _Run:
         self.number = self._saved = int(state.step)
         self._step, self._batches, self._key = step, batches, key
         self._put, self._hooks = put, hooks
-        self._data_state = batches.state()  # of the last step that was logged
+        self._data_state = batches.state()  # after the last logged step
         self._pending: _PendingStep | None = None
         self._speed = _SpeedMeter(batches)
 
@@ -201,7 +201,7 @@ class _Run:
             self._log(pending, evaluating=evaluating)
 
     def save(self) -> None:
-        """Saves the state, whose step has been logged."""
+        """Saves the state; its step must have been logged."""
         self._hooks.save(self.state, self._data_state)
         self._saved = self.number
         self._speed.restart()
@@ -210,7 +210,7 @@ class _Run:
         measures: Measures = jax.device_get(step.measures)
         speed, waiting = self._speed.lap(int(measures.targets))
         if not measures.sound:
-            if self._saved < step.number - 1:  # the state is still that of the step before
+            if self._saved < step.number - 1:  # the state is still that of the previous step
                 self._hooks.save(self.state, self._data_state)
             raise DivergedError(
                 f"step {step.number} has loss {measures.loss} and gradient norm "
@@ -235,7 +235,7 @@ class _Run:
             self.owing = True
 
     def evaluate(self, record: Record) -> bool:
-        """Evaluates the state and logs the record of its step; returns whether it was completed."""
+        """Evaluates the state and logs the record of its step; returns whether it finished."""
         try:
             numbers = self._hooks.evaluate(self.state.params)
         except EvaluationStopped:
@@ -255,7 +255,7 @@ class _Run:
 
 
 class _SpeedMeter:
-    """Mean speed of the last 20 steps; the host runs ahead of the device, so one says little."""
+    """Mean speed of the last 20 steps; since the host runs ahead of the device, one is too noisy."""
 
     def __init__(self, batches: ResumableBatches) -> None:
         self._batches = batches
@@ -263,7 +263,7 @@ class _SpeedMeter:
         self.restart()
 
     def restart(self) -> None:
-        """Leaves out the time since the last lap."""
+        """Excludes the time since the last lap."""
         self._start, self._waited = time.perf_counter(), self._batches.waiting_seconds
 
     def lap(self, tokens: int) -> tuple[float, float]:

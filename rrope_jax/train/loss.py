@@ -1,6 +1,6 @@
 """Next-token cross-entropy that never holds the logits of a whole batch.
 
-B batch, T tokens, D d_model, V vocabulary, C tokens of a row in one chunk.
+Letters: B batch, T tokens, D d_model, V vocabulary, C tokens of a row per chunk.
 """
 
 import jax
@@ -15,16 +15,17 @@ def next_token_losses(
 ) -> jax.Array:
     """Negative log likelihood of every target, in nats.
 
-    Logits of the whole batch would be by far the largest array of a training step: 6 GB for one row
-    of 32,768 tokens and a vocabulary of 49,152. Here they exist for one chunk at a time, forward
-    and backward, at the price of computing them twice. A batch that fits one chunk keeps them.
+    The logits of a whole batch would be by far the largest array of a training step: 6 GB for one
+    row of 32,768 tokens and a vocabulary of 49,152. Here they exist for one chunk at a time, in the
+    forward and the backward pass, and are therefore computed twice. A batch that fits in one chunk
+    keeps its logits.
 
     Args:
-      decoder: gives the logits.
+      decoder: computes the logits.
       hidden_BTD: [B, T, D], from `decoder.hidden`.
-      targets_BT: int32[B, T] in [0, V); the caller gives meaningless targets the weight 0.
-      chunk: tokens whose logits exist at a time on a device, at least one of every row. Static
-        under jit.
+      targets_BT: int32[B, T] in [0, V); the caller must give padding targets weight 0.
+      chunk: tokens whose logits exist at a time on a device, at least one per row. Static under
+        jit.
 
     Returns:
       float32[B, T]; `chunk` changes only its rounding.
@@ -39,7 +40,7 @@ def next_token_losses(
 
     def losses(hidden_BCD: jax.Array, targets_BC: jax.Array) -> jax.Array:
         logits_BCV = decoder.logits(hidden_BCD)
-        # a comparison, since a gather does not work on a vocabulary split over devices
+        # compare, since a gather does not work with a vocabulary split over devices
         vocabulary_V = jnp.arange(logits_BCV.shape[-1], dtype=targets_BC.dtype)
         chosen_BCV = targets_BC[..., None] == vocabulary_V
         target_logit_BC = jnp.sum(jnp.where(chosen_BCV, logits_BCV, 0.0), axis=-1)
@@ -51,9 +52,9 @@ def next_token_losses(
     padding = C * chunks - T
 
     def split(x: jax.Array) -> jax.Array:
-        """[B, T, ...] -> [chunks, B, C, ...], every chunk with tokens from all along the rows.
+        """[B, T, ...] -> [chunks, B, C, ...], where a chunk takes tokens from all along the rows.
 
-        So each device of a mesh that splits rows or the batch has its share of every chunk.
+        Every device of a mesh that splits rows or the batch thus has its share of every chunk.
         """
         x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(B, C, chunks, *x.shape[2:]), 2, 0)

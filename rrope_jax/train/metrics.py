@@ -1,4 +1,4 @@
-"""A run's reports: metrics.jsonl, TensorBoard event files, lines of progress."""
+"""A run's logs: metrics.jsonl, TensorBoard event files, progress lines."""
 
 import json
 import logging
@@ -28,20 +28,20 @@ _PROGRESS_SECONDS = 10.0
 class MetricsLog:
     """metrics.jsonl, with one object per step, and the same numbers for TensorBoard.
 
-    A run that resumes from a checkpoint first drops later records, so that every step occurs once.
-    TensorBoard's event files are then rewritten from metrics.jsonl, since records cannot be removed
-    from them.
+    A run that resumes from a checkpoint first drops the records after it, so that every step occurs
+    once. TensorBoard's event files are then rewritten from metrics.jsonl, since records cannot be
+    removed from them.
     """
 
     def __init__(self, folder: Path, *, after: int):
         """Opens the files of a run.
 
         Args:
-          folder: the run's.
+          folder: the run's folder.
           after: the step to resume from; 0 for a new run.
 
         Raises:
-          OSError: they cannot be written.
+          OSError: the files cannot be written.
         """
         records = [r for r in read(folder / FILE) if r["step"] <= after]
         replace_file(folder / FILE, "".join(map(_line, records)).encode())
@@ -65,11 +65,11 @@ class MetricsLog:
             self._file.flush()
             self._write_events(record)
         except OSError as error:
-            error.filename = self._file.name  # which errors of writing lack
+            error.filename = self._file.name  # write errors do not name the file
             raise
 
     def sync(self) -> None:
-        """Flushes to disk; no checkpoint may be on disk before the records that led to it."""
+        """Flushes to disk; call it before saving a checkpoint, whose records must be there first."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._events.flush()
@@ -119,9 +119,9 @@ class NoLog:
 def read(file: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl, in order.
 
-    Damaged lines, such as the zeros that a power cut leaves, are skipped with a warning, since what
-    a run has computed does not depend on its log. A last line that a killed run left incomplete is
-    skipped silently.
+    Damaged lines, such as zeros left by a power outage, are skipped with a warning, since a run's
+    results do not depend on its log. An incomplete last line, left by a killed run, is skipped
+    silently.
     """
     if not file.exists():
         return []
@@ -160,15 +160,15 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 class Progress:
-    """Logs a line from time to time: step, loss, rate, speed, waiting, time left."""
+    """Logs a progress line from time to time: step, loss, rate, speed, waiting, time left."""
 
     def __init__(self, *, first: int, steps: int):
-        """Starts the clock of a run that has taken `first` of its `steps` steps."""
+        """Starts the clock of a run that has done `first` of its `steps` steps."""
         self._first, self._steps = first, steps
         self._start = self._logged = time.monotonic()
 
     def report(self, record: Mapping[str, Any]) -> None:
-        """Logs a step if the last line is old, the step was evaluated, or is the first or last."""
+        """Logs a step if it is the first or last, was evaluated, or the previous line is old."""
         now = time.monotonic()
         step = record["step"]
         if (

@@ -1,7 +1,7 @@
-"""AdamW as language models use it.
+"""AdamW with the usual settings for language models.
 
-The schedule is written out, since optax's do not compute the same numbers: its products are rounded
-in another order (up to 2e-4 of a rate), and a run resumed with them would not repeat bit for bit.
+The schedule does not use optax's, whose products are rounded in a different order (up to 2e-4 of a
+rate): a run resumed with them would not repeat bit for bit.
 """
 
 from typing import Any
@@ -14,15 +14,15 @@ from rrope_jax.train.config import SCHEDULES, TrainConfig
 
 
 def learning_rate(config: TrainConfig, step: jax.Array) -> jax.Array:
-    """The rate of a step.
+    """The learning rate of a step.
 
-    The rate rises linearly to the peak, reached at the last step of the warm-up (without one, at
-    the first step), and falls to `final_fraction` of it, which would be reached one step after the
-    last. So no step is spent on a rate of 0.
+    The rate rises linearly to the peak, which it reaches at the last warm-up step (without warm-up,
+    at the first step), and then decays to `final_fraction` of it, which it would reach one step
+    after the last. So no step has a rate of 0.
 
     Args:
       config: the schedule.
-      step: int32[], steps already taken.
+      step: int32[], number of steps already done.
 
     Returns:
       float32[].
@@ -54,7 +54,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def matrices(params: dict[str, Any]) -> dict[str, Any]:
-    """Tells a decoder's matrices from its scales.
+    """Distinguishes a decoder's matrices from its scales.
 
     Args:
       params: the pure dict of a decoder's parameters. Those of `blocks` are stacked: their first

@@ -1,10 +1,11 @@
 """A training step over a mesh: the sharding of every array, and the program itself.
 
-`rrope train` runs what `lower_step` returns, and `rrope plan` compiles the same for absent
-machines. The step is `Program.step`, unchanged: here the logical axes of its arrays become
+`rrope train` runs the result of `lower_step`, and `rrope plan` compiles the same program for absent
+machines. The step is `Program.step`, unchanged; the logical axes of its arrays determine the
 transfers between devices.
 
-B rows of a batch, b of them on this process, T tokens of a row, P parts of a batch, D devices.
+Letters: B rows of a batch, b of them in this process, T tokens per row, P parts of a batch,
+D devices.
 """
 
 import dataclasses
@@ -44,8 +45,8 @@ class Placement:
     Attributes:
       mesh: the devices.
       state: a `State` whose leaves are `NamedSharding`s.
-      rows: of every array [B, T] of a batch.
-      whole: of arrays that every device holds entirely.
+      rows: the sharding of the arrays [B, T] of a batch.
+      whole: the sharding of arrays that are replicated on every device.
     """
 
     mesh: Mesh
@@ -66,11 +67,11 @@ class Placement:
         """Moves this process's rows of a batch to its devices.
 
         Args:
-          rows: arrays [b, T] of the rows of `rows_of_process`, in that order.
+          rows: arrays [b, T], the rows of `rows_of_process` in that order.
         """
 
         def array(x_bT: np.ndarray) -> jax.Array:
-            size = len(x_bT) // len(self._parts_here)  # rows of a part
+            size = len(x_bT) // len(self._parts_here)  # rows per part
             B = size * parts("batch", self.mesh)
             row_here = {part * size: i * size for i, part in enumerate(self._parts_here)}
 
@@ -86,7 +87,7 @@ class Placement:
         return {name: array(x_bT) for name, x_bT in rows.items()}
 
     def put_whole(self, rows: Mapping[str, np.ndarray]) -> Batch:
-        """Moves a batch that every process has entirely, as arrays [B, T], to the devices."""
+        """Moves a batch to the devices, given as whole arrays [B, T] in every process."""
 
         def array(x_BT: np.ndarray) -> jax.Array:
             return jax.make_array_from_callback(
@@ -97,7 +98,7 @@ class Placement:
 
 
 def rows_of_process(mesh: Mesh, process_index: int, rows: int) -> tuple[int, ...]:
-    """The rows of a batch that a process provides: those that its devices compute with.
+    """The rows of a batch that a process must provide: those that its devices compute.
 
     A batch is cut into equal parts, one for each index along the mesh's axes for rows. The parts of
     a process need not be consecutive, since meshes follow the links of a torus and hosts are blocks
@@ -105,11 +106,11 @@ def rows_of_process(mesh: Mesh, process_index: int, rows: int) -> tuple[int, ...
 
     Args:
       mesh: the devices of all processes.
-      process_index: of the process.
-      rows: of the whole batch.
+      process_index: the index of the process.
+      rows: number of rows of the whole batch.
 
     Returns:
-      Numbers in range(rows), ascending; none if the mesh has no device of the process.
+      Row indices in range(rows), ascending; empty if the mesh has no device of the process.
 
     Raises:
       LayoutError: the mesh does not divide the rows into equal parts.
@@ -126,7 +127,7 @@ def rows_of_process(mesh: Mesh, process_index: int, rows: int) -> tuple[int, ...
 
 
 def _devices_by_part(mesh: Mesh) -> np.typing.NDArray[Any]:
-    """The devices [P, D] that compute with each part of a batch."""
+    """The devices that compute each part of a batch, [P, D]."""
     names = list(mesh.axis_names)
     batch_axes = [names.index(name) for name in RULES["batch"] if name in names]
     others = [axis for axis in range(len(names)) if axis not in batch_axes]
@@ -135,7 +136,7 @@ def _devices_by_part(mesh: Mesh) -> np.typing.NDArray[Any]:
 
 
 def _parts_of(groups: np.typing.NDArray[Any], process_index: int) -> tuple[int, ...]:
-    """The parts that the devices of a process compute with, ascending."""
+    """The parts that the devices of a process compute, ascending."""
     processes = np.array([device.process_index for device in groups.flat]).reshape(groups.shape)
     return tuple(np.flatnonzero((processes == process_index).any(axis=1)).tolist())
 
@@ -150,7 +151,7 @@ def make_placement(program: Program, mesh: Mesh) -> Placement:
     whole = NamedSharding(mesh, PartitionSpec())
     with refused_for("mesh"):
         params = parameter_shardings(program.model, mesh)
-    # moments are sharded as their parameters, counters are everywhere
+    # moments are sharded like their parameters, counters are replicated
     opt_state = optax.tree.map_params(
         make_optimizer(program.train),
         lambda _, sharding: sharding,
@@ -186,10 +187,10 @@ def parameter_shardings(model: ModelConfig, mesh: Mesh | AbstractMesh) -> Params
 
 
 def attention_of(program: Program, mesh: Mesh) -> str:
-    """The implementation of attention that the step uses on a mesh.
+    """The attention implementation that the step uses on a mesh.
 
     Raises:
-      LayoutError: the one that the model asks for cannot run there.
+      LayoutError: the configured implementation cannot run there.
     """
     model, train = program.model, program.train
     rows = train.batch_size // train.accumulation
@@ -229,9 +230,9 @@ def check_length(length: int, mesh: Mesh | AbstractMesh, key: str) -> None:
 
 
 def lower_step(program: Program, placement: Placement) -> jax.stages.Lowered:
-    """The step as a program for the mesh's devices, from shapes alone; compile it to run it.
+    """Lowers the step for the mesh's devices from shapes alone; compile the result to run it.
 
-    Its arguments are the state, which is donated, a batch, and the run's key.
+    The program's arguments are the state, which is donated, a batch, and the run's key.
     """
     train = program.train
     batch = {
@@ -251,14 +252,14 @@ def lower_step(program: Program, placement: Placement) -> jax.stages.Lowered:
 
 
 def init_state(program: Program, placement: Placement, key: jax.Array) -> State:
-    """`Program.init`, each shard of the state computed on the device that holds it."""
+    """`Program.init`, with each shard of the state computed on the device that holds it."""
     with jax.set_mesh(placement.mesh):
         state: State = jax.jit(program.init, out_shardings=placement.state)(key)
     return state
 
 
 def state_from_params(program: Program, placement: Placement, params: Params) -> State:
-    """`Program.state_from_params` for parameters that are on the mesh already; donates them."""
+    """`Program.state_from_params` for parameters already on the mesh, which are donated."""
     with jax.set_mesh(placement.mesh):
         make = jax.jit(program.state_from_params, out_shardings=placement.state, donate_argnums=0)
         state: State = make(params)
@@ -266,7 +267,7 @@ def state_from_params(program: Program, placement: Placement, params: Params) ->
 
 
 def sharded_state_shapes(program: Program, placement: Placement) -> State:
-    """A state of `ShapeDtypeStruct`s with shardings, to restore a checkpoint of any mesh into."""
+    """A state of `ShapeDtypeStruct`s with shardings, for restoring a checkpoint from any mesh."""
     shapes: State = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract_state(program),

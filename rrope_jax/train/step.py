@@ -1,6 +1,6 @@
 """A training step as one pure function of arrays, built from frozen configs.
 
-B rows of a batch, T tokens of a row, D d_model.
+Letters: B rows of a batch, T tokens per row, D d_model.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ Batch = Mapping[str, jax.Array]
 
 
 class State(NamedTuple):
-    """Everything that training changes.
+    """Everything that a training step updates.
 
     Attributes:
-      params: float32.
-      opt_state: optax's.
-      step: int32[], steps taken.
+      params: float32 parameters.
+      opt_state: state of the optax optimizer.
+      step: int32[], number of steps done.
       sound: bool[], whether all losses and gradients so far were finite. Once it is False, steps
-        change nothing, so steps that the host starts before it notices are harmless.
+        change nothing, so steps that the host starts before noticing are harmless.
     """
 
     params: Params
@@ -50,11 +50,11 @@ class Measures(NamedTuple):
     """The numbers of a step, all float32[] except `sound`.
 
     Attributes:
-      loss: mean over the batch's targets, nats, before the update.
-      gradient_norm: global, before clipping.
-      learning_rate: of this step.
-      targets: tokens that were predicted.
-      sound: as in `State`, after this step.
+      loss: mean over the batch's targets before the update, in nats.
+      gradient_norm: global norm before clipping.
+      learning_rate: the rate of this step.
+      targets: number of predicted tokens.
+      sound: bool[], as in `State`, after this step.
     """
 
     loss: jax.Array
@@ -69,12 +69,12 @@ class Program:
     """The functions of one training run. All methods are pure and may be jitted.
 
     Attributes:
-      model, rope, train: the setting.
+      model, rope, train: the configuration.
       segmented: whether rows hold several documents, which must not attend to each other. If not,
         attention masks no segments, and tokens after the document have weight 0.
 
     Raises:
-      ValueError: two parts do not fit together.
+      ValueError: two of the configs conflict.
     """
 
     model: ModelConfig
@@ -83,10 +83,10 @@ class Program:
     segmented: bool = True
 
     def __post_init__(self) -> None:
-        jax.eval_shape(  # raises where the sampling does not fit the length
+        jax.eval_shape(  # raises if the sampling does not fit the length
             lambda: sample(self.train.positions, jax.random.key(0), 1, self.train.length)
         )
-        self._graph()  # raises where the embedding does not fit the model
+        self._graph()  # raises if the embedding does not fit the model
 
     def init(self, key: jax.Array) -> State:
         """The state of a new model with random parameters."""
@@ -94,7 +94,7 @@ class Program:
         return self.state_from_params(nnx.to_pure_dict(nnx.state(decoder, nnx.Param)))
 
     def state_from_params(self, params: Params) -> State:
-        """The state before the first step of a model with these parameters."""
+        """The initial state of a model with these parameters."""
         opt_state = make_optimizer(self.train).init(params)
         return State(params, opt_state, jnp.zeros((), jnp.int32), jnp.ones((), bool))
 
@@ -102,19 +102,19 @@ class Program:
         """One optimizer step.
 
         Args:
-          state: to be donated: `jax.jit(program.step, donate_argnums=0)`.
-          batch: int32 or float32[B, T].
-          key: the run's; what a step draws depends only on it and on the step's number.
+          state: the current state; donate it, as in `jax.jit(program.step, donate_argnums=0)`.
+          batch: arrays int32[B, T] or float32[B, T].
+          key: the run's key; random draws depend only on it and on the step's number.
 
         Returns:
-          The new state, and the numbers of the step.
+          The new state and the numbers of the step.
         """
         _check_shapes(batch)
         config = self.train
         position_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         targets = jnp.sum(batch["weights"])
         total, gradients = self._gradients(state.params, batch, position_key, dropout_key)
-        # divided by the targets of the whole batch, so that they count the same in any microbatch
+        # divide by the targets of the whole batch, so that all count the same in any microbatch
         loss, gradients = jax.tree.map(lambda x: x / jnp.maximum(targets, 1.0), (total, gradients))
         gradient_norm = optax.tree.norm(gradients)
         updates, opt_state = make_optimizer(config).update(gradients, state.opt_state, state.params)
@@ -124,11 +124,11 @@ class Program:
         )
         chosen = jax.tree.map(lambda new, old: jnp.where(sound, new, old), proposed, state)
         rate = learning_rate(config, state.step)
-        # set separately: if it is False, the choice above has kept the old True
+        # set separately: when it turns False, the selection above keeps the old True
         return chosen._replace(sound=sound), Measures(loss, gradient_norm, rate, targets, sound)
 
     def heldout(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Summed loss and number of targets of a batch, at its own positions, without dropout."""
+        """Summed loss and number of targets of a batch, at its own positions and without dropout."""
         _check_shapes(batch)
         positions = Positions(batch["positions"])
         losses_BT = self._losses(params, batch, positions, None)
@@ -150,7 +150,7 @@ class Program:
             return jax.value_and_grad(total)(params, dict(batch), positions, dropout_key)
 
         def split(x_BT: jax.Array) -> jax.Array:
-            """Every microbatch takes rows from the whole batch, so each device has its share."""
+            """Takes a microbatch's rows from all along the batch: each device has its share."""
             return jnp.moveaxis(x_BT.reshape(-1, parts, *x_BT.shape[1:]), 1, 0)
 
         def add(sums: Any, part: Any) -> tuple[Any, None]:
@@ -165,7 +165,7 @@ class Program:
     def _losses(
         self, params: Params, batch: Batch, positions: Positions, dropout_key: jax.Array | None
     ) -> jax.Array:
-        """float32[B, T], nats; also of targets of weight 0."""
+        """The loss of every target, even of weight 0: float32[B, T], in nats."""
         decoder = nnx.merge(self._graph(), params)
         length = batch["tokens"].shape[1]
         batch, positions = jax.tree.map(arrange, (dict(batch), positions))
@@ -186,7 +186,7 @@ class Program:
         )
 
     def _positions(self, index_BT: jax.Array, key: jax.Array) -> Positions:
-        """Rotary positions of tokens, given their index in their documents."""
+        """The rotary positions of tokens, from their indices within documents."""
         if self.train.positions.sampler == "contiguous":
             return Positions(index_BT)
         whole_BT, fraction_BT = sample(self.train.positions, key, *index_BT.shape)
@@ -199,9 +199,9 @@ class Program:
 
 
 def _check_shapes(batch: Batch) -> None:
-    """All arrays are [B, T]: [T] or [B, 1] would broadcast to a plausible but wrong loss.
+    """Checks that all arrays are [B, T]: [T] or [B, 1] would broadcast to a wrong loss.
 
-    The check runs while the step is traced, so it costs nothing later.
+    The check runs during tracing, so it costs nothing later.
     """
     chex.assert_rank(batch["tokens"], 2)
     chex.assert_equal_shape(list(batch.values()))

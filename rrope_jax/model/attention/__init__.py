@@ -1,1 +1,1 @@
-"""Causal attention: one function, and an implementation for every backend."""
+"""Causal attention: one function, with an implementation for every backend."""

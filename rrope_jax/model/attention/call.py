@@ -1,4 +1,4 @@
-"""A call of attention, its shape, and what an implementation is."""
+"""The interface of attention implementations: a call, its shape, an implementation."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from rrope_jax.model.platform import operations as platform
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CallShape:
-    """Everything about a call that decides which implementation can compute it.
+    """The properties of a call that decide which implementation can compute it.
 
     Attributes:
-      B, T, S, N, K, H: rows, queries, keys, query heads, key/value heads and head_dim.
-      dtype: of queries, keys and values.
+      B, T, S, N, K, H: numbers of rows, queries, keys, query heads and key/value heads; head_dim.
+      dtype: the dtype of queries, keys and values.
       segmented: whether rows hold several segments.
       continued: whether queries continue a cached sequence.
       dropout: whether the attention weights have dropout.
@@ -40,13 +40,13 @@ class CallShape:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """The arguments of `attention`, of a device's part where it runs on a mesh.
+    """The arguments of `attention`, or of one device's part of it on a mesh.
 
     Attributes:
-      q_BTNH, k_BSKH, v_BSKH: scaled, rotated queries, rotated keys and values.
-      mask: who sees whom.
+      q_BTNH, k_BSKH, v_BSKH: scaled and rotated queries, rotated keys, and values.
+      mask: which keys each query may see.
       dropout: applied to the softmax weights, float32[B, K, G, T, S].
-      prepared: a device's part of the result of `Implementation.prepare`.
+      prepared: the device's part of the result of `Implementation.prepare`.
     """
 
     q_BTNH: jax.Array
@@ -58,7 +58,7 @@ class Call:
 
     @property
     def shape(self) -> CallShape:
-        """Its shape."""
+        """The shape of the call."""
         B, T, N, H = self.q_BTNH.shape
         S, K = self.k_BSKH.shape[1:3]
         return CallShape(
@@ -82,11 +82,11 @@ class Implementation:
 
     Attributes:
       run: computes a call: float[B, T, N, H] in the dtype of q.
-      obstacle: why `run` cannot compute a call of a shape, as the end of a sentence, or None.
-      auto_pairs: the number of queries times keys from which `auto` considers it.
-      prepare: for an implementation that handles all parts of a row itself. From the shape of a
-        device's piece, it makes what `run` needs, and says how that is split over the mesh. Other
-        implementations get one consecutive piece of a row at a time.
+      obstacle: why `run` cannot compute calls of a shape, as the end of a sentence, or None.
+      auto_pairs: the least T * S for which `auto` considers it.
+      prepare: for implementations that handle all parts of a row themselves: from the shape of a
+        device's piece, returns what `run` needs and how to split that over the mesh. Other
+        implementations receive one consecutive piece of a row at a time.
     """
 
     run: Callable[[Call], jax.Array]
@@ -96,17 +96,17 @@ class Implementation:
 
 
 def first_obstacle(*obstacles: tuple[bool, str]) -> str | None:
-    """The reason of the first obstacle that is present."""
+    """The reason given by the first obstacle that is present, or None."""
     return next((reason for present, reason in obstacles if present), None)
 
 
 def dropout_obstacle(shape: CallShape) -> str | None:
-    """The one of every implementation that never holds the attention weights."""
+    """The obstacle shared by implementations that never hold the attention weights."""
     return "it has no dropout on the attention weights" if shape.dropout else None
 
 
 def fused_obstacle(shape: CallShape, platform_name: str) -> str | None:
-    """Those of the fused kernels of a platform."""
+    """The obstacles shared by fused kernels, which run on one platform only."""
     here = platform.backend_platform()
     if here != platform_name:
         return f"it needs a {platform_name.upper()}, not a {here.upper()}"

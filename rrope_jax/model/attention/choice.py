@@ -1,4 +1,4 @@
-"""`attention`, and the one function that decides how it is computed."""
+"""`attention`, and `choose`, which selects its implementation."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from rrope_jax.model.attention.call import Call, CallShape, Implementation, drop
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.sharding import on_a_mesh, parts
 
-# `auto` takes the first row that is long enough and has no obstacle.
+# `auto` takes the first entry whose `auto_pairs` the call reaches and that has no obstacle.
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    # below this length the logits of all pairs fit, and XLA needs no time for preparing a mask
+    # in shorter rows the logits of all pairs fit in memory, and XLA has no mask to prepare
     "splash": Implementation(
         splash.run, splash.obstacle, auto_pairs=4096**2, prepare=splash.prepare
     ),
@@ -27,9 +27,9 @@ class Choice(NamedTuple):
 
     Attributes:
       name: a key of `IMPLEMENTATIONS`.
-      piece: the shape that the implementation computes at a time: the whole call, or a device's
+      piece: the shape that the implementation computes at a time: the whole call or a device's
         piece of it.
-      over_mesh: whether every device computes its own part.
+      over_mesh: whether every device computes its own part explicitly, in a `jax.shard_map`.
     """
 
     name: str
@@ -38,20 +38,20 @@ class Choice(NamedTuple):
 
 
 def choose(shape: CallShape, implementation: str = "auto") -> Choice:
-    """Decides how a call of a shape is computed on the current platform and mesh.
+    """Decides how a call is computed on the current platform and mesh.
 
     Args:
-      shape: of the whole call, over all devices.
-      implementation: a key of `IMPLEMENTATIONS`, or `auto` for the first of them that can compute
-        this call: `splash` on TPUs for long sequences, `cudnn` on GPUs in bfloat16 (except for
-        long rows of several segments), else `xla` for short and `chunked` for long sequences.
+      shape: the shape of the whole call, over all devices.
+      implementation: a key of `IMPLEMENTATIONS`, or `auto` for the first one that suits this call:
+        `splash` on TPUs for long sequences, `cudnn` on GPUs in bfloat16 (except for long rows of
+        several segments), otherwise `xla` for short and `chunked` for long sequences.
 
     Raises:
-      ValueError: the implementation asked for cannot compute this call.
+      ValueError: the requested implementation cannot compute this call.
     """
     if shape.dropout and parts("length") > 1:
         raise ValueError("dropout on attention weights cannot be split over seq; set mesh.seq=1")
-    # XLA splits calls with a cache, and those with dropout, whose mask is that of whole arrays
+    # XLA itself splits calls with a cache, and those with dropout, whose mask spans whole arrays
     over_mesh = on_a_mesh() and not shape.continued and not shape.dropout
     piece = context_parallel.piece(shape) if over_mesh else shape
     if implementation == "auto":
@@ -80,17 +80,17 @@ def attention(
     """Softmax attention with float32 logits and softmax.
 
     Args:
-      q_BTNH: rotated queries, multiplied by the scale of the logits (`rope.rotate` does both).
-      k_BSKH, v_BSKH: rotated keys and values, of the dtype of the queries.
-      mask: who sees whom.
+      q_BTNH: queries, rotated and multiplied by the attention scale (`rope.rotate` does both).
+      k_BSKH, v_BSKH: rotated keys, and values, in the dtype of the queries.
+      mask: which keys each query may see.
       implementation: as in `choose`.
-      dropout: applied to the softmax weights, float32[B, K, G, T, S]; None for none.
+      dropout: applied to the softmax weights, float32[B, K, G, T, S]; None for no dropout.
 
     Returns:
-      Like q_BTNH.
+      An array of the shape and dtype of q_BTNH.
 
     Raises:
-      ValueError: the implementation asked for cannot compute this call.
+      ValueError: the requested implementation cannot compute this call.
     """
     call = Call(q_BTNH, k_BSKH, v_BSKH, mask, dropout)
     choice = choose(call.shape, implementation)

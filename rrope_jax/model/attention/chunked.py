@@ -1,13 +1,13 @@
-"""Causal attention in blocks of pairs: memory linear in the length, in plain JAX.
+"""Blockwise causal attention in plain JAX, with memory linear in the length.
 
-Follows FlashAttention (arXiv 2205.14135, 2307.08691): a block of queries goes over the blocks of
-keys that it may see with a running maximum and sum, and the backward pass computes the weights
-again from the logarithm of that sum. Blocks of pairs of which none is visible, above the diagonal
-or between segments, are never computed.
+Follows FlashAttention (arXiv 2205.14135, 2307.08691): each block of queries visits the blocks of
+keys that it may see, keeping a running maximum and sum, and the backward pass recomputes the
+weights from the logarithm of that sum. Fully masked blocks, above the diagonal or between segments,
+are never computed.
 
-Letters, besides those of `rrope_jax.model`: I blocks of queries, J blocks of keys, Q queries and C
-keys per block, R = Q * G rows per query block: tokens times the G heads that share their keys, so
-that a key/value head takes one matrix product.
+Letters, in addition to those of `rrope_jax.model`: I blocks of queries, J blocks of keys, Q queries
+and C keys per block, R = Q * G rows per query block. The G query heads that share a key/value head
+are stacked along R, so each key/value head needs only one matrix product.
 """
 
 import functools
@@ -23,11 +23,11 @@ from rrope_jax.model.attention.mask import MASKED
 from rrope_jax.model.platform.operations import Chunks, operations
 
 RESULT = "attention"
-"""The name, for remat policies, of results that the backward pass needs and that are costly."""
+"""The checkpoint name of the costly results that the backward pass needs, for remat policies."""
 
 
 def run(call: Call) -> jax.Array:
-    """Works everywhere; never holds the logits of all pairs, and skips blocks that are hidden."""
+    """Works everywhere; never holds the logits of all pairs, and skips fully masked blocks."""
     return chunked_attention(
         call.q_BTNH,
         call.k_BSKH,
@@ -40,13 +40,13 @@ def run(call: Call) -> jax.Array:
 
 
 class _Blocks(NamedTuple):
-    """What the query blocks of a row of the batch see.
+    """The key blocks that each query block of a row sees.
 
     Attributes:
-      start: int32[], the place of the row's first query among its keys.
-      segments_IQ, segments_JC: int32, of the queries and keys; None for one segment.
+      start: int32[], the index of the row's first query among its keys.
+      segments_IQ, segments_JC: int32, segment ids of queries and keys; None for one segment.
       lower_I: int32[I], the first key block with a visible pair.
-      full_I: int32[I], the first key block after that with an invisible pair.
+      full_I: int32[I], the first key block after that with a masked pair.
       upper_I: int32[I], the first key block above the diagonal.
     """
 
@@ -71,13 +71,14 @@ def chunked_attention(
     """Causal softmax attention with float32 logits and softmax.
 
     Args:
-      q_BTNH, k_BSKH, v_BSKH: scaled, rotated queries, rotated keys and values, of one float dtype.
-      start_B: int32[B], the place of each row's first query among its keys; None for 0.
+      q_BTNH, k_BSKH, v_BSKH: scaled and rotated queries, rotated keys, and values, in the same
+        float dtype.
+      start_B: int32[B], the index of each row's first query among its keys; None for 0.
       segment_ids_BT, key_segment_ids_BS: int32, of queries and keys; None for one segment.
-      chunks: sizes of the blocks, which are cut to the sequence.
+      chunks: block sizes, at most the sequence length.
 
     Returns:
-      Like q_BTNH.
+      An array of the shape and dtype of q_BTNH.
     """
     return _forward(q_BTNH, k_BSKH, v_BSKH, start_B, segment_ids_BT, key_segment_ids_BS, chunks)[0]
 
@@ -177,7 +178,7 @@ class _Layout:
         segment_ids_BT: jax.Array | None,
         key_segment_ids_BS: jax.Array | None,
     ) -> _Blocks:
-        """What query blocks see, for all rows of the batch."""
+        """The key blocks that query blocks see, for all rows of the batch."""
         start_B = jnp.zeros((self.B,), jnp.int32) if start_B is None else start_B
         first_BI = start_B[:, None] + self.query_block * jnp.arange(self.I, dtype=jnp.int32)
         upper_BI = jnp.minimum((first_BI + self.query_block - 1) // self.key_block + 1, self.J)
@@ -190,7 +191,7 @@ class _Layout:
         segments_BJC = key_ids_BS.reshape(self.B, self.J, self.key_block)
         place_BT = start_B[:, None] + jnp.arange(ids_BT.shape[1], dtype=jnp.int32)
         first_BT = jax.vmap(_first_of_segment)(ids_BT, key_ids_BS)
-        # a query that sees nothing still gets a block; otherwise it would divide by zero
+        # a query that sees no key still gets a block, to avoid division by zero
         first_BT = jnp.minimum(first_BT, jnp.minimum(place_BT, key_ids_BS.shape[1] - 1))
         lower_BI = first_BT.reshape(segments_BIQ.shape).min(-1) // self.key_block
         return _Blocks(start_B, segments_BIQ, segments_BJC, lower_BI, lower_BI, upper_BI)
@@ -204,7 +205,7 @@ class _Layout:
                 lambda row: jax.lax.map(lambda arrays: head(*arrays, row[1]), row[0]),
                 (arrays_BK, blocks_B),
             )
-        # the same bounds for all rows: if they differ, a loop runs every row to the end and selects
+        # shared bounds: under vmap, a loop with per-row bounds runs all rows to the end and selects
         blocks = blocks_B._replace(
             lower_I=blocks_B.lower_I.min(0),
             full_I=blocks_B.full_I.min(0),
@@ -216,7 +217,7 @@ class _Layout:
 
 
 def _pad(x_BT: jax.Array, block: int, mode: str = "constant") -> jax.Array:
-    """Pads to whole blocks. Only queries of the padding see keys of the padding."""
+    """Pads to whole blocks. Only padding queries see padding keys."""
     missing = -x_BT.shape[1] % block
     if not missing:
         return x_BT
@@ -224,7 +225,7 @@ def _pad(x_BT: jax.Array, block: int, mode: str = "constant") -> jax.Array:
 
 
 def _first_of_segment(ids_T: jax.Array, key_ids_S: jax.Array) -> jax.Array:
-    """The index of the first key that has a query's id, int32[T]; S where none has it."""
+    """The index of the first key in each query's segment, int32[T]; S if there is no such key."""
     order_S = jnp.argsort(key_ids_S, stable=True)
     sorted_S = key_ids_S[order_S]
     rank_T = jnp.searchsorted(sorted_S, ids_T).clip(max=len(key_ids_S) - 1)
@@ -240,9 +241,9 @@ def _over_key_blocks(
     step: Callable[[jax.Array, Callable[[jax.Array], jax.Array], Any], Any],
     carry: Any,
 ) -> Any:
-    """Runs `step(j, mask, carry)` over the key blocks j that query block i sees.
+    """Runs `step(j, mask, carry)` for every key block j that query block i sees.
 
-    `mask` hides the invisible pairs of logits [R, C].
+    `mask` masks a block of logits [R, C].
     """
     R, C = shape
     query_R = jnp.arange(R, dtype=jnp.int32) // group
@@ -264,7 +265,7 @@ def _over_key_blocks(
 def _head_forward(
     q_IRH: jax.Array, k_JCH: jax.Array, v_JCH: jax.Array, blocks: _Blocks, *, group: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The output, float32[I, R, H], and the logarithms of the sums of exponentials [I, R]."""
+    """The output, float32[I, R, H], and the log-sum-exp of the logits, float32[I, R]."""
     R, H = q_IRH.shape[1:]
     C = k_JCH.shape[1]
 
@@ -305,7 +306,7 @@ def _head_backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of q [I, R, H], and of k and v [J, H, C], all float32.
 
-    dot_IR is the product of the output and its gradient, summed over H.
+    dot_IR is the dot product over H of the output and its gradient.
     """
     R = q_IRH.shape[1]
     J, C, H = k_JCH.shape

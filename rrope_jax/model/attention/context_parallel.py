@@ -1,15 +1,14 @@
-"""Attention over a mesh: every device has its rows, its part of each row, and its heads.
+"""Attention over a mesh that splits rows, the tokens of each row, and heads.
 
-A device has the queries of its part and gathers the keys and values of whole rows. So memory is
-linear in the length and falls with the number of devices along a row, except for the keys and
-values of the current layer, of which grouped-query models have few.
+A device holds the queries of its part of a row and gathers the keys and values of the whole row.
+Memory is therefore linear in the length and shrinks with the number of devices along a row, except
+for the keys and values of the current layer, which are small in grouped-query models.
 
 Under a causal mask, the last of n equal parts of a row would have 2n - 1 times the work of the
-first. `arrange` gives device i the pieces i and 2n - 1 - i of 2n instead, which is the same work
-for all (the zigzag order of ring attention implementations, such as
-zhuzilin/ring-flash-attention).
+first. To balance the work, `arrange` gives device i pieces i and 2n - 1 - i of 2n pieces. This is
+the zigzag order of ring attention implementations such as zhuzilin/ring-flash-attention.
 
-L is the number of tokens of a row that a device has, P the pieces of a row.
+Letters: L is the number of tokens of a row on one device, P the number of pieces of a row.
 """
 
 import dataclasses
@@ -25,13 +24,13 @@ from rrope_jax.sharding import parts, spec
 
 
 def arrange(x_BT: jax.Array) -> jax.Array:
-    """Orders the tokens of rows so that equal parts have equal work; whole rows stay as they are.
+    """Reorders the tokens of rows to balance the work between devices; see the module docstring.
 
     Args:
-      x_BT: [B, T, ...], anything per token.
+      x_BT: [B, T, ...], any per-token array; unchanged if the mesh does not split rows.
 
     Raises:
-      ValueError: the length does not divide into two pieces for each part.
+      ValueError: the length is not a multiple of twice the number of parts of a row.
     """
     return _take_pieces(x_BT, _order(parts("length")))
 
@@ -42,7 +41,7 @@ def restore(x_BT: jax.Array) -> jax.Array:
 
 
 def arrange_indices(T: int, count: int) -> NDArray[np.int32]:
-    """int32[T]: the index in its row of every token that `arrange` puts into `count` parts."""
+    """The original index of every token in the order of `arrange` for `count` parts, int32[T]."""
     pieces_PL = np.arange(T, dtype=np.int32).reshape(2 * count, -1)
     return pieces_PL[_order(count)].reshape(-1)
 
@@ -56,7 +55,7 @@ def _inverse(order: list[int]) -> list[int]:
 
 
 def _take_pieces(x_BT: jax.Array, order: list[int]) -> jax.Array:
-    if len(order) == 2:  # one part, in its own order
+    if len(order) == 2:  # a single part keeps its order
         return x_BT
     B, T = x_BT.shape[:2]
     if T % len(order):
@@ -69,7 +68,7 @@ def _take_pieces(x_BT: jax.Array, order: list[int]) -> jax.Array:
 
 
 def _gather(x_BL: jax.Array, *, arranged: bool) -> jax.Array:
-    """Whole rows in their own order from a device's part [B, L, ...]; in a `shard_map`."""
+    """Gathers whole rows in original order from parts [B, L, ...]; call it in a `shard_map`."""
     count = parts("length")
     if count == 1:
         return x_BL
@@ -78,7 +77,7 @@ def _gather(x_BL: jax.Array, *, arranged: bool) -> jax.Array:
 
 
 def piece(shape: CallShape) -> CallShape:
-    """The shape of the consecutive queries that a device computes at a time, against whole rows."""
+    """The shape of a device's piece of a call: consecutive queries, and the keys of whole rows."""
     return dataclasses.replace(
         shape,
         B=shape.B // parts("batch"),
@@ -93,15 +92,15 @@ def _pieces_per_device(arranged: bool) -> int:
 
 
 def attend(implementation: Implementation, piece: CallShape, call: Call) -> jax.Array:
-    """Every device computes its queries against the keys and values of whole rows.
+    """Computes a call on the mesh: on each device its queries against keys of whole rows.
 
     Args:
-      implementation: what a device runs.
+      implementation: the implementation that each device runs.
       piece: `piece(call.shape)`.
-      call: over all devices.
+      call: the whole call, over all devices.
 
     Returns:
-      Like q_BTNH.
+      An array of the shape and dtype of q_BTNH.
     """
     mesh = jax.sharding.get_abstract_mesh()
     arranged = call.mask.arranged
@@ -133,7 +132,7 @@ def attend(implementation: Implementation, piece: CallShape, call: Call) -> jax.
         local,
         in_specs=(queries, keys, keys, tokens, tokens, prepared_spec),
         out_specs=queries,
-        check_vma=False,  # loops of the kernels begin with constants
+        check_vma=False,  # the kernels' loops start from constants
     )(
         call.q_BTNH,
         call.k_BSKH,
@@ -145,7 +144,7 @@ def attend(implementation: Implementation, piece: CallShape, call: Call) -> jax.
 
 
 def _piece_by_piece(implementation: Implementation, part: Call) -> jax.Array:
-    """A device's part of a row, whose pieces begin at different indices of the row."""
+    """Computes a device's part of a row, whose pieces start at different indices of the row."""
     B, L = part.q_BTNH.shape[:2]
     mask = part.mask
     count = _pieces_per_device(mask.arranged)

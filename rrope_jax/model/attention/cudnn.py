@@ -5,14 +5,14 @@ import jax.numpy as jnp
 
 from rrope_jax.model.attention.call import Call, CallShape, first_obstacle, fused_obstacle
 
-# Up to this many tokens, a row's mask of all pairs in the dtype of q takes at most 32 MiB.
+# Up to this length, a row's mask of all pairs in the dtype of q takes at most 32 MiB.
 _LONGEST_MASK = 4096
 
 
 def run(call: Call) -> jax.Array:
-    """Never holds the logits of all pairs, but segments make it read a mask of all pairs.
+    """Never holds the logits of all pairs, but needs a mask of all pairs for segments.
 
-    JAX's public interface has lengths for padded rows, but no segments.
+    JAX's public interface supports the lengths of padded rows, but not segments.
     """
     T = call.q_BTNH.shape[1]
     segmented = call.mask.segment_ids_BT is not None
@@ -28,7 +28,7 @@ def run(call: Call) -> jax.Array:
 
 
 def obstacle(shape: CallShape) -> str | None:
-    """Why it cannot compute a call."""
+    """Why `run` cannot compute a call, or None."""
     T, H, dtype = shape.T, shape.H, shape.dtype
     return fused_obstacle(shape, "gpu") or first_obstacle(
         (dtype not in (jnp.bfloat16, jnp.float16), f"it needs bfloat16 or float16, not {dtype}"),

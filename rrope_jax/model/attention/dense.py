@@ -1,4 +1,4 @@
-"""Attention by plain matrix products (`xla`)."""
+"""Attention as plain matrix products (`xla`)."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from rrope_jax.model.platform.operations import operations
 
 
 def run(call: Call) -> jax.Array:
-    """Works everywhere; keeps float32 logits of all pairs, so memory grows with T * S."""
+    """Works everywhere; holds float32 logits of all pairs, so memory grows with T * S."""
     q_BTNH, k_BSKH, v_BSKH = call.q_BTNH, call.k_BSKH, call.v_BSKH
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]

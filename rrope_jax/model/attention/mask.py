@@ -1,11 +1,11 @@
-"""Which keys a query may see."""
+"""The attention mask."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-# finite, so that the difference of two masked logits is a number
+# finite, so that the difference of two masked logits is not NaN
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
@@ -13,13 +13,13 @@ class CausalMask(NamedTuple):
     """A query sees the keys of its own segment that do not come after it.
 
     "After" refers to the order of the sequence, not to rotary positions, which sampling may repeat
-    or skip. Without fields, queries and keys are the same tokens in one segment.
+    or skip. By default, queries and keys are the same tokens in one segment.
 
     Attributes:
-      segment_ids_BT: int32[B, T], of the queries; equal ids may see each other.
-      key_segment_ids_BS: int32[B, S], of the keys; None where they are the same tokens.
-      start_B: int32[B], for queries that continue a sequence: the index of a row's first query
-        among its keys.
+      segment_ids_BT: int32[B, T], of the queries; tokens see each other only if ids are equal.
+      key_segment_ids_BS: int32[B, S], of the keys; None if they are the same tokens.
+      start_B: int32[B], the index of a row's first query among its keys, for queries that continue
+        a cached sequence; None for 0.
       arranged: whether tokens are in the order of `context_parallel.arrange`.
     """
 
@@ -34,7 +34,7 @@ class CausalMask(NamedTuple):
         return self.segment_ids_BT if self.key_segment_ids_BS is None else self.key_segment_ids_BS
 
     def dense(self, T: int, S: int) -> jax.Array:
-        """The mask as bool[B or 1, T, S], True where visible."""
+        """The mask as bool[B or 1, T, S], True for visible pairs."""
         query_T, key_S = jnp.arange(T, dtype=jnp.int32), jnp.arange(S, dtype=jnp.int32)
         query_BT = query_T[None] if self.start_B is None else self.start_B[:, None] + query_T
         visible_BTS = key_S <= query_BT[:, :, None]

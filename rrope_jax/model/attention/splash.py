@@ -1,6 +1,6 @@
-"""The Pallas attention kernel for TPUs of jax.experimental ("splash").
+"""JAX's Pallas attention kernel for TPUs, "splash" in jax.experimental.
 
-L is the number of queries that a device has of a row.
+L is the number of queries of a row on one device.
 """
 
 import math
@@ -15,7 +15,7 @@ from rrope_jax.model.attention.context_parallel import arrange_indices
 from rrope_jax.sharding import parts
 
 INTERPRET = False
-"""Whether Pallas interprets the kernel, slowly, on any platform; for tests."""
+"""Whether Pallas interprets the kernel, which is slow but works on any platform; for tests."""
 
 _TILE = 128  # divides the kernel's blocks
 _BLOCK = 512
@@ -36,25 +36,25 @@ def run(call: Call) -> jax.Array:
 
 
 def obstacle(shape: CallShape) -> str | None:
-    """Why it cannot compute a call."""
+    """Why `run` cannot compute a call, or None."""
     return fused_obstacle(shape, "tpu") or first_obstacle(
         (shape.T % _TILE != 0, f"it needs pieces of rows that {_TILE} divides, not {shape.T}"),
     )
 
 
 def prepare(piece: CallShape, mesh: AbstractMesh) -> tuple[Any, Any]:
-    """The kernel of all devices, and how it is split over the mesh, for `jax.shard_map`."""
+    """The kernel for all devices, and its sharding over the mesh, for `jax.shard_map`."""
     kernel = _make_kernel(piece)
     return kernel, kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec("tensor", "seq")))
 
 
 def _make_kernel(piece: CallShape) -> Any:
-    """The kernel for causal rows, with its table of the blocks of pairs, over all devices.
+    """The causal kernel, with its table of visible blocks, for all devices.
 
     Args:
-      piece: of consecutive queries that a device has; blocks divide them.
+      piece: the shape of a device's consecutive queries, which the block size divides.
     """
-    # imported here because it takes half a second, which only its users should pay
+    # imported here because the import takes half a second
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     head_parts, row_parts = parts("heads"), parts("length")

@@ -1,4 +1,4 @@
-"""The operations that some processors compute faster in another form.
+"""Operations that have a faster form on some processors.
 
-`operations` decides, once, which form a program takes; the rest of the model asks for none.
+Only `operations` decides which form to use; the rest of the model does not depend on the platform.
 """

@@ -1,6 +1,6 @@
-"""The operations of one CPU, which is not part of a mesh, as XLA and Eigen compute them fastest.
+"""Operations for a single CPU outside a mesh, in the form that XLA and Eigen compute fastest.
 
-What each of them gains is in docs/speed.md and docs/speed_smollm2.md.
+The speedup of each is in docs/speed.md and docs/speed_smollm2.md.
 """
 
 import math
@@ -19,7 +19,7 @@ _PARTS = 2
 def matmul(
     x_MI: jax.Array, kernel_IO: jax.Array, preferred_element_type: DTypeLike | None
 ) -> jax.Array:
-    """`jnp.matmul`, with a vector in parts and with a gradient that is computed wide."""
+    """`jnp.matmul` that splits vectors into parts and computes wide kernel gradients."""
     if preferred_element_type not in (None, x_MI.dtype):
         return jnp.matmul(x_MI, kernel_IO, preferred_element_type=preferred_element_type)
     if len(x_MI) == 1:
@@ -28,7 +28,7 @@ def matmul(
 
 
 def matmul_rows(x_MI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
-    """`x_MI @ kernel_OI.T` in float32; a vector in parts, without a transposed kernel."""
+    """`x_MI @ kernel_OI.T` in float32; splits vectors into parts and avoids their transpose."""
     if len(x_MI) > 1:
         return matmul(x_MI, kernel_OI.T, jnp.float32)
     x_I = jax.lax.optimization_barrier(x_MI.reshape(-1))
@@ -38,9 +38,9 @@ def matmul_rows(x_MI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
 
 
 def _vector_matmul(x_I: jax.Array, kernel_IO: jax.Array) -> jax.Array:
-    """The product in parts, because XLA computes that of a vector on one core.
+    """A vector-matrix product in parts, since XLA would compute the whole on a single core.
 
-    The barrier keeps XLA from computing x again for every output.
+    The barrier keeps XLA from recomputing x for every output.
     """
     parts = math.gcd(len(x_I), _PARTS)
     x_PI = jax.lax.optimization_barrier(x_I).reshape(parts, -1)
@@ -50,7 +50,7 @@ def _vector_matmul(x_I: jax.Array, kernel_IO: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _matmul_wide_gradient(x_MI: jax.Array, kernel_IO: jax.Array) -> jax.Array:
-    """The product, with a kernel gradient that has more columns than rows when it is computed.
+    """The product, with a kernel gradient computed in the orientation with more columns than rows.
 
     Eigen computes a wide result up to twice as fast as its transpose.
     """
@@ -81,10 +81,10 @@ _matmul_wide_gradient.defvjp(_matmul_forward, _matmul_backward)
 def one_query(
     q_B1NH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visible_B1S: jax.Array
 ) -> jax.Array:
-    """Attention of one query per row, which is bound by reading the cache.
+    """Attention with one query per row, which is bound by reading the cache.
 
-    The products take keys and values in the order in which the cache holds them. Those of
-    `attention.dense` make XLA transpose the values first, which takes longer than the rest.
+    The products take keys and values in the layout of the cache. With the layout of
+    `attention.dense`, XLA would first transpose the values, which takes longer than all the rest.
     """
     B, _, N, H = q_B1NH.shape
     K = k_BSKH.shape[2]
@@ -102,10 +102,10 @@ def one_query(
 
 
 def unstack(stacked: Any) -> list[Any]:
-    """The layers of a tree of concrete arrays [L, ...], each layer with its own arrays.
+    """Splits a tree of concrete arrays [L, ...] into one tree per layer.
 
-    XLA copies a layer that a loop cuts out of the stack, which takes longer than to use it. The
-    arrays share the memory of the stack where its layers are aligned to 64 bytes.
+    If a loop slices a layer out of the stack, XLA copies it, which takes longer than using it. The
+    new arrays share the memory of the stack if its layers are aligned to 64 bytes.
     """
 
     def layers(array_L: jax.Array) -> list[jax.Array]:

@@ -1,4 +1,4 @@
-"""Which form of an operation a program takes, by the platform that it runs on."""
+"""Chooses the form of operations by platform."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from rrope_jax.sharding import on_a_mesh
 
 
 class Chunks(NamedTuple):
-    """The blocks that `attention.chunked` computes.
+    """The blocks of `attention.chunked`.
 
     Attributes:
       query_block, key_block: tokens per block.
-      one_by_one: one key/value head after another, whose blocks then stay in a processor's cache;
-        else all heads at once, for accelerators.
+      one_by_one: whether to compute one key/value head after another, so that its blocks stay in a
+        CPU's cache, or all heads at once, for accelerators.
     """
 
     query_block: int
@@ -28,16 +28,16 @@ class Chunks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Operations:
-    """The operations that differ between platforms. Their results differ by rounding at most.
+    """Operations whose form depends on the platform. Results differ at most by rounding.
 
     Attributes:
-      matmul: x_MI times kernel_IO, in the dtype of x or in a preferred one.
+      matmul: x_MI times kernel_IO, in the dtype of x or a preferred one.
       matmul_rows: x_MI times the transpose of kernel_OI, float32[M, O].
       joins_projections: whether queries, keys and values come from one wide product.
-      one_query: attention of rows with one query each, from q_B1NH, k_BSKH, v_BSKH and the mask
-        bool[B or 1, 1, S]; None where it needs no form of its own.
-      chunks: how attention in blocks goes over the pairs.
-      unstack: the layers of stacked parameters, for a loop over tokens; None where a loop over
+      one_query: attention with one query per row, from q_B1NH, k_BSKH, v_BSKH and the mask
+        bool[B or 1, 1, S]; None to use the general form.
+      chunks: the blocks of chunked attention.
+      unstack: splits stacked parameters into layers, for a loop over tokens; None if a loop over
         layers reads the stack in place.
     """
 
@@ -72,7 +72,7 @@ _ONE_CPU = Operations(
     matmul_rows=one_cpu.matmul_rows,
     joins_projections=True,
     one_query=one_cpu.one_query,
-    # on two cores a third faster than 256 (docs/speed_smollm2.md)
+    # a third faster than 256 on two cores (docs/speed_smollm2.md)
     chunks=Chunks(query_block=512, key_block=512, one_by_one=True),
     unstack=one_cpu.unstack,
 )
@@ -85,6 +85,6 @@ def operations() -> Operations:
 
 
 def backend_platform() -> str:
-    """`cpu`, `gpu` or `tpu`: that of the mesh, which may describe other machines, else our own."""
+    """`cpu`, `gpu` or `tpu`: the platform of the mesh, even if absent, or of this process."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform

@@ -1,4 +1,4 @@
-"""Random bits that fuse with what uses them, on every backend."""
+"""Random bits whose computation XLA fuses with their consumer on every backend."""
 
 import math
 
@@ -11,19 +11,19 @@ _PARITY = 0x1BD11BDA
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """`jax.random.bits(key, shape)`, bit for bit, with its rounds written out.
+    """Same bits as `jax.random.bits(key, shape)`, with the rounds unrolled.
 
     On CPUs JAX runs Threefry's rounds as a loop over whole arrays, which costs more than the
-    feed-forward layer whose dropout mask the bits are for.
+    feed-forward layer that the dropout mask is for.
 
-    Follows Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as
+    This is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as
     1, 2, 3"). As in `jax.random`, an element's counter is its row-major index, and the two halves
     are combined by xor.
 
     Args:
-      key: a PRNG key. Other generators than Threefry's, and shapes of 2^32 elements or more, are
-        left to `jax.random.bits`.
-      shape: of the result.
+      key: a PRNG key. Generators other than Threefry, and shapes of 2^32 elements or more, fall
+        back to `jax.random.bits`.
+      shape: the shape of the result.
 
     Returns:
       uint32[*shape].

@@ -1,1 +1,1 @@
-"""Between `RopeSpec` and the RoPE keys of a Hugging Face config.json."""
+"""Conversion between `RopeSpec` and the RoPE keys of a Hugging Face config.json."""

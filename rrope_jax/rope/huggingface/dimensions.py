@@ -1,4 +1,4 @@
-"""The size of a head in a config.json, and how much of it is rotated."""
+"""Reads the size of a head, and how much of it is rotated, from a config.json."""
 
 import math
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ def read_dimensions(hf: HfConfig, share: Any) -> dict[str, Any]:
 
     Args:
       hf: the config.
-      share: the `partial_rotary_factor` that it states; None where it states none.
+      share: its `partial_rotary_factor`; None if it has no such key.
 
     Raises:
-      ValueError: sizes are missing or contradict each other. Where `head_dim` alone is wrong, it
-        is returned for `RopeSpec` to refuse.
+      ValueError: sizes are missing or contradict each other. If `head_dim` alone is invalid, it is
+        returned for `RopeSpec` to reject.
     """
     defaults = hf.defaults
     head_dim = _head_dim(hf.keys, defaults)
@@ -43,7 +43,7 @@ def read_dimensions(hf: HfConfig, share: Any) -> dict[str, Any]:
 
 def _head_dim(keys: Mapping[str, Any], defaults: ModelType) -> Any:
     rotated = keys.get("qk_rope_head_dim", defaults.qk_rope_head_dim)
-    if rotated is not None:  # the rotated part of DeepSeek's heads is an array of its own
+    if rotated is not None:  # DeepSeek's heads have their rotated part in a separate array
         return rotated
     if keys.get("head_dim") is not None:
         return keys["head_dim"]
@@ -77,7 +77,7 @@ def _check_rotated_part(keys: Mapping[str, Any], rotated: Any, share: Any) -> No
 
 
 def _share_of_width(width: Any, head_dim: int, share: Any) -> float:
-    """The share of a head that `rotary_dim` is, such that `head_dim` times it is not below it."""
+    """`width / head_dim`, rounded so that `head_dim` times it is not below `width`."""
     if not (is_int(width) and 0 < width <= head_dim):
         raise ValueError(
             f"rotary_dim={width!r} must be an integer from 2 to head_dim={head_dim!r}: it is the "

@@ -12,7 +12,7 @@ def _split(names: str) -> tuple[str, ...]:
     return tuple(names.split())
 
 
-# transformers' name of each part, with the other names that models give it.
+# transformers' name of each key -> other names that models use.
 _ONE_MEANING = {
     "rope_theta": _split(
         "global_rope_theta rotary_emb_base rotary_embedding_base rotary_base rotary_theta "
@@ -24,7 +24,7 @@ _ONE_MEANING = {
     ),
     "rotary_dim": _split("rotary_dims rotary_ndims rope_dim rope_dims n_rot attn_rotary_emb"),
 }
-# The same for sizes, of which a config may have several: the first counts.
+# The same for sizes. A config may have several of these; the first one counts.
 _FIRST_COUNTS = {
     "head_dim": _split("attention_head_dim kv_channels"),
     "hidden_size": _split("n_embd d_model"),
@@ -33,29 +33,29 @@ _FIRST_COUNTS = {
 }
 # A second base for some of the layers: Gemma 3 and ModernBERT before transformers v5.
 OTHER_BASES = _split("rope_local_base_freq local_rope_theta")
-# What multiplies queries by something that grows with their position.
+# Keys that scale queries by a factor that grows with their position.
 _POSITION_TEMPERATURES = _split("llama_4_scaling_beta use_logn_attn log_scaling_n_floor")
-# Whether there is a rotation at all.
+# Keys that turn the rotation on or off.
 _SWITCHES = _split(
     "rope rotary use_rope use_rotary use_rotary_emb use_rotary_embedding use_rotary_embeddings "
     "use_rotary_pos_emb use_rotary_position_embedding use_rotary_position_embeddings use_mem_rope"
 )
 _KINDS = re.compile(r"pos(ition|itional)?_(emb|embedding|embeddings|encoding|encodings)(_type)?")
 _ROTARY = _split("rope rotary rotary_embedding rotary_embeddings mrope")
-# Which dimensions are pairs, sizes of other parts, precision: nothing that changes frequencies.
+# Keys that do not change frequencies: pairing of dimensions, sizes of other parts, precision.
 _HARMLESS = _split(
     "original_rope rope_full_precision rotary_emb_dtype rope_interleave rope_interleaved "
     "indexer_rope_interleave rotary_interleaved rotary_emb_interleaved qk_rope_head_dim "
     "qk_nope_head_dim"
 )
-# Keys that `from_hf` looks at itself.
+# Keys that `from_hf` reads.
 _READ = _split(
     "rope_scaling rope_parameters rope_ratio layer_rope_theta no_rope_layers no_rope_layer_interval"
 )
 _UNDERSTOOD = frozenset().union(_HARMLESS, _READ, OTHER_BASES, _ONE_MEANING, *_ONE_MEANING.values())
-# A key with one of these words in it is about the rotation.
+# A key that contains one of these words concerns the rotation.
 _WORDS = frozenset(_split("alibi logn longrope mscale nope ntk rope rotary theta thetas xpos yarn"))
-# The same among keys that are all about the embedding.
+# The same for keys inside `rope_scaling` and `rope_parameters`.
 _NESTED_WORDS = _WORDS.union(
     _split(
         "alpha attn attention base beta context dim dims factor factors fraction freq freqs "
@@ -66,12 +66,12 @@ _NESTED_WORDS = _WORDS.union(
 
 @dataclasses.dataclass(frozen=True)
 class HfConfig:
-    """A config.json in which every part of the embedding has transformers' name.
+    """A config.json whose RoPE keys have been given transformers' names.
 
     Attributes:
-      keys: the config under those names.
-      names: what the file calls the parts that have another name in it.
-      model_type: what its `model_type` means by what is left out; None where that is not known.
+      keys: the config, with the renamed keys.
+      names: transformers' name -> the name in the file, for renamed keys.
+      model_type: the defaults of its `model_type`; None if they are not known.
     """
 
     keys: Mapping[str, Any]
@@ -80,20 +80,20 @@ class HfConfig:
 
     @property
     def defaults(self) -> ModelType:
-        """What is left out means this; LLaMA's where the type is not known."""
+        """The defaults of missing keys; LLaMA's if the type is not known."""
         return self.model_type or LLAMA
 
     def replace(self, **keys: Any) -> "HfConfig":
-        """The same config with other values of some keys."""
+        """Returns the config with some values replaced."""
         return dataclasses.replace(self, keys={**self.keys, **keys})
 
 
 def in_terms_of_transformers(config: Mapping[str, Any]) -> HfConfig:
-    """Gives every part of the embedding transformers' name.
+    """Gives the RoPE keys of a config transformers' names.
 
     Raises:
-      ValueError: two names of one part contradict each other, or a key that would change the
-        embedding is not one that is read.
+      ValueError: two names of one key contradict each other, or an unsupported key would change the
+        embedding.
     """
     keys = dict(config)
     names: dict[str, str] = {}
@@ -115,7 +115,7 @@ def in_terms_of_transformers(config: Mapping[str, Any]) -> HfConfig:
 
 
 def _check(key: Any, value: Any) -> None:
-    """Raises ValueError where a key would change the embedding and is not read."""
+    """Raises ValueError for an unsupported key that would change the embedding."""
     if not isinstance(key, str) or value is None:
         return
     if key in _SWITCHES and isinstance(value, bool):
@@ -150,12 +150,12 @@ def _check(key: Any, value: Any) -> None:
 
 
 def _is_about_rotation(key: str, words: frozenset[str] = _WORDS) -> bool:
-    """Whether a key looks as if it changed the rotation."""
+    """Whether a key's name suggests that it changes the rotation."""
     return not words.isdisjoint(re.split(r"[^a-z]+", key.lower()))
 
 
 def check_nested(parameters: Mapping[str, Any], dialect: str, known: frozenset[str]) -> None:
-    """Raises ValueError for a key of `rope_parameters` that may change the embedding unread."""
+    """Raises ValueError for unsupported keys that may change the embedding."""
     for key, value in parameters.items():
         if key in _POSITION_TEMPERATURES and value:
             _check(key, value)

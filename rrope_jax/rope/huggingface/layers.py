@@ -1,6 +1,6 @@
-"""Configs whose layers differ in their embedding, which one RopeSpec cannot say: refused.
+"""Rejects configs whose layers have different embeddings, which one RopeSpec cannot express.
 
-The message shows the call that reads the embedding of some of the layers.
+The error message shows a call that reads the embedding of some of the layers.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ _PER_LAYER = ("no_rope_layers", "no_rope_layer_interval", "layer_rope_theta", *O
 
 
 class Expression(str):
-    """Python code, which `advice` copies; it writes other values with `repr`."""
+    """Python code that `advice` inserts verbatim; it formats other values with `repr`."""
 
 
 def advice(hf: HfConfig, **edits: Any) -> str:
-    """A call of `from_hf`, to be copied, that reads the embedding of some of the layers.
+    """A `from_hf` call, ready to copy, that reads the embedding of some of the layers.
 
     Args:
       hf: the config.
-      **edits: keys that the call has to replace, besides those that differ between layers.
+      **edits: keys that the call must replace, besides those that differ between layers.
     """
     nested = [hf.keys[dialect] for dialect in DIALECTS if isinstance(hf.keys.get(dialect), Mapping)]
     defaults = {
@@ -48,7 +48,7 @@ def advice(hf: HfConfig, **edits: Any) -> str:
 
 
 def check_layers(hf: HfConfig, spec: RopeSpec) -> None:
-    """Raises ValueError where some layers have another base than `spec`, or no rotation."""
+    """Raises ValueError if some layers have a different base than `spec`, or no rotation."""
     for key in OTHER_BASES:
         base = hf.keys.get(key)
         if base is not None and base != hf.keys.get("rope_theta"):

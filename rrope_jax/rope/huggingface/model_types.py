@@ -1,7 +1,7 @@
-"""The rotary embedding of each `model_type`, where a config.json leaves it unsaid.
+"""Defaults of each `model_type` for the RoPE keys that a config.json leaves out.
 
-The values are those of the config classes of transformers 5.24, `chatglm` those that its conversion
-script gives to GLM. A type that is in no table is read where its config names its base.
+Values are those of the config classes of transformers 5.24; those of `chatglm` are from its script
+for conversion to GLM. A type in none of the tables is accepted if its config states the base.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class ModelType:
-    """What a config of one type means where it leaves keys out.
+    """The default RoPE values of one type.
 
     Attributes:
       theta: `rope_theta`.
       share: `partial_rotary_factor`.
       head_dim: None for hidden_size / num_attention_heads.
-      rotary_dim: the dimensions that are rotated, where the type says that instead of a share.
-      qk_rope_head_dim: the rotated part of a head, where that is an array of its own (DeepSeek).
+      rotary_dim: number of rotated dimensions, for types that state it instead of a share.
+      qk_rope_head_dim: size of a head's rotated part, if it is a separate array (DeepSeek).
     """
 
     theta: float = 10000.0
@@ -91,7 +91,7 @@ MODEL_TYPES: Mapping[str, ModelType] = _rows(
     (ModelType(theta=11158840.0, head_dim=128), "hy_v3"),
 )
 
-# Types that are extended unless their config says otherwise.
+# Types that scale their frequencies unless their config says otherwise.
 SCALED: Mapping[str, ModelType] = _rows(
     (ModelType(theta=12e6), "apertus apertus1p5_text"),
     (ModelType(theta=1e6, head_dim=128), "cwm"),
@@ -99,7 +99,7 @@ SCALED: Mapping[str, ModelType] = _rows(
     (ModelType(theta=150000.0, head_dim=64), "gpt_oss openai_privacy_filter"),
 )
 
-# Types whose layers differ in their embedding: what those with the whole context have.
+# Types whose layers have different embeddings: the values of the full-attention layers.
 LAYERED: Mapping[str, ModelType] = _rows(
     (ModelType(theta=1e6, head_dim=256), "gemma3_text gemma3n_text t5gemma2_decoder t5gemma2_text"),
     (ModelType(theta=160000.0), "modernbert modernbert-decoder"),
@@ -113,7 +113,7 @@ LAYERED: Mapping[str, ModelType] = _rows(
     (ModelType(theta=2560000.0, head_dim=128), "ultrabert"),
 )
 
-# Types whose layers differ in what no RopeSpec says, or whose embedding is another kind.
+# Types whose layers differ in ways that no RopeSpec expresses, or that use another embedding.
 REFUSED: Mapping[str, str] = {
     name: reason
     for reason, names in {
@@ -134,14 +134,14 @@ REFUSED: Mapping[str, str] = {
     for name in names.split()
 }
 
-# Names of types that read no text, of which there are too many to list.
+# Matches the names of types that take no text, which are too many to list.
 _NO_TEXT = re.compile(r"(^|[_-])(vision|vit|video|audio|image)([_-]|$)")
 
-# Types that do not read transformers' name of a part, but their own.
+# Types that read their own key instead of transformers'.
 _NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
 OWN_NAMES: Mapping[str, Mapping[str, str]] = {"gpt_neox": _NEOX, "gpt_neox_japanese": _NEOX}
 
-# Types that rotate (all of their layers) only where a key has a certain value.
+# Types that rotate (in all layers) only if a key has a certain value.
 _ALL_ONES = "a list of ones"
 CONDITIONS: Mapping[str, tuple[str, Any]] = {
     "smollm3": ("no_rope_layers", _ALL_ONES),
@@ -168,12 +168,12 @@ _ALL_TYPES: Mapping[str, ModelType] = {
 
 
 def model_type_of(name: str | None) -> ModelType | None:
-    """What a type means by what its configs leave out; None where that is not known."""
+    """The defaults of a type; None if they are not known."""
     return LLAMA if name is None else _ALL_TYPES.get(name)
 
 
 def obstacle(config: Mapping[str, Any]) -> str | None:
-    """Why no single RopeSpec is the embedding of a config's type, as the end of a sentence."""
+    """Why no single RopeSpec fits a config's type, as the end of a sentence; None if one does."""
     name = config.get("model_type")
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""From the RoPE keys of a Hugging Face config.json to a `RopeSpec`."""
+"""Reads a `RopeSpec` from the RoPE keys of a Hugging Face config.json."""
 
 import logging
 import re
@@ -31,24 +31,24 @@ _ORIGINAL, _MAXIMUM = "original_max_position_embeddings", "max_position_embeddin
 def from_hf(config: Mapping[str, Any]) -> RopeSpec:
     """Reads the RoPE keys of a model's config.json.
 
-    Besides transformers' own keys, it understands the names that models give them elsewhere
-    (`rotary_pct`, `rotary_emb_base`, `rotary_dim`, `kv_channels`, `rope_ratio` and more, see
-    `keys`) and `resonance: true`, at the top level or beside the scaling's keys. A key that is left
-    out has the default of the `model_type` (see `model_types`), or LLaMA's without one. The
-    original context is `original_max_position_embeddings`, at the top level before the scaling's
-    own, else `max_position_embeddings`; for `dynamic` it is always the latter. Keys of another
-    `rope_type` are ignored, as in transformers, with a log warning.
+    Besides transformers' own keys, it accepts the names that other models use (`rotary_pct`,
+    `rotary_emb_base`, `rotary_dim`, `kv_channels`, `rope_ratio` and more, see `keys`), and
+    `resonance: true` at the top level or next to the scaling's keys. A missing key takes the
+    default of the `model_type` (see `model_types`), or LLaMA's if there is no type. The original
+    context is `original_max_position_embeddings`, first from the top level, then from the scaling's
+    keys, and otherwise `max_position_embeddings`; for `dynamic` it is always the latter. Keys of
+    another `rope_type` are ignored with a log warning, as in transformers.
 
-    A RopeSpec is the embedding of text. It does not say which dimensions are pairs: GPT-J, GLM,
-    Cohere and DeepSeek pair (2i, 2i + 1), LLaMA (i, i + d/2).
+    A RopeSpec describes the embedding of text. It does not say which dimensions form pairs: GPT-J,
+    GLM, Cohere and DeepSeek pair (2i, 2i + 1), while LLaMA pairs (i, i + d/2).
 
     Args:
-      config: the parsed config.json; keys that say nothing of the embedding are not looked at.
+      config: the parsed config.json; keys unrelated to the embedding are ignored.
 
     Raises:
-      ValueError: a key is missing, unknown or out of range, would change the embedding and is not
-        read, or two contradict each other; the layers have several embeddings, or the type has
-        one that is no RopeSpec. The message names the key as in the config.
+      ValueError: a key is missing, unsupported or out of range, two keys contradict each other, the
+        layers have different embeddings, or a RopeSpec cannot describe the type's embedding. The
+        message names the key as in the config.
     """
     model_type = config.get("model_type")
     if model_type is not None and not isinstance(model_type, str):
@@ -76,13 +76,13 @@ def from_hf(config: Mapping[str, Any]) -> RopeSpec:
 
 
 def original_context(config: Mapping[str, Any]) -> int | None:
-    """The context, in tokens, that a config.json names as the one before any extension.
+    """The context before any extension, in tokens, as stated in a config.json.
 
-    That is `original_max_position_embeddings`, or `max_position_embeddings` where a greater
-    `max_sequence_length` says that the former is not the extended one (Vicuna).
+    This is `original_max_position_embeddings`, or `max_position_embeddings` if a larger
+    `max_sequence_length` holds the extended length (Vicuna).
 
     Returns:
-      A positive integer; None where the config names none.
+      A positive integer; None if the config does not state it.
     """
     nested = (config.get(dialect) for dialect in DIALECTS)
     for holder in (config, *(each for each in nested if isinstance(each, Mapping))):
@@ -97,7 +97,7 @@ def original_context(config: Mapping[str, Any]) -> int | None:
 
 
 def _read_layers(hf: HfConfig, dialect: str) -> RopeSpec:
-    """The one embedding of all layer types."""
+    """The embedding shared by all layer types."""
     parameters: Any = hf.keys.get(dialect)
     layers: dict[str, Any] = {}
     if isinstance(parameters, Mapping):
@@ -124,7 +124,7 @@ def _read_layers(hf: HfConfig, dialect: str) -> RopeSpec:
 
 
 def _read(hf: HfConfig, dialect: str) -> RopeSpec:
-    """The embedding that one dict of parameters describes together with the top level."""
+    """The embedding described by the top level and one dict of parameters."""
     parameters = hf.keys.get(dialect) or {}
     name, row = _rope_type(parameters, dialect, hf)
     _check_keys(parameters, dialect, name, row)
@@ -171,14 +171,14 @@ def _rope_type(parameters: Any, dialect: str, hf: HfConfig) -> tuple[str, RopeTy
             f"{dialect}={parameters!r} must be a dict such as {{'rope_type': 'linear', 'factor': "
             "4.0}; leave it null for plain RoPE"
         )
-    # factors of YaRN's first code, understood where they have the value that transformers computes
+    # factors from YaRN's first code, accepted if they equal what transformers computes
     ones = {key for key in ("attn_factor", "extrapolation_factor") if parameters.get(key) == 1}
     check_nested(parameters, dialect, NESTED_KEYS | ones)
     name = parameters.get("rope_type") or parameters.get("type")
     if name is None and parameters.keys() <= COMMON_KEYS | REMARKS:
         name = "default"
     if name == "mrope" and "mrope_section" in parameters:
-        name = "default"  # Qwen2-VL's axes, which are one for text
+        name = "default"  # Qwen2-VL's axes, which coincide for text
     if not isinstance(name, str) or name not in ROPE_TYPES:
         raise ValueError(f"rope_type={name!r} is unknown; choose one of {', '.join(ROPE_TYPES)}")
     if not parameters.get("alpha"):
@@ -196,7 +196,7 @@ def _rope_type(parameters: Any, dialect: str, hf: HfConfig) -> tuple[str, RopeTy
 
 
 def _check_keys(parameters: Mapping[str, Any], dialect: str, name: str, row: RopeType) -> None:
-    """Raises ValueError where a required key is missing; logs those that are ignored."""
+    """Raises ValueError if a required key is missing; logs keys that are ignored."""
     for key in row.requires:
         if key not in parameters or (parameters[key] is None and name != "yarn"):
             raise ValueError(
@@ -213,7 +213,7 @@ def _check_keys(parameters: Mapping[str, Any], dialect: str, name: str, row: Rop
 def _context(
     hf: HfConfig, parameters: Mapping[str, Any], name: str, row: RopeType
 ) -> tuple[str, Any]:
-    """The key that holds the original context, and its value; None where nothing needs it."""
+    """The key that holds the original context, and its value; None if missing and not needed."""
     candidates = [(_ORIGINAL, hf.keys), (_ORIGINAL, parameters), (_MAXIMUM, hf.keys)]
     if row.context_is_maximum:
         candidates.reverse()
@@ -229,7 +229,7 @@ def _context(
 
 
 def _implied_factor(hf: HfConfig, name: str, context_key: str, context: Any) -> float:
-    """The factor of a `longrope` dict without one, or a `yarn` dict with null for it."""
+    """The factor of a `longrope` dict without one, or of a `yarn` dict in which it is null."""
     maximum: Any = hf.keys.get(_MAXIMUM)
     if not (is_int(maximum) and is_int(context) and INT32_MAX >= maximum >= context > 0):
         raise ValueError(
@@ -240,7 +240,7 @@ def _implied_factor(hf: HfConfig, name: str, context_key: str, context: Any) -> 
 
 
 def _phi_temperature(parameters: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The attention factor that `short_mscale` and `long_mscale` are, if they are one."""
+    """The attention factor given by `short_mscale` and `long_mscale`, which must be equal."""
     values = [parameters[key] for key in MSCALES if parameters.get(key) is not None]
     if not values:
         return {}
@@ -256,7 +256,7 @@ def _phi_temperature(parameters: Mapping[str, Any], fields: Mapping[str, Any]) -
 
 
 def _theta(hf: HfConfig, theta: Any) -> Any:
-    """The base, which ChatGLM gives as a multiple (`rope_ratio`) of the default."""
+    """The base; ChatGLM states it as a multiple (`rope_ratio`) of the default."""
     ratio = hf.keys.get("rope_ratio")
     if theta is None and hf.model_type is None and ratio is None:
         raise ValueError(

@@ -1,7 +1,7 @@
 """The `rope_type`s of transformers, and the keys of `rope_scaling` and `rope_parameters`.
 
 transformers v4 has `rope_theta` at the top level of a config.json and the rest in `rope_scaling`;
-v5 has all of it in `rope_parameters`. Keys mean what transformers 5.23 computes from them.
+v5 has everything in `rope_parameters`. Keys are interpreted as in transformers 5.23.
 """
 
 import dataclasses
@@ -9,22 +9,22 @@ import dataclasses
 from rrope_jax.rope.scalings import SCALINGS
 
 DIALECTS = ("rope_scaling", "rope_parameters")
-# Spec fields whose Hugging Face key has another name.
+# Spec fields whose Hugging Face key has a different name.
 KEY_OF_FIELD = {
     "theta": "rope_theta",
     "scaling": "rope_type",
     "original_context": "original_max_position_embeddings",
 }
-# Keys that may stand beside any rope_type; one that does not need them ignores them.
+# Keys allowed with any rope_type, which ignores those that it does not need.
 COMMON_KEYS = frozenset(
     {"rope_type", "type", "rope_theta", "partial_rotary_factor", "resonance"}
     | {"original_max_position_embeddings"}
 )
-# Keys without an effect on the positions of text: the axes of images, and remarks.
+# Keys without effect on text positions: axes of images, and remarks.
 REMARKS = frozenset(
     {"mrope_section", "mrope_interleaved", "interleaved", "finetuned", "max_position_embeddings"}
 )
-# The temperatures of Phi-3.5-MoE, up to the original context and past it.
+# The temperatures of Phi-3.5-MoE, up to the original context and beyond it.
 MSCALES = ("short_mscale", "long_mscale")
 
 
@@ -33,11 +33,11 @@ class RopeType:
     """One `rope_type` of transformers.
 
     Attributes:
-      scaling: the `RopeSpec.scaling` that means the same.
+      scaling: the equivalent `RopeSpec.scaling`.
       requires: keys that must be present.
-      attention_factor: whether the key of this name is read; otherwise the factor is always 1.
-      context_is_maximum: the ramp or stretch refers to `max_position_embeddings`, whatever
-        `original_max_position_embeddings` says.
+      attention_factor: whether the key `attention_factor` is read; otherwise the factor is 1.
+      context_is_maximum: whether the original context is always `max_position_embeddings`, even if
+        `original_max_position_embeddings` is present.
       factor_key: the key that holds the spec's factor.
     """
 
@@ -55,7 +55,7 @@ class RopeType:
 
 
 LONGROPE = RopeType("longrope", ("short_factor", "long_factor"), attention_factor=True)
-# HunYuan's `dynamic` with an alpha, which does not follow the length.
+# HunYuan's `dynamic` with an alpha, which does not depend on the length.
 ALPHA = RopeType("ntk", ("alpha",), factor_key="alpha")
 
 ROPE_TYPES = {

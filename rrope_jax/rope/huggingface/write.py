@@ -1,4 +1,4 @@
-"""From a `RopeSpec` to the RoPE keys of a Hugging Face config.json."""
+"""Writes a `RopeSpec` as the RoPE keys of a Hugging Face config.json."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,34 +10,35 @@ from rrope_jax.rope.huggingface.rope_types import KEY_OF_FIELD, LONGROPE, ROPE_T
 from rrope_jax.rope.scalings import stretched_theta
 from rrope_jax.rope.spec import RopeSpec
 
-# What a LLaMA config means where it leaves the key out.
+# LLaMA's default of `max_position_embeddings`.
 _DEFAULT_LENGTH = 2048
 
 
 def to_hf(spec: RopeSpec, *, max_position_embeddings: int | None = None) -> dict[str, Any]:
     """Writes a spec as config.json keys that stock transformers, v4 and v5, computes exactly.
 
-    What transformers has a name for is written under that name; `ntk` becomes plain RoPE with a
-    larger theta and `ntk_by_parts` becomes `llama3`, which are the same frequencies. Everything
-    else (any resonance, `part_ntk`, an attention factor that the `rope_type` would ignore) becomes
-    `longrope` with one factor per feature, lossless in frequency and attention factor, and
-    `resonance: true` beside it tells `from_hf` that the wavelengths are whole. Some runtimes ignore
-    `attention_factor`: folding it into the weights is up to whoever exports those.
+    Scalings that transformers supports keep its name. `ntk` becomes plain RoPE with a larger theta,
+    and `ntk_by_parts` becomes `llama3`; both have the same frequencies. Everything else (any
+    resonance, `part_ntk`, an attention factor that the `rope_type` would ignore) becomes `longrope`
+    with one factor per feature, which preserves the frequencies and the attention factor. With
+    resonance, an extra key `resonance: true` tells `from_hf` that the wavelengths are integers.
+    Some runtimes ignore `attention_factor`; whoever exports the weights must fold it into them.
 
     Args:
       spec: the embedding.
-      max_position_embeddings: the length that the model is meant for. By default
-        original_context * factor where the spec has them; a spec without them gets the key only
-        where `longrope` needs it, as 2048, which is what transformers assumes without the key.
+      max_position_embeddings: the length that the model is meant for, in tokens. The default is
+        original_context * factor. A spec without these gets the key only if `longrope` needs it,
+        with the value 2048, which transformers assumes for a missing key.
 
     Returns:
-      JSON-ready keys, to be merged over those of a model's config.json: `head_dim`, `rope_theta`,
-      `rope_scaling`, `rope_parameters` and, where they apply, `max_position_embeddings`,
+      JSON-ready keys to merge into a model's config.json: `head_dim`, `rope_theta`,
+      `rope_scaling`, `rope_parameters` and, if they apply, `max_position_embeddings`,
       `original_max_position_embeddings`, `partial_rotary_factor` and `resonance`.
 
     Raises:
-      ValueError: `dynamic_ntk` with resonance or an attention factor, whose frequencies depend on
-        the length, or with a `max_position_embeddings` other than its original context.
+      ValueError: the scaling is `dynamic_ntk`, whose frequencies depend on the length, and the spec
+        has resonance or an attention factor, or `max_position_embeddings` is not its original
+        context.
     """
     maximum = max_position_embeddings or _extended_length(spec)
     if spec.scaling == "dynamic_ntk" and maximum != spec.original_context:
@@ -63,7 +64,7 @@ def to_hf(spec: RopeSpec, *, max_position_embeddings: int | None = None) -> dict
         "rope_scaling": None if native.scaling == "none" else parameters,
         "rope_parameters": {**top, **parameters},
     }
-    if row is LONGROPE:  # transformers 4 reads this length at the top level alone
+    if row is LONGROPE:  # transformers 4 reads this length only at the top level
         keys["original_max_position_embeddings"] = native.original_context
         maximum = maximum or native.original_context
     if maximum is not None:
@@ -80,7 +81,7 @@ def _extended_length(spec: RopeSpec) -> int | None:
 
 
 def _in_terms_of_transformers(spec: RopeSpec, length: int) -> RopeSpec:
-    """The spec itself, or an equal one that transformers computes exactly."""
+    """The spec itself, or an equivalent one that transformers computes exactly."""
     rows = [row for row in ROPE_TYPES.values() if row.scaling == spec.scaling]
     reads_attention_factor = any(row.attention_factor for row in rows)
     if spec.resonance or (frequencies(spec).attention_factor != 1 and not reads_attention_factor):
@@ -110,11 +111,11 @@ def _as_llama3(spec: RopeSpec) -> RopeSpec:
 
 
 def _with_attention_factor(spec: RopeSpec) -> RopeSpec:
-    """Explicit, because transformers 4 derives it from another factor than transformers 5."""
+    """Sets it explicitly, since transformers 4 and 5 derive it from different factors."""
     return dataclasses.replace(spec, attention_factor=frequencies(spec).attention_factor)
 
 
-# Scalings that transformers has under another name, or reads differently in its versions.
+# Scalings that transformers has under another name, or that its versions read differently.
 _REWRITES: dict[str, Callable[[RopeSpec], RopeSpec]] = {
     "ntk": _as_default,
     "ntk_by_parts": _as_llama3,
@@ -123,7 +124,7 @@ _REWRITES: dict[str, Callable[[RopeSpec], RopeSpec]] = {
 
 
 def _json(field: str, value: Any) -> Any:
-    """All but lengths and switches as floats: transformers 4 warns of an integer factor."""
+    """Converts all but lengths and switches to float: transformers 4 warns of integer factors."""
     if isinstance(value, tuple):
         return [float(entry) for entry in value]
     return value if field in ("original_context", "truncate") else float(value)

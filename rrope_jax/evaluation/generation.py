@@ -80,8 +80,8 @@ class Generator:
     """Reads prompts into a cache, then generates or scores continuations.
 
     A prompt's last token always stays out of the cache. It is the first token that `generate` and
-    `score` feed, since its output is the first that they need. So `read` computes no logits that
-    are used.
+    `score` feed, since its output is the first that they need. So the logits of the prompt are
+    never computed.
 
     Frequencies that depend on the length (`dynamic_ntk`, `longrope`) are always those at the
     cache's capacity.

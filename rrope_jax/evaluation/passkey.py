@@ -128,9 +128,9 @@ class Passkey(Benchmark[tuple[int, float]]):
         ]
 
     def prompt(self, context: int, depth: float, trial: int) -> Prompt:
-        """The prompt of a cell: whole filler sentences, as many as the context has room for."""
+        """The prompt of one trial, with as many whole fillers as the context has room for."""
         setting, encode = self._setting, self._tokenizer.encode
-        # 1e6 makes whole numbers of depths, for the generator
+        # depths are scaled to integers, as the generator requires
         random = np.random.default_rng([setting.seed, context, round(1e6 * depth), trial])
         digits = random.integers(0, 10, setting.digits)
         key = "".join(map(str, [1 + digits[0] % 9, *digits[1:]]))  # without a leading 0

@@ -136,7 +136,7 @@ def passkey_grid(
 
 
 def draw_passkey(axes: Axes, cells: Sequence[Mapping[str, Any]], value: str) -> None:
-    """Draws a heat map over context and depth: `accuracy` in percent or `log_probability` in nats."""
+    """Draws a heat map over context and depth, of `accuracy` (%) or `log_probability` (nats)."""
     depths, contexts, grid = passkey_grid(cells, value)
     accuracy = value == "accuracy"
     shown = 100 * grid if accuracy else grid

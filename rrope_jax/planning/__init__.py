@@ -1,1 +1,1 @@
-"""What a training step needs on chips that are not there: memory, FLOPs, traffic, time."""
+"""Estimates what a training step needs on absent chips: memory, FLOPs, traffic, time."""

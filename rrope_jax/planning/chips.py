@@ -1,4 +1,4 @@
-"""The accelerators to plan for: published figures, each with its source.
+"""The supported accelerators: published figures, with sources.
 
 Rates are per JAX device and second, decimal (1 GB/s = 1e9 bytes/s); memory is in bytes.
 """
@@ -13,14 +13,14 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Torus:
-    """Chips linked to their neighbours along each dimension of a slice.
+    """Chips linked to their neighbors along each dimension of a slice.
 
     Attributes:
-      dimensions: of a slice.
+      dimensions: number of dimensions of a slice.
       link: bytes/s of one link in one direction; a ring sends in both directions at once.
       wraps_at: an axis closes to a ring if its size is a multiple of this.
-      cubes: whether rings are switched cube by cube: then an axis closes only if the sizes of all
-        axes are such multiples.
+      cubes: whether rings are switched cube by cube, so that an axis closes only if the sizes of
+        all axes are multiples of `wraps_at`.
     """
 
     dimensions: int
@@ -36,10 +36,10 @@ class Torus:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Switch:
-    """Chips of a host that all reach each other at the same rate.
+    """Chips of a host that reach each other at the same rate.
 
     Attributes:
-      per_chip: bytes/s into a chip, and as many out of it at the same time.
+      per_chip: bytes/s into a chip, and simultaneously out of it.
     """
 
     per_chip: float
@@ -47,17 +47,17 @@ class Switch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GpuTarget:
-    """What XLA's compiler needs to know about a GPU (its `GpuTargetConfigProto`).
+    """The GPU properties that XLA's compiler needs (its `GpuTargetConfigProto`).
 
     Attributes:
-      name: of the product.
-      memory: of the card, bytes.
+      name: product name.
+      memory: memory of the card, bytes.
       capability: CUDA compute capability.
-      cores: streaming multiprocessors.
-      fpus_per_core, core_shared_memory: of one of them; bytes.
-      block_shared_memory: what one thread block may ask for, bytes.
-      l2_cache: bytes.
-      clock_ghz: boost clock.
+      cores: number of streaming multiprocessors (SMs).
+      fpus_per_core, core_shared_memory: FPUs and shared memory (bytes) per SM.
+      block_shared_memory: maximum shared memory of a thread block, bytes.
+      l2_cache: size of the L2 cache, bytes.
+      clock_ghz: boost clock, GHz.
     """
 
     name: str
@@ -81,14 +81,14 @@ class Chip:
       memory: bytes that a program may use. On TPUs the compiler's own limit; on GPUs the share of
         the card that JAX allocates, `GPU_MEMORY_SHARE`.
       memory_bandwidth: bytes/s.
-      peak: dense matrix products at JAX's default precision by dtype, FLOP/s. For float32 that is
-        one pass of bfloat16 on TPUs and TF32 on GPUs.
-      network: between the devices of a slice or host.
+      peak: dtype -> FLOP/s of dense matrix products at JAX's default precision. For float32 that
+        means one bfloat16 pass on TPUs and TF32 on GPUs.
+      network: the links between the devices of a slice or host.
       between_slices: bytes/s per device from one slice or host to others.
-      sources: of the figures.
-      devices_per_chip: JAX devices on one chip of the topology's name.
-      core_mode: libtpu's name for how a chip's cores are joined, unless it is the default.
-      gpu: for the compiler; None for other platforms.
+      sources: sources of the figures.
+      devices_per_chip: JAX devices per chip, as the topology's name counts chips.
+      core_mode: libtpu's name for the way in which a chip's cores are joined, if not the default.
+      gpu: the compiler's target; None for other platforms.
     """
 
     title: str
@@ -115,13 +115,13 @@ _BOOK = "https://jax-ml.github.io/scaling-book/"
 _XLA_GPU = "https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs"
 _COMPILER = "the limit named by the compiler of libtpu 0.0.52"
 
-# The share of a GPU's memory that JAX allocates for programs: launch/run_worker.sh reads the number
-# in this line and sets XLA_PYTHON_CLIENT_MEM_FRACTION to it. The rest is for CUDA and NCCL.
+# The share of a GPU's memory that JAX allocates for programs; the rest is for CUDA and NCCL.
+# launch/run_worker.sh reads the number in the next line to set XLA_PYTHON_CLIENT_MEM_FRACTION.
 GPU_MEMORY_SHARE = 0.9
 
 
 def _gpu_chip(title: str, target: GpuTarget, *, page: str, **rates: Any) -> Chip:
-    """A GPU, of whose memory programs may use `GPU_MEMORY_SHARE`."""
+    """A GPU; programs may use `GPU_MEMORY_SHARE` of its memory."""
     return Chip(
         title=title,
         platform="gpu",
@@ -232,7 +232,7 @@ CHIPS: Mapping[str, Chip] = types.MappingProxyType(
             memory_bandwidth=4.8e12,
             **_HOPPER,
         ),
-        # For trying things out on any machine: one core of docs/speed.md, with room for a model.
+        # For experiments on any machine: one core of the machine in docs/speed.md.
         "cpu": Chip(
             title="CPU core",
             platform="cpu",

@@ -1,4 +1,4 @@
-"""Compiling for absent devices: what the compiler says about memory and transfers."""
+"""Compiles for absent devices and collects the compiler's data on memory and transfers."""
 
 import dataclasses
 import logging
@@ -26,18 +26,18 @@ Keep = Callable[[jax.stages.Compiled], None]
 """Receives the compiled program."""
 
 Summarize = Callable[[str], Any]
-"""Makes of a program's optimized HLO what an estimate of its time needs, as JSON values."""
+"""Extracts what a time estimate needs from a program's optimized HLO, as JSON values."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory:
-    """A program's memory on a device in bytes, by XLA's buffer assignment.
+    """A program's memory on a device in bytes, from XLA's buffer assignment.
 
     Attributes:
       arguments: the state and a batch.
-      outputs: results that do not take the place of donated arguments.
-      temporaries: everything in between.
-      peak: the most that is alive at a time.
+      outputs: results that do not reuse the memory of donated arguments.
+      temporaries: all intermediate values.
+      peak: the maximum in use at any time.
     """
 
     arguments: int
@@ -48,13 +48,13 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compilation:
-    """What compiling a step revealed.
+    """The result of compiling a step.
 
     Attributes:
-      seconds: that it took.
-      memory: None if the compiler refused the program for its size.
-      refusal: why it did, with the sizes.
-      summary: of the program's text; None if the text is not available.
+      seconds: compile time.
+      memory: the program's memory; None if the compiler rejected the program as too big.
+      refusal: the compiler's reason for that, with sizes.
+      summary: summary of the program's text; None if the text is not available.
     """
 
     seconds: float
@@ -78,19 +78,20 @@ def compile_step(
     quick: bool,
     keep: Keep | None = None,
 ) -> Compilation:
-    """Compiles a program, logging progress meanwhile.
+    """Compiles a program, logging progress.
 
     Args:
       workload: the program.
       topology: the devices.
-      title: names it in the log.
-      summarize: reads the program's text.
-      quick: whether to stop once memory is assigned: see `quick`. The peak then counts all
-        temporaries, although they are not alive at the same time.
-      keep: receives the compiled program, unless `quick` stops before there is one.
+      title: the program's name in the log.
+      summarize: summarizes the program's text.
+      quick: whether to stop once memory is assigned; see the module `quick`. The peak then counts
+        all temporaries, although they are not alive at the same time.
+      keep: receives the compiled program, unless `quick` stops the compiler before it exists.
 
     Raises:
-      jax.errors.JaxRuntimeError, RuntimeError: the compiler failed, and not for the program's size.
+      jax.errors.JaxRuntimeError, RuntimeError: the compiler failed for a reason other than the
+        program's size.
     """
     start = time.monotonic()
     memory: Memory | None = None
@@ -139,20 +140,20 @@ def _memory(compiled: Any, platform: str) -> Memory:
         arguments=analysis.argument_size_in_bytes,
         outputs=outputs,
         temporaries=analysis.temp_size_in_bytes,
-        # on other platforms XLA's peak leaves out temporaries
+        # on other platforms XLA's peak excludes temporaries
         peak=analysis.peak_memory_in_bytes if platform == "tpu" else total,
     )
 
 
 def _text(dump: Path) -> str | None:
-    """The optimized HLO that the compiler wrote; `as_text` fails on many TPU programs."""
+    """The optimized HLO dumped by the compiler; `as_text` fails for many TPU programs."""
     files = list(dump.glob("*after_optimizations.txt"))
     return max(files, key=lambda path: path.stat().st_size).read_text() if files else None
 
 
 @contextmanager
 def _logging_progress(title: str) -> Iterator[None]:
-    """Logs from time to time how long compiling has taken so far."""
+    """Periodically logs how long compilation has taken so far."""
     start, finished = time.monotonic(), threading.Event()
 
     def log() -> None:

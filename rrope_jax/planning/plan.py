@@ -1,4 +1,4 @@
-"""From a workload and a topology to a plan: compiled, measured, and remembered."""
+"""Plans a workload on a topology by compiling it, and caches the results."""
 
 import dataclasses
 import hashlib
@@ -18,8 +18,8 @@ from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import Demands, Workload
 from rrope_jax.reporting.quantities import gib
 
-# All modules that make the program, choose its devices, compile it, or read the compiler's answer;
-# folders with everything in them.
+# All modules and folders that build the program, choose its devices, compile it, or read the
+# compiler's output.
 CODE = (
     *("data/packing.py", "model", "planning", "posgen", "reporting", "rope", "sharding.py"),
     "train",
@@ -28,19 +28,19 @@ _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "libtpu"),
     *(f"jax-cuda{version}-{part}" for version in (12, 13) for part in ("plugin", "pjrt")),
 )
-# Environment variables that compilers read.
+# Environment variables that the compilers read.
 _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64", "jax_optimization_level")
 
 
 class Cache(Protocol):
-    """Keeps JSON values by key."""
+    """Stores JSON values by key."""
 
     def get(self, key: str) -> Any | None:
-        """The value, or None."""
+        """The value; None if there is no such key."""
 
     def put(self, key: str, value: Any) -> None:
-        """Keeps a value."""
+        """Stores a value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Plan:
       workload: the program.
       topology: the devices.
       mesh_shape: axis -> devices.
-      demands: of one call of the program.
+      demands: the demands of one call of the program.
       compilation: what the compiler reported.
     """
 
@@ -63,18 +63,18 @@ class Plan:
 
     @property
     def peak(self) -> float:
-        """Bytes of a device; infinite if the compiler refused the program."""
+        """Peak memory per device in bytes; infinite if the compiler rejected the program."""
         memory = self.compilation.memory
         return math.inf if memory is None else memory.peak
 
     @property
     def fits(self) -> bool:
-        """Whether the program's peak stays within what a program may use of the device."""
+        """Whether the program's peak stays within the memory that a program may use."""
         return self.peak <= self.topology.chip.memory
 
     @property
     def why_not(self) -> str | None:
-        """What does not fit, as a sentence; None if it fits."""
+        """A sentence on what does not fit; None if the program fits."""
         if self.fits:
             return None
         chip, memory = self.topology.chip, self.compilation.memory
@@ -119,18 +119,18 @@ def make_plan(
     quick: bool = False,
     keep: Keep | None = None,
 ) -> Plan:
-    """Compiles a workload for a topology, or takes the result of an earlier compilation.
+    """Compiles a workload for a topology, or reuses the result of an earlier compilation.
 
     Args:
       workload: the program.
       topology: the devices.
-      cache: of earlier compilations.
+      cache: results of earlier compilations.
       summarize: see `compile_step`.
-      quick: see `compile_step`; it applies to TPUs only, since other platforms compile fast.
-      keep: see `compile_step`; if given, the program is compiled even if the cache has it.
+      quick: see `compile_step`; applies only to TPUs, since other platforms compile fast.
+      keep: see `compile_step`; if given, the program is compiled even if it is in the cache.
 
     Raises:
-      ValueError: the workload does not fit the mesh: a number does not divide another.
+      ValueError: the workload does not fit the mesh, such as a size that an axis does not divide.
     """
     quick = quick and topology.chip.platform == "tpu"
     mesh = workload.make_mesh(topology.devices())
@@ -146,10 +146,10 @@ def make_plan(
 
 
 def fingerprint(workload: Workload, topology: Topology, *, quick: bool) -> str:
-    """A key for everything that a compilation depends on.
+    """A cache key that covers everything a compilation depends on.
 
-    It covers the program, the devices and their figures, the compilers' settings, the versions of
-    packages, and this package's code.
+    That is the program, the devices and their figures, the compilers' settings, package versions,
+    and this package's code.
     """
     content = {
         "workload": workload.identity(),
@@ -176,7 +176,7 @@ def _versions() -> dict[str, str]:
 
 
 def code_digest(package: Path = Path(rrope_jax.__file__).parent) -> str:
-    """Digest of the names and contents of the files of `CODE` in a package."""
+    """A digest of the names and contents of the files of `CODE` in a package."""
     digest = hashlib.sha256()
     for name in CODE:
         path = package / name
@@ -187,7 +187,7 @@ def code_digest(package: Path = Path(rrope_jax.__file__).parent) -> str:
 
 
 def _bytes_by_content(memory: Memory | None, demands: Demands) -> dict[str, int]:
-    """Peak memory by content; what is neither state nor gradient is called activations."""
+    """Peak memory by content; everything but state and gradients counts as activations."""
     parts = dict(demands.state)
     if memory is not None:
         parts["activations"] = max(memory.peak - sum(parts.values()), 0)
@@ -195,5 +195,5 @@ def _bytes_by_content(memory: Memory | None, demands: Demands) -> dict[str, int]
 
 
 def _shape_in_words(mesh_shape: Mapping[str, int]) -> str:
-    """Such as `fsdp 16 x seq 4`."""
+    """The mesh in words, such as `fsdp 16 x seq 4`."""
     return " x ".join(f"{name} {size}" for name, size in mesh_shape.items() if size > 1) or "1"

@@ -1,6 +1,6 @@
 """The programs of a PosGen ablation as workloads: training, validation and test.
 
-All trainings run side by side in lanes of their own, so nothing is sent between devices.
+All training runs proceed side by side in separate lanes, so devices exchange no data.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from rrope_jax.sharding import AXES
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """All of `rrope posgen`; a `Job`.
+    """The whole of `rrope posgen`; a `Job`.
 
     Attributes:
       program, trainings, mesh, lanes: as for `posgen.round_functions.lower`.
@@ -33,20 +33,20 @@ class Ablation:
     lanes: int
 
     def check(self, devices: Sequence[jax.Device]) -> None:
-        """Raises LayoutError if `rrope posgen` would refuse, or if it cannot be compiled here."""
+        """Raises LayoutError if `rrope posgen` would, or if the job cannot be compiled here."""
         mesh = lay_out(self.program, self.mesh, devices)
         for attention in attentions_of(self.program, mesh):
             check_compiles_here(attention)
 
     @property
     def one_step(self) -> None:
-        """None: trainings share nothing, so there is one mesh only, and several programs."""
+        """None: training runs share nothing, so there is only one mesh, and several programs."""
 
     def workloads(self, devices: Sequence[jax.Device]) -> tuple["AblationProgram", ...]:
-        """Its programs, the training first.
+        """Its programs, training first.
 
         Raises:
-          ValueError: there are fewer devices than the mesh asks for.
+          ValueError: there are fewer devices than the mesh requires.
         """
         phases = _phases(self, make_mesh(self.mesh, devices))
         return tuple(AblationProgram(self, index) for index in range(len(phases)))
@@ -59,11 +59,11 @@ def _phases(ablation: Ablation, mesh: Mesh) -> tuple[Phase, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class AblationProgram:
-    """One of its programs; a `Workload`.
+    """One program of an ablation; a `Workload`.
 
     Attributes:
-      ablation: that it is part of.
-      index: among the programs of `posgen.round_functions.lower`.
+      ablation: the ablation that it is part of.
+      index: its index among the programs of `posgen.round_functions.lower`.
     """
 
     ablation: Ablation
@@ -71,7 +71,7 @@ class AblationProgram:
 
     @property
     def name(self) -> str:
-        """How many trainings there are."""
+        """A short description, with the number of training runs."""
         return f"{len(self.ablation.trainings)} trainings of PosGen"
 
     def identity(self) -> Mapping[str, Any]:
@@ -94,7 +94,7 @@ class AblationProgram:
         return self._phase(mesh).lowered
 
     def demands(self, mesh: Mesh) -> Demands:
-        """What a call asks of the mesh's devices; FLOPs include masked pairs of tokens."""
+        """The demands of a call on the mesh's devices; FLOPs include masked pairs of tokens."""
         phase, program = self._phase(mesh), self.ablation.program
         task, train, model = program.task, program.train, program.model
         training = phase.steps > 0

@@ -1,8 +1,8 @@
-"""Compiling until memory is assigned, and no further.
+"""Compiles a program only until its memory is assigned.
 
-The compiler lays out a program's memory early; generating code afterwards takes five to ten times
-as long and changes neither memory nor transfers. The compiler has no option to stop there, so it
-runs in a process that is killed once the layout is written.
+The compiler lays out a program's memory early. Generating code takes five to ten times as long and
+changes neither memory nor transfers. The compiler has no option to stop before that, so it runs in
+a process that is killed once the layout is written.
 """
 
 import multiprocessing
@@ -29,12 +29,12 @@ _NEXT = "*after_optimizations_after_buffer_assignment.txt"  # written after _ASS
 
 
 class Assignment(NamedTuple):
-    """A program's memory on a device in bytes, in its main memory space.
+    """A program's memory on a device in bytes, in the main memory space.
 
     Attributes:
-      arguments: its parameters; donated ones hold results, too.
-      outputs: results that are not in the memory of donated arguments.
-      temporaries: everything in between, which is one block.
+      arguments: the program's parameters; donated ones also hold results.
+      outputs: results that do not reuse the memory of donated arguments.
+      temporaries: the block of all intermediate values.
     """
 
     arguments: int
@@ -61,11 +61,11 @@ def read_assignment(text: str) -> Assignment:
 
 
 class TooBigError(Exception):
-    """The compiler refuses the program for its size; its message has the sizes."""
+    """The compiler rejects the program as too big; the message has the sizes."""
 
 
 def assign(workload: Workload, topology: Topology) -> tuple[Assignment, str]:
-    """A program's memory, and its optimized HLO.
+    """Returns a program's memory and its optimized HLO.
 
     Raises:
       TooBigError: the program needs more memory than a device has.
@@ -91,7 +91,7 @@ def assign(workload: Workload, topology: Topology) -> tuple[Assignment, str]:
 
 
 def _wait(process: BaseProcess, folder: Path) -> None:
-    """Waits until memory is assigned and written, or the process has ended."""
+    """Waits until the memory assignment is written or the process has ended."""
     size = -1
     while process.is_alive():
         written = sum(path.stat().st_size for path in folder.glob(_NEXT))
@@ -102,15 +102,15 @@ def _wait(process: BaseProcess, folder: Path) -> None:
 
 
 def _largest(folder: Path, pattern: str) -> str:
-    """The content of the largest file: the step's, beside those of smaller programs."""
+    """The contents of the largest matching file: the step's, as other programs are smaller."""
     files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_size)
     return files[-1].read_text() if files else ""
 
 
 def _compile(workload: Workload, topology: Topology, folder: str) -> None:
-    """Compiles; the function of the other process."""
+    """Compiles the workload; runs in the other process."""
     silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 2)  # the compiler's notices; errors are written to files
+    os.dup2(silent, 2)  # hides the compiler's notices; errors are written to files
     try:
         topology.prepare()
         lowered = workload.lower(workload.make_mesh(topology.devices()))

@@ -1,4 +1,4 @@
-"""The report of `rrope plan`: markdown and figures from its results.
+"""The report of `rrope plan`: Markdown and figures from its results.
 
 Nothing here writes files: `markdown` returns text and `plots` returns PNG bytes by file name.
 """
@@ -35,7 +35,7 @@ _FIGURE = (
 
 
 def markdown(results: Mapping[str, Any], *, figures: bool = True) -> str:
-    """The report as markdown, with a link to the figure beside it unless it is left out."""
+    """The report as Markdown; `figures` says whether it links to the figure."""
     parts = [
         f"# {results['workload']} on {_where(results)}\n",
         f"{headline(results)[0].upper()}{headline(results)[1:]}.\n",

@@ -1,7 +1,7 @@
-"""Slices and clusters by name, and their devices, to compile for without having them.
+"""Named slices and clusters, and their devices, for compiling without having them.
 
-`v5p:4x4x4` is a TPU slice of 64 chips, `h100:1x8x8` is 1 island of 8 hosts with 8 GPUs each,
-`cpu:8` is eight devices of this machine's own CPU.
+`v5p:4x4x4` is a TPU slice of 64 chips, `h100:1x8x8` is 1 island of 8 hosts with 8 GPUs each, and
+`cpu:8` is 8 devices of this machine's own CPU.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from rrope_jax.planning.chips import CHIPS, Chip
 
 
 class DeviceLocation(NamedTuple):
-    """Where a device is.
+    """The location of a device.
 
     Attributes:
       island: index of its slice (TPU) or host (GPU, CPU), inside which links are fast.
-      coordinates: on the torus of the slice, or its index on a host.
+      coordinates: coordinates on the torus of the slice, or its index on the host.
     """
 
     island: int
@@ -48,16 +48,16 @@ class Topology:
 
     @property
     def chip(self) -> Chip:
-        """Its figures."""
+        """The figures of its chips."""
         return CHIPS[self.chip_name]
 
     @property
     def size(self) -> int:
-        """Devices, over all slices."""
+        """The number of devices over all slices."""
         return math.prod(self.shape) * self.num_slices * self.chip.devices_per_chip
 
     def prepare(self) -> None:
-        """Sets what JAX reads before it starts its first backend."""
+        """Sets what JAX must know before it starts its first backend."""
         jax.config.update("jax_platforms", "cpu")
         for name, value in _COMPILE_ONLY.items():
             os.environ.setdefault(name, value)
@@ -65,20 +65,20 @@ class Topology:
             jax.config.update("jax_num_cpu_devices", self.size)
 
     def devices(self) -> list[jax.Device]:
-        """Its devices; programs can be compiled for all of them and run on those of `cpu` only.
+        """Its devices, for compiling programs; only those of `cpu` can also run them.
 
         Raises:
-          ValueError: the compiler knows no such slice.
+          ValueError: the compiler does not know this slice.
         """
         return _PLATFORMS[self.chip.platform].devices(self)
 
     def locate(self, device: jax.Device) -> DeviceLocation:
-        """Where one of its devices is."""
+        """The location of one of its devices."""
         return _PLATFORMS[self.chip.platform].locate(self, device)
 
 
-# libtpu otherwise queries Google Cloud's metadata server, which takes minutes where there is none,
-# locks the machine's TPUs, and warns about either.
+# Without these, libtpu queries Google Cloud's metadata server, which takes minutes outside Google
+# Cloud, locks the machine's TPUs, and warns about both.
 _COMPILE_ONLY = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -89,11 +89,11 @@ _COMPILE_ONLY = {
 
 
 def parse(name: str, num_slices: int = 1) -> Topology:
-    """Reads the name of a topology; touches no backend.
+    """Parses the name of a topology, without starting a backend.
 
     Raises:
-      ValueError: there is no such chip, its shape has another number of axes, its compiler is not
-        installed, or it is no TPU and `num_slices` is above 1.
+      ValueError: the chip is unknown, the shape has the wrong number of axes, the chip's compiler
+        is not installed, or `num_slices` is above 1 for a chip that is not a TPU.
     """
     parts = re.fullmatch(r"([a-z]\w*):(\d+(?:x\d+)*)", name)
     if parts is None or parts[1] not in CHIPS:
@@ -124,7 +124,7 @@ class _Platform(NamedTuple):
 
     Attributes:
       axes: what the sizes in a name count.
-      missing: how to install the compiler if it is missing, else None.
+      missing: how to install the compiler; None if it is installed.
       devices, locate: see `Topology`.
     """
 
@@ -154,7 +154,7 @@ def _tpu_devices(topology: Topology) -> list[jax.Device]:
         described = topologies.get_topology_desc(
             platform="tpu", topology_name=topology.name, **options
         )
-    except Exception as error:  # of several types, by version
+    except Exception as error:  # its type depends on the version
         raise ValueError(
             f"{topology.name!r} is not a slice that libtpu compiles for: "
             f"{str(error).splitlines()[0]}"
@@ -215,10 +215,10 @@ _PLATFORMS = {
 
 
 def target_config(chip: Chip) -> str:
-    """The text form of XLA's `stream_executor.GpuTargetConfigProto`.
+    """A chip's `stream_executor.GpuTargetConfigProto` of XLA, in text form.
 
-    Numbers shared by all of NVIDIA's data center GPUs since 2020 (warps, grids, registers) are from
-    the specs in XLA's repository: see the sources in `chips`.
+    Numbers shared by all NVIDIA data center GPUs since 2020 (warps, grids, registers) are from the
+    specs in XLA's repository; see the sources in `chips`.
     """
     gpu = chip.gpu
     assert gpu is not None

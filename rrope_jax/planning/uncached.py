@@ -1,7 +1,7 @@
-"""Compiling without JAX's cache of compiled programs.
+"""Compiles without JAX's cache of compiled programs.
 
-A program from the cache lacks the text and memory analysis that the compiler writes, and one for a
-CPU cannot be saved again.
+A program from the cache lacks the text and memory analysis that the compiler writes, and a CPU
+program from the cache cannot be serialized again.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 @contextmanager
 def uncached() -> Iterator[None]:
-    """Programs compiled inside this context neither come from JAX's cache nor go there."""
+    """A context in which JAX neither reads nor writes its cache of compiled programs."""
     before = getattr(jax.config, _CACHE)
     try:
         _use_cache(False)
@@ -27,4 +27,4 @@ _CACHE = "jax_enable_compilation_cache"
 
 def _use_cache(used: bool) -> None:
     jax.config.update(_CACHE, used)
-    compilation_cache.reset_cache()  # JAX reads the option only once
+    compilation_cache.reset_cache()  # otherwise JAX reads the option only once

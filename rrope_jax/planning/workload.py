@@ -1,7 +1,7 @@
-"""Workloads: programs that can be compiled for given devices, and what they ask of these.
+"""Workloads: programs that can be compiled for given devices, and their demands on these.
 
-A workload is all that the planner knows of a config. The one for decoders on text is here, the one
-for the PosGen ablation in `posgen`.
+The planner sees a config only through its workloads. The workload of training on text is here, that
+of the PosGen ablation in `posgen`.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from rrope_jax.train.step import Program
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepShape:
-    """The sizes of a training step, from which its transfers are estimated.
+    """The sizes of a training step, for estimating its transfers and memory traffic.
 
     Attributes:
       model: the decoder.
-      rows, length: of a batch over all devices, in rows and tokens.
-      accumulation: microbatches that a batch is computed in, one after another.
-      parameters: of the whole model, in number.
+      rows, length: size of a batch over all devices, in rows and tokens per row.
+      accumulation: number of microbatches per batch, computed one after another.
+      parameters: number of parameters of the whole model.
       attention: a key of `model.flops.ATTENTION_COSTS`.
-      chunked_logits: whether the loss computes logits chunk by chunk, and so twice.
-      mesh_shape: axis of the mesh -> devices that the model or the batch is split over.
+      chunked_logits: whether the loss computes logits chunk by chunk, and therefore twice.
+      mesh_shape: mesh axis -> number of devices along it.
     """
 
     model: ModelConfig
@@ -47,20 +47,20 @@ class StepShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demands:
-    """What one call of a program asks of the devices.
+    """The demands of one call of a program on the devices.
 
     Attributes:
-      model_flops: what the mathematics requires, over all devices.
-      executed_flops: what is computed, over all devices.
-      dtype: of the matrix products.
-      shape: of one training step.
-      repeats: how many steps of that shape a device computes in a call; need not be whole.
-      training: whether they are training steps, or only their forward passes.
-      state: bytes per device of what stays from step to step: parameters, optimizer, ...
-      steps: optimizer steps of the call, or 1 if it has none.
-      tokens: of the call, over all devices.
-      calls: until the whole job is done.
-      details: what a report says about the program beyond its config.
+      model_flops: model FLOPs over all devices; see `model.flops`.
+      executed_flops: executed FLOPs over all devices; see `model.flops`.
+      dtype: dtype of the matrix products.
+      shape: sizes of one training step.
+      repeats: number of steps of that shape that a device computes per call; may be fractional.
+      training: whether these are training steps, or only forward passes.
+      state: bytes per device that persist between steps, such as parameters and optimizer state.
+      steps: optimizer steps per call; 1 if the program has none.
+      tokens: tokens per call, over all devices.
+      calls: number of calls of the whole job.
+      details: information on the program for reports, beyond its config.
     """
 
     model_flops: float
@@ -84,30 +84,30 @@ class Workload(Protocol):
         """A short description."""
 
     def identity(self) -> Mapping[str, Any]:
-        """Everything that the compiled program depends on besides devices and code; JSON-like."""
+        """Everything the compiled program depends on besides devices and code; JSON-like."""
 
     def make_mesh(self, devices: Sequence[jax.Device]) -> Mesh:
-        """Lays out the devices; raises ValueError if their number does not fit."""
+        """Arranges the devices in a mesh; raises ValueError if their number does not fit."""
 
     def lower(self, mesh: Mesh) -> jax.stages.Lowered:
-        """The program for the mesh's devices; raises ValueError if an array does not fit."""
+        """Lowers the program for a mesh; raises ValueError if the mesh cannot split an array."""
 
     def demands(self, mesh: Mesh) -> Demands:
-        """What a call asks of the mesh's devices."""
+        """The demands of a call on the mesh's devices."""
 
 
 class Job(Protocol):
-    """What a config asks for: one training step, or several programs."""
+    """The programs of a config: one training step, or several programs."""
 
     @property
     def one_step(self) -> "TextTraining | None":
-        """The training whose mesh can be varied and whose step can be saved; None without one."""
+        """The job as a single step, whose mesh can be varied and which can be saved, or None."""
 
     def check(self, devices: Sequence[jax.Device]) -> None:
-        """Raises LayoutError for what the job itself refuses, or what cannot be compiled here."""
+        """Raises LayoutError if the job itself would, or if it cannot be compiled here."""
 
     def workloads(self, devices: Sequence[jax.Device]) -> Sequence[Workload]:
-        """Its programs on some devices, the training first."""
+        """Its programs on these devices, training first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +115,9 @@ class TextTraining:
     """The step of `rrope train`: a `Job` and its only `Workload`.
 
     Attributes:
-      program: the training.
+      program: the training run.
       mesh: sizes of the mesh.
-      evaluation: of the held-out loss, which is checked but not planned.
+      evaluation: settings of the held-out loss, which is checked but not planned.
     """
 
     program: Program
@@ -126,7 +126,7 @@ class TextTraining:
 
     @property
     def name(self) -> str:
-        """Batch and remat policy."""
+        """A short description: batch and remat policy."""
         train = self.program.train
         parts = f" in {train.accumulation} parts" if train.accumulation > 1 else ""
         return (
@@ -145,7 +145,7 @@ class TextTraining:
         return (self,)
 
     def check(self, devices: Sequence[jax.Device]) -> None:
-        """Raises LayoutError if `rrope train` would refuse, or if it cannot be compiled here."""
+        """Raises LayoutError if `rrope train` would, or if the step cannot be compiled here."""
         placement = lay_out(self.program, self.mesh, self.evaluation, devices)
         check_compiles_here(sharded.attention_of(self.program, placement.mesh))
 
@@ -162,7 +162,7 @@ class TextTraining:
         return sharded.lower_step(self.program, sharded.make_placement(self.program, mesh))
 
     def demands(self, mesh: Mesh) -> Demands:
-        """What a step asks of the mesh's devices."""
+        """The demands of a step on the mesh's devices."""
         model, train = self.program.model, self.program.train
         placement = sharded.make_placement(self.program, mesh)
         state = sharded.abstract_state(self.program)
@@ -207,7 +207,7 @@ class TextTraining:
 
 
 def check_compiles_here(attention: str) -> None:
-    """Raises LayoutError for an implementation of attention that only its devices compile."""
+    """Raises LayoutError if an attention implementation compiles only on its own devices."""
     if attention == "cudnn":
         raise LayoutError(
             "model.attention",
@@ -218,7 +218,7 @@ def check_compiles_here(attention: str) -> None:
 
 
 def _bytes_of_shards(abstract: Any, shardings: Any) -> int:
-    """Bytes of the shards of arrays that one device holds."""
+    """Bytes per device of sharded arrays."""
     parts = jax.tree.map(
         lambda leaf, placed: math.prod(placed.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
         abstract,

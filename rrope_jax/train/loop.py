@@ -255,7 +255,7 @@ class _Run:
 
 
 class _SpeedMeter:
-    """Mean speed of the last 20 steps; since the host runs ahead of the device, one is too noisy."""
+    """Mean speed of the last 20 steps; one is too noisy, as the host runs ahead of the device."""
 
     def __init__(self, batches: ResumableBatches) -> None:
         self._batches = batches

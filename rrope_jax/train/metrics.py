@@ -69,7 +69,7 @@ class MetricsLog:
             raise
 
     def sync(self) -> None:
-        """Flushes to disk; call it before saving a checkpoint, whose records must be there first."""
+        """Flushes to disk; must precede saving a checkpoint, whose records must not be missing."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._events.flush()

@@ -128,7 +128,7 @@ class Program:
         return chosen._replace(sound=sound), Measures(loss, gradient_norm, rate, targets, sound)
 
     def heldout(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Summed loss and number of targets of a batch, at its own positions and without dropout."""
+        """Summed loss and number of targets of a batch, at its own positions, without dropout."""
         _check_shapes(batch)
         positions = Positions(batch["positions"])
         losses_BT = self._losses(params, batch, positions, None)

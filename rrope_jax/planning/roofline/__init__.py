@@ -1,1 +1,1 @@
-"""How long a step would take: FLOPs, memory traffic, transfers, and sweeps over them."""
+"""Estimates the time of a step from FLOPs, memory traffic and transfers; sweeps over meshes."""

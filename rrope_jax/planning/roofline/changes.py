@@ -1,4 +1,4 @@
-"""Other ways to run the same training: to make it fit, and to compare their speed."""
+"""Alternative layouts of the same training run, to make it fit or to compare speeds."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ class Change:
 
 
 Runs = Callable[[TextTraining], bool]
-"""Whether the devices can run a workload: every size that is split divides, and so on."""
+"""Whether the devices can run a workload, for example whether the mesh divides its arrays."""
 
 
 def _change(base: TextTraining, mesh: MeshConfig, remat: str, accumulation: int) -> Change:
@@ -49,16 +49,16 @@ def _change(base: TextTraining, mesh: MeshConfig, remat: str, accumulation: int)
 
 
 def smaller(base: TextTraining, mesh_shape: Mapping[str, int], runs: Runs) -> Iterator[Change]:
-    """Changes that need less memory, the nearest first.
+    """Changes that reduce memory, smallest change first.
 
-    First come remat policies that keep less. Then, with the one that keeps least, parameters are
-    split over devices that held copies of them, and the batch into more microbatches, rows over
-    more devices or matrices over more devices.
+    First come remat policies that save less. Then, with the policy that saves least, parameters are
+    split over devices that held copies of them, and the batch is split into more microbatches, or
+    rows or matrices over more devices.
 
     Args:
       base: the workload that does not fit.
-      mesh_shape: its mesh, without -1.
-      runs: a change that it refuses is left out, and the next one is tried.
+      mesh_shape: its mesh, with -1 resolved.
+      runs: changes for which it returns False are skipped.
     """
     program, slices = base.program, base.mesh.num_slices
     for policy in _POLICIES[_POLICIES.index(program.model.remat) + 1 :]:
@@ -94,10 +94,10 @@ def _moved(sizes: Mapping[str, int], to: str) -> dict[str, int]:
 
 
 def alternatives(base: TextTraining, devices: int, runs: Runs) -> Iterator[Change]:
-    """Every mesh that can run the training, with every remat policy.
+    """Every mesh that can run the training run, with every remat policy.
 
     `seq` and `tensor` are powers of two, `fsdp` takes the remaining devices, and `data` is the
-    number of slices: within one, splitting parameters costs no more than copying them.
+    number of slices: within a slice, sharding parameters costs no more than replicating them.
     """
     slices, accumulation = base.mesh.num_slices, base.program.train.accumulation
     powers = [2**k for k in range(devices.bit_length())]
@@ -107,7 +107,7 @@ def alternatives(base: TextTraining, devices: int, runs: Runs) -> Iterator[Chang
         fsdp = devices // (slices * seq * tensor)
         mesh = _mesh({"data": slices, "fsdp": fsdp, "seq": seq, "tensor": tensor}, slices)
         changes = [_change(base, mesh, policy, accumulation) for policy in _POLICIES]
-        if runs(changes[0].workload):  # which does not depend on remat
+        if runs(changes[0].workload):  # does not depend on remat
             yield from changes
 
 

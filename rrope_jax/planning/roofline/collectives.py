@@ -1,8 +1,8 @@
-"""What a compiled program sends between devices, read from the text of its HLO.
+"""The transfers of a compiled program between devices, read from its HLO text.
 
-After all its passes, XLA's text of a program names for every collective the shape of its result on
-a device and the devices that take part, and for every loop how often it runs. The positions of
-those devices in the mesh tell which of its axes the data crosses.
+For every collective, XLA's optimized HLO states the shape of its result on a device and the devices
+that take part, and for every loop the number of iterations. The positions of those devices in the
+mesh tell which axes the data crosses.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ KINDS = (
     "collective-permute",
 )
 
-# In the names of computations that sum and scatter in one operation.
+# Occurs in the names of computations that sum and scatter in one operation.
 _SCATTERED_SUM = "all-reduce-scatter"
 
 _BITS = {
@@ -48,7 +48,7 @@ _LISTED = re.compile(r"replica_groups=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _MESH_SIZE = re.compile(r"'(\w+)'=(\d+)")
 _MESH_AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
-# Slices of TPUs send data through their hosts; the program is that of one slice.
+# TPU slices exchange data through their hosts; the program is that of a single slice.
 _BETWEEN_SLICES = re.compile(r'\b_xla_megascale_transfer_type="(\w+)"')
 _SLICES = re.compile(r'\b_xla_megascale_target="\{([\d,]+)\}')
 _DEVICES = re.compile(r"^HloModule .*\bnum_partitions=(\d+)", re.MULTILINE)
@@ -68,11 +68,12 @@ class Collective:
 
     Attributes:
       kind: one of `KINDS`.
-      bytes: of the whole array: the result of an all-gather on each device, the operand of a
-        reduce-scatter, either one of an all-reduce or all-to-all, what a permute moves.
-      groups: int[groups, members], flat indices of devices in the mesh; of a permute, pairs of
+      bytes: size of the whole array: the result of an all-gather on each device, the operand of a
+        reduce-scatter, either of them for an all-reduce or all-to-all, the data that a permute
+        moves.
+      groups: int[groups, members], flat indices of devices in the mesh; for a permute, pairs of
         sender and receiver.
-      times: how often it runs in a step.
+      times: number of executions per step.
     """
 
     kind: str
@@ -82,16 +83,16 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends in a step if every byte is sent once to where it is needed.
+        """Bytes that a device sends per step if every byte goes once to where it is needed.
 
-        In a group of n that is (n-1)/n of the array, and twice that for an all-reduce.
+        In a group of n devices this is (n-1)/n of the array, and twice that for an all-reduce.
         """
         n = 2 if self.kind == "collective-permute" else len(self.groups[0])
         share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}
         return self.bytes * share.get(self.kind, (n - 1) / n) * self.times
 
     def axes(self, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
-        """Axes of the mesh along which the devices of a group differ."""
+        """The mesh axes along which the devices of a group differ."""
         sizes = tuple(mesh_shape.values())
         varying: set[str] = set()
         for group in self.groups:
@@ -104,14 +105,13 @@ class Collective:
 def read(text: str) -> tuple[Collective, ...]:
     """The collectives of a program in HLO text.
 
-    An asynchronous one counts where it starts, and of branches all count. A loop runs as often as
-    the compiler says, or up to the constant that its condition compares with, as JAX's scans do; a
-    loop that shows neither counts as one turn. A sum of which each device keeps a part, which TPUs
-    run as one operation, is a reduce-scatter. Transfers between slices of TPUs count where they are
-    received.
+    Asynchronous collectives count at their start, and all branches count. The number of iterations
+    of a loop is the compiler's, or the constant in the loop condition, as in JAX's scans, or
+    otherwise 1. A sum of which each device keeps a part, which TPUs run as one operation, counts as
+    a reduce-scatter. Transfers between TPU slices count where they are received.
 
     Args:
-      text: of a module after partitioning, such as `compiled.as_text()`.
+      text: the text of a module after partitioning, such as `compiled.as_text()`.
 
     Raises:
       ValueError: the text has no entry computation, or slices exchange data in an unknown way.
@@ -135,7 +135,7 @@ def read(text: str) -> tuple[Collective, ...]:
 
 
 def summarize(text: str) -> list[dict[str, Any]]:
-    """The collectives of a program as JSON values, equal ones joined: a `planning.Summarize`."""
+    """The collectives of a program as JSON values, equal ones merged; a `Summarize` function."""
     times: Counter[Collective] = Counter()
     for collective in read(text):
         times[dataclasses.replace(collective, times=1)] += collective.times
@@ -153,7 +153,7 @@ def from_summary(summary: Sequence[Mapping[str, Any]]) -> tuple[Collective, ...]
 def sum_by_axis(
     collectives: Sequence[Collective], mesh_shape: Mapping[str, int]
 ) -> dict[str, dict[str, float]]:
-    """Bytes that a device sends in a step: kind -> axes of the mesh, joined by `+` -> bytes."""
+    """Bytes that a device sends per step: kind -> mesh axes, joined by `+` -> bytes."""
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for collective in collectives:
         axes = "+".join(collective.axes(mesh_shape))
@@ -163,9 +163,9 @@ def sum_by_axis(
 
 
 def _is_repeated(line: str, chains: set[str]) -> bool:
-    """Whether it is a later stage of a transfer in `chains`, to which its own chain is added.
+    """Whether a line is a later stage of a transfer in `chains`; adds its chain to `chains`.
 
-    TPUs run a transfer beside products in several fusions, each of which names it.
+    TPUs overlap a transfer with products in several fusions, each of which names it.
     """
     chain = _CHAIN.search(line)
     if chain is None:
@@ -183,7 +183,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
             name = header["name"]
             bodies[name] = []
             entry = name if header["entry"] else entry
-        elif line.rstrip() == "}":  # metadata of kernels has lines that only begin so
+        elif line.rstrip() == "}":  # lines of kernel metadata may also begin with }
             name = None
         elif name is not None:
             bodies[name].append(line)
@@ -193,7 +193,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _turns(bodies: Mapping[str, Sequence[str]], entry: str) -> Counter[str]:
-    """How often each computation runs."""
+    """The number of executions of each computation."""
     turns: Counter[str] = Counter()
 
     def visit(name: str, times: int) -> None:
@@ -243,7 +243,7 @@ def _collective(line: str, times: int) -> Collective | None:
 
 
 def _groups_over_slices(text: str) -> tuple[tuple[int, ...], ...]:
-    """Groups of the devices with the same index in their slices; none for one slice."""
+    """Groups of the devices with the same index in their slices; empty for a single slice."""
     slices = max((targets.count(",") + 1 for targets in _SLICES.findall(text)), default=1)
     devices = _DEVICES.search(text)
     if slices == 1 or devices is None:
@@ -266,11 +266,11 @@ def _from_slices(line: str, times: int, groups: tuple[tuple[int, ...], ...]) -> 
 
 
 def _whole_bytes(operation: str, arrays: list[int], members: int) -> int:
-    """Bytes of the whole array, as in `Collective`, from those of an instruction's arrays."""
+    """Bytes of the whole array, as in `Collective`, from the sizes of an instruction's arrays."""
     if operation == "reduce-scatter":
         return sum(arrays) * members
     if operation in ("all-gather-start", "collective-permute-start"):
-        # (operands, results, ...): of several arrays at once, as many operands as results
+        # (operands, results, ...); for several arrays, there are as many operands as results
         arrays = [size for size in arrays if size > 4] or arrays
         half = arrays[len(arrays) // 2 :] if operation == "all-gather-start" else arrays[:1]
         return sum(half)
@@ -298,7 +298,7 @@ def _groups(line: str) -> tuple[tuple[int, ...], ...]:
 
 
 def _of_mesh(sizes: str, axes: str) -> tuple[tuple[int, ...], ...]:
-    """Groups along axes of the compiler's own mesh, or along parts of axes, `'a':(before)size`."""
+    """Groups along axes of the compiler's own mesh, or parts of axes, `'a':(before)size`."""
     dimensions = {name: [int(size)] for name, size in _MESH_SIZE.findall(sizes)}
     chosen = []
     for name, before, size in _MESH_AXIS.findall(axes):

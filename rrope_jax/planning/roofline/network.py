@@ -1,19 +1,19 @@
-"""How long a collective takes on the links between the devices of a group.
+"""The time of a collective on the links between the devices of a group.
 
-Inside a TPU slice a group extends along some dimensions of a torus. A device receives data over
-both links of a dimension that closes to a ring, over one link of a dimension that does not, and
-over all dimensions at once; groups interleaved in the same ring share its links. On a host of GPUs
-every device has its own port of a switch. Between slices and hosts, every device has its share of
-the network. So, for an array of V bytes over n devices at a rate of r bytes/s each,
+Inside a TPU slice, a group extends along some dimensions of a torus. A device receives data over
+both links of a dimension that closes to a ring, over one link of any other dimension, and over all
+dimensions at once. Groups interleaved in the same ring share its links. On a GPU host, every device
+has its own port on a switch. Between slices and hosts, every device has its share of the network.
+So, for an array of V bytes over n devices at a rate of r bytes/s each,
 
     all-gather, reduce-scatter   V (n-1)/n / r
     all-reduce                   twice that
     all-to-all                   v n/8 / link on a ring, v n/4 / link on a line (V = n v: half of
-                                 the data has to cross the middle), else v (n-1)/n / r
+                                 the data must cross the middle), otherwise v (n-1)/n / r
     permute                      v * hops / link
 
-and, for a group that spans several islands, the slower of the parts inside and between them. Every
-hop adds a microsecond. See https://jax-ml.github.io/scaling-book/sharding.
+and, for a group that spans several islands, the slower of the parts inside and between islands.
+Every hop adds a microsecond. See https://jax-ml.github.io/scaling-book/sharding.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ HOP_SECONDS = 1e-6
 
 
 def seconds(kind: str, size: float, group: Sequence[DeviceLocation], topology: Topology) -> float:
-    """The time of one collective.
+    """The time of one collective, in seconds.
 
     Args:
       kind: a key of `collectives.KINDS`.
-      size: bytes, as `Collective.bytes`.
-      group: locations of its devices; of a permute, the sender and the receiver.
-      topology: that they are part of.
+      size: bytes, as in `Collective.bytes`.
+      group: locations of its devices; for a permute, sender and receiver.
+      topology: the topology that contains them.
     """
     chip = topology.chip
     islands = {location.island for location in group}
@@ -43,7 +43,7 @@ def seconds(kind: str, size: float, group: Sequence[DeviceLocation], topology: T
         else:
             times.append(_switched(kind, size, len(inside), chip.network.per_chip))
     if len(islands) > 1:
-        # a device's share of what its island lacks
+        # a device's share of the data that its island lacks
         share = size if kind == "collective-permute" else size / len(inside)
         times.append(_switched(kind, share, len(islands), chip.between_slices))
     return max(times)
@@ -89,10 +89,10 @@ class _Extent:
     """The chips of a group along one dimension of the torus.
 
     Attributes:
-      members: their number.
-      ring: whether they go all the way around.
-      shared: groups that use the same links.
-      hops: from a member to the farthest one, over the chips in between.
+      members: number of chips.
+      ring: whether they form a closed ring.
+      shared: number of groups that share the same links.
+      hops: number of hops from a member to the farthest one.
     """
 
     def __init__(self, coordinates: list[int], length: int, wraps: bool) -> None:

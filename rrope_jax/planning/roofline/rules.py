@@ -1,8 +1,8 @@
-"""The transfers that the sharding rules require of a step, without compiling anything.
+"""The transfers that the sharding rules imply for a step, without compiling anything.
 
-They rank many meshes, and stand in for the compiled program where its text is not available. The
-compiler joins, splits and doubles transfers as it sees fit, so their bytes differ somewhat from
-those of `collectives.read`.
+They serve to rank many meshes, and replace the compiled program if its text is not available. The
+compiler may merge, split and duplicate transfers, so the bytes differ somewhat from those of
+`collectives.read`.
 """
 
 import math
@@ -17,12 +17,12 @@ from rrope_jax.planning.workload import StepShape
 
 
 def expected(shape: StepShape) -> tuple[Collective, ...]:
-    """What a training step sends over its mesh.
+    """The collectives of a training step over its mesh.
 
-    Parameters are gathered over `fsdp` and `seq` for the forward and for the backward pass, and
-    their gradients summed and scattered likewise (and summed over `data`); keys and values are
-    gathered over `seq` and their gradients scattered; what `tensor` splits is summed after the
-    output projection and the feed-forward layer, and their inputs' gradients likewise.
+    Parameters are gathered over `fsdp` and `seq` for the forward and the backward pass. Their
+    gradients are summed and scattered over the same axes, and summed over `data`. Keys and values
+    are gathered over `seq`, and their gradients scattered. Results split over `tensor` are summed
+    after the output projection and the feed-forward layer, as are the gradients of their inputs.
     """
     model, mesh_shape, parts = shape.model, shape.mesh_shape, shape.accumulation
     width, again = jnp.dtype(model.compute_dtype).itemsize, RECOMPUTED[model.remat]
@@ -52,12 +52,12 @@ def expected(shape: StepShape) -> tuple[Collective, ...]:
 
 
 def _of_data(size: float, mesh_shape: Mapping[str, int]) -> float:
-    """Bytes left to sum over `data` after scattering."""
+    """Bytes that remain to be summed over `data` after scattering."""
     return size / (mesh_shape["fsdp"] * mesh_shape["seq"])
 
 
 def _groups(axes: Sequence[str], mesh_shape: Mapping[str, int]) -> tuple[tuple[int, ...], ...]:
-    """Groups of devices that differ along these axes only, by their flat index in the mesh."""
+    """Groups of devices that differ only along these axes, as flat indices in the mesh."""
     names = list(mesh_shape)
     ids = np.arange(math.prod(mesh_shape.values())).reshape(tuple(mesh_shape.values()))
     others = [i for i, name in enumerate(names) if name not in axes]

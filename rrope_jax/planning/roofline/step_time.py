@@ -1,16 +1,16 @@
-"""The time of a step from what it computes, reads and sends: a roofline.
+"""A roofline estimate of a step's time from its FLOPs, memory traffic and transfers.
 
-Each of the three has a time at the chip's published rate. A step overlaps them as follows:
+Each of the three takes some time at the chip's published rate. A step overlaps them as follows:
 
-- Of products and memory, the slower one counts.
-- Transfers that include `data` or `fsdp` move parameters and gradients of layers other than the one
-  being computed, so they count only if they take longer than the computation.
-- Transfers over `seq` or `tensor` alone move activations that the next product waits for, so they
+- Products overlap with memory traffic, so the slower one counts.
+- Transfers over `data` or `fsdp` move parameters and gradients of layers other than the one being
+  computed, so they count only if they take longer than the computation.
+- Transfers over only `seq` or `tensor` move activations that the next product waits for, so they
   are added.
 
-The estimate lies between two bounds: everything overlapped, and nothing. It ignores products too
-small to fill a chip, imperfect kernels and waiting for hosts: a real step takes longer, often by a
-third.
+The estimate lies between two bounds, with everything overlapped and with nothing overlapped. It
+ignores products too small to fill a chip, imperfect kernels and waiting for hosts. A real step
+takes longer, often by a third.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ class Roofline:
     """Seconds of a step by resource, at the chip's published rates.
 
     Attributes:
-      compute: matrix products.
-      memory: reading and writing the device's memory.
-      network: transfers, by the mesh axes that they cross, joined by `+`.
+      compute: time of matrix products.
+      memory: time of reading and writing the device's memory.
+      network: mesh axes that are crossed, joined by `+` -> time of transfers.
     """
 
     compute: float
@@ -44,22 +44,22 @@ class Roofline:
 
     @property
     def hidden(self) -> float:
-        """Transfers that run beside products."""
+        """Seconds of transfers that overlap with products."""
         return sum(s for axes, s in self.network.items() if _is_hidden(axes))
 
     @property
     def exposed(self) -> float:
-        """Transfers that products wait for."""
+        """Seconds of transfers that products wait for."""
         return sum(s for axes, s in self.network.items() if not _is_hidden(axes))
 
     @property
     def step(self) -> float:
-        """The estimate."""
+        """The estimated seconds of a step."""
         return max(self.compute, self.memory, self.hidden) + self.exposed
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The step with everything overlapped, and with nothing."""
+        """Seconds of a step with everything overlapped, and with nothing overlapped."""
         transfers = self.hidden + self.exposed
         parts = (self.compute, self.memory, transfers)
         return max(parts), sum(parts)
@@ -80,12 +80,12 @@ class Estimate:
     """How long a workload takes on a topology.
 
     Attributes:
-      demands: of one call of the program.
-      peak_flops: of all devices, FLOP/s.
-      roofline: of one optimizer step, or of one call if it has none.
-      traffic: bytes between memory and cores that a device moves in a call, by what moves them.
+      demands: the demands of one call of the program.
+      peak_flops: peak rate of all devices together, FLOP/s.
+      roofline: the roofline of an optimizer step, or of a call if it has no optimizer steps.
+      traffic: cause -> bytes that a device moves between memory and cores in a call.
       collective_bytes: kind -> mesh axes -> bytes that a device sends in a call.
-      collectives_source: what the transfers were read from.
+      collectives_source: where the transfers were read from.
     """
 
     demands: Demands
@@ -97,18 +97,18 @@ class Estimate:
 
     @property
     def step_seconds(self) -> float:
-        """Of an optimizer step, or of a call if it has none."""
+        """Seconds of an optimizer step, or of a call if it has no optimizer steps."""
         return self.roofline.step
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs of a step as a share of what the devices could compute in its time."""
+        """Model FLOPs of a step as a share of the devices' peak FLOPs in the same time."""
         model_flops = self.demands.model_flops / self.demands.steps
         return model_flops / (self.step_seconds * self.peak_flops)
 
     @property
     def run_seconds(self) -> float:
-        """Of the whole job, without start-up, evaluation and checkpoints."""
+        """Seconds of the whole job, without startup, evaluation and checkpoints."""
         return self.demands.calls * self.demands.steps * self.step_seconds
 
     def as_json(self) -> dict[str, Any]:
@@ -141,13 +141,13 @@ class Estimate:
 
 
 def estimate(workload: Workload, topology: Topology, summary: Any | None = None) -> Estimate:
-    """The time of a workload.
+    """Estimates the time of a workload.
 
     Args:
       workload: the program.
       topology: the devices.
-      summary: of the compiled program by `collectives.summarize`; None takes the transfers from
-        the sharding rules.
+      summary: `collectives.summarize` of the compiled program; None takes the transfers from the
+        sharding rules.
 
     Raises:
       ValueError: the workload does not fit the mesh.
@@ -182,20 +182,20 @@ def network_seconds(
     locations: Sequence[DeviceLocation],
     topology: Topology,
 ) -> dict[str, float]:
-    """Time of all collectives of a step by the axes they cross; they run one after another.
+    """Seconds of a step's collectives, run one after another, by the mesh axes that they cross.
 
     Args:
-      collectives: of the program.
-      mesh_shape: axis -> devices.
-      locations: of the mesh's devices in its flat order.
-      topology: that they are part of.
+      collectives: the collectives of the program.
+      mesh_shape: mesh axis -> number of devices.
+      locations: locations of the mesh's devices, in flat order.
+      topology: the topology that contains them.
     """
     sums: dict[str, float] = defaultdict(float)
     for collective in collectives:
         axes = "+".join(collective.axes(mesh_shape))
         if not axes:
             continue
-        # all groups lie alike; of a permute the farthest pair counts
+        # all groups are laid out alike; for a permute, the farthest pair counts
         groups = collective.groups[:1]
         if collective.kind == "collective-permute":
             groups = tuple(pair for pair in collective.groups if pair[0] != pair[1])

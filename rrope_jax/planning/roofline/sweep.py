@@ -1,4 +1,4 @@
-"""Compares meshes and remat policies, and finds the nearest change that fits."""
+"""Compares meshes and remat policies, and finds the smallest change that fits."""
 
 import logging
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ class Trial(NamedTuple):
 
 
 def try_change(change: Change, topology: Topology, cache: Cache, *, quick: bool) -> Trial:
-    """Compiles a changed workload; `cache` and `quick` as for `make_plan`."""
+    """Compiles a changed workload; `cache` and `quick` are as for `make_plan`."""
     plan = make_plan(change.workload, topology, cache, summarize, quick=quick)
     time = estimate(change.workload, topology, plan.compilation.summary)
     return Trial(change, plan, time)
 
 
 def nearest(base: Plan, cache: Cache, *, quick: bool) -> list[Trial]:
-    """Compiles changes of a plan that does not fit, nearest first, up to the first that fits.
+    """Compiles changes of a plan that does not fit, smallest first, up to the first that fits.
 
     Args:
-      base: of a `TextTraining`.
+      base: the plan of a `TextTraining`.
       cache, quick: see `make_plan`.
 
     Returns:
-      All trials; the last one fits, or none does.
+      All trials; only the last one may fit.
     """
     assert isinstance(base.workload, TextTraining)
     trials: list[Trial] = []
@@ -59,17 +59,17 @@ def sweep(
 ) -> list[Trial]:
     """Compiles the most promising meshes and remat policies.
 
-    All are ranked by a roofline that needs no compiling, except those whose state and saved
-    activations alone exceed a device's memory; the first `most` of them are compiled.
+    Candidates whose state and saved activations alone exceed a device's memory are dropped. The
+    others are ranked by a roofline that needs no compilation, and the first `most` are compiled.
 
     Args:
-      base: the training.
+      base: the training run.
       topology: the devices.
       cache, quick: see `make_plan`.
-      most: meshes and policies to compile.
+      most: maximum number of candidates to compile.
 
     Returns:
-      The compiled ones: what fits before what does not, the fastest first.
+      The compiled trials: those that fit, then those that do not, each sorted fastest first.
     """
     candidates = []
     for change in alternatives(base, topology.size, _runs_on(topology)):
@@ -86,7 +86,7 @@ def sweep(
 
 
 def _runs_on(topology: Topology) -> Runs:
-    """Tells whether a workload runs on these devices; a mesh may also rule out the attention."""
+    """A check whether a workload runs on these devices, including its attention."""
     devices = topology.devices()
 
     def runs(workload: TextTraining) -> bool:
@@ -100,5 +100,5 @@ def _runs_on(topology: Topology) -> Runs:
 
 
 def recommended(trials: Sequence[Trial]) -> Trial | None:
-    """The fastest that fits, of a sorted sweep."""
+    """The fastest trial of a sorted sweep that fits, or None."""
     return trials[0] if trials and trials[0].plan.fits else None

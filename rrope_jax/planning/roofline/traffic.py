@@ -2,9 +2,9 @@
 
 The estimate uses shapes, not the compiled program. It assumes that every product reads its operands
 and writes its result once, and that rotation, activation and residual sums are fused into products.
-Each of attention's blocks of queries reads the keys and values that it sees; attention without
-blocks writes and reads the weights of all pairs. Real programs move more if a product's operands do
-not fit on the chip, and less if results stay there.
+In blockwise attention, each block of queries reads the keys and values that it sees; otherwise
+attention writes and reads the weights of all pairs. Real programs move more if a product's operands
+do not fit on the chip, and less if results stay there.
 """
 
 import math
@@ -17,15 +17,15 @@ from rrope_jax.planning.workload import Demands, StepShape
 
 
 def traffic_of_call(demands: Demands) -> dict[str, float]:
-    """Bytes per device of one call of a program, by what moves them."""
+    """Bytes that a device moves in one call of a program, by cause."""
     moved = memory_traffic(demands.shape)
-    if not demands.training:  # the forward pass is a third, and leaves the optimizer alone
+    if not demands.training:  # forward passes are a third and use no optimizer
         moved = {name: size / 3 for name, size in moved.items() if name != "optimizer"}
     return {name: size * demands.repeats for name, size in moved.items()}
 
 
 def memory_traffic(shape: StepShape) -> dict[str, float]:
-    """Bytes per device of a training step, by what moves them."""
+    """Bytes that a device moves in a training step, by cause."""
     model, accumulation, parameters = shape.model, shape.accumulation, shape.parameters
     devices, tensor = math.prod(shape.mesh_shape.values()), shape.mesh_shape["tensor"]
     shard = parameters / (devices / shape.mesh_shape["data"])
@@ -35,10 +35,10 @@ def memory_traffic(shape: StepShape) -> dict[str, float]:
     passes = 3 + again.matrices
     vocabulary = 2 * model.vocab_size * model.d_model
     matrices = max(parameters - vocabulary, 0) / tensor
-    # gathered weights are written, and read by the product of each pass but the weights' gradient
+    # gathered weights are written, then read in each pass except for the weights' gradients
     gathered = 2 * (2 + again.matrices) * matrices * width * accumulation
     block = ATTENTION_COSTS[shape.attention].block
-    # without blocks float32 logits and weights, each written and read again
+    # without blocks: float32 logits and weights, each written once and read once
     per_pair = 4 * 4 if block is None else 2 * model.head_size * width / block
     of_pairs = visible_pairs(shape.length, block) * per_pair
     attention_passes = 3 + again.attention
@@ -54,7 +54,7 @@ def memory_traffic(shape: StepShape) -> dict[str, float]:
 
 
 def saved_bytes(shape: StepShape) -> float:
-    """Bytes that the layers of a device keep for the backward pass of a microbatch."""
+    """Bytes that a device's layers save for the backward pass of a microbatch."""
     model, tensor = shape.model, shape.mesh_shape["tensor"]
     tokens = shape.rows // shape.accumulation * shape.length
     tokens_of_device = tokens / (math.prod(shape.mesh_shape.values()) / tensor)
@@ -70,10 +70,10 @@ def saved_bytes(shape: StepShape) -> float:
 
 
 def _activations(model: ModelConfig, tensor: int) -> float:
-    """Numbers per token and layer that a pass over a block reads and writes."""
+    """The number of values per token and layer that a pass over a block reads and writes."""
     D, H, F = model.d_model, model.head_size, model.d_ff
     N, K = model.num_heads, model.kv_heads
     wide = hidden_matrices(model)
-    narrow_products = 4 + wide + 1  # with D on one side
+    narrow_products = 4 + wide + 1  # products with D on one side
     split = 2 * N * H + 2 * K * H + (wide + 1) * F + (2 * N + 2 * K) * H
-    return narrow_products * D + split / tensor + 4 * D  # and two norms
+    return narrow_products * D + split / tensor + 4 * D  # plus two norms

@@ -44,7 +44,7 @@ REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-# Far beyond any model. The number of layers is also checked against a checkpoint's weights.
+# Far beyond any model, except for num_layers, which is checked against a checkpoint's weights.
 _LARGEST = {
     "vocab_size": 2**24,
     "d_model": 2**20,

@@ -126,7 +126,7 @@ class TextTraining:
 
     @property
     def name(self) -> str:
-        """A short description: batch and remat policy."""
+        """A short description, with batch size and remat policy."""
         train = self.program.train
         parts = f" in {train.accumulation} parts" if train.accumulation > 1 else ""
         return (

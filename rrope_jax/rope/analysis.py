@@ -55,7 +55,7 @@ def is_pre_critical(
 def feature_gap(
     spec: RopeSpec, train_length: int, test_length: int, *, seq_len: int | None = None
 ) -> Float64Array:
-    """The largest distance of each feature at test from its phases in training (equation 8).
+    """The largest distance of each feature at test time from its training phases (equation 8).
 
     For one feature and unit amplitude this is
 

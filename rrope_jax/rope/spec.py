@@ -18,9 +18,9 @@ from rrope_jax.rope.scalings import SCALINGS, unread_fields
 class RopeSpec:
     """A rotary position embedding.
 
-    Fields are named as in the project's contract and in Hugging Face configs. A field that the
-    chosen scaling does not read must keep its default: `factor=4` without a scaling is an error,
-    not a no-op.
+    Fields have the same names as in this project's configs and, mostly, in Hugging Face's. A field
+    that the chosen scaling does not read must keep its default: `factor=4` without a scaling is an
+    error, not a no-op.
 
     Attributes:
       head_dim: dimensions of one attention head.

@@ -69,7 +69,7 @@ class MetricsLog:
             raise
 
     def sync(self) -> None:
-        """Flushes to disk; must precede saving a checkpoint, whose records must not be missing."""
+        """Flushes to disk, so that a checkpoint saved next never precedes its records."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._events.flush()

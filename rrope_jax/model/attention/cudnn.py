@@ -28,7 +28,7 @@ def run(call: Call) -> jax.Array:
 
 
 def obstacle(shape: CallShape) -> str | None:
-    """Why `run` cannot compute a call, or None."""
+    """Why `run` cannot compute calls of a shape, or None."""
     T, H, dtype = shape.T, shape.H, shape.dtype
     return fused_obstacle(shape, "gpu") or first_obstacle(
         (dtype not in (jnp.bfloat16, jnp.float16), f"it needs bfloat16 or float16, not {dtype}"),

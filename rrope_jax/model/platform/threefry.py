@@ -11,7 +11,7 @@ _PARITY = 0x1BD11BDA
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Same bits as `jax.random.bits(key, shape)`, with the rounds unrolled.
+    """Returns the same bits as `jax.random.bits(key, shape)`, with Threefry's rounds unrolled.
 
     On CPUs JAX runs Threefry's rounds as a loop over whole arrays, which costs more than the
     feed-forward layer that the dropout mask is for.

@@ -18,7 +18,7 @@ def to_hf(spec: RopeSpec, *, max_position_embeddings: int | None = None) -> dict
     """Writes a spec as config.json keys that stock transformers, v4 and v5, computes exactly.
 
     Scalings that transformers supports keep its name. `ntk` becomes plain RoPE with a larger theta,
-    and `ntk_by_parts` becomes `llama3`; both have the same frequencies. Everything else (any
+    and `ntk_by_parts` becomes `llama3`; neither changes the frequencies. Everything else (any
     resonance, `part_ntk`, an attention factor that the `rope_type` would ignore) becomes `longrope`
     with one factor per feature, which preserves the frequencies and the attention factor. With
     resonance, an extra key `resonance: true` tells `from_hf` that the wavelengths are integers.

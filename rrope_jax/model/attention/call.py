@@ -84,8 +84,8 @@ class Implementation:
       run: computes a call: float[B, T, N, H] in the dtype of q.
       obstacle: why `run` cannot compute calls of a shape, as the end of a sentence, or None.
       auto_pairs: the least T * S for which `auto` considers it.
-      prepare: for implementations that handle all parts of a row themselves: from the shape of a
-        device's piece, returns what `run` needs and how to split that over the mesh. Other
+      prepare: set by implementations that handle all parts of a row themselves; maps the shape of a
+        device's piece to what `run` needs and how to split that over the mesh. Other
         implementations receive one consecutive piece of a row at a time.
     """
 

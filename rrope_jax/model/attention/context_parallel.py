@@ -92,7 +92,7 @@ def _pieces_per_device(arranged: bool) -> int:
 
 
 def attend(implementation: Implementation, piece: CallShape, call: Call) -> jax.Array:
-    """Computes a call on the mesh: on each device its queries against keys of whole rows.
+    """Computes a call on the mesh; each device attends from its own queries to whole rows.
 
     Args:
       implementation: the implementation that each device runs.

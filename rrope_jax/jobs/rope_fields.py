@@ -108,13 +108,14 @@ def extend(description: Description, fields: Fields) -> Description:
             "checkpoint that it was exported from"
         )
     old = description.rope
-    if "scaling" not in fields and (idle := sorted(fields.keys() & unread_fields(old.scaling))):
+    idle = sorted(unread_fields(old.scaling).intersection(fields))
+    if idle and "scaling" not in fields:
         raise UsageError(
             f"{_PATH}.{idle[0]} = {fields[idle[0]]!r} has no effect on the checkpoint's scaling, "
             f"{old.scaling!r}; set {_PATH}.scaling too"
         )
     original = fields.get("original_context") or original_context(description)
-    rescaled = fields.keys() & {"scaling", "factor", "original_context"}
+    rescaled = {"scaling", "factor", "original_context"}.intersection(fields)
     if rescaled and original is None:
         raise UsageError(
             f"{_PATH}.original_context is not set, and the checkpoint does not say what context it "

@@ -97,10 +97,12 @@ def test_a_process_reads_half_where_its_devices_need_half(
         )
         assert process["hf"]["asked"] == needed
         assert process["a.gguf"]["asked"] == needed
-        # Orbax also reads where the chunks are, for each parameter, and does not cut them at heads
+        # Orbax also reads where the chunks are, for each parameter, and does not cut them at heads.
+        # Its bytes are those of the whole process, which also differ between machines (by 1.0 MB of
+        # 2.5 MB seen); a process that read everything would be half of all above what it needs.
         heads = [weight for weight in size if axis == "rows" and ".attention." in weight.path]
         uncut_heads = sum(size[weight] // 2 for weight in heads)
-        assert needed <= process["orbax"]["asked"] < needed + uncut_heads + 2_500_000
+        assert needed <= process["orbax"]["asked"] < needed + uncut_heads + sum(size.values()) // 4
 
 
 def _part(shape: tuple[int, ...], random: np.random.Generator) -> tuple[range, ...]:

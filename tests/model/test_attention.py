@@ -69,6 +69,18 @@ def test_mask_of_continued_sequences() -> None:
     )
 
 
+def test_mask_of_a_window() -> None:
+    """A query sees itself and the key before it; the second row continues after two tokens."""
+    mask = CausalMask(start_B=jnp.array([0, 2]), window=2).dense(3, 5)
+    np.testing.assert_array_equal(
+        mask,
+        [
+            [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0]],
+            [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]],
+        ],
+    )
+
+
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize(
     ("mask", "T", "S"),
@@ -76,8 +88,9 @@ def test_mask_of_continued_sequences() -> None:
         (CausalMask(), 5, 5),
         (CausalMask(segment_ids_BT=SEGMENTS), 5, 5),
         (CausalMask(start_B=jnp.array([0, 3])), 2, 7),
+        (CausalMask(segment_ids_BT=SEGMENTS, window=2), 5, 5),
     ],
-    ids=["causal", "segments", "decoding"],
+    ids=["causal", "segments", "decoding", "window"],
 )
 def test_xla_against_loops(mask: CausalMask, T: int, S: int, kv_heads: int) -> None:
     q, k, v = _qkv(2, T, S, 4, kv_heads, 6)

@@ -23,6 +23,7 @@ class CallShape:
       continued: whether queries continue a cached sequence.
       dropout: whether the attention weights have dropout.
       arranged: whether tokens are in the order of `context_parallel.arrange`.
+      window: the sliding window, as in `CausalMask`.
     """
 
     B: int
@@ -36,6 +37,7 @@ class CallShape:
     continued: bool = False
     dropout: bool = False
     arranged: bool = False
+    window: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Call:
             continued=self.mask.start_B is not None,
             dropout=self.dropout is not None,
             arranged=self.mask.arranged,
+            window=self.mask.window,
         )
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from rrope_jax.model.attention.call import Call
+from rrope_jax.model.attention.call import Call, CallShape, dropout_obstacle, first_obstacle
 from rrope_jax.model.attention.mask import MASKED
 from rrope_jax.model.platform.operations import Chunks, operations
 
@@ -36,6 +36,13 @@ def run(call: Call) -> jax.Array:
         call.mask.segment_ids_BT,
         call.mask.key_segments,
         operations().chunks,
+    )
+
+
+def obstacle(shape: CallShape) -> str | None:
+    """Why `run` cannot compute calls of a shape, or None."""
+    return dropout_obstacle(shape) or first_obstacle(
+        (shape.window is not None, "it has no sliding window")
     )
 
 

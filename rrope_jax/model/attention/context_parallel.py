@@ -119,7 +119,7 @@ def attend(implementation: Implementation, piece: CallShape, call: Call) -> jax.
         k_BTKH, v_BTKH = (_gather(x_BLKH, arranged=arranged) for x_BLKH in (k_BLKH, v_BLKH))
         key_ids_BL = CausalMask(segment_ids_BL, key_segment_ids_BL).key_segments
         key_ids_BT = None if key_ids_BL is None else _gather(key_ids_BL, arranged=arranged)
-        mask = CausalMask(segment_ids_BL, key_ids_BT, arranged=arranged)
+        mask = call.mask._replace(segment_ids_BT=segment_ids_BL, key_segment_ids_BS=key_ids_BT)
         part = Call(q_BLNH, k_BTKH, v_BTKH, mask, prepared=prepared)
         if implementation.prepare is not None or parts("length") == 1:
             return implementation.run(part)
@@ -156,7 +156,7 @@ def _piece_by_piece(implementation: Implementation, part: Call) -> jax.Array:
         tokens = slice(index * P, (index + 1) * P)
         ids_BP = None if mask.segment_ids_BT is None else mask.segment_ids_BT[:, tokens]
         start_B = jnp.full((B,), start, jnp.int32)
-        piece_mask = CausalMask(ids_BP, mask.key_segments, start_B)
+        piece_mask = CausalMask(ids_BP, mask.key_segments, start_B, window=mask.window)
         q_BPNH = part.q_BTNH[:, tokens]
         mixed.append(implementation.run(dataclasses.replace(part, q_BTNH=q_BPNH, mask=piece_mask)))
     return jnp.concatenate(mixed, axis=1)

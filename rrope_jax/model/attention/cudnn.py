@@ -31,6 +31,7 @@ def obstacle(shape: CallShape) -> str | None:
     """Why `run` cannot compute calls of a shape, or None."""
     T, H, dtype = shape.T, shape.H, shape.dtype
     return fused_obstacle(shape, "gpu") or first_obstacle(
+        (shape.window is not None, "it has no sliding window"),
         (dtype not in (jnp.bfloat16, jnp.float16), f"it needs bfloat16 or float16, not {dtype}"),
         (H % 8 != 0 or H > 128, f"it needs a head_dim that 8 divides, up to 128, not {H}"),
         (shape.S != T, "it needs whole rows, and the mesh splits them over seq"),

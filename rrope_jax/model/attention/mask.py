@@ -21,12 +21,15 @@ class CausalMask(NamedTuple):
       start_B: int32[B], the index of a row's first query among its keys, for queries that continue
         a cached sequence; None for 0.
       arranged: whether tokens are in the order of `context_parallel.arrange`.
+      window: a query sees none but its own key and the `window` - 1 keys before it, a sliding
+        window; None for no such limit. An int, never traced.
     """
 
     segment_ids_BT: jax.Array | None = None
     key_segment_ids_BS: jax.Array | None = None
     start_B: jax.Array | None = None
     arranged: bool = False
+    window: int | None = None
 
     @property
     def key_segments(self) -> jax.Array | None:
@@ -38,6 +41,8 @@ class CausalMask(NamedTuple):
         query_T, key_S = jnp.arange(T, dtype=jnp.int32), jnp.arange(S, dtype=jnp.int32)
         query_BT = query_T[None] if self.start_B is None else self.start_B[:, None] + query_T
         visible_BTS = key_S <= query_BT[:, :, None]
+        if self.window is not None:
+            visible_BTS &= key_S > query_BT[:, :, None] - self.window
         if self.segment_ids_BT is not None and self.key_segments is not None:
             visible_BTS &= self.segment_ids_BT[:, :, None] == self.key_segments[:, None, :]
         return visible_BTS

@@ -38,6 +38,7 @@ def run(call: Call) -> jax.Array:
 def obstacle(shape: CallShape) -> str | None:
     """Why `run` cannot compute calls of a shape, or None."""
     return fused_obstacle(shape, "tpu") or first_obstacle(
+        (shape.window is not None, "it has no sliding window"),
         (shape.T % _TILE != 0, f"it needs pieces of rows that {_TILE} divides, not {shape.T}"),
     )
 

@@ -34,6 +34,7 @@ def parse(
     define: Callable[[flags.FlagValues], None],
     *,
     config: bool | ConfigDict = True,
+    known: Callable[[ConfigDict], ConfigDict] = lambda config: ConfigDict(),
 ) -> flags.FlagValues:
     """Parses the flags of a command into its own FlagValues, without global state.
 
@@ -44,6 +45,8 @@ def parse(
       define: Defines the command's flags on the given FlagValues.
       config: Whether the command requires `--config` and accepts overrides. If this is a
         ConfigDict, the command takes overrides of its fields but no file.
+      known: From the config of the file to all fields that the command reads (`unset_group`), which
+        overrides can set although the file leaves them out.
 
     Returns:
       The parsed flags; `.config` is a locked ConfigDict with the overrides applied.
@@ -56,6 +59,7 @@ def parse(
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     loaded: ConfigDict | None = None
+    settable = ConfigDict()
     required: list[str] = []
     fields: list[overrides.Override] = []
     try:
@@ -68,6 +72,8 @@ def parse(
             raise SystemExit(0)
         loaded, required = _load(config, words)
         if loaded is not None:
+            settable = known(loaded)
+            config_file.complete(loaded, settable, overrides.keys(words))
             fields, words = overrides.take(words, loaded)
         positional = values([f"rrope {command}", *words])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -82,7 +88,7 @@ def parse(
     if positional:
         raise UsageError(f"unexpected argument {positional[0]!r}; see rrope {command} --help")
     if loaded is not None:
-        config_file.override(loaded, fields)
+        config_file.override(loaded, fields, settable)
         config_file.check_required(loaded, required)
         values[_CONFIG].value = loaded.lock()
     _check_paths(values, loaded)

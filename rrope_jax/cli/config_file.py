@@ -100,21 +100,55 @@ def value_of(config: ConfigDict, path: str) -> Any:
     return value
 
 
-def override(config: ConfigDict, flags: Sequence[overrides.Override]) -> None:
+def complete(config: ConfigDict, known: ConfigDict, keys: Iterable[str]) -> None:
+    """Adds fields without values, so that flags can set what a config file leaves out.
+
+    Fields that no flag sets are not added, as a workdir belongs to the fields of its config.
+
+    Args:
+      config: The config of the file.
+      known: All fields that the command reads, without values.
+      keys: The fields that flags set, such as `rope.theta`; those in `known` are added.
+    """
+    with config.unlocked():
+        for key in keys:
+            _add(config, known, key.split("."))
+
+
+def _add(group: ConfigDict, known: ConfigDict, names: Sequence[str]) -> None:
+    name, *rest = names
+    if name not in known:
+        return
+    if not isinstance(known[name], ConfigDict):
+        if name not in group and not rest:
+            group[name] = config_dict.placeholder(known.get_type(name))
+    elif rest:
+        if name not in group:
+            group[name] = ConfigDict()
+        if isinstance(group[name], ConfigDict):
+            _add(group[name], known[name], rest)
+
+
+def override(config: ConfigDict, flags: Sequence[overrides.Override], known: ConfigDict) -> None:
     """Sets fields of a config.
+
+    Args:
+      config: The config.
+      flags: The fields and their values.
+      known: All fields that the command reads, for messages.
 
     Raises:
       UsageError: A field does not exist, or a value has the wrong type.
     """
     for flag in flags:
-        _check_override(config, flag.key, flag.word)
+        _check_override(config, known, flag.key, flag.word)
     try:
         overrides.apply(config, flags)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def _check_override(config: ConfigDict, key: str, word: str) -> None:
+def _check_override(config: ConfigDict, known: ConfigDict, key: str, word: str) -> None:
     group, path = config, ROOT
     *groups, last = key.split(".")
     for name in [*groups, last]:
@@ -124,11 +158,13 @@ def _check_override(config: ConfigDict, key: str, word: str) -> None:
             elsewhere = [field for field in _paths(config) if field.split(".")[-1] == last]
             meant = f"; {ROOT}.{elsewhere[0]} is there" if elsewhere else ""
             raise UsageError(
-                f"{word}: {path} has no key {name!r}{meant}; {choose_from(name, group)}"
+                f"{word}: {path} has no key {name!r}{meant}; {choose_from(name, {*group, *known})}"
             )
         holder, group, path = group, group[name], f"{path}.{name}"
+        within = known.get(name)
+        known = within if isinstance(within, ConfigDict) else ConfigDict()
     if isinstance(group, ConfigDict):
-        fields = ", ".join(sorted(group))
+        fields = ", ".join(sorted({*group, *known}))
         raise UsageError(f"{word}: {path} is a group; override one of its fields: {fields}")
     kind = holder.get_type(last)
     if not overrides.can_set(kind):

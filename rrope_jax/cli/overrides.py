@@ -16,6 +16,7 @@ must be quoted: "('a, b',)".
 """
 
 import ast
+import itertools
 import re
 import types
 from collections.abc import Callable, Sequence
@@ -71,6 +72,12 @@ def take(words: Sequence[str], config: ConfigDict) -> tuple[list[Override], list
         else:
             others.append(word)
     return overrides, others
+
+
+def keys(words: Sequence[str]) -> list[str]:
+    """Returns the fields that the words of a command line set, such as `rope.theta`."""
+    before = itertools.takewhile(lambda word: word != "--", words)
+    return [match["key"] for word in before if (match := _WORD.fullmatch(word))]
 
 
 def _is_switch(config: ConfigDict, key: str) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from rrope_jax.cli.errors import UsageError, choose_from, refusing
 
@@ -32,6 +33,7 @@ class SomeOf:
 
     def __init__(self, *classes: type[Any]) -> None:
         """Takes the dataclasses."""
+        self.classes = classes
         self.annotations: dict[str, Any] = {}
         for cls in classes:
             self.annotations |= _annotations(cls)
@@ -75,6 +77,35 @@ def from_config(cls: type[T], config: ConfigDict, path: str, **fixed: Any) -> T:
     for name, part in parts.items():
         arguments[name] = build(inline[name], part, path)
     return build(cls, arguments, path, **fixed)
+
+
+def unset_group(*classes: type[Any]) -> ConfigDict:
+    """Returns a group with all fields of some dataclasses set to None, for flags to set.
+
+    Nested groups are there with their fields. Left out are fields that may be anything, and those
+    of a dataclass's own kind.
+    """
+    return _unset(SomeOf(*classes).annotations, classes)
+
+
+def _unset(annotations: Mapping[str, Any], within: tuple[type[Any], ...]) -> ConfigDict:
+    group = ConfigDict()
+    for name, annotation in annotations.items():
+        is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        kind = typing.get_args(annotation)[0] if is_union else annotation
+        if INLINE in typing.get_args(kind):
+            group.update(unset_group(typing.get_args(kind)[0]))
+        elif typing.get_origin(kind) is Annotated:
+            some = typing.get_args(kind)[1]
+            group[name] = _unset(some.annotations, (*within, *some.classes))
+        elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            if kind not in within:
+                group[name] = _unset(_annotations(kind), (*within, kind))
+        elif typing.get_origin(kind) is typing.Literal:
+            group[name] = placeholder(type(typing.get_args(kind)[0]))
+        elif kind is not Any:
+            group[name] = placeholder(typing.get_origin(kind) or kind)
+    return group
 
 
 def read_fields(annotations: Mapping[str, Any], config: ConfigDict, path: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError
-from rrope_jax.cli.settings import INLINE, from_config
+from rrope_jax.cli.settings import INLINE, from_config, unset_group
 from rrope_jax.jobs.rope_fields import RopeFields, spec_of, spec_of_method
 from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.rope import RopeSpec, analysis, frequencies
@@ -96,7 +96,9 @@ class AnalyzeSetting:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    values = parse("analyze", SUMMARY, argv, _define)
+    values = parse(
+        "analyze", SUMMARY, argv, _define, known=lambda config: unset_group(AnalyzeSetting)
+    )
     study, spec, specs = plan(values.config)
     results = analyze(study, spec, specs)
     from rrope_jax.jobs import analyze_report  # late: errors must not wait for matplotlib

@@ -6,15 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError
-from rrope_jax.cli.settings import from_config
+from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.io import conversion, pretrained
 from rrope_jax.io.weights import parameter_shapes
-from rrope_jax.jobs.rope_fields import RopeFields, extend, unset_group
+from rrope_jax.jobs.rope_fields import RopeFields, extend
 
 SUMMARY = (
     "Converts a checkpoint between our own format (orbax), Hugging Face folders (hf) and GGUF "
@@ -33,8 +32,7 @@ class ConvertSetting:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    overrides = ConfigDict({"rope": unset_group()})
-    values = parse("convert", SUMMARY, argv, _define, config=overrides)
+    values = parse("convert", SUMMARY, argv, _define, config=unset_group(ConvertSetting))
     setting = from_config(ConvertSetting, values.config, "config")
     backend.silence_orbax()
     source, target = str(values["from"].value), str(values.to)

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 from absl import flags
 from flax import nnx
+from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError, refusing
-from rrope_jax.cli.settings import build, from_config
+from rrope_jax.cli.settings import build, from_config, unset_group
 from rrope_jax.data.pipeline import DataConfig, Text
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
 from rrope_jax.evaluation.units import Benchmark, run_units
 from rrope_jax.io import json_text
+from rrope_jax.io.pretrained import OVERRIDABLE
 from rrope_jax.jobs.evaluate_setting import EvaluateSetting
 from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
 from rrope_jax.model import Decoder
@@ -75,7 +77,12 @@ def main(argv: Sequence[str]) -> int:
     words = _one_flag_a_folder(argv)
     comparing = any(word.partition("=")[0] == _COMPARE for word in argv)
     values = parse(
-        "evaluate", SUMMARY, words, _define_compare if comparing else _define, config=not comparing
+        "evaluate",
+        SUMMARY,
+        words,
+        _define_compare if comparing else _define,
+        config=not comparing,
+        known=_settable,
     )
     if comparing:
         if not values.compare:
@@ -83,6 +90,14 @@ def main(argv: Sequence[str]) -> int:
         return _compare(values.compare, values.workdir)
     setting = from_config(EvaluateSetting, values.config, "config")
     return _evaluate(setting, values.checkpoint, values.workdir)
+
+
+def _settable(config: ConfigDict) -> ConfigDict:
+    """Returns the fields that flags can set; others of the model are the checkpoint's own."""
+    fields = unset_group(EvaluateSetting)
+    for name in fields.model.keys() - set(OVERRIDABLE):
+        del fields.model[name]
+    return fields
 
 
 def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:

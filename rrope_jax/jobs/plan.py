@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError, refusing_layouts
-from rrope_jax.cli.settings import from_config
+from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.jobs.posgen_setting import PosgenSetting
 from rrope_jax.jobs.train_setting import TrainSetting, is_here
 from rrope_jax.planning import saved, topology
@@ -44,9 +45,11 @@ _OF_THE_LARGEST = ("fits", "why_not", "peak_bytes_per_device", "memory", "bytes_
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    values = parse("plan", SUMMARY, argv, _define)
+    values = parse(
+        "plan", SUMMARY, argv, _define, known=lambda config: unset_group(_setting_of(config))
+    )
     planned: Job
-    if "tasks" in values.config:
+    if _setting_of(values.config) is PosgenSetting:
         ablation = from_config(PosgenSetting, values.config, "config")
         place = _topology(values.topology)
         planned = _ablation(ablation)
@@ -72,6 +75,10 @@ def main(argv: Sequence[str]) -> int:
         print(report.markdown(results, figures=False))
         print_written(written)
     return 0
+
+
+def _setting_of(config: ConfigDict) -> type[Any]:
+    return PosgenSetting if "tasks" in config else TrainSetting
 
 
 @contextmanager

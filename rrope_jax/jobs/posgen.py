@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import refusing_layouts
-from rrope_jax.cli.settings import from_config
+from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.io.array_checkpoints import ArrayCheckpoints
 from rrope_jax.io.orbax.checkpoint import SaveError
 from rrope_jax.jobs.posgen_setting import PosgenSetting
@@ -40,7 +40,9 @@ _GROUPS = ("rope", "rope_at_test", "model", "train", "positions", "mesh")
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    values = parse("posgen", SUMMARY, argv, _define)
+    values = parse(
+        "posgen", SUMMARY, argv, _define, known=lambda config: unset_group(PosgenSetting)
+    )
     setting = from_config(PosgenSetting, values.config, "config")
     program = setting.program()
     planned = setting.trainings(program)

@@ -3,11 +3,7 @@
 import dataclasses
 import logging
 import math
-import typing
 from typing import Annotated, Any
-
-from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.cli.settings import Fields, SomeOf, build
@@ -49,17 +45,6 @@ def spec_of_method(fields: Fields, path: str, method: str, **fixed: Any) -> Rope
         return spec_of(fields, path, scaling=scaling, resonance=resonance, **fixed)
     except UsageError as error:
         raise UsageError(f"method {method!r}: {error}") from error
-
-
-def unset_group() -> ConfigDict:
-    """Returns a group with all fields of RopeSpec set to None, for overrides of a checkpoint."""
-    group = ConfigDict()
-    for name, hint in typing.get_type_hints(RopeSpec).items():
-        options = typing.get_args(hint) or (hint,)
-        if options[0] is RopeSpec:
-            continue
-        group[name] = placeholder(typing.get_origin(options[0]) or options[0])
-    return group
 
 
 def original_context(description: Description) -> int | None:

@@ -14,7 +14,7 @@ from absl import flags
 from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError, refusing, refusing_layouts
-from rrope_jax.cli.settings import from_config
+from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.io.orbax import layout
 from rrope_jax.io.orbax.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
 from rrope_jax.io.paths import check_orbax
@@ -55,7 +55,7 @@ _FREE_WITHOUT_DROPOUT = ("model.attention", "train.accumulation")
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    values = parse("train", SUMMARY, argv, _define)
+    values = parse("train", SUMMARY, argv, _define, known=lambda config: unset_group(TrainSetting))
     setting = from_config(TrainSetting, values.config, "config")
     window = _window(values.profile, setting.train.steps, values.workdir)
     with refusing("--workdir"):

@@ -12,13 +12,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rrope_jax.cli.command_line import parse
-from rrope_jax.cli.settings import from_config
+from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.io.description import Description
 from rrope_jax.jobs import analyze
 from rrope_jax.jobs.convert import ConvertSetting
 from rrope_jax.jobs.evaluate_setting import EvaluateSetting
 from rrope_jax.jobs.posgen_setting import PosgenSetting
-from rrope_jax.jobs.rope_fields import extend, unset_group
+from rrope_jax.jobs.rope_fields import extend
 from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.planning import topology
 from rrope_jax.rope import RopeSpec
@@ -155,7 +155,7 @@ def _run(folder: Path) -> None:
         raise UnfitError from None
     if any("--flagfile" in word or "\0" in word for word in words):
         raise UnfitError  # no word of a command line has a NUL
-    config = ConfigDict({"rope": unset_group()}) if file is None else True
+    config = unset_group(ConvertSetting) if file is None else True
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             values = parse(str(asked["command"]), "Tries words.", words, _define, config=config)

@@ -10,11 +10,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from rrope_jax.cli.errors import UsageError
-from rrope_jax.cli.settings import Fields, from_config
+from rrope_jax.cli.settings import Fields, from_config, unset_group
 from rrope_jax.io import pretrained
 from rrope_jax.io.description import Description
 from rrope_jax.jobs.convert import ConvertSetting
-from rrope_jax.jobs.rope_fields import extend, original_context, unset_group
+from rrope_jax.jobs.rope_fields import extend, original_context
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies
 from tests.io import tiny
@@ -29,7 +29,7 @@ YARN = Description(
 
 
 def _group(**fields: Any) -> Fields:
-    group = unset_group()
+    group = unset_group(ConvertSetting).rope
     group.update(fields)
     return _read(group)
 
@@ -38,7 +38,7 @@ def _read(group: ConfigDict) -> Fields:
     return from_config(ConvertSetting, ConfigDict({"rope": group}), "config").rope
 
 
-@pytest.mark.parametrize("group", [ConfigDict(), unset_group()])
+@pytest.mark.parametrize("group", [ConfigDict(), unset_group(ConvertSetting).rope])
 @pytest.mark.parametrize("description", [PLAIN, YARN])
 def test_nothing_given_changes_nothing(description: Description, group: ConfigDict) -> None:
     assert extend(description, _read(group)) == description

@@ -1,24 +1,39 @@
-"""The key/value cache of a decoder, of fixed size so that decoding compiles only once."""
+"""The key/value cache of a decoder, of fixed size so that decoding compiles only once.
 
+Layers with a sliding window keep the last keys of each row in a ring: the token with index p is in
+entry p mod W. Their memory does not grow with the length.
+
+W is the size of the ring, at most the window.
+"""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
 
+from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.model.config import ModelConfig
+from rrope_jax.model.layer_types import LAYER_TYPES
 
 
 class KVCache(NamedTuple):
-    """Rotated keys and values of all layers, and the number of filled entries per row.
+    """Rotated keys and values of all layers, and the number of tokens per row.
 
     Attributes:
-      key_LBKSH, value_LBKSH: compute_dtype[L, B, K, S, H], where S is the capacity in tokens. Heads
-        come before tokens so that the keys of a head form one matrix.
-      length_B: int32[B], filled entries per row and thus the index of the next token.
+      key_LBKSH, value_LBKSH: compute_dtype[L, B, K, S, H] of the L layers that see whole rows,
+        where S is the capacity in tokens. Heads come before tokens so that the keys of a head form
+        one matrix.
+      window_key_LBKWH, window_value_LBKWH: the same for layers with a sliding window.
+      length_B: int32[B], tokens per row and thus the index of the next token.
     """
 
     key_LBKSH: jax.Array
     value_LBKSH: jax.Array
+    window_key_LBKWH: jax.Array
+    window_value_LBKWH: jax.Array
     length_B: jax.Array
 
     @property
@@ -32,11 +47,32 @@ def init_cache(config: ModelConfig, batch_size: int, capacity: int) -> KVCache:
 
     Writing beyond the capacity is not detected under jit; the caller must bound the steps.
     """
-    shape = (config.num_layers, batch_size, config.kv_heads, capacity, config.head_size)
     dtype = jnp.dtype(config.compute_dtype)
+    windowed = sum(LAYER_TYPES[name].windowed for name in config.layer_types_of_all)
+    ring = 0 if config.sliding_window is None else min(config.sliding_window, capacity)
+
+    def empty(layers: int, tokens: int) -> jax.Array:
+        return jnp.zeros((layers, batch_size, config.kv_heads, tokens, config.head_size), dtype)
+
+    whole = config.num_layers - windowed
     return KVCache(
-        jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros((batch_size,), jnp.int32)
+        empty(whole, capacity),
+        empty(whole, capacity),
+        empty(windowed, ring),
+        empty(windowed, ring),
+        jnp.zeros((batch_size,), jnp.int32),
     )
+
+
+def slots(layer_types: Sequence[str]) -> NDArray[np.int32]:
+    """The index of each layer among those that share its part of the cache, int32[L]."""
+    counts = {True: 0, False: 0}
+    slot_L = []
+    for name in layer_types:
+        windowed = LAYER_TYPES[name].windowed
+        slot_L.append(counts[windowed])
+        counts[windowed] += 1
+    return np.array(slot_L, np.int32)
 
 
 class LayerCache(NamedTuple):
@@ -44,33 +80,93 @@ class LayerCache(NamedTuple):
 
     Attributes:
       cache: the cache of all layers.
-      layer: int32[], the index of the layer.
+      slot: int32[], the layer's index among those that share its part of the cache.
+      window: the layer's sliding window, or None.
+      count_B: int32[B], how many of the new tokens are in each row; None for all.
     """
 
     cache: KVCache
-    layer: jax.Array
+    slot: jax.Array
+    window: int | None = None
+    count_B: jax.Array | None = None
 
-    def grow(self, k_BTKH: jax.Array, v_BTKH: jax.Array) -> tuple[KVCache, jax.Array, jax.Array]:
-        """Writes T new entries to every row; returns the cache and this layer's k_BSKH and v_BSKH.
+    def grow(
+        self, k_BTKH: jax.Array, v_BTKH: jax.Array
+    ) -> tuple[KVCache, jax.Array, jax.Array, CausalMask]:
+        """Writes T new entries to every row.
 
         `length_B` is left unchanged for the layers that follow.
-        """
-        grown = self.cache._replace(
-            key_LBKSH=self._write(self.cache.key_LBKSH, k_BTKH),
-            value_LBKSH=self._write(self.cache.value_LBKSH, v_BTKH),
-        )
-        k_BKSH, v_BKSH = grown.key_LBKSH[self.layer], grown.value_LBKSH[self.layer]
-        return grown, k_BKSH.swapaxes(1, 2), v_BKSH.swapaxes(1, 2)
 
-    def _write(self, all_LBKSH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
+        Returns:
+          The cache, the keys and values that the new queries may see, k_BSKH and v_BSKH, and the
+          mask for them.
+        """
+        if self.window is not None:
+            return self._grow_ring(k_BTKH, v_BTKH)
+        grown = self.cache._replace(
+            key_LBKSH=self._write(self.cache.key_LBKSH, k_BTKH, self.cache.length_B),
+            value_LBKSH=self._write(self.cache.value_LBKSH, v_BTKH, self.cache.length_B),
+        )
+        k_BKSH, v_BKSH = grown.key_LBKSH[self.slot], grown.value_LBKSH[self.slot]
+        mask = CausalMask(start_B=self.cache.length_B)
+        return grown, k_BKSH.swapaxes(1, 2), v_BKSH.swapaxes(1, 2), mask
+
+    def _grow_ring(
+        self, k_BTKH: jax.Array, v_BTKH: jax.Array
+    ) -> tuple[KVCache, jax.Array, jax.Array, CausalMask]:
+        cache, length_B = self.cache, self.cache.length_B
+        stacks, new = (cache.window_key_LBKWH, cache.window_value_LBKWH), (k_BTKH, v_BTKH)
+        W, (B, T) = stacks[0].shape[3], k_BTKH.shape[:2]
+        if T == 1 and self.count_B is None:  # the ring then holds what the query sees, in any order
+            written = [
+                self._write(stack, x_B1KH, length_B % W)
+                for stack, x_B1KH in zip(stacks, new, strict=True)
+            ]
+            k_BWKH, v_BWKH = (stack[self.slot].swapaxes(1, 2) for stack in written)
+            mask = CausalMask(start_B=jnp.minimum(length_B, W - 1))
+        else:
+            row_W = jnp.arange(W, dtype=jnp.int32)
+            count_B = jnp.full((B,), T, jnp.int32) if self.count_B is None else self.count_B
+            # in the order of the row: the last W tokens before the new ones
+            last_BW = (length_B[:, None] + row_W) % W
+            # of these and the new tokens, the last W that are in the row, in the order of the ring
+            kept_BW = count_B[:, None] + (row_W - (length_B + count_B)[:, None]) % W
+            seen = [
+                jnp.concatenate([_take(stack[self.slot].swapaxes(1, 2), last_BW), x_BTKH], axis=1)
+                for stack, x_BTKH in zip(stacks, new, strict=True)
+            ]
+            written = [
+                jax.lax.dynamic_update_index_in_dim(
+                    stack, _take(x_BSKH, kept_BW).swapaxes(1, 2), self.slot, axis=0
+                )
+                for stack, x_BSKH in zip(stacks, seen, strict=True)
+            ]
+            k_BWKH, v_BWKH = seen
+            is_token_BW = length_B[:, None] + row_W >= W
+            key_ids_BS = jnp.pad(jnp.where(is_token_BW, 0, -1), [(0, 0), (0, T)])
+            mask = CausalMask(
+                segment_ids_BT=jnp.zeros((B, T), jnp.int32),
+                key_segment_ids_BS=key_ids_BS,
+                start_B=jnp.full((B,), W, jnp.int32),
+                window=self.window,
+            )
+        grown = cache._replace(window_key_LBKWH=written[0], window_value_LBKWH=written[1])
+        return grown, k_BWKH, v_BWKH, mask
+
+    def _write(self, all_LBKSH: jax.Array, new_BTKH: jax.Array, start_B: jax.Array) -> jax.Array:
         new_BKTH = new_BTKH.swapaxes(1, 2)
         if len(new_BTKH) == 1:  # a single slice, which avoids the scatter that several rows need
-            start = (self.layer, 0, 0, self.cache.length_B[0], 0)
+            start = (self.slot, 0, 0, start_B[0], 0)
             return jax.lax.dynamic_update_slice(all_LBKSH, new_BKTH[None], start)
 
-        def write(row_LKSH: jax.Array, new_KTH: jax.Array, length: jax.Array) -> jax.Array:
-            start = (self.layer, 0, length, 0)
+        def write(row_LKSH: jax.Array, new_KTH: jax.Array, first: jax.Array) -> jax.Array:
+            start = (self.slot, 0, first, 0)
             return jax.lax.dynamic_update_slice(row_LKSH, new_KTH[None], start)
 
         over_rows = jax.vmap(write, in_axes=(1, 0, 0), out_axes=1)
-        return over_rows(all_LBKSH, new_BKTH, self.cache.length_B)
+        return over_rows(all_LBKSH, new_BKTH, start_B)
+
+
+def _take(x_BSKH: jax.Array, index_BW: jax.Array) -> jax.Array:
+    """The entries of each row at its indices, [B, W, K, H]."""
+    return jnp.take_along_axis(x_BSKH, index_BW[:, :, None, None], axis=1)

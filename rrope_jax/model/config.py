@@ -11,6 +11,7 @@ import numpy as np
 
 from rrope_jax.model.attention.choice import IMPLEMENTATIONS
 from rrope_jax.model.attention.chunked import RESULT
+from rrope_jax.model.layer_types import LAYER_TYPES, repeat, shortest_pattern
 from rrope_jax.rope.fields import is_int, is_number
 
 
@@ -28,6 +29,8 @@ class Activation(NamedTuple):
 
 ACTIVATIONS = {
     "swiglu": Activation(jax.nn.silu, gated=True),  # arXiv 2002.05202
+    # GELU in its tanh form, which is that of jax.nn
+    "geglu": Activation(jax.nn.gelu, gated=True),  # arXiv 2002.05202
     "relu": Activation(jax.nn.relu, gated=False),  # T5 v1.0
 }
 
@@ -53,10 +56,21 @@ _LARGEST = {
     "d_ff": 2**24,
     "num_kv_heads": 2**16,
     "head_dim": 2**14,
+    "sliding_window": 2**31 - 1,
 }
+_POSITIVE = (
+    "attention_scale",
+    "logit_scale",
+    "embedding_scale",
+    "residual_scale",
+    "initializer_range",
+    "rms_norm_eps",
+)
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _CHOICES: dict[str, Collection[str]] = {
     "activation": ACTIVATIONS,
+    "qk_norm": ("none", "head", "all_heads"),
+    "norm_placement": ("before", "after", "both"),
     "initialization": ("normal", "t5"),
     "compute_dtype": ("float32", "bfloat16"),
     "remat": REMAT_POLICIES,
@@ -66,10 +80,10 @@ _CHOICES: dict[str, Collection[str]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A LLaMA-style decoder: pre-RMSNorm blocks of causal attention and a feed-forward layer.
+    """A LLaMA-style decoder: blocks of causal attention and a feed-forward layer with RMSNorm.
 
     The fields after the sizes also cover the layers of T5-Small, which the paper's PosGen model
-    uses.
+    uses, and of the families in `rrope_jax.io.families`.
 
     Attributes:
       vocab_size: rows of the embedding.
@@ -79,7 +93,19 @@ class ModelConfig:
       num_kv_heads: key/value heads, a divisor of num_heads; None means num_heads.
       head_dim: dimensions of a head; None means d_model / num_heads.
       d_ff: hidden width of the feed-forward layer.
-      activation: `swiglu` (gated) or `relu` (two matrices, no gate).
+      layer_types: names in `LAYER_TYPES`, as a pattern that repeats over the layers or a list of
+        all; kept as the shortest pattern. `full_attention` layers see the whole row,
+        `sliding_attention` layers a window, `nope` layers the whole row without rotation.
+      sliding_window: keys that a query of a sliding layer sees, itself included; None without such
+        layers.
+      activation: `swiglu` or `geglu` (gated), or `relu` (two matrices, no gate).
+      qkv_bias: whether queries, keys and values have a bias, as in Qwen2.
+      qk_norm: RMSNorm of queries and keys before the rotation: `none`, `head` (over each head, as
+        in Qwen3) or `all_heads` (over all of them together, as in OLMo 2).
+      norm_placement: RMSNorm `before` each sublayer, `after` it (OLMo 2) or `both` (Gemma 3).
+      norm_offset: whether norms multiply by 1 + scale instead of scale, as in Gemma.
+      embedding_scale: factor on the embedded tokens. Gemma uses d_model ** 0.5.
+      residual_scale: factor on the output of a sublayer before it is added. Granite sets it.
       attention_scale: factor on the logits q.k; None means head_dim ** -0.5. T5 uses 1.
       logit_scale: factor on the final hidden state before the output matrix. T5 uses
         d_model ** -0.5 with tied embeddings.
@@ -108,7 +134,15 @@ class ModelConfig:
     d_ff: int
     num_kv_heads: int | None = None
     head_dim: int | None = None
+    layer_types: tuple[str, ...] = ("full_attention",)
+    sliding_window: int | None = None
     activation: str = "swiglu"
+    qkv_bias: bool = False
+    qk_norm: str = "none"
+    norm_placement: str = "before"
+    norm_offset: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
     attention_scale: float | None = None
     logit_scale: float = 1.0
     tie_embeddings: bool = False
@@ -121,6 +155,9 @@ class ModelConfig:
     attention: str = "auto"
 
     def __post_init__(self) -> None:
+        layer_types: Any = self.layer_types
+        if isinstance(layer_types, list):
+            object.__setattr__(self, "layer_types", tuple(layer_types))  # hashable
         _check_types(self)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
@@ -133,7 +170,7 @@ class ModelConfig:
                 raise ValueError(f"{name}={value} must be at least 1")
             if value is not None and value > largest:
                 raise ValueError(f"{name}={value} must be at most {largest}; no model is larger")
-        for name in ("attention_scale", "logit_scale", "initializer_range", "rms_norm_eps"):
+        for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value <= _LARGEST_FLOAT:
                 raise ValueError(
@@ -162,6 +199,41 @@ class ModelConfig:
                 f"head_dim={self.head_dim} must be even and at least 2, at most "
                 f"{_LARGEST['head_dim']}: RoPE rotates pairs; unset, it is d_model / num_heads"
             )
+        self._check_layer_types()
+
+    def _check_layer_types(self) -> None:
+        if not 1 <= len(self.layer_types) <= self.num_layers:
+            raise ValueError(
+                f"layer_types has {len(self.layer_types)} entries but num_layers="
+                f"{self.num_layers}; give a pattern to repeat, or one name for each layer"
+            )
+        for name in self.layer_types:
+            if name not in LAYER_TYPES:
+                raise ValueError(
+                    f"layer_types has the unknown name {name!r}; choose from "
+                    f"{', '.join(LAYER_TYPES)}"
+                )
+        pattern = shortest_pattern(self.layer_types, self.num_layers)
+        object.__setattr__(self, "layer_types", pattern)
+        if "sliding_attention" in pattern and self.sliding_window is None:
+            raise ValueError(
+                "sliding_window is not set, but layer_types has sliding_attention; set it to the "
+                "number of tokens that these layers see"
+            )
+        if "sliding_attention" not in pattern and self.sliding_window is not None:
+            raise ValueError(
+                f"sliding_window={self.sliding_window} has no effect without sliding_attention in "
+                "layer_types; remove it, or name the layers that have it"
+            )
+
+    @property
+    def layer_types_of_all(self) -> tuple[str, ...]:
+        """The type of each of the `num_layers` layers."""
+        return repeat(self.layer_types, self.num_layers)
+
+    def window_of(self, layer_type: str) -> int | None:
+        """`sliding_window` for layers of a type that has one, otherwise None."""
+        return self.sliding_window if LAYER_TYPES[layer_type].windowed else None
 
     @property
     def kv_heads(self) -> int:
@@ -179,10 +251,14 @@ class ModelConfig:
         return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
 
 
-_TYPES: dict[type, tuple[Callable[[object], bool], str]] = {
+_TYPES: dict[Any, tuple[Callable[[object], bool], str]] = {
     int: (is_int, "an integer"),
     float: (is_number, "a finite number"),
     str: (lambda value: isinstance(value, str), "a string"),
+    tuple[str, ...]: (
+        lambda value: isinstance(value, tuple) and all(isinstance(each, str) for each in value),
+        "a list of strings",
+    ),
     bool: (lambda value: isinstance(value, bool), "True or False"),
     types.NoneType: (lambda value: value is None, "None"),
 }
@@ -191,7 +267,8 @@ _TYPES: dict[type, tuple[Callable[[object], bool], str]] = {
 def _check_types(config: ModelConfig) -> None:
     for name, hint in typing.get_type_hints(ModelConfig).items():
         value = getattr(config, name)
-        checks = [_TYPES[option] for option in typing.get_args(hint) or (hint,)]
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        checks = [_TYPES[option] for option in options]
         if not any(fits(value) for fits, _ in checks):
             allowed = " or ".join(description for _, description in checks)
             raise ValueError(f"{name}={value!r} must be {allowed}")

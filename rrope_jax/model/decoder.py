@@ -1,5 +1,6 @@
 """The decoder: embedding, scanned blocks, output. Axis letters: `rrope_jax.model`."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,25 +8,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from rrope_jax.model.attention.call import CallShape
 from rrope_jax.model.attention.choice import choose
 from rrope_jax.model.attention.context_parallel import arrange
 from rrope_jax.model.attention.mask import CausalMask
-from rrope_jax.model.cache import KVCache, LayerCache
+from rrope_jax.model.cache import KVCache, LayerCache, slots
 from rrope_jax.model.config import REMAT_POLICIES, ModelConfig
 from rrope_jax.model.dropout import drop
+from rrope_jax.model.layer_types import LAYER_TYPES
 from rrope_jax.model.layers import (
     STREAM,
     Attention,
     FeedForward,
     RMSNorm,
+    Rotation,
     parameter,
     read,
 )
 from rrope_jax.model.platform.operations import operations
 from rrope_jax.model.products import project, project_to_rows
-from rrope_jax.rope import RopeSpec, cos_sin
+from rrope_jax.rope import RopeSpec, cos_sin, query_temperature
 from rrope_jax.sharding import LogicalAxes, constrain
 
 # Up to this many layers are unrolled: they compile quickly, and what they save for the backward
@@ -33,42 +37,67 @@ from rrope_jax.sharding import LogicalAxes, constrain
 _UNROLLED_LAYERS = 4
 
 
+Rotations = Mapping[str, Rotation | None]
+"""The rotation of each layer type; None where there is none."""
+
+
 class Block(nnx.Module):
-    """A pre-norm block: attention, then feed-forward, each added to the residual stream."""
+    """Attention, then feed-forward, each with its norms and added to the residual stream."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config)
+        def norm(where: str) -> RMSNorm | None:
+            return RMSNorm(config, (config.d_model,)) if config.norm_placement in where else None
+
+        self.attention_norm = norm("before or both")
         self.attention = Attention(config, rngs=rngs)
-        self.feed_forward_norm = RMSNorm(config)
+        self.attention_post_norm = norm("after or both")
+        self.feed_forward_norm = norm("before or both")
         self.feed_forward = FeedForward(config, rngs=rngs)
-        self.dropout = config.dropout
+        self.feed_forward_post_norm = norm("after or both")
+        self.config = config
 
     def __call__(
         self,
         x_BTD: jax.Array,
-        rotation: tuple[jax.Array, jax.Array],
-        mask: CausalMask,
+        rotation: Rotation | None,
+        mask: CausalMask | None,
         dropout_key: jax.Array | None = None,
         cache: LayerCache | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
-        """Returns x_BTD and the extended cache, or None without a cache."""
+        """Returns x_BTD and the extended cache, or None without a cache, which has its own mask."""
         keys = [None] * 4 if dropout_key is None else list(jax.random.split(dropout_key, 4))
-        q_BTNH, k_BSKH, v_BSKH = self.attention.project(self.attention_norm(x_BTD), rotation)
+        q_BTNH, k_BSKH, v_BSKH = self.attention.project(
+            _normed(self.attention_norm, x_BTD), rotation
+        )
         grown = None
         if cache is not None:
-            grown, k_BSKH, v_BSKH = cache.grow(k_BSKH, v_BSKH)
+            grown, k_BSKH, v_BSKH, mask = cache.grow(k_BSKH, v_BSKH)
+        assert mask is not None
         mixed_BTD = self.attention.attend(q_BTNH, k_BSKH, v_BSKH, mask, keys[0])
-        x_BTD = x_BTD + drop(mixed_BTD, self.dropout, keys[1])
-        hidden_BTD = self.feed_forward(self.feed_forward_norm(x_BTD), keys[2])
-        return x_BTD + drop(hidden_BTD, self.dropout, keys[3]), grown
+        x_BTD = self._add(x_BTD, _normed(self.attention_post_norm, mixed_BTD), keys[1])
+        hidden_BTD = self.feed_forward(_normed(self.feed_forward_norm, x_BTD), keys[2])
+        return self._add(x_BTD, _normed(self.feed_forward_post_norm, hidden_BTD), keys[3]), grown
+
+    def _add(
+        self, x_BTD: jax.Array, output_BTD: jax.Array, dropout_key: jax.Array | None
+    ) -> jax.Array:
+        """The residual stream with the output of a sublayer."""
+        if self.config.residual_scale != 1:
+            output_BTD = output_BTD * jnp.asarray(self.config.residual_scale, output_BTD.dtype)
+        return x_BTD + drop(output_BTD, self.config.dropout, dropout_key)
+
+
+def _normed(norm: RMSNorm | None, x_BTD: jax.Array) -> jax.Array:
+    return x_BTD if norm is None else norm(x_BTD)
 
 
 class Decoder(nnx.Module):
     """A causal language model.
 
-    The rotary embedding is a static spec: its cos and sin are computed on the fly and are neither
-    parameters nor state. Layers are stacked along a leading axis and scanned, so compile time does
-    not grow with depth.
+    The rotary embedding is a static spec: its cos and sin are computed on the fly, once for all
+    layers that share them, and are neither parameters nor state. Layers are stacked along a leading
+    axis and scanned, one period of `layer_types` at a time, so compile time does not grow with
+    depth.
     """
 
     def __init__(self, config: ModelConfig, rope: RopeSpec, *, rngs: nnx.Rngs):
@@ -90,7 +119,7 @@ class Decoder(nnx.Module):
         self.embedding = parameter(embedding_VD, ("vocab_size", "d_model"))
         keys = jax.random.split(rngs.params(), config.num_layers)
         self.blocks = nnx.vmap(lambda key: Block(config, rngs=nnx.Rngs(params=key)))(keys)
-        self.final_norm = RMSNorm(config)
+        self.final_norm = RMSNorm(config, (D,))
         if config.tie_embeddings:
             self.output = None
         else:
@@ -104,7 +133,7 @@ class Decoder(nnx.Module):
         positions_BT: jax.Array | None = None,
         segment_ids_BT: jax.Array | None = None,
         *,
-        rotation: tuple[jax.Array, jax.Array] | None = None,
+        rotation: tuple[jax.Array, jax.Array] | Rotations | None = None,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """Next-token logits of whole sequences.
@@ -113,8 +142,9 @@ class Decoder(nnx.Module):
           tokens_BT: int32[B, T].
           positions_BT: int32[B, T] or [T], rotary positions; None counts from 0.
           segment_ids_BT: int32[B, T]; tokens see only their own segment. None for one segment.
-          rotation: cos and sin from `rope.cos_sin`, float32[B or 1, T, d/2] or [T, d/2]. They
-            replace those of the model's spec at `positions_BT`, so one program can serve many
+          rotation: cos and sin from `rope.cos_sin`, float32[B or 1, T, d/2] or [T, d/2], for all
+            layers that rotate, or a mapping from layer types, such as the result of `rotations`.
+            They replace those of the model's spec at `positions_BT`, so one program can serve many
             specs.
           dropout_key: a PRNG key; None turns dropout off.
 
@@ -132,7 +162,7 @@ class Decoder(nnx.Module):
         positions_BT: jax.Array | None = None,
         segment_ids_BT: jax.Array | None = None,
         *,
-        rotation: tuple[jax.Array, jax.Array] | None = None,
+        rotation: tuple[jax.Array, jax.Array] | Rotations | None = None,
         dropout_key: jax.Array | None = None,
         arranged: bool = False,
     ) -> jax.Array:
@@ -146,8 +176,8 @@ class Decoder(nnx.Module):
             if positions_BT is None:
                 positions_BT = jnp.arange(T, dtype=jnp.int32)[None]
                 positions_BT = arrange(positions_BT) if arranged else positions_BT
-            rotation = cos_sin(self.rope, positions_BT, seq_len=T)
-        mask = CausalMask(segment_ids_BT, arranged=arranged)
+            rotation = rotations(self.config, self.rope, positions_BT, seq_len=T)
+        by_type = _by_type(self.config, rotation)
         embedding_key = final_key = keys_L = None
         if dropout_key is not None:
             embedding_key, rest_key = jax.random.split(dropout_key)
@@ -155,13 +185,15 @@ class Decoder(nnx.Module):
             keys_L, final_key = keys[:-1], keys[-1]
         graph, params_L = nnx.split(self.blocks)
 
-        def block(x_BTD: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, None]:
+        def block(layer_type: str, x_BTD: jax.Array, layer: tuple[Any, Any]) -> jax.Array:
             params, key = layer
-            x_BTD, _ = nnx.merge(graph, params)(x_BTD, rotation, mask, key)
-            return x_BTD, None
+            window = self.config.window_of(layer_type)
+            mask = CausalMask(segment_ids_BT, arranged=arranged, window=window)
+            x_BTD, _ = nnx.merge(graph, params)(x_BTD, by_type[layer_type], mask, key)
+            return x_BTD
 
         x_BTD = self._embed(tokens_BT, embedding_key)
-        x_BTD, _ = self._scan(block, x_BTD, (params_L, keys_L))
+        x_BTD = self._scan(block, x_BTD, (params_L, keys_L))
         return drop(self.final_norm(x_BTD), self.config.dropout, final_key)
 
     def decode(
@@ -171,14 +203,17 @@ class Decoder(nnx.Module):
         positions_BT: jax.Array | None = None,
         *,
         layers: Sequence[Any] | None = None,
+        count_B: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """Continues cached sequences by T tokens (a prompt, or one token each).
+        """Continues cached sequences by up to T tokens (a prompt, or one token each).
 
         Args:
           tokens_BT: int32[B, T], appended to every row.
           cache: from `init_cache` or an earlier call; `length_B + T` must not exceed its capacity.
           positions_BT: int32[B, T], rotary positions; None continues from the row's length.
           layers: the result of `layers_for_loop()` if tokens are decoded in a loop.
+          count_B: int32[B], how many of the tokens each row has; the others are padding at its end,
+            which the cache forgets. None if every row has T.
 
         Returns:
           Logits, float32[B, T, V], and the extended cache.
@@ -186,27 +221,37 @@ class Decoder(nnx.Module):
         T = tokens_BT.shape[1]
         index_BT = cache.length_B[:, None] + jnp.arange(T, dtype=jnp.int32)
         # frequencies by capacity, so that cached keys stay valid as the sequence grows
-        rotation = cos_sin(
-            self.rope, index_BT if positions_BT is None else positions_BT, seq_len=cache.capacity
+        by_type = rotations(
+            self.config,
+            self.rope,
+            index_BT if positions_BT is None else positions_BT,
+            seq_len=cache.capacity,
         )
-        mask = CausalMask(start_B=cache.length_B)
         graph, params_L = nnx.split(self.blocks)
 
-        def block(carry: tuple[jax.Array, KVCache], layer: tuple[Any, Any]) -> tuple[Any, None]:
-            (x_BTD, cache), (params, index) = carry, layer
-            layer_cache = LayerCache(cache, index)
-            return nnx.merge(graph, params)(x_BTD, rotation, mask, cache=layer_cache), None
+        def block(
+            layer_type: str, carry: tuple[jax.Array, KVCache], layer: tuple[Any, Any]
+        ) -> tuple[jax.Array, KVCache]:
+            (x_BTD, cache), (params, slot) = carry, layer
+            layer_cache = LayerCache(cache, slot, self.config.window_of(layer_type), count_B)
+            x_BTD, grown = nnx.merge(graph, params)(
+                x_BTD, by_type[layer_type], None, cache=layer_cache
+            )
+            assert grown is not None
+            return x_BTD, grown
 
         carry = self._embed(tokens_BT), cache
+        slot_L = slots(self.config.layer_types_of_all)
         if layers is None:
-            index_L = jnp.arange(self.config.num_layers, dtype=jnp.int32)
-            carry, _ = self._scan(block, carry, (params_L, index_L))
+            carry = self._scan(block, carry, (params_L, jnp.asarray(slot_L)))
         else:
-            for index, params in enumerate(layers):
-                carry, _ = block(carry, (params, index))
+            types = self.config.layer_types_of_all
+            for layer_type, params, slot in zip(types, layers, slot_L.tolist(), strict=True):
+                carry = block(layer_type, carry, (params, slot))
         x_BTD, cache = carry
         logits_BTV = self.logits(self.final_norm(x_BTD))
-        return logits_BTV, cache._replace(length_B=cache.length_B + T)
+        count = T if count_B is None else count_B
+        return logits_BTV, cache._replace(length_B=cache.length_B + count)
 
     def layers_for_loop(self) -> Sequence[Any] | None:
         """The `layers` argument of `decode`, for a loop over tokens. Call it outside of jit.
@@ -232,16 +277,97 @@ class Decoder(nnx.Module):
         embedding_VD = read(self.embedding).astype(self.config.compute_dtype)
         # gather the embedding along d_model before the lookup instead of the activations after it
         x_BTD = constrain(constrain(embedding_VD, ("vocab_size", None))[tokens_BT], STREAM)
+        if self.config.embedding_scale != 1:
+            x_BTD = x_BTD * jnp.asarray(self.config.embedding_scale, x_BTD.dtype)
         return drop(x_BTD, self.config.dropout, dropout_key)
 
-    def _scan(self, block: Callable[..., Any], carry: Any, layers_L: Any) -> tuple[Any, Any]:
-        """Scans a block function over stacked layers, with the remat policy."""
+    def _scan(self, block: Callable[..., Any], carry: Any, layers_L: Any) -> Any:
+        """Applies `block(layer_type, carry, layer)` to all layers, with the remat policy.
+
+        Each iteration of the loop is one period of the layer types. What is left of the layers
+        follows after the loop.
+        """
+        pattern, unrolled = self.config.layer_types, False
         if self.config.remat == "none" and self.config.num_layers <= _UNROLLED_LAYERS:
-            return jax.lax.scan(block, carry, layers_L, unroll=True)
-        # not unrolled: in straight-line code, XLA merges recomputed results and so keeps them
-        policy = REMAT_POLICIES[self.config.remat]
-        block = jax.checkpoint(block, policy=policy, prevent_cse=False)
-        return jax.lax.scan(block, carry, layers_L)
+            unrolled = True
+            apply: dict[str, Callable[..., Any]] = {
+                name: functools.partial(block, name) for name in pattern
+            }
+        else:  # not unrolled: in straight-line code, XLA merges recomputed results and keeps them
+            policy = REMAT_POLICIES[self.config.remat]
+            apply = {
+                name: jax.checkpoint(
+                    functools.partial(block, name), policy=policy, prevent_cse=False
+                )
+                for name in pattern
+            }
+        if len(pattern) == 1:
+            return jax.lax.scan(
+                lambda carry, layer: (apply[pattern[0]](carry, layer), None),
+                carry,
+                layers_L,
+                unroll=unrolled or 1,
+            )[0]
+        P = len(pattern)
+        periods, rest = divmod(self.config.num_layers, P)
+        whole = periods * P
+
+        def period(carry: Any, layers_P: Any) -> tuple[Any, None]:
+            for index, name in enumerate(pattern):
+                carry = apply[name](carry, _layer(layers_P, index))
+            return carry, None
+
+        by_period = jax.tree.map(
+            lambda x_L: x_L[:whole].reshape(periods, P, *x_L.shape[1:]), layers_L
+        )
+        carry, _ = jax.lax.scan(period, carry, by_period, unroll=unrolled or 1)
+        for index, name in enumerate(pattern[:rest]):
+            carry = apply[name](carry, _layer(layers_L, whole + index))
+        return carry
+
+
+def rotations(
+    config: ModelConfig,
+    rope: RopeSpec,
+    positions: ArrayLike,
+    *,
+    fraction: ArrayLike | None = None,
+    seq_len: int | None = None,
+) -> Rotations:
+    """The rotation of each layer type of a model, computed once per distinct embedding.
+
+    Args:
+      config: the model.
+      rope: its embedding.
+      positions, fraction, seq_len: as for `rope.cos_sin`.
+    """
+    of_spec: dict[RopeSpec, Rotation] = {}
+    by_type: dict[str, Rotation | None] = {}
+    for name in config.layer_types:
+        if not LAYER_TYPES[name].rotates:
+            by_type[name] = None
+            continue
+        spec = rope.of(name)
+        if spec not in of_spec:
+            cos, sin = cos_sin(spec, positions, fraction=fraction, seq_len=seq_len)
+            of_spec[spec] = Rotation(cos, sin, query_temperature(spec, positions))
+        by_type[name] = of_spec[spec]
+    return by_type
+
+
+def _by_type(config: ModelConfig, rotation: tuple[jax.Array, ...] | Rotations) -> Rotations:
+    """Resolves cos and sin for all layers to those of each layer type."""
+    if isinstance(rotation, Mapping):
+        return rotation
+    return {
+        name: Rotation(*rotation) if LAYER_TYPES[name].rotates else None
+        for name in config.layer_types
+    }
+
+
+def _layer(layers_L: Any, index: int) -> Any:
+    """One layer of a stack."""
+    return jax.tree.map(lambda x_L: x_L[index], layers_L)
 
 
 def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> Decoder:
@@ -249,10 +375,10 @@ def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> Decoder:
     return nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(0)))
 
 
-def attention_name(
+def attention_names(
     config: ModelConfig, rows: int, length: int, *, segmented: bool, dropout: bool
-) -> str:
-    """The attention implementation that a decoder uses for whole sequences on the current mesh.
+) -> dict[str, str]:
+    """The attention implementations that a decoder uses for whole sequences on the current mesh.
 
     Args:
       config: the model.
@@ -261,7 +387,7 @@ def attention_name(
       dropout: whether the attention weights have dropout.
 
     Returns:
-      A key of `attention.choice.IMPLEMENTATIONS`.
+      Layer type -> a key of `attention.choice.IMPLEMENTATIONS`.
 
     Raises:
       ValueError: the configured implementation cannot run here.
@@ -278,7 +404,12 @@ def attention_name(
         dropout=dropout,
         arranged=True,
     )
-    return choose(shape, config.attention).name
+    return {
+        name: choose(
+            dataclasses.replace(shape, window=config.window_of(name)), config.attention
+        ).name
+        for name in config.layer_types
+    }
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,7 +1,9 @@
 """The layers of a decoder block: RMSNorm, attention, feed-forward. Axis letters: `rrope_jax.model`.
 
-No layer has a bias. Parameters are float32 and are cast to the compute dtype on use.
+Parameters are float32 and are cast to the compute dtype on use.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,19 +53,41 @@ def _kernel(
     return parameter(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes)
 
 
-class RMSNorm(nnx.Module):
-    """x / rms(x) * scale, computed in float32 (arXiv 1910.07467)."""
+class Rotation(NamedTuple):
+    """What the positions of a batch do to queries and keys.
 
-    def __init__(self, config: ModelConfig):
-        # not sharded: it is small, and gathering it would add a transfer to every layer
-        self.scale = parameter(jnp.ones((config.d_model,), jnp.float32), (None,))
+    Attributes:
+      cos, sin: float32[B or 1, T, d/2] or [T, d/2], from `rope.cos_sin`.
+      temperature: a factor on queries, float32[B or 1, T], from `rope.query_temperature`; None for
+        no factor.
+    """
+
+    cos: jax.Array
+    sin: jax.Array
+    temperature: jax.Array | None = None
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last axes, computed in float32 (arXiv 1910.07467)."""
+
+    def __init__(
+        self, config: ModelConfig, shape: tuple[int, ...], axes: LogicalAxes | None = None
+    ):
+        """Initializes the scale, of a shape, to the identity; it is not sharded without `axes`."""
+        neutral = jnp.zeros if config.norm_offset else jnp.ones
+        # whole by default: it is small, and gathering it would add a transfer to every layer
+        self.scale = parameter(neutral(shape, jnp.float32), axes or (None,) * len(shape))
+        self.offset = float(config.norm_offset)
         self.eps = config.rms_norm_eps
 
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        x32_BTD = x_BTD.astype(jnp.float32)
-        mean_square_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
-        normed_BTD = x32_BTD * jax.lax.rsqrt(mean_square_BT1 + self.eps)
-        return (normed_BTD * read(self.scale)).astype(x_BTD.dtype)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = read(self.scale)
+        if self.offset:
+            scale = scale + self.offset
+        x32 = x.astype(jnp.float32)
+        normed_axes = tuple(range(-scale.ndim, 0))
+        mean_square = jnp.mean(jnp.square(x32), axis=normed_axes, keepdims=True)
+        return (x32 * jax.lax.rsqrt(mean_square + self.eps) * scale).astype(x.dtype)
 
 
 class Attention(nnx.Module):
@@ -76,17 +100,37 @@ class Attention(nnx.Module):
         self.key = _kernel(rngs, config, (D, K, H), key_axes, 1 / D)
         self.value = _kernel(rngs, config, (D, K, H), key_axes, 1 / D)
         self.out = _kernel(rngs, config, (N, H, D), ("heads", None, "d_model"), 1 / (N * H))
+        self.query_bias = self.key_bias = self.value_bias = None
+        if config.qkv_bias:
+            self.query_bias = parameter(jnp.zeros((N, H), jnp.float32), ("heads", None))
+            self.key_bias = parameter(jnp.zeros((K, H), jnp.float32), ("kv_heads", None))
+            self.value_bias = parameter(jnp.zeros((K, H), jnp.float32), ("kv_heads", None))
+        self.query_norm = self.key_norm = None
+        if config.qk_norm == "head":
+            self.query_norm, self.key_norm = RMSNorm(config, (H,)), RMSNorm(config, (H,))
+        elif config.qk_norm == "all_heads":
+            self.query_norm = RMSNorm(config, (N, H), ("heads", None))
+            self.key_norm = RMSNorm(config, (K, H), ("kv_heads", None))
         self.config = config
 
     def project(
-        self, x_BTD: jax.Array, rotation: tuple[jax.Array, jax.Array]
+        self, x_BTD: jax.Array, rotation: Rotation | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Scaled and rotated q_BTNH, rotated k_BTKH, and v_BTKH."""
+        """Scaled and rotated q_BTNH, rotated k_BTKH, and v_BTKH; no rotation if it is None."""
         kernels = (read(self.query), read(self.key), read(self.value))
         q_BTNH, k_BTKH, v_BTKH = project_together(x_BTD, kernels)
-        q_BTNH, k_BTKH = constrain(q_BTNH, _QUERIES), constrain(k_BTKH, _KEYS)
-        q_BTNH = rotate(q_BTNH, *rotation, scale=self.config.scale)
-        return q_BTNH, rotate(k_BTKH, *rotation), constrain(v_BTKH, _KEYS)
+        q_BTNH = constrain(_finish(q_BTNH, self.query_bias, self.query_norm), _QUERIES)
+        k_BTKH = constrain(_finish(k_BTKH, self.key_bias, self.key_norm), _KEYS)
+        v_BTKH = constrain(_finish(v_BTKH, self.value_bias, None), _KEYS)
+        scale = self.config.scale
+        if rotation is None:
+            return (q_BTNH.astype(jnp.float32) * scale).astype(q_BTNH.dtype), k_BTKH, v_BTKH
+        cos, sin, temperature_BT = rotation
+        if temperature_BT is None:
+            q_BTNH = rotate(q_BTNH, cos, sin, scale=scale)
+        else:
+            q_BTNH = rotate(q_BTNH, cos, sin, scale=scale * temperature_BT[..., None, None])
+        return q_BTNH, rotate(k_BTKH, cos, sin), v_BTKH
 
     def attend(
         self,
@@ -110,6 +154,15 @@ class Attention(nnx.Module):
             else None,
         )
         return constrain(project(mixed_BTNH, read(self.out)), STREAM)
+
+
+def _finish(
+    x_BTOH: jax.Array, bias: nnx.Param[jax.Array] | None, norm: RMSNorm | None
+) -> jax.Array:
+    """A projection with its bias and norm, if it has them."""
+    if bias is not None:
+        x_BTOH = x_BTOH + read(bias).astype(x_BTOH.dtype)
+    return x_BTOH if norm is None else norm(x_BTOH)
 
 
 class FeedForward(nnx.Module):

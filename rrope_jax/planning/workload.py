@@ -147,7 +147,8 @@ class TextTraining:
     def check(self, devices: Sequence[jax.Device]) -> None:
         """Raises LayoutError if `rrope train` would, or if the step cannot be compiled here."""
         placement = lay_out(self.program, self.mesh, self.evaluation, devices)
-        check_compiles_here(sharded.attention_of(self.program, placement.mesh))
+        for implementation in sharded.attention_of(self.program, placement.mesh).values():
+            check_compiles_here(implementation)
 
     def identity(self) -> Mapping[str, Any]:
         """All fields of the program and the mesh."""
@@ -168,7 +169,7 @@ class TextTraining:
         state = sharded.abstract_state(self.program)
         parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
         rows = train.batch_size // train.accumulation
-        implementation = sharded.attention_of(self.program, mesh)
+        implementation = sharded.attention_of(self.program, mesh)[model.layer_types[0]]
         with jax.set_mesh(mesh):
             chunked = count_chunks(rows, train.length, train.loss_chunk) > 1
         own_parameters = _bytes_of_shards(state.params, placement.state.params)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from rrope_jax.model.decoder import attention_name
+from rrope_jax.model.decoder import attention_names
 from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.training import PosgenProgram
 from rrope_jax.sharding import refused_for
@@ -84,7 +84,7 @@ def lay_out(
     return mesh
 
 
-def attentions_of(program: PosgenProgram, mesh: Mesh) -> tuple[str, str]:
+def attentions_of(program: PosgenProgram, mesh: Mesh) -> tuple[str, ...]:
     """Returns the attention implementations in training and in test on the devices of a mesh.
 
     Raises:
@@ -92,18 +92,17 @@ def attentions_of(program: PosgenProgram, mesh: Mesh) -> tuple[str, str]:
     """
     model, task, train = program.model, program.task, program.train
     with refused_for("model"), jax.set_mesh(mesh):
-        return (
-            attention_name(
-                model,
-                train.batch_size,
-                task.train_length,
-                segmented=False,
-                dropout=model.dropout > 0,
-            ),
-            attention_name(
-                model, train.eval_batch_size, task.test_length, segmented=False, dropout=False
-            ),
+        training = attention_names(
+            model,
+            train.batch_size,
+            task.train_length,
+            segmented=False,
+            dropout=model.dropout > 0,
         )
+        test = attention_names(
+            model, train.eval_batch_size, task.test_length, segmented=False, dropout=False
+        )
+    return (*training.values(), *test.values())
 
 
 @dataclasses.dataclass(frozen=True)

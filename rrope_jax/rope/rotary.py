@@ -159,7 +159,9 @@ def cos_sin_from_table(
     return cos * table.attention_factor, sin * table.attention_factor
 
 
-def rotate(x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array, *, scale: float = 1.0) -> jax.Array:
+def rotate(
+    x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array, *, scale: float | jax.Array = 1.0
+) -> jax.Array:
     """Rotates the pairs (i, i + d/2) of every head (the half-split layout of LLaMA in HF).
 
     Args:
@@ -167,7 +169,8 @@ def rotate(x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array, *, scale: float = 
       cos: float32[..., T, d/2] from `cos_sin`; leading axes broadcast against x's. With d < D
         (partial rotary) the last D - d dimensions are not rotated.
       sin: like cos.
-      scale: factor on all D dimensions, such as the attention scale for queries.
+      scale: factor on all D dimensions, such as the attention scale for queries; a float, or
+        float32 that broadcasts against x.
 
     Returns:
       An array of the shape and dtype of x_BTHD, computed in float32 and rounded once at the end.
@@ -189,6 +192,6 @@ def rotate(x_BTHD: jax.Array, cos: jax.Array, sin: jax.Array, *, scale: float = 
     if 2 * half < head_dim:
         parts.append(x_BTHD[..., 2 * half :].astype(jnp.float32))
     rotated_BTHD = jnp.concatenate(parts, axis=-1)
-    if scale != 1:
+    if isinstance(scale, jax.Array) or scale != 1:
         rotated_BTHD = rotated_BTHD * scale
     return rotated_BTHD.astype(x_BTHD.dtype)

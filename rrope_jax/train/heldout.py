@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rrope_jax.data.packing import Rows
-from rrope_jax.model.decoder import attention_name
+from rrope_jax.model.decoder import attention_names
 from rrope_jax.sharding import parts, refused_for
 from rrope_jax.train.loop import EvaluationStopped
 from rrope_jax.train.sharded import Placement, check_length
@@ -52,7 +52,7 @@ def check(program: Program, mesh: Mesh, config: HeldoutConfig) -> tuple[int, int
     rows = config.batch_size + -config.batch_size % parts("batch", mesh)
     check_length(length, mesh, "eval.length")
     with refused_for("eval"), jax.set_mesh(mesh):
-        attention_name(program.model, rows, length, segmented=program.segmented, dropout=False)
+        attention_names(program.model, rows, length, segmented=program.segmented, dropout=False)
     return rows, length
 
 

@@ -22,7 +22,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.model.decoder import attention_name, parameter_layout
+from rrope_jax.model.decoder import attention_names, parameter_layout
 from rrope_jax.sharding import RULES, LayoutError, parts, refused_for, sharding, spec
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.optimizer import make_optimizer
@@ -186,8 +186,8 @@ def parameter_shardings(model: ModelConfig, mesh: Mesh | AbstractMesh) -> Params
     return shardings
 
 
-def attention_of(program: Program, mesh: Mesh) -> str:
-    """The attention implementation that the step uses on a mesh.
+def attention_of(program: Program, mesh: Mesh) -> dict[str, str]:
+    """The attention implementation that the step uses on a mesh, by layer type.
 
     Raises:
       LayoutError: the configured implementation cannot run there.
@@ -195,7 +195,7 @@ def attention_of(program: Program, mesh: Mesh) -> str:
     model, train = program.model, program.train
     rows = train.batch_size // train.accumulation
     with refused_for("model"), jax.set_mesh(mesh):
-        return attention_name(
+        return attention_names(
             model, rows, train.length, segmented=program.segmented, dropout=model.dropout > 0
         )
 

@@ -15,8 +15,8 @@ from flax import nnx
 
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.attention.context_parallel import arrange, restore
-from rrope_jax.model.decoder import abstract_decoder
-from rrope_jax.rope import RopeSpec, cos_sin
+from rrope_jax.model.decoder import abstract_decoder, rotations
+from rrope_jax.rope import RopeSpec
 from rrope_jax.rope.positions import Positions, sample
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.loss import next_token_losses
@@ -172,7 +172,8 @@ class Program:
         hidden_BTD = decoder.hidden(
             batch["tokens"],
             segment_ids_BT=batch["segment_ids"] if self.segmented else None,
-            rotation=cos_sin(
+            rotation=rotations(
+                self.model,
                 self.rope,
                 positions.whole,
                 fraction=positions.fraction,

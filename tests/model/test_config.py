@@ -67,7 +67,7 @@ def test_frozen() -> None:
         ({"dropout": -0.1}, r"dropout=-0.1 must be in \[0, 1\)"),
         ({"logit_scale": 0.0}, "logit_scale=0.0 must be greater than 0"),
         ({"attention_scale": -1.0}, "attention_scale=-1.0 must be greater than 0"),
-        ({"activation": "gelu"}, "activation='gelu' is unknown; choose one of swiglu, relu"),
+        ({"activation": "gelu"}, "activation='gelu' is unknown; choose one of swiglu, geglu, relu"),
         ({"initialization": "xavier"}, "choose one of normal, t5"),
         ({"compute_dtype": "float16"}, "choose one of float32, bfloat16"),
         ({"remat": "some"}, "choose one of none, full, dots"),

@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     config.eval.perplexity.fragments_per_document = 1
     config.eval.perplexity.stride = 256
     config.eval.perplexity.sliding_tokens = placeholder(int)
+    config.eval.perplexity.last_tokens = placeholder(int)
     config.eval.perplexity.logits_chunk = 2048
 
     config.eval.passkey = ConfigDict()

@@ -50,6 +50,8 @@ class PerplexitySetting:
       stride: for `sliding`, tokens by which the window advances.
       sliding_tokens: for `sliding`, tokens of a document that the windows cover; None for the whole
         document.
+      last_tokens: for `fragments`, predict only so many tokens at the end of every context, which
+        is what its length is for; the logits of all others are never computed. None for all.
       logits_chunk: tokens whose logits exist at a time.
     """
 
@@ -60,6 +62,7 @@ class PerplexitySetting:
     fragments_per_document: int = 1
     stride: int = 256
     sliding_tokens: int | None = None
+    last_tokens: int | None = None
     logits_chunk: int = 2048
 
     def __post_init__(self) -> None:
@@ -69,7 +72,13 @@ class PerplexitySetting:
             raise ValueError(
                 f"contexts={self.contexts!r} must be at least 2 each; one token predicts nothing"
             )
-        for name in ("documents", "fragments_per_document", "stride", "logits_chunk"):
+        for name in (
+            "documents",
+            "fragments_per_document",
+            "stride",
+            "last_tokens",
+            "logits_chunk",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
@@ -77,6 +86,11 @@ class PerplexitySetting:
             raise ValueError(
                 f"sliding_tokens={self.sliding_tokens} must be at least the longest of contexts "
                 f"({max(self.contexts)}); None takes whole documents"
+            )
+        if self.last_tokens is not None and self.protocol != "fragments":
+            raise ValueError(
+                f"last_tokens={self.last_tokens} goes with protocol='fragments' only; the stride "
+                "of a sliding window says which tokens it predicts"
             )
         if self.protocol == "sliding" and self.stride >= min(self.contexts):
             raise ValueError(
@@ -98,24 +112,29 @@ class Losses:
         graph, self._state = nnx.split(decoder)
 
         @jax.jit
-        def run(state: Any, tokens_BT: jax.Array) -> jax.Array:
+        def run(state: Any, tokens_BT: jax.Array, at_S: jax.Array | None) -> jax.Array:
             model = nnx.merge(graph, state)
             hidden_BTD = model.hidden(tokens_BT)
             targets_BT = jnp.roll(tokens_BT, -1, axis=1)
-            return next_token_losses(model, hidden_BTD, targets_BT, chunk=logits_chunk)[:, :-1]
+            if at_S is not None:
+                hidden_BTD, targets_BT = hidden_BTD[:, at_S - 1], targets_BT[:, at_S - 1]
+            losses_BT = next_token_losses(model, hidden_BTD, targets_BT, chunk=logits_chunk)
+            return losses_BT[:, :-1] if at_S is None else losses_BT
 
         self._run = run
 
-    def __call__(self, tokens_BT: np.ndarray) -> np.ndarray:
+    def __call__(self, tokens_BT: np.ndarray, at_S: np.ndarray | None = None) -> np.ndarray:
         """Negative log likelihood of every token but the first, in nats.
 
         Args:
           tokens_BT: int32[B, T].
+          at_S: int[S], indices in [1, T) of the only tokens to predict.
 
         Returns:
-          float32[B, T - 1].
+          float32[B, T - 1], or float32[B, S] with `at_S`.
         """
-        losses = self._run(self._state, jnp.asarray(tokens_BT, jnp.int32))
+        at = None if at_S is None else jnp.asarray(at_S, jnp.int32)
+        losses = self._run(self._state, jnp.asarray(tokens_BT, jnp.int32), at)
         wait(losses)
         return np.asarray(losses)
 
@@ -170,13 +189,17 @@ def length_groups(spec: RopeSpec, lengths: Sequence[int]) -> list[list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Windows of one length over part of a document, and the contexts that they measure."""
+    """Windows of one length over part of a document, and the contexts that they measure.
+
+    `at_S` are the indices of the tokens that are predicted, ascending; None for all but the first.
+    """
 
     document: str
     start: int
     tokens_N: np.ndarray
     window: int
     contexts: tuple[int, ...]
+    at_S: np.ndarray | None = None
 
 
 class Perplexity(Benchmark[Windows]):
@@ -222,10 +245,24 @@ class Perplexity(Benchmark[Windows]):
         longest, count = max(self._setting.contexts), self._setting.fragments_per_document
         starts = [i * (tokens_N.size - longest) // max(1, count - 1) for i in range(count)]
         return [
-            Windows(name, start, tokens_N[start : start + group[-1]], group[-1], tuple(group))
+            Windows(
+                name,
+                start,
+                tokens_N[start : start + group[-1]],
+                group[-1],
+                tuple(group),
+                self._last_tokens(group),
+            )
             for start in dict.fromkeys(starts)
             for group in length_groups(spec, self._setting.contexts)
         ]
+
+    def _last_tokens(self, contexts: Sequence[int]) -> np.ndarray | None:
+        """Indices of the tokens at the ends of contexts, ascending; None for all."""
+        count = self._setting.last_tokens
+        if count is None:
+            return None
+        return np.unique(np.concatenate([np.arange(max(1, c - count), c) for c in contexts]))
 
     def _sliding(self, name: str, tokens_N: np.ndarray, spec: RopeSpec) -> list[Windows]:
         del spec  # every context has its own window length
@@ -236,19 +273,26 @@ class Perplexity(Benchmark[Windows]):
         tokens_N, window = part.tokens_N, part.window
         stride = self._setting.stride if window < tokens_N.size else window
         forwards = 1 + math.ceil((tokens_N.size - window) / stride)
-        depends_on = [_bytes(tokens_N).hex(), window, stride]
+        depends_on: list[Any] = [_bytes(tokens_N).hex(), window, stride]
+        if part.at_S is not None:
+            depends_on.append(part.at_S.tolist())
         return Unit(
             unit_name("perplexity", [part.document, part.start, tokens_N.size, window], depends_on),
-            forwards * causal_flops(self._model, 0, window, logits=True),
-            functools.partial(self._run, tokens_N, window, stride),
+            forwards * causal_flops(self._model, 0, window, logits=part.at_S is None),
+            functools.partial(self._run, part, stride),
             part,
         )
 
-    def _run(self, tokens_N: np.ndarray, window: int, stride: int) -> dict[str, Any]:
-        losses = document_losses(self._losses, tokens_N, window=window, stride=stride)
+    def _run(self, part: Windows, stride: int) -> dict[str, Any]:
+        if part.at_S is None:
+            at_S = np.arange(1, part.tokens_N.size)
+            losses = document_losses(self._losses, part.tokens_N, window=part.window, stride=stride)
+        else:
+            at_S = part.at_S
+            losses = self._losses(part.tokens_N[None], at_S)[0]
         if not np.isfinite(losses).all():
             index = int(np.argmin(np.isfinite(losses)))
-            raise FloatingPointError(f"the loss of token {index + 1} is {losses[index]}")
+            raise FloatingPointError(f"the loss of token {at_S[index]} is {losses[index]}")
         return {"losses": [round(float(loss), 6) for loss in losses]}
 
     def results(self, store: UnitStore) -> dict[str, Any]:
@@ -256,7 +300,8 @@ class Perplexity(Benchmark[Windows]):
 
         `perplexity` has one entry per context, over all documents; `perplexity_by_document` has one
         per context and fragment, whose `crc32` of token ids identifies it in comparisons;
-        `loss_by_position` holds the mean losses along the longest windows.
+        `loss_by_position` holds the mean losses along the longest windows, at the ends of the
+        contexts where only those are predicted.
         """
         by_document: list[dict[str, Any]] = []
         by_position: list[dict[str, Any]] = []
@@ -264,8 +309,10 @@ class Perplexity(Benchmark[Windows]):
             losses_N = np.array(result["losses"])
             by_document += [self._of_document(part, c, losses_N) for c in part.contexts]
             if max(part.contexts) == max(self._setting.contexts):
-                binned = _binned(losses_N[: part.window - 1])
-                by_position.append({"document": part.document, "start": part.start, **binned})
+                by_position.append(
+                    {"document": part.document, "start": part.start}
+                    | self._by_position(part, losses_N)
+                )
         return {
             "perplexity": [
                 _over_documents(context, [e for e in by_document if e["context"] == context])
@@ -276,11 +323,26 @@ class Perplexity(Benchmark[Windows]):
             "too_short": [{"document": name, "tokens": n} for name, n in self.too_short],
         }
 
+    def _of_context(self, part: Windows, context: int, losses_N: np.ndarray) -> np.ndarray:
+        """The losses of a fragment's predicted tokens that belong to a context."""
+        if part.at_S is None or self._setting.last_tokens is None:
+            return losses_N[: context - 1]
+        first = context - self._setting.last_tokens
+        return losses_N[(part.at_S >= first) & (part.at_S < context)]
+
+    def _by_position(self, part: Windows, losses_N: np.ndarray) -> dict[str, Any]:
+        """Mean losses along a window, and the ends of the parts that they are means of."""
+        if part.at_S is None:
+            return _binned(losses_N[: part.window - 1])
+        ends = sorted(part.contexts)
+        means = [float(self._of_context(part, end, losses_N).mean()) for end in ends]
+        return {"end": ends, "loss": means}
+
     def _of_document(self, part: Windows, context: int, losses_N: np.ndarray) -> dict[str, Any]:
         """An entry of `perplexity_by_document`."""
         tokens_N = part.tokens_N
         if self._setting.protocol == "fragments":
-            losses_N, tokens_N = losses_N[: context - 1], tokens_N[:context]
+            losses_N, tokens_N = self._of_context(part, context, losses_N), tokens_N[:context]
         loss = float(losses_N.mean())
         return {
             "context": context,

@@ -153,6 +153,28 @@ def test_loss_by_position_sums_up_to_the_loss(decoder: Decoder) -> None:
     assert np.mean(curve["loss"]) == pytest.approx(results["perplexity"][0]["loss"])
 
 
+@pytest.mark.parametrize("last_tokens", [1, 6, 100])
+def test_the_ends_of_contexts_alone(decoder: Decoder, last_tokens: int) -> None:
+    """Their losses are those that predicting every token gives."""
+    contexts, documents = (8, 12, 30), [("a", random_tokens(3, 33))]
+    store = Memory()
+    ends = Perplexity(
+        PerplexitySetting(contexts=contexts, last_tokens=last_tokens), decoder, documents
+    )
+    run_units(ends.units, store)
+    found = ends.results(store)
+    losses_T = reference_losses(decoder, documents[0][1])
+    for entry, context in zip(found["perplexity"], contexts, strict=True):
+        expected = losses_T[max(0, context - 1 - last_tokens) : context - 1]
+        assert entry["tokens"] == expected.size
+        assert entry["loss"] == pytest.approx(expected.mean(), rel=1e-5)
+    (curve,) = found["loss_by_position"]
+    assert curve["end"] == list(contexts)
+    assert curve["loss"] == [entry["loss"] for entry in found["perplexity"]]
+    every = Perplexity(PerplexitySetting(contexts=contexts), decoder, documents)
+    assert every.units[0].name != ends.units[0].name  # else one would be taken for the other
+
+
 def test_units_are_run_once_and_belong_to_their_content(decoder: Decoder) -> None:
     def plan(seed: int, contexts: tuple[int, ...]) -> Perplexity:
         documents = [("a", random_tokens(seed, 40))]
@@ -190,6 +212,8 @@ def test_a_loss_that_is_not_finite_stops(decoder: Decoder) -> None:
         ({"contexts": (1, 4)}, "at least 2 each"),
         ({"contexts": (8, 8)}, "none twice"),
         ({"stride": 0}, "stride=0 must be at least 1"),
+        ({"last_tokens": 0}, "last_tokens=0 must be at least 1"),
+        ({"protocol": "sliding", "last_tokens": 8}, "goes with protocol='fragments' only"),
         ({"protocol": "sliding", "contexts": (8,), "stride": 8}, "leave tokens out"),
         ({"contexts": (8,), "sliding_tokens": 7}, "sliding_tokens=7 must be at least the longest"),
     ],

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rrope_jax.model.attention import chunked
 from rrope_jax.model.attention.choice import attention
 from rrope_jax.model.attention.chunked import chunked_attention
 from rrope_jax.model.attention.mask import CausalMask
@@ -36,7 +37,7 @@ def _both(
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     def chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         segments = (mask.segment_ids_BT, mask.key_segments)
-        return chunked_attention(q * SCALE, k, v, mask.start_B, *segments, chunks)
+        return chunked_attention(q * SCALE, k, v, mask.start_B, *segments, chunks, mask.window)
 
     def over_all_pairs(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return attention(q * SCALE, k, v, mask, implementation="xla")
@@ -105,8 +106,67 @@ def test_a_piece_of_packed_rows(one_by_one: bool) -> None:
     _check(q, k, v, mask, Chunks(2, 3, one_by_one))
 
 
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize(("query_block", "key_block"), [(3, 2), (4, 6)])
+@pytest.mark.parametrize("window", [2, 6])
+def test_windows(window: int, query_block: int, key_block: int, one_by_one: bool) -> None:
+    """Of less and of more than a block; 13 tokens, two queries per key head."""
+    q, k, v = _random(0, 2, 13, 4, 6), _random(1, 2, 13, 2, 6), _random(2, 2, 13, 2, 6)
+    _check(q, k, v, CausalMask(window=window), Chunks(query_block, key_block, one_by_one))
+
+
+def test_in_a_window_of_one_token_values_are_the_result() -> None:
+    q, k, v = _random(0, 2, 13, 4, 6), _random(1, 2, 13, 2, 6), _random(2, 2, 13, 2, 6)
+    result = chunked_attention(q, k, v, None, None, None, Chunks(4, 3, False), 1)
+    np.testing.assert_allclose(result, np.repeat(v, 2, axis=2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize("window", [2, 5])
+def test_windows_of_segments(window: int, one_by_one: bool) -> None:
+    """Some segments are shorter than the window, and others longer."""
+    q, k, v = _random(0, 2, 13, 2, 4), _random(1, 2, 13, 1, 4), _random(2, 2, 13, 1, 4)
+    segments = jnp.array([[0] * 3 + [1] * 7 + [2] + [3] * 2, [5, 5, 2, 2, 5, 5, 5] + [2] * 6])
+    _check(q, k, v, CausalMask(segments, window=window), Chunks(4, 2, one_by_one))
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_windows_of_continued_sequences(one_by_one: bool) -> None:
+    """A prompt of 5 tokens after 0, 4 and 9 cached ones, with room left in the cache."""
+    q, k, v = _random(0, 3, 5, 2, 4), _random(1, 3, 17, 2, 4), _random(2, 3, 17, 2, 4)
+    for window in (3, 7):
+        mask = CausalMask(start_B=jnp.array([0, 4, 9]), window=window)
+        _check(q, k, v, mask, Chunks(2, 3, one_by_one))
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_prompt_after_a_ring(one_by_one: bool) -> None:
+    """5 tokens after a ring of 6, of which 6, 2 and no entries are valid."""
+    q, k, v = _random(0, 3, 5, 2, 4), _random(1, 3, 11, 2, 4), _random(2, 3, 11, 2, 4)
+    keys = jnp.array([[0] * 11, [-1] * 4 + [0] * 7, [-1] * 6 + [0] * 5])
+    start = jnp.full((3,), 6)
+    mask = CausalMask(jnp.zeros((3, 5), jnp.int32), keys, start, window=6)
+    _check(q, k, v, mask, Chunks(2, 3, one_by_one))
+
+
+@pytest.mark.parametrize("implementation", ["chunked", "xla"])
+def test_a_window_over_all_keys_is_none(implementation: str) -> None:
+    q, k, v = _random(0, 2, 13, 4, 6), _random(1, 2, 13, 2, 6), _random(2, 2, 13, 2, 6)
+
+    def run(window: int | None) -> list[jax.Array]:
+        def attend(*qkv: jax.Array) -> jax.Array:
+            return attention(*qkv, CausalMask(window=window), implementation=implementation)
+
+        return _outputs_and_gradients(attend, q, k, v)
+
+    for window in (13, 100):
+        for result, expected in zip(run(window), run(None), strict=True):
+            np.testing.assert_array_equal(result, expected)
+    assert np.abs(run(12)[0] - run(None)[0])[:, 12:].max() > 1e-3
+
+
 @given(data=st.data())
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=8, deadline=None)
 @pytest.mark.slow
 def test_any_shape(data: st.DataObject) -> None:
     def draw(low: int, high: int) -> int:
@@ -121,18 +181,21 @@ def test_any_shape(data: st.DataObject) -> None:
         case 2:
             S = T + draw(0, 9)
             mask = CausalMask(start_B=jnp.array([draw(0, S - T) for _ in range(B)], jnp.int32))
+    # in a window of 1, gradients of queries are zero, which relative errors do not suit
+    mask = mask._replace(window=data.draw(st.none() | st.integers(2, S + 2)))
     q, k, v = _random(0, B, T, K * G, H), _random(1, B, S, K, H), _random(2, B, S, K, H)
     _check(q, k, v, mask, Chunks(draw(1, 8), draw(1, 8), data.draw(st.booleans())))
 
 
-def test_bfloat16_keeps_float32_logits_and_sums() -> None:
+@pytest.mark.parametrize("window", [None, 20])
+def test_bfloat16_keeps_float32_logits_and_sums(window: int | None) -> None:
     q, k, v = (
         _random(seed, 1, 64, heads, 8).astype(jnp.bfloat16) for seed, heads in enumerate((2, 1, 1))
     )
     chunks = Chunks(16, 16, one_by_one=False)
-    results, _ = _both(q, k, v, CausalMask(), chunks)
+    results, _ = _both(q, k, v, CausalMask(window=window), chunks)
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    _, expected = _both(q, k, v, CausalMask(), chunks)
+    _, expected = _both(q, k, v, CausalMask(window=window), chunks)
     for result, reference in zip(results, expected, strict=True):
         assert result.dtype == jnp.bfloat16
         error = np.abs(result.astype(jnp.float32) - reference).max()
@@ -164,6 +227,49 @@ def test_invisible_blocks_are_never_touched(segmented: bool, one_by_one: bool) -
     out, q_gradient, _, _ = _outputs_and_gradients(run, q, k, v)
     assert np.isfinite(out).all()
     assert np.isfinite(q_gradient[:, seen]).all()
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_blocks_before_the_window_are_never_touched(one_by_one: bool) -> None:
+    """As above: queries 4 to 7 see no key before 2."""
+    q, k, v = _random(0, 1, 8, 1, 4), _random(1, 1, 8, 1, 4), _random(2, 1, 8, 1, 4)
+    k, v = (x.at[:, :2].set(jnp.nan) for x in (k, v))
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return chunked_attention(q, k, v, None, None, None, Chunks(2, 2, one_by_one), 3)[:, 4:]
+
+    out, q_gradient, _, _ = _outputs_and_gradients(run, q, k, v)
+    assert np.isfinite(out).all()
+    assert np.isfinite(q_gradient[:, 4:]).all()
+
+
+@pytest.mark.parametrize(
+    ("window", "query_block", "key_block"), [(1, 4, 4), (5, 4, 4), (9, 4, 2), (16, 4, 4), (8, 8, 4)]
+)
+def test_products_are_those_of_blocks_in_the_window(
+    monkeypatch: pytest.MonkeyPatch, window: int, query_block: int, key_block: int
+) -> None:
+    """Every product of two blocks calls back: 2 in the forward, 5 in the backward pass."""
+    calls = []
+    product = chunked._product
+
+    def counted(subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda: calls.append(subscripts))
+        return product(subscripts, x, y)
+
+    monkeypatch.setattr(chunked, "_product", counted)
+    T = 32
+    q, k, v = _random(0, 1, T, 2, 4), _random(1, 1, T, 1, 4), _random(2, 1, T, 1, 4)
+    chunks = Chunks(query_block, key_block, one_by_one=True)
+
+    def run(*qkv: jax.Array) -> jax.Array:
+        return chunked_attention(*qkv, None, None, None, chunks, window)
+
+    jax.block_until_ready(_outputs_and_gradients(run, q, k, v))
+    jax.effects_barrier()
+    visible = np.asarray(CausalMask(window=window).dense(T, T))[0]
+    blocks = visible.reshape(T // query_block, query_block, T // key_block, key_block)
+    assert len(calls) == (2 + 5) * blocks.any((1, 3)).sum()
 
 
 @pytest.mark.parametrize("one_by_one", [True, False])

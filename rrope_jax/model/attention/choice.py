@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from rrope_jax.model.attention import chunked, context_parallel, cudnn, dense, splash
-from rrope_jax.model.attention.call import Call, CallShape, Implementation
+from rrope_jax.model.attention.call import Call, CallShape, Implementation, dropout_obstacle
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.sharding import on_a_mesh, parts
 
@@ -17,7 +17,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
         splash.run, splash.obstacle, auto_pairs=4096**2, prepare=splash.prepare
     ),
     "cudnn": Implementation(cudnn.run, cudnn.obstacle),
-    "chunked": Implementation(chunked.run, chunked.obstacle, auto_pairs=512**2),
+    "chunked": Implementation(chunked.run, dropout_obstacle, auto_pairs=512**2),
     "xla": Implementation(dense.run, lambda shape: None),
 }
 
@@ -92,6 +92,8 @@ def attention(
     Raises:
       ValueError: the requested implementation cannot compute this call.
     """
+    if mask.window is not None and mask.window >= k_BSKH.shape[1]:
+        mask = mask._replace(window=None)  # it holds all keys
     call = Call(q_BTNH, k_BSKH, v_BSKH, mask, dropout)
     choice = choose(call.shape, implementation)
     row = IMPLEMENTATIONS[choice.name]

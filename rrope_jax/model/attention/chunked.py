@@ -2,8 +2,8 @@
 
 Follows FlashAttention (arXiv 2205.14135, 2307.08691): each block of queries visits the blocks of
 keys that it may see, keeping a running maximum and sum, and the backward pass recomputes the
-weights from the logarithm of that sum. Fully masked blocks, above the diagonal or between segments,
-are never computed.
+weights from the logarithm of that sum. Fully masked blocks, above the diagonal, before the sliding
+window or between segments, are never computed.
 
 Letters, in addition to those of `rrope_jax.model`: I blocks of queries, J blocks of keys, Q queries
 and C keys per block, R = Q * G rows per query block. The G query heads that share a key/value head
@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from rrope_jax.model.attention.call import Call, CallShape, dropout_obstacle, first_obstacle
-from rrope_jax.model.attention.mask import MASKED
+from rrope_jax.model.attention.call import Call
+from rrope_jax.model.attention.mask import MASKED, block_for_window
 from rrope_jax.model.platform.operations import Chunks, operations
 
 RESULT = "attention"
@@ -35,14 +35,15 @@ def run(call: Call) -> jax.Array:
         call.mask.start_B,
         call.mask.segment_ids_BT,
         call.mask.key_segments,
-        operations().chunks,
+        _for_window(operations().chunks, call.mask.window),
+        call.mask.window,
     )
 
 
-def obstacle(shape: CallShape) -> str | None:
-    """Why `run` cannot compute calls of a shape, or None."""
-    return dropout_obstacle(shape) or first_obstacle(
-        (shape.window is not None, "it has no sliding window")
+def _for_window(chunks: Chunks, window: int | None) -> Chunks:
+    return chunks._replace(
+        query_block=block_for_window(chunks.query_block, window),
+        key_block=block_for_window(chunks.key_block, window),
     )
 
 
@@ -53,7 +54,8 @@ class _Blocks(NamedTuple):
       start: int32[], the index of the row's first query among its keys.
       segments_IQ, segments_JC: int32, segment ids of queries and keys; None for one segment.
       lower_I: int32[I], the first key block with a visible pair.
-      full_I: int32[I], the first key block after that with a masked pair.
+      whole_I, mixed_I: int32[I], the first key block whose pairs are all visible, and the first
+        one after that with a masked pair; None if every block needs the mask.
       upper_I: int32[I], the first key block above the diagonal.
     """
 
@@ -61,11 +63,12 @@ class _Blocks(NamedTuple):
     segments_IQ: jax.Array | None
     segments_JC: jax.Array | None
     lower_I: jax.Array
-    full_I: jax.Array
+    whole_I: jax.Array | None
+    mixed_I: jax.Array | None
     upper_I: jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
 def chunked_attention(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
@@ -74,6 +77,7 @@ def chunked_attention(
     segment_ids_BT: jax.Array | None,
     key_segment_ids_BS: jax.Array | None,
     chunks: Chunks,
+    window: int | None = None,
 ) -> jax.Array:
     """Causal softmax attention with float32 logits and softmax.
 
@@ -83,11 +87,13 @@ def chunked_attention(
       start_B: int32[B], the index of each row's first query among its keys; None for 0.
       segment_ids_BT, key_segment_ids_BS: int32, of queries and keys; None for one segment.
       chunks: block sizes, at most the sequence length.
+      window: the sliding window, as in `CausalMask`.
 
     Returns:
       An array of the shape and dtype of q_BTNH.
     """
-    return _forward(q_BTNH, k_BSKH, v_BSKH, start_B, segment_ids_BT, key_segment_ids_BS, chunks)[0]
+    places = (start_B, segment_ids_BT, key_segment_ids_BS)
+    return _forward(q_BTNH, k_BSKH, v_BSKH, *places, chunks, window)[0]
 
 
 def _forward(
@@ -98,10 +104,11 @@ def _forward(
     segment_ids_BT: jax.Array | None,
     key_segment_ids_BS: jax.Array | None,
     chunks: Chunks,
+    window: int | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    layout = _Layout(q_BTNH.shape, k_BSKH.shape, chunks)
+    layout = _Layout(q_BTNH.shape, k_BSKH.shape, chunks, window)
     out_BKIRH, lse_BKIR = layout.map_heads(
-        functools.partial(_head_forward, group=layout.G),
+        functools.partial(_head_forward, group=layout.G, window=window),
         (layout.rows(q_BTNH), layout.keys(k_BSKH), layout.keys(v_BSKH)),
         layout.blocks(start_B, segment_ids_BT, key_segment_ids_BS),
     )
@@ -112,15 +119,15 @@ def _forward(
 
 
 def _backward(
-    chunks: Chunks, saved: tuple[Any, ...], gradient_BTNH: jax.Array
+    chunks: Chunks, window: int | None, saved: tuple[Any, ...], gradient_BTNH: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     q_BTNH, k_BSKH, v_BSKH, places, out_BTNH, lse_BKIR = saved
-    layout = _Layout(q_BTNH.shape, k_BSKH.shape, chunks)
+    layout = _Layout(q_BTNH.shape, k_BSKH.shape, chunks, window)
     dot_BTN1 = jnp.sum(
         out_BTNH.astype(jnp.float32) * gradient_BTNH.astype(jnp.float32), axis=-1, keepdims=True
     )
     q_BKIRH, k_BKJHC, v_BKJHC = layout.map_heads(
-        functools.partial(_head_backward, group=layout.G),
+        functools.partial(_head_backward, group=layout.G, window=window),
         (
             layout.rows(q_BTNH),
             layout.keys(k_BSKH),
@@ -147,7 +154,13 @@ chunked_attention.defvjp(_forward, _backward)
 class _Layout:
     """Converts between whole sequences and blocks per key/value head."""
 
-    def __init__(self, queries: tuple[int, ...], keys: tuple[int, ...], chunks: Chunks) -> None:
+    def __init__(
+        self,
+        queries: tuple[int, ...],
+        keys: tuple[int, ...],
+        chunks: Chunks,
+        window: int | None = None,
+    ) -> None:
         self.B, self.T, self.N, self.H = queries
         self.S, self.K = keys[1:3]
         self.G = self.N // self.K
@@ -155,6 +168,7 @@ class _Layout:
         self.key_block = min(chunks.key_block, self.S)
         self.I, self.J = -(-self.T // self.query_block), -(-self.S // self.key_block)
         self.one_by_one = chunks.one_by_one
+        self.window = window
 
     def rows(self, x_BTNH: jax.Array) -> jax.Array:
         """[B, K, I, R, H]."""
@@ -188,10 +202,15 @@ class _Layout:
         """The key blocks that query blocks see, for all rows of the batch."""
         start_B = jnp.zeros((self.B,), jnp.int32) if start_B is None else start_B
         first_BI = start_B[:, None] + self.query_block * jnp.arange(self.I, dtype=jnp.int32)
-        upper_BI = jnp.minimum((first_BI + self.query_block - 1) // self.key_block + 1, self.J)
+        last_BI = first_BI + self.query_block - 1
+        upper_BI = jnp.minimum(last_BI // self.key_block + 1, self.J)
+        lower_BI = self._first_in_window(first_BI) // self.key_block
         if segment_ids_BT is None or key_segment_ids_BS is None:
-            full_BI = (first_BI + 1) // self.key_block
-            return _Blocks(start_B, None, None, jnp.zeros_like(full_BI), full_BI, upper_BI)
+            if self.window is not None and self.window < self.query_block + self.key_block - 1:
+                return _Blocks(start_B, None, None, lower_BI, None, None, upper_BI)
+            whole_BI = -(-self._first_in_window(last_BI) // self.key_block)
+            mixed_BI = (first_BI + 1) // self.key_block
+            return _Blocks(start_B, None, None, lower_BI, whole_BI, mixed_BI, upper_BI)
         ids_BT = _pad(segment_ids_BT, self.query_block, mode="edge")
         key_ids_BS = _pad(key_segment_ids_BS, self.key_block, mode="edge")
         segments_BIQ = ids_BT.reshape(self.B, self.I, self.query_block)
@@ -200,8 +219,15 @@ class _Layout:
         first_BT = jax.vmap(_first_of_segment)(ids_BT, key_ids_BS)
         # a query that sees no key still gets a block, to avoid division by zero
         first_BT = jnp.minimum(first_BT, jnp.minimum(place_BT, key_ids_BS.shape[1] - 1))
-        lower_BI = first_BT.reshape(segments_BIQ.shape).min(-1) // self.key_block
-        return _Blocks(start_B, segments_BIQ, segments_BJC, lower_BI, lower_BI, upper_BI)
+        of_segment_BI = first_BT.reshape(segments_BIQ.shape).min(-1) // self.key_block
+        lower_BI = jnp.maximum(lower_BI, of_segment_BI)
+        return _Blocks(start_B, segments_BIQ, segments_BJC, lower_BI, None, None, upper_BI)
+
+    def _first_in_window(self, query_BI: jax.Array) -> jax.Array:
+        """The index of the first key in each query's window."""
+        if self.window is None:
+            return jnp.zeros_like(query_BI)
+        return jnp.maximum(query_BI - self.window + 1, 0)
 
     def map_heads(
         self, head: Callable[..., Any], arrays_BK: tuple[jax.Array, ...], blocks_B: _Blocks
@@ -215,10 +241,11 @@ class _Layout:
         # shared bounds: under vmap, a loop with per-row bounds runs all rows to the end and selects
         blocks = blocks_B._replace(
             lower_I=blocks_B.lower_I.min(0),
-            full_I=blocks_B.full_I.min(0),
+            whole_I=None if blocks_B.whole_I is None else blocks_B.whole_I.max(0),
+            mixed_I=None if blocks_B.mixed_I is None else blocks_B.mixed_I.min(0),
             upper_I=blocks_B.upper_I.max(0),
         )
-        axes = _Blocks(0, 0, 0, None, None, None)  # type: ignore[arg-type]
+        axes = _Blocks(0, 0, 0, None, None, None, None)  # type: ignore[arg-type]
         over_heads = jax.vmap(lambda arrays, blocks: head(*arrays, blocks), (0, None))
         return jax.vmap(over_heads, (0, axes))(arrays_BK, blocks)
 
@@ -244,6 +271,7 @@ def _over_key_blocks(
     blocks: _Blocks,
     i: jax.Array,
     group: int,
+    window: int | None,
     shape: tuple[int, int],
     step: Callable[[jax.Array, Callable[[jax.Array], jax.Array], Any], Any],
     carry: Any,
@@ -259,18 +287,34 @@ def _over_key_blocks(
 
     def hide(j: jax.Array, logits_RC: jax.Array) -> jax.Array:
         visible_RC = j * C + key_C <= place_R[:, None]
+        if window is not None:
+            visible_RC &= j * C + key_C > place_R[:, None] - window
         if blocks.segments_IQ is not None and blocks.segments_JC is not None:
             visible_RC &= blocks.segments_IQ[i][query_R][:, None] == blocks.segments_JC[j]
         return jnp.where(visible_RC, logits_RC, MASKED)
 
-    lower, full, upper = blocks.lower_I[i], blocks.full_I[i], blocks.upper_I[i]
-    if blocks.segments_IQ is None:
-        carry = jax.lax.fori_loop(lower, full, lambda j, c: step(j, lambda x: x, c), carry)
-    return jax.lax.fori_loop(full, upper, lambda j, c: step(j, lambda x: hide(j, x), c), carry)
+    def masked(lower: jax.Array, upper: jax.Array, carry: Any) -> Any:
+        return jax.lax.fori_loop(lower, upper, lambda j, c: step(j, lambda x: hide(j, x), c), carry)
+
+    lower, upper = blocks.lower_I[i], blocks.upper_I[i]
+    if blocks.whole_I is None or blocks.mixed_I is None:
+        return masked(lower, upper, carry)
+    whole = jnp.minimum(blocks.whole_I[i], upper)
+    mixed = jnp.maximum(blocks.mixed_I[i], whole)
+    if window is not None:  # otherwise whole blocks come first
+        carry = masked(lower, whole, carry)
+    carry = jax.lax.fori_loop(whole, mixed, lambda j, c: step(j, lambda x: x, c), carry)
+    return masked(mixed, upper, carry)
 
 
 def _head_forward(
-    q_IRH: jax.Array, k_JCH: jax.Array, v_JCH: jax.Array, blocks: _Blocks, *, group: int
+    q_IRH: jax.Array,
+    k_JCH: jax.Array,
+    v_JCH: jax.Array,
+    blocks: _Blocks,
+    *,
+    group: int,
+    window: int | None,
 ) -> tuple[jax.Array, jax.Array]:
     """The output, float32[I, R, H], and the log-sum-exp of the logits, float32[I, R]."""
     R, H = q_IRH.shape[1:]
@@ -293,7 +337,7 @@ def _head_forward(
             )
 
         empty = (jnp.full((R,), MASKED), jnp.zeros((R,)), jnp.zeros((R, H)))
-        maximum_R, sum_R, mixed_RH = _over_key_blocks(blocks, i, group, (R, C), step, empty)
+        maximum_R, sum_R, mixed_RH = _over_key_blocks(blocks, i, group, window, (R, C), step, empty)
         return None, (mixed_RH / sum_R[:, None], maximum_R + jnp.log(sum_R))
 
     _, (out_IRH, lse_IR) = jax.lax.scan(query_block, None, (jnp.arange(len(q_IRH)), q_IRH))
@@ -310,6 +354,7 @@ def _head_backward(
     blocks: _Blocks,
     *,
     group: int,
+    window: int | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of q [I, R, H], and of k and v [J, H, C], all float32.
 
@@ -334,7 +379,7 @@ def _head_backward(
             return dq_RH + more_RH, dk_JHC.at[j].add(dk_HC), dv_JHC.at[j].add(dv_HC)
 
         dq_RH, *carry = _over_key_blocks(
-            blocks, i, group, (R, C), step, (jnp.zeros((R, H)), *carry)
+            blocks, i, group, window, (R, C), step, (jnp.zeros((R, H)), *carry)
         )
         return tuple(carry), dq_RH
 

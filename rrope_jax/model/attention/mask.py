@@ -9,6 +9,22 @@ import jax.numpy as jnp
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
+# Smaller blocks would be small for the matrix units of accelerators.
+_SMALLEST_BLOCK = 128
+
+
+def block_for_window(block: int, window: int | None) -> int:
+    """A block of tokens, made smaller for a sliding window that is not much larger.
+
+    A block of Q queries is multiplied with about Q + C + `window` keys in blocks of C, so large
+    blocks would make small windows expensive.
+    """
+    if window is None:
+        return block
+    half = 2 ** (window - 1).bit_length() // 2
+    return min(block, max(_SMALLEST_BLOCK, half))
+
+
 class CausalMask(NamedTuple):
     """A query sees the keys of its own segment that do not come after it.
 

@@ -21,7 +21,7 @@ def block_for_window(block: int, window: int | None) -> int:
     """
     if window is None:
         return block
-    half = 2 ** (window - 1).bit_length() // 2
+    half = (1 << (window - 1).bit_length()) // 2
     return min(block, max(_SMALLEST_BLOCK, half))
 
 

@@ -100,17 +100,11 @@ class Attention(nnx.Module):
         self.key = _kernel(rngs, config, (D, K, H), key_axes, 1 / D)
         self.value = _kernel(rngs, config, (D, K, H), key_axes, 1 / D)
         self.out = _kernel(rngs, config, (N, H, D), ("heads", None, "d_model"), 1 / (N * H))
-        self.query_bias = self.key_bias = self.value_bias = None
-        if config.qkv_bias:
-            self.query_bias = parameter(jnp.zeros((N, H), jnp.float32), ("heads", None))
-            self.key_bias = parameter(jnp.zeros((K, H), jnp.float32), ("kv_heads", None))
-            self.value_bias = parameter(jnp.zeros((K, H), jnp.float32), ("kv_heads", None))
-        self.query_norm = self.key_norm = None
-        if config.qk_norm == "head":
-            self.query_norm, self.key_norm = RMSNorm(config, (H,)), RMSNorm(config, (H,))
-        elif config.qk_norm == "all_heads":
-            self.query_norm = RMSNorm(config, (N, H), ("heads", None))
-            self.key_norm = RMSNorm(config, (K, H), ("kv_heads", None))
+        self.query_bias = _bias(config, (N, H), ("heads", None))
+        self.key_bias = _bias(config, (K, H), ("kv_heads", None))
+        self.value_bias = _bias(config, (K, H), ("kv_heads", None))
+        self.query_norm = _head_norm(config, (N, H), ("heads", None))
+        self.key_norm = _head_norm(config, (K, H), ("kv_heads", None))
         self.config = config
 
     def project(
@@ -154,6 +148,21 @@ class Attention(nnx.Module):
             else None,
         )
         return constrain(project(mixed_BTNH, read(self.out)), STREAM)
+
+
+def _bias(
+    config: ModelConfig, shape: tuple[int, int], axes: LogicalAxes
+) -> nnx.Param[jax.Array] | None:
+    return parameter(jnp.zeros(shape, jnp.float32), axes) if config.qkv_bias else None
+
+
+def _head_norm(config: ModelConfig, shape: tuple[int, int], axes: LogicalAxes) -> RMSNorm | None:
+    """The norm of queries or keys, over each head or over all of them."""
+    if config.qk_norm == "none":
+        return None
+    if config.qk_norm == "head":
+        return RMSNorm(config, shape[1:])
+    return RMSNorm(config, shape, axes)
 
 
 def _finish(

@@ -104,8 +104,8 @@ class Generator:
         self._config = decoder.config
         self._chunk = chunk
 
-        def read(state: Any, tokens_BT: jax.Array, cache: KVCache) -> KVCache:
-            grown: KVCache = nnx.merge(graph, state).decode(tokens_BT, cache)[1]
+        def read(state: Any, tokens_BT: jax.Array, count_B: jax.Array, cache: KVCache) -> KVCache:
+            grown: KVCache = nnx.merge(graph, state).decode(tokens_BT, cache, count_B=count_B)[1]
             return grown
 
         def score(
@@ -180,9 +180,9 @@ class Generator:
         tokens_BT = np.zeros((len(prompts), max(lengths) - 1), np.int32)
         for row, prompt in zip(tokens_BT, prompts, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]
-        cache = self._fill(init_cache(self._config, len(prompts), capacity), tokens_BT)
-        # entries of padding after the prompt are masked, and overwritten later
-        return cache._replace(length_B=jnp.asarray(lengths, jnp.int32) - 1)
+        return self._fill(
+            init_cache(self._config, len(prompts), capacity), tokens_BT, np.array(lengths) - 1
+        )
 
     def read_on(self, cache: KVCache, last: int, tokens: Sequence[int]) -> KVCache:
         """Returns a copy of a one-row cache extended by tokens, except for the last of them.
@@ -201,21 +201,20 @@ class Generator:
                 f"{needed} tokens do not fit a cache of {cache.capacity}; raise the capacity"
             )
         row_BT = np.array([[last, *tokens[:-1]]], np.int32)
-        return self._fill(jax.tree.map(jnp.copy, cache), row_BT)
+        return self._fill(jax.tree.map(jnp.copy, cache), row_BT, np.array([row_BT.shape[1]]))
 
-    def _fill(self, cache: KVCache, tokens_BT: np.ndarray) -> KVCache:
-        """Appends tokens to every row; the cache is donated."""
+    def _fill(self, cache: KVCache, tokens_BT: np.ndarray, lengths_B: np.ndarray) -> KVCache:
+        """Appends so many tokens to each row; the cache is donated."""
         T = tokens_BT.shape[1]
-        start_B = cache.length_B
-        pieces = _pieces(T, self._chunk, cache.capacity - int(jnp.max(start_B)))
+        pieces = _pieces(T, self._chunk, cache.capacity - int(jnp.max(cache.length_B)))
         end = max((offset + size for offset, size in pieces), default=T)
         tokens_BT = np.pad(tokens_BT, [(0, 0), (0, end - T)])
         for offset, size in pieces:
             piece_BT = jnp.asarray(tokens_BT[:, offset : offset + size])
-            cache = cache._replace(length_B=start_B + offset)
-            cache = self._read(self._state, piece_BT, cache)
+            count_B = jnp.asarray(np.clip(lengths_B - offset, 0, size), jnp.int32)
+            cache = self._read(self._state, piece_BT, count_B, cache)
             wait(cache)
-        return cache._replace(length_B=start_B + T)
+        return cache
 
     def generate(
         self,
@@ -286,18 +285,18 @@ def _pieces(tokens: int, chunk: int, room: int) -> list[tuple[int, int]]:
     """Offsets and sizes of pieces that cover a number of tokens.
 
     Every size needs its own compiled program, so there are few sizes. Whole chunks come first, then
-    quarter chunks, the last of which reaches back and recomputes some tokens. Fewer tokens than a
-    quarter chunk are padded to a power of two if there is room, and otherwise split into powers of
-    two.
+    quarter chunks. The rest is padded to a quarter chunk, or if there are no more tokens than that,
+    to a power of two; without room for the padding it is split into powers of two. No piece reaches
+    back: layers with a sliding window have forgotten what came before.
     """
     quarter = max(chunk // 4, 1)
-    whole = tokens - tokens % chunk
-    if tokens >= quarter:
-        chunks = [(offset, chunk) for offset in range(0, whole, chunk)]
-        rest = range(whole, tokens, quarter)
-        return chunks + [(min(offset, tokens - quarter), quarter) for offset in rest]
-    padded = 1 << (tokens - 1).bit_length() if tokens else 0
-    if padded <= room:
-        return [(0, padded)] if tokens else []
-    sizes = [1 << bit for bit in reversed(range(tokens.bit_length())) if tokens >> bit & 1]
-    return list(zip(itertools.accumulate(sizes, initial=0), sizes, strict=False))
+    pieces = [(offset, chunk) for offset in range(0, tokens - chunk + 1, chunk)]
+    done = len(pieces) * chunk
+    pieces += [(offset, quarter) for offset in range(done, tokens - quarter + 1, quarter)]
+    done = pieces[-1][0] + pieces[-1][1] if pieces else 0
+    rest = tokens - done
+    padded = quarter if pieces else 1 << (rest - 1).bit_length() if rest else 0
+    if rest and padded <= room - done:
+        return [*pieces, (done, padded)]
+    sizes = [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
+    return pieces + list(zip(itertools.accumulate(sizes, initial=done), sizes, strict=False))

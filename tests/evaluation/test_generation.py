@@ -13,9 +13,9 @@ from tests.closeness import assert_close
 from tests.evaluation.tiny import log_probabilities, logits, random_tokens, tiny_decoder
 
 
-@pytest.fixture(scope="module")
-def decoder() -> Decoder:
-    return tiny_decoder()
+@pytest.fixture(scope="module", params=[None, 5], ids=["full", "sliding"])
+def decoder(request: pytest.FixtureRequest) -> Decoder:
+    return tiny_decoder(sliding_window=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,18 @@ def greedy(decoder: Decoder, prompt: list[int], count: int) -> list[int]:
     return padded[len(prompt) : end].tolist()
 
 
-# less than a quarter of a chunk, a quarter and the last token, quarters that reach back, a chunk
-# and a quarter, a single token
-@pytest.mark.parametrize("size", [6, 9, 21, 34, 1])
+# less than a quarter of a chunk, a quarter and the last token, quarters and some padding, a chunk
+# and a token, a chunk and no room for padding, a single token
+@pytest.mark.parametrize("size", [6, 9, 21, 34, 39, 1])
 def test_greedy_generation_is_that_without_a_cache(
     decoder: Decoder, generator: Generator, size: int
 ) -> None:
     prompt = random_tokens(size, size).tolist()
     cache = generator.read([prompt], capacity=40)
-    assert generator.generate(prompt[-1:], cache, max_tokens=6) == [greedy(decoder, prompt, 6)]
+    count = min(6, 40 - size)
+    assert generator.generate(prompt[-1:], cache, max_tokens=count) == [
+        greedy(decoder, prompt, count)
+    ]
 
 
 def test_rows_of_different_lengths(decoder: Decoder, generator: Generator) -> None:

@@ -29,10 +29,15 @@ class Memory:
 
 
 @functools.cache
-def tiny_decoder(rope: RopeSpec | None = None, vocab_size: int = 64) -> Decoder:
+def tiny_decoder(
+    rope: RopeSpec | None = None, vocab_size: int = 64, sliding_window: int | None = None
+) -> Decoder:
     """The tiny preset with weights large enough for clear preferences. Not to be changed."""
     preset = PRESETS["tiny"]
     config = dataclasses.replace(preset.model, vocab_size=vocab_size)
+    if sliding_window is not None:
+        layer_types = ("sliding_attention", "full_attention")
+        config = dataclasses.replace(config, layer_types=layer_types, sliding_window=sliding_window)
     decoder = Decoder(config, rope or preset.rope, rngs=nnx.Rngs(0))
     nnx.update(decoder, jax.tree.map(lambda x: 8 * x, nnx.state(decoder, nnx.Param)))
     return decoder

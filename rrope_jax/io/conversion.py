@@ -13,7 +13,7 @@ from rrope_jax.io.orbax import write as orbax_export
 from rrope_jax.io.orbax.checkpoint import TREE
 from rrope_jax.io.orbax.layout import CHECKPOINTS
 from rrope_jax.io.paths import check_local, check_orbax
-from rrope_jax.io.portable import FoldedSource
+from rrope_jax.io.portable import NO_TEMPERATURES, FoldedSource, Temperatures
 from rrope_jax.io.pretrained import FORMATS, open_source
 from rrope_jax.io.source import Source
 from rrope_jax.io.target import restore_target, whole_or_nothing
@@ -48,12 +48,13 @@ class Conversion:
     Attributes:
       format: a key of `WRITERS`.
       description: the model as written, including its rotary embedding.
-      temperature: the factor that was folded into the query and key weights; 1 if none was.
+      temperatures: the factors that were folded into the weights of queries and keys, by layer
+        type; 1 where none was.
     """
 
     format: str
     description: Description
-    temperature: float
+    temperatures: Temperatures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,30 +63,28 @@ class _Writer:
 
     Attributes:
       express: returns the description with its embedding in a form that the format supports, and
-        the temperature to fold into the weights; raises ValueError if no form fits.
+        the temperatures to fold into the weights; raises ValueError if no form fits.
       write: takes the source, the new path and the options.
     """
 
-    express: Callable[[Description, Options], tuple[Description, float]]
+    express: Callable[[Description, Options], tuple[Description, Temperatures]]
     write: Callable[[Source, Path, Options], None]
 
 
-def _express_gguf(description: Description, options: Options) -> tuple[Description, float]:
-    huggingface_export.check_exportable(description.model)
+def _express_gguf(description: Description, options: Options) -> tuple[Description, Temperatures]:
     return gguf_export.express(description, options.portable)
 
 
-def _express_hf(description: Description, options: Options) -> tuple[Description, float]:
-    huggingface_export.check_exportable(description.model)
+def _express_hf(description: Description, options: Options) -> tuple[Description, Temperatures]:
     return huggingface_export.express(description, options.portable)
 
 
-def _express_orbax(description: Description, options: Options) -> tuple[Description, float]:
+def _express_orbax(description: Description, options: Options) -> tuple[Description, Temperatures]:
     for name in ("portable", "dtype"):
         value = getattr(options, name)
         if value != getattr(Options(), name):
             raise ValueError(f"{name}={value!r} has no effect on our own format; leave it out")
-    return description, 1.0
+    return description, NO_TEMPERATURES
 
 
 def _write_gguf(source: Source, path: Path, options: Options) -> None:
@@ -144,11 +143,11 @@ def convert(
     writer = WRITERS[target_format]
     if target_format == "orbax":
         check_orbax(goal, writing=True)
-    expressed, temperature = writer.express(description or opened.description, options)
+    expressed, temperatures = writer.express(description or opened.description, options)
     opened.check()
     with whole_or_nothing(goal, overwrite=overwrite) as new:
-        writer.write(FoldedSource(opened, expressed, temperature), new, options)
-    return Conversion(target_format, expressed, temperature)
+        writer.write(FoldedSource(opened, expressed, temperatures), new, options)
+    return Conversion(target_format, expressed, temperatures)
 
 
 def _check_apart(source: Path, target: Path) -> None:

@@ -27,6 +27,8 @@ class Description:
         `FOLDED_TEMPERATURE`; the values are JSON-serializable.
       original_context: the context length in tokens before any extension, if the checkpoint names
         it and it differs from `rope.original_context`.
+      family: the key of `io.families.table.FAMILIES` that the checkpoint is of, or, in an older
+        checkpoint of ours, None. Exports keep it where it can express the model.
 
     Raises:
       ValueError: a context length is not a positive integer.
@@ -38,6 +40,7 @@ class Description:
     tokenizer: TokenizerFiles | None = None
     extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     original_context: int | None = None
+    family: str | None = None
 
     def __post_init__(self) -> None:
         if not (is_int(self.context) and self.context >= 1):
@@ -50,4 +53,8 @@ class Description:
             raise ValueError(
                 f"original_context={original!r} must be a positive integer: the length, in tokens, "
                 "that the model was trained at before any extension"
+            )
+        if self.family is not None and not isinstance(self.family, str):
+            raise ValueError(
+                f"family={self.family!r} must be the name of a model family, such as 'llama'"
             )

@@ -4,8 +4,8 @@ import numpy as np
 from flax import nnx
 
 from rrope_jax.io.description import Description
-from rrope_jax.io.source import Part, Source
-from rrope_jax.io.weights import Array, Weight
+from rrope_jax.io.source import Source
+from rrope_jax.io.weights import Array, Part, Weight
 from rrope_jax.model import Decoder
 
 

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrope_jax.io.description import Description
-from rrope_jax.io.weights import Array, Weight, parameter_shapes
-
-Part = tuple[range, ...]
-"""A part of an array, given as one range for each axis."""
+from rrope_jax.io.stored import Tensor
+from rrope_jax.io.weights import Array, Part, Weight, parameter_shapes
 
 
 class Source(abc.ABC):
@@ -61,11 +59,16 @@ class Source(abc.ABC):
           weight: the kind of weight.
           layer: the layer; 0 for a weight that is not per layer.
           part: the rows (and columns, for a matrix) to read; None for all. The part of a weight
-            with `heads` must consist of whole heads.
+            that is `rotated` must consist of whole heads.
 
         Returns:
           The matrix [out, in] or vector, in a floating-point dtype of the source's choice.
         """
+
+    def tensor(self, tensor: Tensor) -> Array:
+        """Reads a tensor of another format's layout: the matrices of its weights, stacked."""
+        matrices = [self.matrix(weight, tensor.layer) for weight in tensor.weights]
+        return matrices[0] if len(matrices) == 1 else np.concatenate(matrices)
 
     def parameter(self, weight: Weight, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
         """Loads one parameter of the decoder in float32.

@@ -1,13 +1,13 @@
-"""Names and layouts of the parameters of a `Decoder` in other formats.
+"""Layouts and usual names of the parameters of a `Decoder` in other formats.
 
 Other formats store every kernel as a matrix [out, in]. Ours are [in..., out...], with heads as a
-separate axis, stacked over the layers. `WEIGHTS` has one row for each kind of parameter; a
+separate axis, stacked over the layers. `WEIGHTS` has one row for each kind of parameter, with the
+names that LLaMA has for it; a family with other names says so (see `rrope_jax.io.families`). A
 checkpoint with any other weight is rejected.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from rrope_jax.model import ModelConfig
 from rrope_jax.model.decoder import parameter_layout
 
 Array = NDArray[Any]
+Part = tuple[range, ...]
+"""A part of an array, given as one range for each axis."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,22 +26,28 @@ class Weight:
 
     Attributes:
       path: the dotted path of the parameter in `nnx.state(decoder)`.
-      huggingface, gguf: the weight's names in these formats, with `{layer}` if it is per layer.
-      inputs: number of input axes of the kernel; None for weights that are stored unchanged.
-      heads: for weights whose output is rotated, the `ModelConfig` property that has the number of
-        heads; None for others.
+      huggingface, gguf: LLaMA's names of the weight in these formats, with `{layer}` if it is per
+        layer.
+      inputs: number of input axes of the kernel, 0 for a bias; None for weights that are stored
+        unchanged.
+      rotated: whether it makes (or scales) something that is rotated, head by head.
     """
 
     path: str
     huggingface: str
     gguf: str
     inputs: int | None = 1
-    heads: str | None = None
+    rotated: bool = False
 
     @property
     def stacked(self) -> bool:
         """Whether each layer has this weight."""
         return "{layer}" in self.huggingface
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether this is the scale of a norm."""
+        return self.path.endswith("norm.scale")
 
     def layers(self, config: ModelConfig) -> range:
         """The layers that have this weight; only 0 if it is not stacked."""
@@ -55,6 +63,8 @@ class Weight:
         """Returns one layer's kernel as other formats store it, as a view if possible."""
         if self.inputs is None:
             return kernel
+        if self.inputs == 0:
+            return kernel.reshape(-1)
         return kernel.reshape(math.prod(kernel.shape[: self.inputs]), -1).T
 
 
@@ -62,26 +72,51 @@ def _layer_weight(path: str, huggingface: str, gguf: str, **fields: Any) -> Weig
     """Creates a `Weight` that every layer has."""
     return Weight(
         f"blocks.{path}",
-        f"model.layers.{{layer}}.{huggingface}.weight",
-        f"blk.{{layer}}.{gguf}.weight",
+        f"model.layers.{{layer}}.{huggingface}",
+        f"blk.{{layer}}.{gguf}",
         **fields,
     )
 
 
+def _projection(path: str, huggingface: str, gguf: str, **fields: Any) -> Weight:
+    return _layer_weight(path, f"{huggingface}.weight", f"{gguf}.weight", **fields)
+
+
+def _bias(path: str, huggingface: str, gguf: str, **fields: Any) -> Weight:
+    return _layer_weight(path, f"{huggingface}.bias", f"{gguf}.bias", inputs=0, **fields)
+
+
+def _norm(path: str, huggingface: str, gguf: str, **fields: Any) -> Weight:
+    return _layer_weight(
+        f"{path}.scale", f"{huggingface}.weight", f"{gguf}.weight", **{"inputs": None} | fields
+    )
+
+
+# In this order the parts of a fused matrix follow one another.
 WEIGHTS = (
     Weight("embedding", "model.embed_tokens.weight", "token_embd.weight", inputs=None),
-    _layer_weight("attention_norm.scale", "input_layernorm", "attn_norm", inputs=None),
-    _layer_weight("attention.query", "self_attn.q_proj", "attn_q", heads="num_heads"),
-    _layer_weight("attention.key", "self_attn.k_proj", "attn_k", heads="kv_heads"),
-    _layer_weight("attention.value", "self_attn.v_proj", "attn_v"),
-    _layer_weight("attention.out", "self_attn.o_proj", "attn_output", inputs=2),
-    _layer_weight("feed_forward_norm.scale", "post_attention_layernorm", "ffn_norm", inputs=None),
-    _layer_weight("feed_forward.gate", "mlp.gate_proj", "ffn_gate"),
-    _layer_weight("feed_forward.up", "mlp.up_proj", "ffn_up"),
-    _layer_weight("feed_forward.down", "mlp.down_proj", "ffn_down"),
+    _norm("attention_norm", "input_layernorm", "attn_norm"),
+    _projection("attention.query", "self_attn.q_proj", "attn_q", rotated=True),
+    _projection("attention.key", "self_attn.k_proj", "attn_k", rotated=True),
+    _projection("attention.value", "self_attn.v_proj", "attn_v"),
+    _bias("attention.query_bias", "self_attn.q_proj", "attn_q", rotated=True),
+    _bias("attention.key_bias", "self_attn.k_proj", "attn_k", rotated=True),
+    _bias("attention.value_bias", "self_attn.v_proj", "attn_v"),
+    # [H] or, over all heads together, [N, H]: both are stored as a vector
+    _norm("attention.query_norm", "self_attn.q_norm", "attn_q_norm", inputs=0, rotated=True),
+    _norm("attention.key_norm", "self_attn.k_norm", "attn_k_norm", inputs=0, rotated=True),
+    _projection("attention.out", "self_attn.o_proj", "attn_output", inputs=2),
+    _norm("attention_post_norm", "post_attention_layernorm", "post_attention_norm"),
+    # LLaMA calls it by the place that it has after attention
+    _norm("feed_forward_norm", "post_attention_layernorm", "ffn_norm"),
+    _projection("feed_forward.gate", "mlp.gate_proj", "ffn_gate"),
+    _projection("feed_forward.up", "mlp.up_proj", "ffn_up"),
+    _projection("feed_forward.down", "mlp.down_proj", "ffn_down"),
+    _norm("feed_forward_post_norm", "post_feedforward_layernorm", "post_ffw_norm"),
     Weight("final_norm.scale", "model.norm.weight", "output_norm.weight", inputs=None),
     Weight("output", "lm_head.weight", "output.weight"),
 )
+EMBEDDING, OUTPUT = WEIGHTS[0], WEIGHTS[-1]
 
 
 def parameter_shapes(config: ModelConfig) -> dict[Weight, tuple[int, ...]]:
@@ -100,49 +135,3 @@ def matrix_shapes(config: ModelConfig) -> dict[tuple[Weight, int], tuple[int, ..
         )
         shapes |= {(weight, layer): matrix for layer in weight.layers(config)}
     return shapes
-
-
-def check_weights(
-    stored: Mapping[str, tuple[int, ...]],
-    name_of: Callable[[Weight, int], str],
-    config: ModelConfig,
-    *,
-    where: str,
-    ignored: Collection[str] = (),
-) -> None:
-    """Checks that a checkpoint has exactly the weights of its model, in the right shapes.
-
-    Args:
-      stored: shapes in the checkpoint by name.
-      name_of: returns the format's name of a (weight, layer).
-      config: the model's config.
-      where: the checkpoint's name, for error messages.
-      ignored: names in the checkpoint that are not read.
-
-    Raises:
-      ValueError: weights are missing, unknown or misshaped; the message names them.
-    """
-    if config.num_layers > len(stored):  # a damaged number must not cause a near-endless loop
-        raise ValueError(
-            f"{where} has {len(stored)} weights, but by its config {config.num_layers} layers"
-        )
-    shapes = {name_of(*key): shape for key, shape in matrix_shapes(config).items()}
-    if missing := sorted(shapes.keys() - stored.keys()):
-        raise ValueError(f"{where} has no weight {_some(missing)}; the model's config needs it")
-    if unknown := sorted(stored.keys() - shapes.keys() - set(ignored)):
-        raise ValueError(
-            f"{where} has the unknown weight {_some(unknown)}: this is not a plain LLaMA model "
-            "(no biases, no normalised queries and keys, no experts), and dropping it would "
-            "change the model"
-        )
-    for name, shape in shapes.items():
-        if stored[name] != shape:
-            raise ValueError(
-                f"{where}: {name} has shape {list(stored[name])}, but the model's config makes it "
-                f"{list(shape)}; one of the two is wrong"
-            )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(repr(name) for name in names[:3]) + more

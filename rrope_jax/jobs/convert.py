@@ -75,8 +75,9 @@ def _summary(done: conversion.Conversion) -> str:
         f"context {description.context:,}",
         f"rope {spec.scaling}{' with resonance' if spec.resonance else ''}",
     ]
-    if done.temperature != 1:
-        words.append(f"temperature {done.temperature:.4f} folded into queries and keys")
+    folded = [f"{each:.4f}" for each in dict.fromkeys(done.temperatures.values()) if each != 1]
+    if folded:
+        words.append(f"temperature {' and '.join(folded)} folded into queries and keys")
     return ", ".join(words)
 
 

@@ -221,6 +221,8 @@ class TrainingRun:
                 )
         with refusing("--workdir: the model of the newest checkpoint"):
             saved = layout.description_from_json(metadata[layout.DESCRIPTION])
+        if saved.family is None:  # older runs do not say which it is
+            saved = dataclasses.replace(saved, family=self.description.family)
         there, here = map(layout.description_to_json, (saved, self.description))
         changed = difference(there, json.loads(json.dumps(here)), FREE_MODEL_FIELDS)
         if changed is not None:

@@ -197,7 +197,7 @@ _ABSENT = object()
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"model_type": "qwen3"}, "model_type='qwen3' is not implemented"),
+        ({"model_type": "bloom"}, "model_type='bloom' is not implemented"),
         ({"model_type": ["llama"]}, r"model_type=\['llama'\] is not implemented"),
         ({"model_type": {"llama": 1}}, "model_type={'llama': 1} is not implemented"),
         ({"model_type": None}, "model_type=None is not implemented"),
@@ -221,13 +221,15 @@ def test_config_that_is_not_ours(folder: Path, keys: dict[str, Any], message: st
         pretrained.describe(folder)
 
 
-def test_mistral_without_its_window(folder: Path) -> None:
+def test_mistral_with_and_without_its_window(folder: Path) -> None:
     expected = pretrained.load(folder)[0]
     _edit_config(folder, model_type="mistral", sliding_window=None)
     _assert_same_weights(expected, pretrained.load(folder)[0])
     _edit_config(folder, model_type="mistral", sliding_window=_ABSENT)  # it has one by default
-    with pytest.raises(ValueError, match="sliding_window=4096"):
-        pretrained.describe(folder)
+    description = pretrained.describe(folder)
+    assert description.model.layer_types == ("sliding_attention",)
+    assert description.model.sliding_window == 4096
+    assert description.family == "mistral"
 
 
 def test_absurd_number_of_layers(folder: Path) -> None:

@@ -1,10 +1,11 @@
 """docs/howto/add.md: a member is a row in the file that the page names, and in no other."""
 
 import ast
+import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 
 from rrope_jax import posgen, rope
 from rrope_jax.io import pretrained
-from rrope_jax.io.huggingface import read
+from rrope_jax.io.conversion import convert
+from rrope_jax.io.families.table import FAMILIES
 from rrope_jax.model.attention.choice import IMPLEMENTATIONS, attention
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.posgen.tasks import TASKS
@@ -61,16 +63,6 @@ def test_sections() -> None:
 )
 def test_files_exist(section: str, name: str) -> None:
     assert (ROOT / name).is_file()
-
-
-def _families() -> tuple[str, Mapping[str, Any]]:
-    """The table of model types in `io.huggingface.read`, by what is in it."""
-    ((name, table),) = (
-        (name, value)
-        for name, value in vars(read).items()
-        if isinstance(value, Mapping) and "mistral" in value
-    )
-    return name, table
 
 
 @pytest.mark.parametrize(
@@ -132,6 +124,9 @@ def test_add_a_model_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "minillama"}))
     with pytest.raises(ValueError, match="minillama"):
         pretrained.describe(folder)
-    name, table = _families()
-    monkeypatch.setattr(read, name, {**table, "minillama": table["llama"]})
+    row = dataclasses.replace(FAMILIES["llama"], name="minillama", architecture="MiniLlama")
+    monkeypatch.setitem(FAMILIES, "minillama", row)
     assert pretrained.describe(folder).model.num_layers == config["num_hidden_layers"]
+    convert(folder, tmp_path / "written", "hf")
+    written = json.loads((tmp_path / "written" / "config.json").read_text())
+    assert (written["model_type"], written["architectures"]) == ("minillama", ["MiniLlama"])

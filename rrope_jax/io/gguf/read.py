@@ -1,35 +1,35 @@
-"""Reads GGUF files of the `llama` architecture as llama.cpp does."""
+"""Reads GGUF files as llama.cpp does."""
 
+import functools
 import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
+from rrope_jax.io.families.family import Family, Gguf
+from rrope_jax.io.families.table import FAMILIES, named
 from rrope_jax.io.gguf import container as gguf_file
 from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
 from rrope_jax.io.gguf import vocabulary as gguf_vocabulary
+from rrope_jax.io.gguf.keys import NUMBER, check_keys, model_of, required
 from rrope_jax.io.gguf.vocabulary import Vocabulary
-from rrope_jax.io.source import Part, Source
+from rrope_jax.io.source import Source
+from rrope_jax.io.stored import Layout, check_tensors
 from rrope_jax.io.tokenizer import end_of_text
-from rrope_jax.io.weights import WEIGHTS, Array, Weight, check_weights
-from rrope_jax.model import ModelConfig
+from rrope_jax.io.weights import EMBEDDING, Array, Part, Weight
 from rrope_jax.rope import RopeSpec, frequencies, llama3_context
 
 _log = logging.getLogger(__name__)
 
-ARCHITECTURE = "llama"
 FREQUENCY_FACTORS = "rope_freqs.weight"
 ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
 RESONANCE = "rrope.resonance"
 FOLDED = f"rrope.{FOLDED_TEMPERATURE}"
 # Special tokens: GGUF's names and the corresponding keys of config.json.
 TOKEN_IDS = {"bos": "bos_token_id", "padding": "pad_token_id"}
-# Features that our decoder lacks, with the value that turns each off.
-_REFUSED = {"expert_count": 0, "attention.sliding_window": 0, "attention.causal": True}
 
 
 def is_gguf(path: Path) -> bool:
@@ -58,154 +58,114 @@ class GgufSource(Source):
     def _check(self) -> None:
         for name, tensor in self._contents.tensors.items():
             gguf_file.check_kind(name, tensor)
-        check_weights(
+        check_tensors(
             {name: tensor.shape for name, tensor in self._contents.tensors.items()},
-            _name,
             self.description.model,
+            self._gguf.all_names,
             where=str(self.path),
             ignored={FREQUENCY_FACTORS},
         )
 
+    @functools.cached_property
+    def _gguf(self) -> Gguf:
+        gguf = named(self.description.family).gguf
+        assert gguf is not None  # else the file would not be described
+        return gguf
+
+    @functools.cached_property
+    def _layout(self) -> Layout:
+        return Layout(self.description.model, self._gguf.all_names)
+
     def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
         """Returns one weight or a part of it; see `Source.matrix`."""
-        name = _name(weight, layer)
-        matrix = gguf_file.read_tensor(name, self._contents.tensors[name], part)
-        if weight.heads is None:
-            return matrix
-        return to_half_split(matrix, matrix.shape[0] // self.description.model.head_size)
+        place = self._layout.place(weight, layer)
+        tensor = self._contents.tensors[place.name]
+        matrix = gguf_file.read_tensor(place.name, tensor, place.cut(part))
+        model = self.description.model
+        if weight.rotated and self._gguf.adjacent_pairs:
+            return to_half_split(matrix, model.head_size, self.description.rope.rotary_dim)
+        return matrix
 
 
-def to_half_split(matrix: Array, heads: int) -> Array:
-    """Reorders rows from llama.cpp's rotary pairs (2i, 2i + 1) to ours, (i, i + head_dim/2)."""
-    pairs = matrix.reshape(heads, -1, 2, matrix.shape[1])
-    return pairs.swapaxes(1, 2).reshape(matrix.shape)
+def to_half_split(matrix: Array, head_size: int, rotary_dim: int) -> Array:
+    """Reorders rows from llama.cpp's rotary pairs (2i, 2i + 1) to ours, (i, i + rotary_dim / 2).
+
+    Args:
+      matrix: whole heads, one below the other; a matrix or a vector.
+      head_size: rows of a head.
+      rotary_dim: the first rows of each head, which are rotated.
+    """
+    return _reorder(matrix, head_size, rotary_dim, (-1, 2))
 
 
-def to_interleaved(matrix: Array, heads: int, rotary_dim: int) -> Array:
-    """The inverse of `to_half_split` for the first `rotary_dim` dimensions of each head."""
-    by_head = matrix.reshape(heads, -1, matrix.shape[1])
+def to_adjacent(matrix: Array, head_size: int, rotary_dim: int) -> Array:
+    """The inverse of `to_half_split`."""
+    return _reorder(matrix, head_size, rotary_dim, (2, -1))
+
+
+def _reorder(matrix: Array, head_size: int, rotary_dim: int, split: tuple[int, int]) -> Array:
+    by_head = matrix.reshape(-1, head_size, *matrix.shape[1:])
     rotated, rest = np.split(by_head, [rotary_dim], axis=1)
-    halves = rotated.reshape(heads, 2, -1, matrix.shape[1])
-    pairs = halves.swapaxes(1, 2).reshape(rotated.shape)
-    return np.concatenate([pairs, rest], axis=1).reshape(matrix.shape)
+    pairs = rotated.reshape(len(rotated), *split, *matrix.shape[1:]).swapaxes(1, 2)
+    return np.concatenate([pairs.reshape(rotated.shape), rest], axis=1).reshape(matrix.shape)
 
 
-def _name(weight: Weight, layer: int) -> str:
-    return weight.gguf.format(layer=layer)
+def _family(metadata: Mapping[str, Any]) -> tuple[Family, Gguf]:
+    architecture = metadata.get("general.architecture")
+    known = {
+        family.gguf.architecture: (family, family.gguf)
+        for family in reversed(FAMILIES.values())  # the first of several that share one
+        if family.gguf is not None
+    }
+    if not isinstance(architecture, str) or architecture not in known:
+        raise ValueError(
+            f"general.architecture={architecture!r} is not implemented; choose a model of "
+            f"{', '.join(reversed(known))}"
+        )
+    return known[architecture]
 
 
 def _describe(path: Path, contents: gguf_file.Contents) -> Description:
-    metadata = contents.metadata
-    architecture = metadata.get("general.architecture")
-    if architecture != ARCHITECTURE:
-        raise ValueError(
-            f"{path}: general.architecture={architecture!r} is not implemented; "
-            f"only {ARCHITECTURE!r} is"
-        )
-    keys = {
-        key.removeprefix(f"{ARCHITECTURE}."): _shortest(_one_for_all_layers(value))
-        for key, value in metadata.items()
-        if key.startswith(f"{ARCHITECTURE}.")
-    }
-    for key, (kind, fits) in _TYPES.items():
-        if key in keys and not fits(keys[key]):
-            raise ValueError(f"{path}: {ARCHITECTURE}.{key}={str(keys[key])[:80]} must be {kind}")
-    for key, absent in _REFUSED.items():
-        if keys.get(key, absent) != absent:
-            raise ValueError(
-                f"{path}: {ARCHITECTURE}.{key}={keys[key]!r} is not implemented; only models "
-                f"with {absent!r} are"
-            )
-
-    def required(key: str) -> Any:
-        if key not in keys:
-            raise ValueError(f"it has no {ARCHITECTURE}.{key}, which a model needs")
-        return keys[key]
-
-    temperature = metadata.get(FOLDED)
-    if temperature is not None and not _NUMBER[1](temperature):
-        raise ValueError(f"{path}: {FOLDED}={str(temperature)[:80]} must be {_NUMBER[0]}")
-    embedding = contents.tensors.get(WEIGHTS[0].gguf)
-    if embedding is None:
-        raise ValueError(f"{path} has no weight {WEIGHTS[0].gguf!r}; it is not a whole model")
     try:
-        model = ModelConfig(
-            vocab_size=embedding.shape[0],
-            d_model=required("embedding_length"),
-            num_layers=required("block_count"),
-            num_heads=required("attention.head_count"),
-            num_kv_heads=keys.get("attention.head_count_kv"),
-            head_dim=keys.get("attention.key_length"),
-            d_ff=required("feed_forward_length"),
-            rms_norm_eps=required("attention.layer_norm_rms_epsilon"),
-            tie_embeddings=WEIGHTS[-1].gguf not in contents.tensors,
-        )
-        for key in ("attention.value_length", "rope.dimension_count"):
-            if keys.get(key, model.head_size) != model.head_size:
-                raise ValueError(
-                    f"{ARCHITECTURE}.{key}={keys[key]} differs from the head size "
-                    f"{model.head_size}, which is not implemented"
-                )
-        vocabulary = gguf_vocabulary.read(metadata)
-        for note in () if vocabulary is None else vocabulary.notes:
-            _log.warning("%s: %s", path, note)
-        extras = _token_ids(metadata, vocabulary, model.vocab_size)
-        spec, original = _rope(contents, keys, model.head_size), keys.get(ORIGINAL_CONTEXT)
-        return Description(
-            model=model,
-            rope=spec,
-            context=required("context_length"),
-            original_context=None if original == spec.original_context else original,
-            tokenizer=None if vocabulary is None else gguf_tokenizer.files_of(vocabulary),
-            extras=extras if temperature is None else extras | {FOLDED_TEMPERATURE: temperature},
-        )
+        description, notes = _description(contents)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    for note in notes:
+        _log.warning("%s: %s", path, note)
+    return description
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_INTEGER = ("an integer", _is_int)
-_NUMBER = (
-    "a finite number",
-    lambda value: _is_int(value) or (isinstance(value, float) and math.isfinite(value)),
-)
-# Types of the keys that are read.
-_TYPES = {
-    "rope.scaling.type": ("a string", lambda value: isinstance(value, str)),
-    "attention.causal": ("a bool", lambda value: isinstance(value, bool)),
-    **dict.fromkeys(
-        (
-            "block_count",
-            "context_length",
-            "embedding_length",
-            "feed_forward_length",
-            "attention.head_count",
-            "attention.head_count_kv",
-            "attention.key_length",
-            "attention.value_length",
-            "attention.sliding_window",
-            "expert_count",
-            "rope.dimension_count",
-            "rope.scaling.original_context_length",
-        ),
-        _INTEGER,
-    ),
-    **dict.fromkeys(
-        (
-            "attention.layer_norm_rms_epsilon",
-            "rope.freq_base",
-            "rope.scale_linear",
-            "rope.scaling.factor",
-            "rope.scaling.attn_factor",
-            "rope.scaling.yarn_beta_fast",
-            "rope.scaling.yarn_beta_slow",
-        ),
-        _NUMBER,
-    ),
-}
+def _description(contents: gguf_file.Contents) -> tuple[Description, Sequence[str]]:
+    """The description of a file, and what to warn of."""
+    metadata = contents.metadata
+    family, gguf = _family(metadata)
+    prefix = f"{gguf.architecture}."
+    keys = {
+        key.removeprefix(prefix): _shortest(_one_for_all_layers(value))
+        for key, value in metadata.items()
+        if key.startswith(prefix)
+    }
+    check_keys(gguf, keys)
+    temperature = metadata.get(FOLDED)
+    if temperature is not None and not NUMBER[1](temperature):
+        raise ValueError(f"{FOLDED}={str(temperature)[:80]} must be {NUMBER[0]}")
+    embedding = contents.tensors.get(EMBEDDING.gguf)
+    if embedding is None:
+        raise ValueError(f"it has no weight {EMBEDDING.gguf!r}; it is not a whole model")
+    model = model_of(gguf, keys, contents.tensors.keys(), embedding.shape[0])
+    vocabulary = gguf_vocabulary.read(metadata)
+    extras = _token_ids(metadata, vocabulary, model.vocab_size)
+    spec, original = _rope(contents, gguf, keys, model.head_size), keys.get(ORIGINAL_CONTEXT)
+    description = Description(
+        model=model,
+        rope=spec,
+        context=required(gguf, keys, "context_length"),
+        original_context=None if original == spec.original_context else original,
+        tokenizer=None if vocabulary is None else gguf_tokenizer.files_of(vocabulary),
+        extras=extras if temperature is None else extras | {FOLDED_TEMPERATURE: temperature},
+        family=family.name,
+    )
+    return description, () if vocabulary is None else vocabulary.notes
 
 
 def _one_for_all_layers(value: Any) -> Any:
@@ -240,7 +200,9 @@ def _shortest(value: Any) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _rope(contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int) -> RopeSpec:
+def _rope(
+    contents: gguf_file.Contents, gguf: Gguf, keys: Mapping[str, Any], head_dim: int
+) -> RopeSpec:
     """The rotary embedding that llama.cpp computes from the keys."""
     context = keys.get("context_length")
     scaling = keys.get("rope.scaling.type", "none")
@@ -252,6 +214,9 @@ def _rope(contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int) 
         "head_dim": head_dim,
         "theta": float(keys.get("rope.freq_base", 10000.0)),
     }
+    rotary_dim = keys.get("rope.dimension_count", head_dim)
+    if rotary_dim != head_dim:
+        fields["partial_rotary_factor"] = rotary_dim / head_dim
     if contents.metadata.get(RESONANCE):
         fields["resonance"] = True
     factors = contents.tensors.get(FREQUENCY_FACTORS)
@@ -270,7 +235,7 @@ def _rope(contents: gguf_file.Contents, keys: Mapping[str, Any], head_dim: int) 
     if factors is not None or scaling not in ("none", "linear", "yarn"):
         also = f" beside {FREQUENCY_FACTORS}" if factors is not None else ""
         raise ValueError(
-            f"{ARCHITECTURE}.rope.scaling.type={scaling!r}{also} is not implemented; "
+            f"{gguf.architecture}.rope.scaling.type={scaling!r}{also} is not implemented; "
             "only 'none', 'linear' and 'yarn' are"
         )
     fields["scaling"] = scaling

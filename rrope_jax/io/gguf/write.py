@@ -1,8 +1,9 @@
-"""Writes GGUF files of the `llama` architecture that stock llama.cpp loads."""
+"""Writes GGUF files that stock llama.cpp loads."""
 
+import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,25 @@ import numpy as np
 
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.dtypes import DTYPES, Dtype, cast
+from rrope_jax.io.families.family import Family, Gguf
+from rrope_jax.io.families.table import first_without, named
 from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
 from rrope_jax.io.gguf import vocabulary as gguf_vocabulary
+from rrope_jax.io.gguf.keys import keys_of, obstacle
 from rrope_jax.io.gguf.read import (
-    ARCHITECTURE,
     FOLDED,
     FREQUENCY_FACTORS,
     ORIGINAL_CONTEXT,
     RESONANCE,
     TOKEN_IDS,
-    to_interleaved,
+    to_adjacent,
 )
-from rrope_jax.io.portable import factor_lists
+from rrope_jax.io.portable import NO_TEMPERATURES, Temperatures, factor_lists
 from rrope_jax.io.source import Source
+from rrope_jax.io.stored import Layout, Tensor
 from rrope_jax.io.tokenizer.end_of_text import end_ids
-from rrope_jax.io.weights import matrix_shapes
+from rrope_jax.io.weights import Array
+from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.rope.factor_lists import NEVER_TURNS
 from rrope_jax.rope.fields import is_int
@@ -65,21 +70,39 @@ _NATIVE: dict[str, Callable[[RopeSpec], dict[str, Any]]] = {
 _BASIC_FIELDS = ("head_dim", "theta", "scaling", "factor", "original_context")
 
 
-def express(description: Description, portable: bool) -> tuple[Description, float]:
-    """Expresses a model's rotary embedding in a form that llama.cpp supports.
+def express(description: Description, portable: bool) -> tuple[Description, Temperatures]:
+    """Expresses a model as one of a family, its embedding in a form that llama.cpp supports.
 
     Plain RoPE, `linear`, `ntk` and `yarn` stay unchanged. Everything else, or any embedding if
     `portable`, becomes a list of factors.
 
     Returns:
-      The description with that embedding, and the temperature to fold into the weights.
+      The description with that family and embedding, and the temperatures to fold into the weights.
 
     Raises:
-      ValueError: the frequencies depend on the sequence length.
+      ValueError: llama.cpp has no such model; or the frequencies depend on the sequence length.
     """
-    if not portable and _is_native(description.rope):
-        return description, 1.0
-    return factor_lists(description)
+    native = not portable and _is_native(description.rope)
+    model = description.model
+
+    def why_not(family: Family) -> str | None:
+        if family.gguf is not None and not native and not family.gguf.frequency_factors:
+            return (
+                f"llama.cpp's architecture {family.gguf.architecture!r} reads no list of "
+                f"frequencies, and it has no name for this embedding; only "
+                f"{', '.join(repr(name) for name in _NATIVE)} can be written, or a Hugging Face "
+                "folder"
+            )
+        return obstacle(family, model, _tensor_names(family, model))
+
+    family = first_without(why_not, description.family)
+    description = dataclasses.replace(description, family=family.name)
+    return (description, NO_TEMPERATURES) if native else factor_lists(description)
+
+
+def _tensor_names(family: Family, model: ModelConfig) -> Collection[str]:
+    names = {} if family.gguf is None else family.gguf.all_names
+    return Layout(model, names).tensors.keys() if names else ()
 
 
 def _is_native(spec: RopeSpec) -> bool:
@@ -101,42 +124,48 @@ def write(source: Source, path: Path, dtype: Dtype) -> None:
     from gguf import GGMLQuantizationType, GGUFWriter
 
     description = source.description
-    spec, model = description.rope, description.model
-    writer = GGUFWriter(path, ARCHITECTURE)
+    spec, gguf = description.rope, _gguf_of(description)
+    writer = GGUFWriter(path, gguf.architecture)
     try:
         _add(writer, _metadata(description, dtype))
-        shapes = matrix_shapes(description.model)
+        layout = Layout(description.model, gguf.all_names)
         types = {
-            (weight, layer): dtype if len(shape) > 1 else DTYPES["float32"]
-            for (weight, layer), shape in shapes.items()
+            tensor.name: dtype if len(tensor.shape) > 1 else DTYPES["float32"] for tensor in layout
         }
         factors = None if _is_native(spec) else _factors(spec)
         if factors is not None:
             writer.add_tensor_info(FREQUENCY_FACTORS, factors.shape, factors.dtype, factors.nbytes)
-        for (weight, layer), shape in shapes.items():
-            kind = types[weight, layer]
-            size = math.prod(shape) * kind.numpy.itemsize
+        for tensor in layout:
+            kind = types[tensor.name]
+            size = math.prod(tensor.shape) * kind.numpy.itemsize
             writer.add_tensor_info(
-                weight.gguf.format(layer=layer),
-                shape,
-                kind.numpy,
-                size,
-                GGMLQuantizationType(kind.gguf),
+                tensor.name, tensor.shape, kind.numpy, size, GGMLQuantizationType(kind.gguf)
             )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         if factors is not None:
             writer.write_tensor_data(factors)
-        for weight, layer in shapes:
-            matrix = source.matrix(weight, layer)
-            if weight.heads is not None:
-                heads = getattr(model, weight.heads)
-                matrix = to_interleaved(matrix, heads, spec.rotary_dim)
-            name = weight.gguf.format(layer=layer)
-            writer.write_tensor_data(cast(matrix, types[weight, layer], name))
+        for tensor in layout:
+            stored = _stored(source, tensor, gguf)
+            writer.write_tensor_data(cast(stored, types[tensor.name], tensor.name))
     finally:
         writer.close()
+
+
+def _gguf_of(description: Description) -> Gguf:
+    gguf = named(description.family).gguf
+    assert gguf is not None  # chosen by `express`
+    return gguf
+
+
+def _stored(source: Source, tensor: Tensor, gguf: Gguf) -> Array:
+    """A tensor as llama.cpp stores it."""
+    matrix = source.tensor(tensor)
+    description = source.description
+    if gguf.adjacent_pairs and all(weight.rotated for weight in tensor.weights):
+        matrix = to_adjacent(matrix, description.model.head_size, description.rope.rotary_dim)
+    return matrix
 
 
 def _factors(spec: RopeSpec) -> np.ndarray:
@@ -149,18 +178,10 @@ def _factors(spec: RopeSpec) -> np.ndarray:
 
 
 def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
-    model, spec = description.model, description.rope
+    model, spec, gguf = description.model, description.rope, _gguf_of(description)
     keys = {
-        "block_count": model.num_layers,
+        **keys_of(gguf, model),
         "context_length": description.context,
-        "embedding_length": model.d_model,
-        "feed_forward_length": model.d_ff,
-        "attention.head_count": model.num_heads,
-        "attention.head_count_kv": model.kv_heads,
-        "attention.key_length": model.head_size,
-        "attention.value_length": model.head_size,
-        "attention.layer_norm_rms_epsilon": model.rms_norm_eps,
-        "vocab_size": model.vocab_size,
         "rope.dimension_count": model.head_size,
         **(_NATIVE[spec.scaling](spec) if _is_native(spec) else _plain(spec)),
     }
@@ -170,7 +191,7 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
         "general.type": "model",
         "general.name": _NAME,
         "general.file_type": dtype.gguf_file_type,
-        **{f"{ARCHITECTURE}.{key}": value for key, value in keys.items()},
+        **{f"{gguf.architecture}.{key}": value for key, value in keys.items()},
         **gguf_tokenizer.metadata_of(description.tokenizer, model.vocab_size),
     }
     if spec.resonance:

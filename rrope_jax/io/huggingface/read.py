@@ -1,11 +1,10 @@
-"""Reads Hugging Face folders (config.json and safetensors) of LLaMA-family models."""
+"""Reads Hugging Face folders (config.json and safetensors)."""
 
 import functools
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,50 +13,18 @@ from safetensors import SafetensorError, safe_open
 from rrope_jax import rope
 from rrope_jax.io import json_text
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
-from rrope_jax.io.source import Part, Source
+from rrope_jax.io.families.family import Family
+from rrope_jax.io.families.table import FAMILIES, REFUSED, named
+from rrope_jax.io.huggingface.config import check_keys, model_of
+from rrope_jax.io.source import Source
+from rrope_jax.io.stored import Layout, check_tensors
 from rrope_jax.io.tokenizer import end_of_text
 from rrope_jax.io.tokenizer.files import TokenizerFiles
-from rrope_jax.io.weights import WEIGHTS, Array, Weight, check_weights
-from rrope_jax.model import ModelConfig
+from rrope_jax.io.weights import EMBEDDING, OUTPUT, Array, Part, Weight
 
 CONFIG = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
-# transformers' defaults for missing config keys by `model_type`.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {"max_position_embeddings": 2048},
-    "mistral": {
-        "max_position_embeddings": 4096 * 32,
-        "num_key_value_heads": 8,
-        "sliding_window": 4096,
-    },
-}
-# Fields of our ModelConfig and the corresponding keys of config.json.
-MODEL_KEYS = MappingProxyType(
-    {
-        "vocab_size": "vocab_size",
-        "d_model": "hidden_size",
-        "d_ff": "intermediate_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "num_kv_heads": "num_key_value_heads",
-        "head_dim": "head_dim",
-        "rms_norm_eps": "rms_norm_eps",
-        "tie_embeddings": "tie_word_embeddings",
-        "initializer_range": "initializer_range",
-    }
-)
-_REQUIRED = ("vocab_size", "d_model", "d_ff", "num_layers", "num_heads")
-_DEFAULT_EPS = 1e-6
-# Features that our decoder lacks, with the values that turn each off.
-_REFUSED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": (None, "silu", "swish"),
-    "attention_bias": (None, False),
-    "mlp_bias": (None, False),
-    "sliding_window": (None,),
-    "num_local_experts": (None, 0),
-    "quantization_config": (None,),
-}
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _EXTRAS = (*TOKEN_IDS, FOLDED_TEMPERATURE)
 _DTYPES = ("F64", "F32", "F16", "BF16")
@@ -95,6 +62,15 @@ class HuggingFaceSource(Source):
         return _describe(self.path)
 
     @functools.cached_property
+    def _names(self) -> Mapping[str, str]:
+        """The name of each weight by its path."""
+        return named(self.description.family).huggingface_names
+
+    @functools.cached_property
+    def _layout(self) -> Layout:
+        return Layout(self.description.model, self._names)
+
+    @functools.cached_property
     def _tensors(self) -> dict[str, "_Tensor"]:
         """The tensors of all weight files by name."""
         tensors: dict[str, _Tensor] = {}
@@ -116,7 +92,9 @@ class HuggingFaceSource(Source):
         ignored = {name for name in tensors if name.endswith(_BUFFER)}
         ignored |= self._tied_copies()
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        check_weights(shapes, _name, self.description.model, where=str(self.path), ignored=ignored)
+        check_tensors(
+            shapes, self.description.model, self._names, where=str(self.path), ignored=ignored
+        )
 
     def _tied_copies(self) -> set[str]:
         """The name of the output matrix, if it is stored although it is tied to the embedding.
@@ -124,7 +102,7 @@ class HuggingFaceSource(Source):
         Raises:
           ValueError: the stored output matrix differs from the embedding.
         """
-        embedding, output = _name(WEIGHTS[0], 0), _name(WEIGHTS[-1], 0)
+        embedding, output = self._names[EMBEDDING.path], self._names[OUTPUT.path]
         if not (
             self.description.model.tie_embeddings and {embedding, output} <= set(self._tensors)
         ):
@@ -145,7 +123,8 @@ class HuggingFaceSource(Source):
 
     def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
         """Returns one weight or a part of it; see `Source.matrix`."""
-        return self._read(_name(weight, layer), part)
+        place = self._layout.place(weight, layer)
+        return self._read(place.name, place.cut(part))
 
     def _read(self, name: str, part: Part | None) -> Array:
         with safe_open(self._tensors[name].file, framework="numpy") as file:
@@ -156,35 +135,26 @@ class HuggingFaceSource(Source):
         return cut
 
 
-def _name(weight: Weight, layer: int) -> str:
-    return weight.huggingface.format(layer=layer)
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family that a config.json names.
+
+    Raises:
+      ValueError: it names none, or one that is not implemented.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        why = (REFUSED.get(kind) if isinstance(kind, str) else None) or "is not implemented"
+        raise ValueError(f"model_type={kind!r} {why}; choose a model of {', '.join(FAMILIES)}")
+    return FAMILIES[kind]
 
 
 def _describe(folder: Path) -> Description:
-    config = _read_json(folder / CONFIG)
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in _DEFAULTS:
-        raise ValueError(
-            f"{folder / CONFIG}: model_type={kind!r} is not implemented; "
-            f"choose a model of {', '.join(_DEFAULTS)}"
-        )
-    config = _DEFAULTS[kind] | config
-    for key, allowed in _REFUSED.items():
-        if config.get(key) not in allowed:
-            raise ValueError(
-                f"{folder / CONFIG}: {key}={config[key]!r} is not implemented; only "
-                f"{allowed[-1]!r} is" + _MENDS.get(key, "")
-            )
-    fields = {
-        ours: config[theirs]
-        for ours, theirs in MODEL_KEYS.items()
-        if config.get(theirs) is not None
-    }
-    for name in _REQUIRED:
-        if name not in fields:
-            raise ValueError(f"{folder / CONFIG} has no {MODEL_KEYS[name]}, which a model needs")
+    stored = _read_json(folder / CONFIG)
     try:
-        model = ModelConfig(**{"rms_norm_eps": _DEFAULT_EPS} | fields)
+        family = family_of(stored)
+        config = dict(family.defaults) | stored
+        check_keys(family, config)
+        model = model_of(family, config)
         temperature = config.get(FOLDED_TEMPERATURE, 1.0)
         if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
             raise ValueError(f"{FOLDED_TEMPERATURE}={temperature!r} must be a number above 0")
@@ -196,18 +166,12 @@ def _describe(folder: Path) -> Description:
             original_context=None if original == spec.original_context else original,
             tokenizer=TokenizerFiles.of_folder(folder),
             extras={key: config[key] for key in _EXTRAS if config.get(key) is not None},
+            family=family.name,
         )
         end_of_text.end_ids(description)  # raises if the end tokens are not valid ids
         return description
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
-
-
-_MENDS = {
-    "sliding_window": ". Up to that many tokens the window changes nothing: set the key to null "
-    "and max_position_embeddings to the window to read the model for that length",
-    "quantization_config": "; convert the weights to bfloat16 or float32 first",
-}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Writes Hugging Face folders that stock transformers, vLLM and others load as LLaMA models."""
+"""Writes Hugging Face folders that stock transformers, vLLM and others load."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -10,36 +11,22 @@ from typing import Any
 from rrope_jax import rope
 from rrope_jax.io.description import Description
 from rrope_jax.io.dtypes import Dtype, cast
-from rrope_jax.io.huggingface.read import CONFIG, INDEX_FILE, MODEL_KEYS, TOKEN_IDS, WEIGHTS_FILE
-from rrope_jax.io.portable import factor_lists
+from rrope_jax.io.families.table import first_without, named
+from rrope_jax.io.huggingface.config import keys_of, obstacle
+from rrope_jax.io.huggingface.read import CONFIG, INDEX_FILE, TOKEN_IDS, WEIGHTS_FILE
+from rrope_jax.io.portable import NO_TEMPERATURES, Temperatures, factor_lists
 from rrope_jax.io.source import Source
+from rrope_jax.io.stored import Layout, Tensor
 from rrope_jax.io.tokenizer.end_of_text import GENERATION, KEY, end_ids
 from rrope_jax.io.tokenizer.files import SCORES
-from rrope_jax.io.weights import Weight, matrix_shapes
-from rrope_jax.model import ModelConfig
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
 
 
-def check_exportable(model: ModelConfig) -> None:
-    """Raises ValueError unless a model has the LLaMA architecture."""
-    fixed = {
-        "activation": (model.activation, "swiglu"),
-        "attention_scale": (model.scale, model.head_size**-0.5),
-        "logit_scale": (model.logit_scale, 1.0),
-    }
-    for name, (value, exportable) in fixed.items():
-        if value != exportable:
-            raise ValueError(
-                f"{name}={value!r} is not what LLaMA models of other runtimes do; only "
-                f"{exportable!r} can be exported"
-            )
-
-
-def express(description: Description, portable: bool) -> tuple[Description, float]:
-    """Expresses a model's rotary embedding in a form that transformers supports.
+def express(description: Description, portable: bool) -> tuple[Description, Temperatures]:
+    """Expresses a model as one of a family, its embedding in a form that transformers supports.
 
     Embeddings that transformers has a `rope_type` for stay unchanged, with the temperature in
     config.json. Everything else, or any embedding if `portable`, becomes lists of factors. Its
@@ -47,16 +34,18 @@ def express(description: Description, portable: bool) -> tuple[Description, floa
     of such lists.
 
     Returns:
-      The description with that embedding, and the temperature to fold into the weights.
+      The description with that family and embedding, and the temperatures to fold into the weights.
 
     Raises:
-      ValueError: the embedding cannot be expressed.
+      ValueError: the model or its embedding cannot be expressed.
     """
+    family = first_without(lambda each: obstacle(each, description.model), description.family)
+    description = dataclasses.replace(description, family=family.name)
     if not portable:
         keys = _rope_keys(description)
         lists = keys["rope_parameters"]["rope_type"] == "longrope"
         if not lists or description.rope.scaling == "longrope":
-            return description, 1.0
+            return description, NO_TEMPERATURES
     return factor_lists(description)
 
 
@@ -84,7 +73,8 @@ def write(source: Source, folder: Path, dtype: Dtype, *, shard_bytes: int) -> No
             )
     if not (folder / GENERATION).exists() and (generation := _generation(description)):
         (folder / GENERATION).write_text(json.dumps(generation, indent=2) + "\n")
-    shards = list(_shards(matrix_shapes(description.model), dtype, shard_bytes))
+    names = named(description.family).huggingface_names
+    shards = list(_shards(Layout(description.model, names), dtype, shard_bytes))
     if len(shards) == 1:
         _write_safetensors(source, folder / WEIGHTS_FILE, shards[0], dtype)
         return
@@ -92,38 +82,33 @@ def write(source: Source, folder: Path, dtype: Dtype, *, shard_bytes: int) -> No
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         _write_safetensors(source, folder / name, shard, dtype)
-        weight_map |= {_name(*key): name for key, _ in shard}
-    total = sum(_bytes(shape, dtype) for shard in shards for _, shape in shard)
+        weight_map |= {tensor.name: name for tensor in shard}
+    total = sum(_bytes(tensor, dtype) for shard in shards for tensor in shard)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
 
 
-_Entry = tuple[tuple[Weight, int], tuple[int, ...]]
-
-
-def _shards(
-    shapes: dict[tuple[Weight, int], tuple[int, ...]], dtype: Dtype, shard_bytes: int
-) -> Iterator[Sequence[_Entry]]:
-    shard: list[_Entry] = []
+def _shards(layout: Layout, dtype: Dtype, shard_bytes: int) -> Iterator[Sequence[Tensor]]:
+    shard: list[Tensor] = []
     size = 0
-    for key, shape in shapes.items():
-        if shard and size + _bytes(shape, dtype) > shard_bytes:
+    for tensor in layout:
+        if shard and size + _bytes(tensor, dtype) > shard_bytes:
             yield shard
             shard, size = [], 0
-        shard.append((key, shape))
-        size += _bytes(shape, dtype)
+        shard.append(tensor)
+        size += _bytes(tensor, dtype)
     yield shard
 
 
-def _write_safetensors(source: Source, path: Path, shard: Sequence[_Entry], dtype: Dtype) -> None:
+def _write_safetensors(source: Source, path: Path, shard: Sequence[Tensor], dtype: Dtype) -> None:
     """Writes tensors one at a time; the library's own writer needs all of them in memory."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # required by transformers
     offset = 0
-    for key, shape in shard:
-        end = offset + _bytes(shape, dtype)
-        header[_name(*key)] = {
+    for tensor in shard:
+        end = offset + _bytes(tensor, dtype)
+        header[tensor.name] = {
             "dtype": dtype.safetensors,
-            "shape": list(shape),
+            "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }
         offset = end
@@ -131,16 +116,12 @@ def _write_safetensors(source: Source, path: Path, shard: Sequence[_Entry], dtyp
     encoded += b" " * (-len(encoded) % 8)
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for key, _ in shard:
-            cast(source.matrix(*key), dtype, _name(*key)).tofile(file)
+        for tensor in shard:
+            cast(source.tensor(tensor), dtype, tensor.name).tofile(file)
 
 
-def _name(weight: Weight, layer: int) -> str:
-    return weight.huggingface.format(layer=layer)
-
-
-def _bytes(shape: tuple[int, ...], dtype: Dtype) -> int:
-    return math.prod(shape) * dtype.numpy.itemsize
+def _bytes(tensor: Tensor, dtype: Dtype) -> int:
+    return math.prod(tensor.shape) * dtype.numpy.itemsize
 
 
 def _rope_keys(description: Description) -> dict[str, Any]:
@@ -158,15 +139,12 @@ def _rope_keys(description: Description) -> dict[str, Any]:
 
 
 def _config(description: Description, dtype: Dtype) -> dict[str, Any]:
-    model = description.model
+    family = named(description.family)
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        **{theirs: getattr(model, ours) for ours, theirs in MODEL_KEYS.items()},
-        "hidden_act": "silu",
-        "attention_bias": False,
+        "architectures": [family.architecture],
+        "model_type": family.name,
+        **keys_of(family, description.model),
         "attention_dropout": 0.0,
-        "mlp_bias": False,
         "use_cache": True,
         "dtype": dtype.numpy.name,  # transformers 5
         "torch_dtype": dtype.numpy.name,  # transformers 4

@@ -78,12 +78,12 @@ def layout_of(path: Path) -> Layout | None:
 def description_to_json(description: Description) -> dict[str, Any]:
     """Converts a description, without its tokenizer, to JSON-serializable values."""
     rope = description.rope.fields()
-    original = description.original_context
+    optional = {"original_context": description.original_context, "family": description.family}
     return {
         "model": dataclasses.asdict(description.model),
         "rope": {name: value for name, value in rope.items() if value is not None},
         "context": description.context,
-        **({} if original is None else {"original_context": original}),
+        **{key: value for key, value in optional.items() if value is not None},
         "extras": dict(description.extras),
     }
 
@@ -106,6 +106,7 @@ def description_from_json(
         "rope": _build(RopeSpec, value, "rope"),
         "context": value.get("context"),
         "original_context": value.get("original_context"),
+        "family": value.get("family"),
         "extras": extras,
     }
     if unknown := sorted(value.keys() - fields.keys()):

@@ -14,9 +14,9 @@ from rrope_jax.io.description import Description
 from rrope_jax.io.orbax import checksums
 from rrope_jax.io.orbax.layout import description_from_json, layout_of
 from rrope_jax.io.paths import check_orbax
-from rrope_jax.io.source import Part, Source
+from rrope_jax.io.source import Source
 from rrope_jax.io.tokenizer.files import TokenizerFiles
-from rrope_jax.io.weights import Array, Weight, parameter_shapes
+from rrope_jax.io.weights import Array, Part, Weight, parameter_shapes
 
 
 def is_orbax(path: Path) -> bool:

@@ -1,0 +1,1 @@
+"""The model families that are read, trained and written: one small file each (see `family`)."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rrope_jax.model.attention import splash
+from rrope_jax.model.attention.call import Call
 from rrope_jax.model.attention.choice import IMPLEMENTATIONS, attention
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.model.platform import operations
@@ -135,12 +136,13 @@ def splash_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("splash_anywhere")
+@pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize("segmented", [False, True])
-def test_splash_against_xla(segmented: bool) -> None:
+def test_splash_against_xla(segmented: bool, window: int | None) -> None:
     """Outputs and gradients, with two queries per key head and two blocks of keys."""
     B, T, N, K, H = 2, 256, 4, 2, 16
     monotonous = jnp.cumsum(jax.random.bernoulli(jax.random.key(0), 0.02, (B, T)), axis=1)
-    mask = CausalMask(segment_ids_BT=monotonous if segmented else None)
+    mask = CausalMask(segment_ids_BT=monotonous if segmented else None, window=window)
     weight = jnp.asarray(np.random.default_rng(1).standard_normal((B, T, N, H)), jnp.float32)
 
     def outputs(implementation: str) -> Any:
@@ -156,6 +158,15 @@ def test_splash_against_xla(segmented: bool) -> None:
     assert_close(out, expected)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         assert_close(gradient, expected_gradient)
+
+
+@pytest.mark.usefixtures("splash_anywhere")
+@pytest.mark.parametrize(("window", "blocks"), [(None, 10), (512, 7), (513, 7), (514, 9)])
+def test_splash_visits_blocks_in_the_window_only(window: int | None, blocks: int) -> None:
+    """Of 4 by 4 blocks of 512 tokens; a window of 514 reaches the last key before a neighbor."""
+    x = jax.ShapeDtypeStruct((1, 2048, 1, 64), jnp.bfloat16)
+    kernel = splash._make_kernel(Call(x, x, x, CausalMask(window=window)).shape)
+    assert np.count_nonzero(kernel.fwd_mask_info.block_mask) == blocks
 
 
 # --- the choice ----------------------------------------------------------------------------------
@@ -298,14 +309,34 @@ def test_the_mesh_says_for_which_platform() -> None:
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+@pytest.mark.parametrize("window", [None, 1, 20])
 @pytest.mark.parametrize("segmented", [False, True])
-def test_cudnn_against_xla(segmented: bool) -> None:
-    mask = CausalMask(segment_ids_BT=jnp.arange(128)[None] // 50 if segmented else None)
+def test_cudnn_against_xla(segmented: bool, window: int | None) -> None:
+    segments = jnp.arange(128)[None] // 50 if segmented else None
+    mask = CausalMask(segments, window=window)
     q, *kv = _qkv(1, 128, 128, 4, 2, 64, jnp.bfloat16)
     qkv = (0.125 * q, *kv)
     fused = attention(*qkv, mask, implementation="cudnn")
     expected = attention(*qkv, mask, implementation="xla")
     np.testing.assert_allclose(fused.astype(float), expected.astype(float), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_cudnn_is_asked_for_the_window(
+    monkeypatch: pytest.MonkeyPatch, segmented: bool, window: int
+) -> None:
+    """By JAX's own computation of what cuDNN is asked for, as cuDNN itself needs a GPU."""
+    own = jax.nn.dot_product_attention
+    monkeypatch.setattr(operations, "backend_platform", lambda: "gpu")
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda *x, **y: own(*x, **{**y, "implementation": "xla"})
+    )
+    mask = CausalMask(jnp.array([[0, 0, 1, 1, 1, 1]]) if segmented else None, window=window)
+    qkv = _qkv(1, 6, 6, 4, 2, 8, jnp.float16)
+    asked = attention(*qkv, mask, implementation="cudnn")
+    expected = attention(*qkv, mask, implementation="xla")
+    np.testing.assert_allclose(asked.astype(float), expected.astype(float), rtol=0, atol=5e-3)
 
 
 # --- over a mesh ---------------------------------------------------------------------------------
@@ -353,3 +384,66 @@ def test_segments_of_keys_are_the_same_over_a_mesh() -> None:
         [sys.executable, "-c", _ON_TWO_DEVICES], capture_output=True, text=True, check=False
     )
     assert done.stdout == "the same\n", done.stderr
+
+
+_WINDOWS_ON_FOUR_DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+import jax.numpy as jnp
+import numpy as np
+from rrope_jax.model.attention.choice import attention
+from rrope_jax.model.attention.mask import CausalMask
+from rrope_jax.model.attention.context_parallel import arrange, restore
+from rrope_jax.sharding import MeshConfig, constrain, make_mesh
+
+random = np.random.default_rng(0)
+T = 32  # four parts of 8 tokens, or of two pieces of 4
+qkv = [jnp.asarray(random.standard_normal((1, T, n, 8)), jnp.float32) for n in (4, 2, 2)]
+weight = jnp.asarray(random.standard_normal((1, T, 4, 8)), jnp.float32)
+packed = jnp.array([[0] * 3 + [1] * 9 + [2] * 12 + [3] * 8])
+
+def program(implementation, window, segments, arranged):
+    order, back = (arrange, restore) if arranged else (lambda x: x, lambda x: x)
+    def weighted(qkv):
+        ids = None if segments is None else order(segments)
+        mask = CausalMask(ids, arranged=arranged, window=window)
+        q, k, v = (constrain(order(x), ("batch", "length", None, None)) for x in qkv)
+        out = back(attention(q, k, v, mask, implementation=implementation))
+        return jnp.sum(weight * out), out
+    return jax.jit(jax.value_and_grad(weighted, has_aux=True))
+
+for window, segments in ((1, None), (4, packed), (5, None), (8, None), (9, packed)):
+    expected = jax.tree.leaves(program("xla", window, segments, False)(qkv))
+    with jax.set_mesh(make_mesh(MeshConfig(seq=4))):
+        for arranged in (False, True):
+            run = program("chunked", window, segments, arranged)
+            found = jax.tree.leaves(run(qkv))
+            # not the sum, which rounding moves most; in windows of 1, some gradients are zero
+            for one, other in zip(found[1:], expected[1:], strict=True):
+                error = float(jnp.abs(one - other).max())
+                case = (window, arranged, error)
+                assert error < 1e-5 * max(1, float(jnp.abs(other).max())), case
+print("the same")
+
+shapes = [jax.ShapeDtypeStruct((1, 4096, n, 8), jnp.float32) for n in (4, 2, 2)]
+for window in (64, 2048):
+    with jax.set_mesh(make_mesh(MeshConfig(seq=4))):
+        def attend(q, k, v):
+            q, k, v = (constrain(x, ("batch", "length", None, None)) for x in (q, k, v))
+            mask = CausalMask(arranged=True, window=window)
+            return attention(q, k, v, mask, implementation="chunked")
+        text = jax.jit(attend).lower(*shapes).compile().as_text()
+    print(window, "all-gather" in text, "collective-permute" in text)
+"""
+
+
+@pytest.mark.slow
+def test_windows_over_parts_of_rows() -> None:
+    """Pieces as long as the window receive the end of the one before, not whole rows."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WINDOWS_ON_FOUR_DEVICES],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["the same", "64 False True", "2048 True False"], done.stderr

@@ -2,7 +2,9 @@
 
 A device holds the queries of its part of a row and gathers the keys and values of the whole row.
 Memory is therefore linear in the length and shrinks with the number of devices along a row, except
-for the keys and values of the current layer, which are small in grouped-query models.
+for the keys and values of the current layer, which are small in grouped-query models. With a
+sliding window of at most a piece, a device instead receives the end of the piece before each of its
+own, unless the implementation needs whole rows (splash).
 
 Under a causal mask, the last of n equal parts of a row would have 2n - 1 times the work of the
 first. To balance the work, `arrange` gives device i pieces i and 2n - 1 - i of 2n pieces. This is
@@ -12,6 +14,7 @@ Letters: L is the number of tokens of a row on one device, P the number of piece
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,13 +70,22 @@ def _take_pieces(x_BT: jax.Array, order: list[int]) -> jax.Array:
     return jnp.take(x_BPL, jnp.array(order), axis=1).reshape(x_BT.shape)
 
 
-def _gather(x_BL: jax.Array, *, arranged: bool) -> jax.Array:
-    """Gathers whole rows in original order from parts [B, L, ...]; call it in a `shard_map`."""
+def _gather(parts_BL: Any, *, arranged: bool) -> Any:
+    """Gathers whole rows in original order from parts [B, L, ...]; call it in a `shard_map`.
+
+    Args:
+      parts_BL: a tree of arrays.
+      arranged: whether they are in the order of `arrange`.
+    """
     count = parts("length")
     if count == 1:
-        return x_BL
-    x_BT = jax.lax.all_gather(x_BL, "seq", axis=1, tiled=True)
-    return _take_pieces(x_BT, _inverse(_order(count))) if arranged else x_BT
+        return parts_BL
+
+    def gather(x_BL: jax.Array) -> jax.Array:
+        x_BT = jax.lax.all_gather(x_BL, "seq", axis=1, tiled=True)
+        return _take_pieces(x_BT, _inverse(_order(count))) if arranged else x_BT
+
+    return jax.tree.map(gather, parts_BL)
 
 
 def piece(shape: CallShape) -> CallShape:
@@ -116,14 +128,13 @@ def attend(implementation: Implementation, piece: CallShape, call: Call) -> jax.
         key_segment_ids_BL: jax.Array | None,
         prepared: object,
     ) -> jax.Array:
-        k_BTKH, v_BTKH = (_gather(x_BLKH, arranged=arranged) for x_BLKH in (k_BLKH, v_BLKH))
         key_ids_BL = CausalMask(segment_ids_BL, key_segment_ids_BL).key_segments
-        key_ids_BT = None if key_ids_BL is None else _gather(key_ids_BL, arranged=arranged)
-        mask = call.mask._replace(segment_ids_BT=segment_ids_BL, key_segment_ids_BS=key_ids_BT)
-        part = Call(q_BLNH, k_BTKH, v_BTKH, mask, prepared=prepared)
-        if implementation.prepare is not None or parts("length") == 1:
-            return implementation.run(part)
-        return _piece_by_piece(implementation, part)
+        mask = call.mask._replace(segment_ids_BT=segment_ids_BL, key_segment_ids_BS=key_ids_BL)
+        if implementation.prepare is None and parts("length") > 1:
+            return _piece_by_piece(implementation, Call(q_BLNH, k_BLKH, v_BLKH, mask))
+        k_BTKH, v_BTKH, key_ids_BT = _gather((k_BLKH, v_BLKH, key_ids_BL), arranged=arranged)
+        mask = mask._replace(key_segment_ids_BS=key_ids_BT)
+        return implementation.run(Call(q_BLNH, k_BTKH, v_BTKH, mask, prepared=prepared))
 
     tokens = spec(("batch", "length"), mesh)
     queries = spec(("batch", "length", "heads", None), mesh)
@@ -144,19 +155,59 @@ def attend(implementation: Implementation, piece: CallShape, call: Call) -> jax.
 
 
 def _piece_by_piece(implementation: Implementation, part: Call) -> jax.Array:
-    """Computes a device's part of a row, whose pieces start at different indices of the row."""
+    """Computes a device's part of a row, whose pieces start at different indices of the row.
+
+    Args:
+      implementation: as in `attend`.
+      part: the device's own queries, keys and values.
+    """
     B, L = part.q_BTNH.shape[:2]
     mask = part.mask
     count = _pieces_per_device(mask.arranged)
     device, devices = jax.lax.axis_index("seq"), parts("length")
     P = L // count
-    starts = [P * device, P * (2 * devices - 1 - device)][:count]
+    own = (part.k_BSKH, part.v_BSKH, mask.key_segments)
+    if mask.window is not None and mask.window <= P:
+        before = mask.window - 1
+        keys = [_neighborhood(own, index, before, count) for index in range(count)]
+        starts = [jnp.where(device == 0, 0, before), jnp.int32(before)][:count]
+    else:
+        keys = [_gather(own, arranged=mask.arranged)] * count
+        starts = [P * device, P * (2 * devices - 1 - device)][:count]
     mixed = []
-    for index, start in enumerate(starts):
+    for index, (start, (k_BSKH, v_BSKH, key_ids_BS)) in enumerate(zip(starts, keys, strict=True)):
         tokens = slice(index * P, (index + 1) * P)
         ids_BP = None if mask.segment_ids_BT is None else mask.segment_ids_BT[:, tokens]
         start_B = jnp.full((B,), start, jnp.int32)
-        piece_mask = CausalMask(ids_BP, mask.key_segments, start_B, window=mask.window)
-        q_BPNH = part.q_BTNH[:, tokens]
-        mixed.append(implementation.run(dataclasses.replace(part, q_BTNH=q_BPNH, mask=piece_mask)))
+        piece_mask = CausalMask(ids_BP, key_ids_BS, start_B, window=mask.window)
+        mixed.append(implementation.run(Call(part.q_BTNH[:, tokens], k_BSKH, v_BSKH, piece_mask)))
     return jnp.concatenate(mixed, axis=1)
+
+
+def _neighborhood(parts_BL: Any, index: int, before: int, count: int) -> Any:
+    """A device's piece and the `before` tokens that precede it; call it in a `shard_map`.
+
+    The first piece of a row, which nothing precedes, has arbitrary tokens at its end instead.
+
+    Args:
+      parts_BL: a tree of arrays [B, L, ...].
+      index: of the piece among the device's own.
+      before: at most the length of a piece.
+      count: number of pieces of a device.
+    """
+    device, devices = jax.lax.axis_index("seq"), parts("length")
+    last = devices - 1
+
+    def join(x_BL: jax.Array) -> jax.Array:
+        pieces = jnp.split(x_BL, count, axis=1)
+        ends = [x_BP[:, x_BP.shape[1] - before :] for x_BP in pieces]
+        if index == 0:
+            end = jax.lax.ppermute(ends[0], "seq", [(d, d + 1) for d in range(last)])
+            joined = jnp.concatenate([end, pieces[0]], axis=1)
+            return jnp.where(device == 0, jnp.roll(joined, -before, axis=1), joined)
+        # second pieces go backward; the one on the last device follows its own first piece
+        end = jax.lax.ppermute(ends[1], "seq", [(d + 1, d) for d in range(last)])
+        end = jnp.where(device == last, ends[0], end)
+        return jnp.concatenate([end, pieces[1]], axis=1)
+
+    return jax.tree.map(join, parts_BL)

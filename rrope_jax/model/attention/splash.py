@@ -38,7 +38,6 @@ def run(call: Call) -> jax.Array:
 def obstacle(shape: CallShape) -> str | None:
     """Why `run` cannot compute calls of a shape, or None."""
     return fused_obstacle(shape, "tpu") or first_obstacle(
-        (shape.window is not None, "it has no sliding window"),
         (shape.T % _TILE != 0, f"it needs pieces of rows that {_TILE} divides, not {shape.T}"),
     )
 
@@ -59,7 +58,9 @@ def _make_kernel(piece: CallShape) -> Any:
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     head_parts, row_parts = parts("heads"), parts("length")
-    mask = splash_attention.CausalMask((piece.S, piece.S))
+    # the window as the keys on the left of a query, without its own, and on its right
+    before = None if piece.window is None else piece.window - 1
+    mask = splash_attention.LocalMask((piece.S, piece.S), (before, 0), offset=0)
     if piece.arranged:
         mask.q_sequence = arrange_indices(piece.S, row_parts)
     block = math.gcd(piece.T, _BLOCK)

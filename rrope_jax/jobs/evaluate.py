@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
 def _settable(config: ConfigDict) -> ConfigDict:
     """Returns the fields that flags can set; others of the model are the checkpoint's own."""
     fields = unset_group(EvaluateSetting)
-    for name in fields.model.keys() - set(OVERRIDABLE):
+    for name in set(fields.model.keys()).difference(OVERRIDABLE):
         del fields.model[name]
     return fields
 

@@ -1,7 +1,6 @@
 """A run of `rrope train`: opens its text, restores its state, and trains."""
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -224,7 +223,7 @@ class TrainingRun:
         if saved.family is None:  # older runs do not say which it is
             saved = dataclasses.replace(saved, family=self.description.family)
         there, here = map(layout.description_to_json, (saved, self.description))
-        changed = difference(there, json.loads(json.dumps(here)), FREE_MODEL_FIELDS)
+        changed = difference(there, here, FREE_MODEL_FIELDS)
         if changed is not None:
             key, old, new = changed
             raise UsageError(

@@ -6,6 +6,7 @@ under `tree`, the content of model.json under `metadata`, and checksums under `c
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,16 +77,18 @@ def layout_of(path: Path) -> Layout | None:
 
 
 def description_to_json(description: Description) -> dict[str, Any]:
-    """Converts a description, without its tokenizer, to JSON-serializable values."""
+    """Converts a description, without its tokenizer, to what JSON reads back equal."""
     rope = description.rope.fields()
     optional = {"original_context": description.original_context, "family": description.family}
-    return {
+    fields = {
         "model": dataclasses.asdict(description.model),
         "rope": {name: value for name, value in rope.items() if value is not None},
         "context": description.context,
         **{key: value for key, value in optional.items() if value is not None},
         "extras": dict(description.extras),
     }
+    as_read: dict[str, Any] = json.loads(json.dumps(fields))  # lists, not tuples
+    return as_read
 
 
 def description_from_json(

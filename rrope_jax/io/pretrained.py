@@ -34,8 +34,8 @@ FORMATS: dict[str, _Format] = {
     "orbax": _Format(is_orbax, OrbaxSource),
     "hf": _Format(is_huggingface, HuggingFaceSource),
 }
-# Fields of ModelConfig that do not change the meaning of the weights.
-OVERRIDABLE = ("compute_dtype", "remat", "attention", "dropout")
+# Fields of ModelConfig that any weights can have: how to compute, and which layers see what.
+OVERRIDABLE = ("compute_dtype", "remat", "attention", "dropout", "layer_types", "sliding_window")
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -148,7 +148,7 @@ def load(
     source.check()
     description = dataclasses.replace(
         source.description,
-        model=dataclasses.replace(source.description.model, **model),
+        model=source.description.model.changed(model),
         rope=source.description.rope if rope is None else rope,
     )
     graph, state = nnx.split(abstract_decoder(description.model, description.rope))

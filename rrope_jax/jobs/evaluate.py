@@ -11,21 +11,24 @@ from typing import Any
 import numpy as np
 from absl import flags
 from flax import nnx
-from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError, refusing
-from rrope_jax.cli.settings import build, from_config, unset_group
+from rrope_jax.cli.settings import build, from_config
 from rrope_jax.data.pipeline import DataConfig, Text
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
 from rrope_jax.evaluation.units import Benchmark, run_units
 from rrope_jax.io import json_text
-from rrope_jax.io.pretrained import OVERRIDABLE
 from rrope_jax.jobs.evaluate_setting import EvaluateSetting
-from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
+from rrope_jax.jobs.pretrained_model import (
+    PretrainedModel,
+    define_checkpoint,
+    load_model,
+    settable,
+)
 from rrope_jax.model import Decoder
 from rrope_jax.reporting.pieces import FinishedPieces
 from rrope_jax.reporting.writing import print_written, versions, write_results
@@ -82,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         words,
         _define_compare if comparing else _define,
         config=not comparing,
-        known=_settable,
+        known=lambda config: settable(EvaluateSetting),
     )
     if comparing:
         if not values.compare:
@@ -90,14 +93,6 @@ def main(argv: Sequence[str]) -> int:
         return _compare(values.compare, values.workdir)
     setting = from_config(EvaluateSetting, values.config, "config")
     return _evaluate(setting, values.checkpoint, values.workdir)
-
-
-def _settable(config: ConfigDict) -> ConfigDict:
-    """Returns the fields that flags can set; others of the model are the checkpoint's own."""
-    fields = unset_group(EvaluateSetting)
-    for name in set(fields.model.keys()).difference(OVERRIDABLE):
-        del fields.model[name]
-    return fields
 
 
 def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
@@ -122,7 +117,7 @@ def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
             "checkpoint": checkpoint,
             "method": method_of(model.description.rope),
             "rope": model.description.rope.fields(),
-            "model": dataclasses.asdict(model.decoder.config),
+            "model": model.decoder.config.fields(),
             "original_context": model.original_context,
             "context": model.description.context,
             "stop_ids": list(model.stop_ids),
@@ -170,7 +165,7 @@ def _identity(model: PretrainedModel) -> dict[str, Any]:
     return {
         "weights": _fingerprint(decoder),
         "rope": decoder.rope.fields(),
-        "model": dataclasses.asdict(decoder.config),
+        "model": decoder.config.fields(),
         "tokenizer": model.tokenizer.fingerprint,
     }
 

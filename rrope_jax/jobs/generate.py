@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError
-from rrope_jax.cli.settings import Fields, SomeOf, from_config, unset_group
+from rrope_jax.cli.settings import Fields, SomeOf, from_config
 from rrope_jax.evaluation.generation import Generator, Sampling
-from rrope_jax.jobs.pretrained_model import PretrainedModel, define_checkpoint, load_model
+from rrope_jax.jobs.pretrained_model import (
+    PretrainedModel,
+    define_checkpoint,
+    load_model,
+    settable,
+)
 from rrope_jax.jobs.rope_fields import RopeFields
 from rrope_jax.model import ModelConfig
 
@@ -37,8 +41,8 @@ class GenerateSetting:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    overrides = unset_group(GenerateSetting)
-    overrides.model = ConfigDict({"compute_dtype": "float32", "attention": "auto"})
+    overrides = settable(GenerateSetting)
+    overrides.model.update({"compute_dtype": "float32", "attention": "auto"})
     values = parse("generate", SUMMARY, argv, _define, config=overrides)
     if values.max_tokens < 1:
         raise UsageError(f"--max_tokens={values.max_tokens}: it has to be at least 1")

@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from rrope_jax.cli.errors import UsageError, refusing
-from rrope_jax.cli.settings import Fields
+from rrope_jax.cli.settings import Fields, unset_group
 from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
 from rrope_jax.io.tokenizer.end_of_text import end_ids
@@ -69,8 +71,8 @@ def load_model(
     Args:
       checkpoint: Anything that `io.pretrained.load` reads.
       rope: Fields of RopeSpec that replace the checkpoint's.
-      model: Fields of ModelConfig. Only those in `pretrained.OVERRIDABLE`, which do not change the
-        meaning of the weights, replace the checkpoint's; the others are ignored.
+      model: Fields of ModelConfig. Only those in `pretrained.OVERRIDABLE`, which fit any weights,
+        replace the checkpoint's; the others are ignored.
       tokenizer: As for `load_tokenizer`; None for the checkpoint's own.
 
     Raises:
@@ -81,6 +83,8 @@ def load_model(
         opened = pretrained.open_source(checkpoint)
         original = opened.description
         changed = extend(original, rope)
+        with refusing("config.model"):
+            original.model.changed(overrides)
         source = tokenizer or changed.tokenizer
         if source is None:
             raise UsageError(
@@ -96,6 +100,20 @@ def load_model(
         raise UsageError(f"the tokenizer {error}") from error
     context = original_context(original) or original.context
     return PretrainedModel(decoder, description, context, fitting)
+
+
+def settable(setting: type[Any]) -> ConfigDict:
+    """Returns the fields that flags can set in a command that runs a checkpoint, without values.
+
+    Of the model, these are the ones in `pretrained.OVERRIDABLE`.
+
+    Args:
+      setting: The command's setting, with a group `model`.
+    """
+    fields = unset_group(setting)
+    for name in set(fields.model) - set(pretrained.OVERRIDABLE):
+        del fields.model[name]
+    return fields
 
 
 def define_checkpoint(values: flags.FlagValues) -> None:

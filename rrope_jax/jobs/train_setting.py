@@ -21,8 +21,11 @@ from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.heldout import HeldoutConfig
 from rrope_jax.train.step import Program
 
-# Model sizes that must agree if a config names both a preset and a checkpoint.
-_SIZES = ("vocab_size", "d_model", "num_layers", "num_heads", "kv_heads", "head_size", "d_ff")
+# Fields of the model that must agree if a config names both a preset and a checkpoint.
+_SIZES = (
+    *("vocab_size", "d_model", "num_layers", "num_heads", "kv_heads", "head_size", "d_ff"),
+    *("activation", "qkv_bias", "qk_norm", "norm_placement"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,7 +175,7 @@ class TrainSetting:
 
     def _changed(self, description: pretrained.Description) -> pretrained.Description:
         with refusing("config.model"):
-            model = dataclasses.replace(description.model, **self.model_fields)
+            model = description.model.changed(self.model_fields)
         return extend(dataclasses.replace(description, model=model), self.rope)
 
     def _new_model(self) -> pretrained.Description:

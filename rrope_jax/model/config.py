@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +65,19 @@ _POSITIVE = (
     "residual_scale",
     "initializer_range",
     "rms_norm_eps",
+)
+# Fields that descriptions of models, as in checkpoints, did not have in the beginning.
+_LATER = frozenset(
+    {
+        "layer_types",
+        "sliding_window",
+        "qkv_bias",
+        "qk_norm",
+        "norm_placement",
+        "norm_offset",
+        "embedding_scale",
+        "residual_scale",
+    }
 )
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _CHOICES: dict[str, Collection[str]] = {
@@ -225,6 +238,30 @@ class ModelConfig:
                 f"sliding_window={self.sliding_window} has no effect without sliding_attention in "
                 "layer_types; remove it, or name the layers that have it"
             )
+
+    def fields(self) -> dict[str, Any]:
+        """All fields as JSON-ready values, without those in `_LATER` that have their default.
+
+        So the description of a model is what it was before there were these fields.
+        `ModelConfig(**config.fields())` equals `config`.
+        """
+        fields = dataclasses.asdict(self)
+        for field in dataclasses.fields(self):
+            if field.name in _LATER and fields[field.name] == field.default:
+                del fields[field.name]
+        return fields
+
+    def changed(self, fields: Mapping[str, Any]) -> "ModelConfig":
+        """Returns a config with other values of some fields.
+
+        `sliding_window` goes with the last sliding layer.
+
+        Raises:
+          ValueError: see the class.
+        """
+        if "sliding_attention" not in fields.get("layer_types", self.layer_types):
+            fields = {"sliding_window": None, **fields}
+        return dataclasses.replace(self, **fields)
 
     @property
     def layer_types_of_all(self) -> tuple[str, ...]:

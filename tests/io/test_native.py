@@ -1,6 +1,7 @@
 """Our own model folder and training workdirs, and what devices and memory get of any checkpoint."""
 
 import functools
+import json
 import logging
 import os
 import subprocess

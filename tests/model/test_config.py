@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -88,3 +89,41 @@ def test_large_models_are_within_bounds() -> None:
 
 def test_whole_numbers_are_floats() -> None:
     assert ModelConfig(**SMALL, attention_scale=1, dropout=0).scale == 1.0
+
+
+FAMILY_FIELDS: dict[str, Any] = {
+    "layer_types": ("sliding_attention", "nope"),
+    "sliding_window": 5,
+    "qkv_bias": True,
+    "qk_norm": "head",
+    "norm_placement": "both",
+    "norm_offset": True,
+    "embedding_scale": 2.0,
+    "residual_scale": 0.5,
+}
+
+
+def test_fields_of_the_first_models_are_what_they_were() -> None:
+    """The metadata of old checkpoints, and the identity of old workdirs, must not change."""
+    assert list(ModelConfig(**SMALL).fields()) == [
+        *("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "num_kv_heads", "head_dim"),
+        *("activation", "attention_scale", "logit_scale", "tie_embeddings", "dropout"),
+        *("initialization", "initializer_range", "rms_norm_eps", "compute_dtype", "remat"),
+        "attention",
+    ]
+
+
+@pytest.mark.parametrize("fields", [{}, FAMILY_FIELDS, {"qkv_bias": True}])
+def test_fields_make_the_same_config_through_json(fields: dict[str, Any]) -> None:
+    config = ModelConfig(**SMALL | fields)
+    assert fields.items() <= config.fields().items()
+    assert ModelConfig(**json.loads(json.dumps(config.fields()))) == config
+
+
+def test_the_window_goes_with_the_last_sliding_layer() -> None:
+    config = ModelConfig(**SMALL | FAMILY_FIELDS)
+    assert config.changed({"layer_types": ("nope",)}).sliding_window is None
+    assert config.changed({"remat": "full"}) == dataclasses.replace(config, remat="full")
+    assert config.changed({"sliding_window": 7}).sliding_window == 7
+    with pytest.raises(ValueError, match="sliding_window=7 has no effect without"):
+        config.changed({"layer_types": ("nope",), "sliding_window": 7})

@@ -81,7 +81,7 @@ def description_to_json(description: Description) -> dict[str, Any]:
     rope = description.rope.fields()
     optional = {"original_context": description.original_context, "family": description.family}
     fields = {
-        "model": dataclasses.asdict(description.model),
+        "model": description.model.fields(),
         "rope": {name: value for name, value in rope.items() if value is not None},
         "context": description.context,
         **{key: value for key, value in optional.items() if value is not None},

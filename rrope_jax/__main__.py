@@ -48,6 +48,11 @@ COMMANDS = {
         ("config", "topology", "workdir"),
     ),
     "analyze": _Command("rrope_jax.jobs.analyze", "wavelengths, feature gap and uniqueness"),
+    "inspect": _Command(
+        "rrope_jax.jobs.inspect",
+        "the positions of a checkpoint: what its keys say, who reads them so",
+        ("path",),
+    ),
 }
 
 

@@ -32,7 +32,7 @@ LAYERS = (
     ("rrope_jax.io", "rrope_jax.reporting"),
     ("rrope_jax.data",),
     ("rrope_jax.train",),
-    ("rrope_jax.evaluation", "rrope_jax.posgen", "rrope_jax.planning"),
+    ("rrope_jax.evaluation", "rrope_jax.inspection", "rrope_jax.posgen", "rrope_jax.planning"),
     ("rrope_jax.planning.roofline",),
     ("rrope_jax.cli",),
     ("rrope_jax.run",),

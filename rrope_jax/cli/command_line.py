@@ -16,7 +16,17 @@ from rrope_jax.io.paths import check_local
 _CONFIG = config_file.ROOT
 _CONFIG_FLAG = re.compile(rf"--?{_CONFIG}(=(?P<path>.*))?", re.DOTALL)
 # Flags and config fields of any command that name files or folders.
-_PATH_FLAGS = ("workdir", "checkpoint", "tokenizer", "from", "to", "compare")
+_PATH_FLAGS = (
+    "workdir",
+    "checkpoint",
+    "tokenizer",
+    "from",
+    "to",
+    "compare",
+    "path",
+    "against",
+    "plot",
+)
 _PATH_FIELDS = (
     "data.source",
     "data.data_dir",
@@ -35,6 +45,7 @@ def parse(
     *,
     config: bool | ConfigDict = True,
     known: Callable[[ConfigDict], ConfigDict] = lambda config: ConfigDict(),
+    positional: str | None = None,
 ) -> flags.FlagValues:
     """Parses the flags of a command into its own FlagValues, without global state.
 
@@ -47,6 +58,7 @@ def parse(
         ConfigDict, the command takes overrides of its fields but no file.
       known: From the config of the file to all fields that the command reads (`unset_group`), which
         overrides can set although the file leaves them out.
+      positional: The flag whose value may also be given as a word without a flag.
 
     Returns:
       The parsed flags; `.config` is a locked ConfigDict with the overrides applied.
@@ -68,14 +80,15 @@ def parse(
             _define_config(values, config)
         define(values)
         if any(word in ("--help", "-help", "-h") for word in words):
-            print(_help(command, summary, values))
+            print(_help(command, summary, values, positional))
             raise SystemExit(0)
         loaded, required = _load(config, words)
         if loaded is not None:
             settable = known(loaded)
             config_file.complete(loaded, settable, overrides.keys(words))
             fields, words = overrides.take(words, loaded)
-        positional = values([f"rrope {command}", *words])[1:]
+        words = _name_positional(words, positional, values)
+        unnamed = values([f"rrope {command}", *words])[1:]
     except flags.UnrecognizedFlagError as error:
         raise UsageError(_unknown_flag(command, error.flagname, values)) from None
     except UsageError:
@@ -85,14 +98,32 @@ def parse(
     except RecursionError:  # absl's spelling suggestions recurse once per letter of the name
         longest = max(argv, key=len)
         raise UsageError(f"unknown flag {longest[:60]}...; see rrope {command} --help") from None
-    if positional:
-        raise UsageError(f"unexpected argument {positional[0]!r}; see rrope {command} --help")
+    if unnamed:
+        raise UsageError(f"unexpected argument {unnamed[0]!r}; see rrope {command} --help")
     if loaded is not None:
         config_file.override(loaded, fields, settable)
         config_file.check_required(loaded, required)
         values[_CONFIG].value = loaded.lock()
     _check_paths(values, loaded)
     return values
+
+
+def _name_positional(words: list[str], name: str | None, values: flags.FlagValues) -> list[str]:
+    """Puts the positional flag's name before the first word that belongs to no flag."""
+    takes_value = False
+    for index, word in enumerate(words if name is not None else ()):
+        if word == "--":
+            break
+        if word.startswith("-") and word != "-":
+            flag = word.lstrip("-").removeprefix("no")
+            known = word.lstrip("-") in values or flag in values
+            boolean = flag in values and values[flag].boolean
+            takes_value = "=" not in word and known and not boolean
+        elif takes_value:
+            takes_value = False
+        else:
+            return [*words[:index], f"--{name}={word}", *words[index + 1 :]]
+    return words
 
 
 def _define_config(values: flags.FlagValues, config: bool | ConfigDict) -> None:
@@ -171,8 +202,11 @@ def _bad_value(command: str, message: str, values: flags.FlagValues) -> str:
     return f"--{flag.name}={match['value']}: {reason} (expected {flag.parser.flag_type()})"
 
 
-def _help(command: str, summary: str, values: flags.FlagValues) -> str:
-    lines = [f"usage: rrope {command} [FLAGS]", "", summary, "", "flags:"]
+def _help(
+    command: str, summary: str, values: flags.FlagValues, positional: str | None = None
+) -> str:
+    word = "" if positional is None else f" {positional.upper()}"
+    lines = [f"usage: rrope {command}{word} [FLAGS]", "", summary, "", "flags:"]
     for name in sorted(values):
         flag = values[name]
         kind = flag.parser.flag_type().upper()

@@ -27,7 +27,7 @@ def _commands() -> list[tuple[str, list[str]]]:
     for page in [ROOT / "README.md", *PAGES]:
         for block in re.findall(FENCED, page.read_text(), re.S | re.M):
             for line in re.sub(r"\\\n\s*", "", block).splitlines():
-                if match := re.search(r"(?:^|\s)rrope ([a-z]+ -.*)", line):
+                if match := re.search(r"(?:^|\s)rrope ([a-z]+ -.*|inspect .*)", line):
                     words = shlex.split(match[1], comments=True)
                     commands.append((f"{page.name}: {' '.join(words)}", words))
     return commands

@@ -127,7 +127,7 @@ def _family(metadata: Mapping[str, Any]) -> tuple[Family, Gguf]:
 
 def _describe(path: Path, contents: gguf_file.Contents) -> Description:
     try:
-        description, notes = _description(contents)
+        description, notes = description_of(contents)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     for note in notes:
@@ -135,16 +135,16 @@ def _describe(path: Path, contents: gguf_file.Contents) -> Description:
     return description
 
 
-def _description(contents: gguf_file.Contents) -> tuple[Description, Sequence[str]]:
-    """The description of a file, and what to warn of."""
+def description_of(contents: gguf_file.Contents) -> tuple[Description, Sequence[str]]:
+    """The description of a file, and what to warn of.
+
+    Raises:
+      ValueError: its architecture or a key is not implemented, or a part of the model is missing.
+    """
     metadata = contents.metadata
     family, gguf = _family(metadata)
     prefix = f"{gguf.architecture}."
-    keys = {
-        key.removeprefix(prefix): _shortest(_one_for_all_layers(value))
-        for key, value in metadata.items()
-        if key.startswith(prefix)
-    }
+    keys = keys_of_architecture(metadata, prefix)
     check_keys(gguf, keys)
     temperature = metadata.get(FOLDED)
     if temperature is not None and not NUMBER[1](temperature):
@@ -155,7 +155,7 @@ def _description(contents: gguf_file.Contents) -> tuple[Description, Sequence[st
     model = model_of(gguf, keys, contents.tensors.keys(), embedding.shape[0])
     vocabulary = gguf_vocabulary.read(metadata)
     extras = _token_ids(metadata, vocabulary, model.vocab_size)
-    spec, original = _rope(contents, gguf, keys, model.head_size), keys.get(ORIGINAL_CONTEXT)
+    spec, original = rope_of(contents, gguf, keys, model.head_size), keys.get(ORIGINAL_CONTEXT)
     description = Description(
         model=model,
         rope=spec,
@@ -166,6 +166,15 @@ def _description(contents: gguf_file.Contents) -> tuple[Description, Sequence[st
         family=family.name,
     )
     return description, () if vocabulary is None else vocabulary.notes
+
+
+def keys_of_architecture(metadata: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The keys of a file that start with a prefix, without it."""
+    return {
+        key.removeprefix(prefix): _shortest(_one_for_all_layers(value))
+        for key, value in metadata.items()
+        if key.startswith(prefix)
+    }
 
 
 def _one_for_all_layers(value: Any) -> Any:
@@ -200,10 +209,20 @@ def _shortest(value: Any) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _rope(
+def rope_of(
     contents: gguf_file.Contents, gguf: Gguf, keys: Mapping[str, Any], head_dim: int
 ) -> RopeSpec:
-    """The rotary embedding that llama.cpp computes from the keys."""
+    """The rotary embedding that llama.cpp computes.
+
+    Args:
+      contents: the file.
+      gguf: its architecture.
+      keys: its keys without their prefix.
+      head_dim: dimensions of a head.
+
+    Raises:
+      ValueError: a scaling is not implemented, or a value is out of range.
+    """
     context = keys.get("context_length")
     scaling = keys.get("rope.scaling.type", "none")
     factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 1.0))

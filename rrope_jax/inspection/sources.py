@@ -1,0 +1,163 @@
+"""Inspects a checkpoint of any format, or the config.json of one."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rrope_jax import rope
+from rrope_jax.inspection import config_json
+from rrope_jax.inspection.case import Case
+from rrope_jax.inspection.keys import Keys, find_keys, quietly
+from rrope_jax.inspection.positions import Positions, of_layers
+from rrope_jax.inspection.runtimes import verdicts
+from rrope_jax.io import json_text, pretrained
+from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
+from rrope_jax.io.gguf.container import read_header
+from rrope_jax.io.gguf.read import _describe as describe
+from rrope_jax.io.huggingface.read import CONFIG
+from rrope_jax.io.orbax.layout import description_from_json, description_to_json, layout_of
+from rrope_jax.io.orbax.read import OrbaxSource
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+      path: the checkpoint.
+      format: `config.json`, or a key of `pretrained.FORMATS`.
+      model_type: its `model_type` or GGUF architecture; None if it names none.
+      positions: what its keys mean.
+      keys: which keys say so.
+      runtimes: for each layer type and runtime, what differs there and the sources.
+      notes: what else there is to know, in sentences.
+    """
+
+    path: str
+    format: str
+    model_type: str | None
+    positions: Positions
+    keys: Keys
+    runtimes: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]]
+    notes: tuple[str, ...]
+
+
+def inspect(path: str | os.PathLike[str]) -> Inspection:
+    """Inspects a checkpoint without reading its weights.
+
+    Args:
+      path: what `pretrained.open_source` takes, or a config.json, or a folder with nothing else.
+
+    Raises:
+      ValueError: the path is none of these, is damaged, or has no rotary embedding that a RopeSpec
+        can describe.
+    """
+    file = Path(os.path.abspath(path))
+    if file.is_file() and file.suffix == ".json":
+        return _of_config(str(path), file)
+    if (file / CONFIG).is_file() and layout_of(file) is None:
+        return _of_config(str(path), file / CONFIG)
+    kind = pretrained.format_of(path)
+    return _of_gguf(str(path), file) if kind == "gguf" else _of_orbax(str(path), file)
+
+
+def positions_of(description: Description) -> Positions:
+    """The positions of a model that `Decoder` has."""
+    return of_layers(
+        description.rope,
+        ("full_attention",) * description.model.num_layers,
+        None,
+        context=description.context,
+        original_context=description.original_context,
+    )
+
+
+def _of_config(path: str, file: Path) -> Inspection:
+    try:
+        config = json_text.parse_object(file.read_bytes(), file)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from None
+    group, keys = config_json.text_keys(config)
+    try:
+        with quietly():
+            positions = config_json.read_config(keys)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    notes = list(positions.notes)
+    if group:
+        notes.append(f"the keys are those of {group}, the language model of a larger one")
+    if (temperature := keys.get(FOLDED_TEMPERATURE)) is not None:
+        notes.append(_folded(temperature))
+    return Inspection(
+        path=path,
+        format="config.json",
+        model_type=keys.get("model_type"),
+        positions=positions,
+        keys=find_keys(keys, config_json.read_config),
+        runtimes=_verdicts(False, keys.get("model_type"), keys, positions),
+        notes=tuple(notes),
+    )
+
+
+def _of_gguf(path: str, file: Path) -> Inspection:
+    contents = read_header(file)
+    metadata = {k: v for k, v in contents.metadata.items() if not k.startswith("tokenizer.")}
+
+    def read(keys: Mapping[str, Any]) -> Positions:
+        return positions_of(describe(file, dataclasses.replace(contents, metadata=dict(keys))))
+
+    positions = read(metadata)
+    architecture = metadata.get("general.architecture")
+    return Inspection(
+        path=path,
+        format="gguf",
+        model_type=architecture,
+        positions=positions,
+        keys=find_keys(metadata, read),
+        runtimes=_verdicts(True, architecture, metadata, positions),
+        notes=tuple(_folded(v) for k, v in metadata.items() if k.endswith(FOLDED_TEMPERATURE)),
+    )
+
+
+def _of_orbax(path: str, file: Path) -> Inspection:
+    source = OrbaxSource(file)
+    description = source.description
+
+    def read(keys: Mapping[str, Any]) -> Positions:
+        return positions_of(description_from_json(keys))
+
+    positions = positions_of(description)
+    notes = ["runtimes are those of the Hugging Face folder that rrope convert writes of it"]
+    try:
+        written = rope.to_hf(description.rope, max_position_embeddings=description.context)
+    except ValueError as error:
+        written, notes = {}, [f"no other runtime: {error}"]
+    if (temperature := description.extras.get(FOLDED_TEMPERATURE)) is not None:
+        notes.append(_folded(temperature))
+    return Inspection(
+        path=path,
+        format="orbax",
+        model_type="llama",
+        positions=positions,
+        keys=find_keys(description_to_json(description), read),
+        runtimes=_verdicts(False, "llama", written, positions) if written else {},
+        notes=tuple(notes),
+    )
+
+
+def _folded(temperature: Any) -> str:
+    return (
+        f"an attention factor of {temperature:.6g} is in the query and key weights, and is not "
+        "among the numbers here"
+    )
+
+
+def _verdicts(
+    is_gguf: bool, model_type: str | None, keys: Mapping[str, Any], positions: Positions
+) -> dict[str, dict[str, tuple[str, tuple[str, ...]]]]:
+    return {
+        name: verdicts(Case(is_gguf, model_type, keys, name, positions))
+        for name in positions.by_type
+    }

@@ -1,17 +1,22 @@
 """Reads the positions of a Hugging Face config.json, of any architecture."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rrope_jax import rope
 from rrope_jax.inspection.positions import UNROTATED, Positions, of_layers
+from rrope_jax.io.families.table import FAMILIES
+from rrope_jax.io.huggingface.config import check_keys, model_of
+from rrope_jax.io.huggingface.read import family_of
 from rrope_jax.rope.fields import is_int
+
+Keys = Mapping[str, Any]
 
 _ROTATED = ("full_attention", "sliding_attention", "chunked_attention")
 _TEXT = ("text_config", "llm_config", "language_config")
 
 
-def text_keys(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
+def text_keys(config: Keys) -> tuple[str | None, Keys]:
     """The keys of the language model, which a multimodal config has in a group.
 
     Returns:
@@ -24,33 +29,58 @@ def text_keys(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]
     return None, config
 
 
-def read_config(keys: Mapping[str, Any]) -> Positions:
-    """Reads what a config.json says of positions, whether or not `Decoder` has the architecture.
+def reader_of(keys: Keys) -> tuple[Callable[[Keys], Positions], list[str]]:
+    """Chooses how to read a config.json: by its family, or by the names of its keys alone.
 
-    Args:
-      keys: those of the language model, see `text_keys`.
-
-    Raises:
-      ValueError: `rope.from_hf` refuses the keys.
+    Returns:
+      The reader, which raises ValueError for keys that it does not accept; and what there is to say
+      of the choice.
     """
+    try:
+        _of_family(keys)
+    except ValueError as error:
+        return _by_names, [f"rrope does not run this model ({error}); its keys are read by name"]
+    return _of_family, []
+
+
+def _of_family(keys: Keys) -> Positions:
+    """Reads what `Decoder` is made from."""
+    family = family_of(keys)
+    config = dict(family.defaults) | dict(keys)
+    check_keys(family, config)
+    model = model_of(family, config)
+    return of_layers(
+        rope.from_hf(config),
+        model.layer_types_of_all,
+        model.sliding_window,
+        context=_length(config.get("max_position_embeddings")),
+        original_context=rope.original_context(config),
+    )
+
+
+def _by_names(keys: Keys) -> Positions:
+    """Reads the keys of an architecture that `Decoder` does not have."""
+    family = FAMILIES.get(str(keys.get("model_type")))
+    keys = keys if family is None else dict(family.defaults) | dict(keys)
     notes: list[str] = []
-    context: Any = keys.get("max_position_embeddings")
     layer_types, window = _plan(keys, notes)
     return of_layers(
         rope.from_hf(keys),
         layer_types,
         window,
-        context=context if is_int(context) and context > 0 else None,
+        context=_length(keys.get("max_position_embeddings")),
         original_context=rope.original_context(keys),
         notes=tuple(notes),
     )
 
 
-def _plan(keys: Mapping[str, Any], notes: list[str]) -> tuple[tuple[str, ...] | None, int | None]:
+def _length(value: Any) -> int | None:
+    return value if is_int(value) and value > 0 else None
+
+
+def _plan(keys: Keys, notes: list[str]) -> tuple[tuple[str, ...] | None, int | None]:
     """The type of each layer, as far as the names of keys tell, and the window of sliding ones."""
-    count: Any = keys.get("num_hidden_layers")
-    window: Any = keys.get("sliding_window")
-    window = window if is_int(window) and window > 0 else None
+    count, window = _length(keys.get("num_hidden_layers")), _length(keys.get("sliding_window"))
     named = keys.get("layer_types")
     if isinstance(named, list) and named and all(isinstance(each, str) for each in named):
         types = list(named)
@@ -59,7 +89,7 @@ def _plan(keys: Mapping[str, Any], notes: list[str]) -> tuple[tuple[str, ...] | 
             for name in dict.fromkeys(types)
             if name not in _ROTATED
         ]
-    elif is_int(count) and count > 0:
+    elif count is not None:
         types = ["full_attention"] * count
         if window is not None and keys.get("use_sliding_window") is not False:
             notes.append(

@@ -2,20 +2,20 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rrope_jax import rope
-from rrope_jax.inspection import config_json
+from rrope_jax.inspection import config_json, gguf_keys
 from rrope_jax.inspection.case import Case
 from rrope_jax.inspection.keys import Keys, find_keys, quietly
 from rrope_jax.inspection.positions import Positions, of_layers
 from rrope_jax.inspection.runtimes import verdicts
 from rrope_jax.io import json_text, pretrained
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
-from rrope_jax.io.gguf.container import read_header
-from rrope_jax.io.gguf.read import _describe as describe
+from rrope_jax.io.gguf.container import Contents, read_header
+from rrope_jax.io.gguf.read import description_of
 from rrope_jax.io.huggingface.read import CONFIG
 from rrope_jax.io.orbax.layout import description_from_json, description_to_json, layout_of
 from rrope_jax.io.orbax.read import OrbaxSource
@@ -67,8 +67,8 @@ def positions_of(description: Description) -> Positions:
     """The positions of a model that `Decoder` has."""
     return of_layers(
         description.rope,
-        ("full_attention",) * description.model.num_layers,
-        None,
+        description.model.layer_types_of_all,
+        description.model.sliding_window,
         context=description.context,
         original_context=description.original_context,
     )
@@ -82,10 +82,11 @@ def _of_config(path: str, file: Path) -> Inspection:
     group, keys = config_json.text_keys(config)
     try:
         with quietly():
-            positions = config_json.read_config(keys)
+            read, notes = config_json.reader_of(keys)
+            positions = read(keys)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    notes = list(positions.notes)
+    notes += positions.notes
     if group:
         notes.append(f"the keys are those of {group}, the language model of a larger one")
     if (temperature := keys.get(FOLDED_TEMPERATURE)) is not None:
@@ -95,7 +96,7 @@ def _of_config(path: str, file: Path) -> Inspection:
         format="config.json",
         model_type=keys.get("model_type"),
         positions=positions,
-        keys=find_keys(keys, config_json.read_config),
+        keys=find_keys(keys, read),
         runtimes=_verdicts(False, keys.get("model_type"), keys, positions),
         notes=tuple(notes),
     )
@@ -103,12 +104,26 @@ def _of_config(path: str, file: Path) -> Inspection:
 
 def _of_gguf(path: str, file: Path) -> Inspection:
     contents = read_header(file)
+    # Without the vocabulary, whose length would make reading slow.
     metadata = {k: v for k, v in contents.metadata.items() if not k.startswith("tokenizer.")}
 
-    def read(keys: Mapping[str, Any]) -> Positions:
-        return positions_of(describe(file, dataclasses.replace(contents, metadata=dict(keys))))
+    def read_with(
+        reader: Callable[[Contents], Positions],
+    ) -> Callable[[Mapping[str, Any]], Positions]:
+        return lambda keys: reader(dataclasses.replace(contents, metadata=dict(keys)))
 
-    positions = read(metadata)
+    notes: list[str] = []
+    read = read_with(lambda each: positions_of(description_of(each)[0]))
+    try:
+        positions = read(metadata)
+    except ValueError as error:
+        notes.append(f"rrope does not run this model ({error}); its keys are read by name")
+        read = read_with(gguf_keys.by_names)
+        try:
+            positions = read(metadata)
+        except ValueError as second:
+            raise ValueError(f"{file}: {second}") from second
+    notes += [_folded(v) for k, v in metadata.items() if k.endswith(FOLDED_TEMPERATURE)]
     architecture = metadata.get("general.architecture")
     return Inspection(
         path=path,
@@ -117,7 +132,7 @@ def _of_gguf(path: str, file: Path) -> Inspection:
         positions=positions,
         keys=find_keys(metadata, read),
         runtimes=_verdicts(True, architecture, metadata, positions),
-        notes=tuple(_folded(v) for k, v in metadata.items() if k.endswith(FOLDED_TEMPERATURE)),
+        notes=(*notes, *positions.notes),
     )
 
 

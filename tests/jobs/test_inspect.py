@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -132,6 +133,41 @@ def test_a_training_workdir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     results = inspect(write_checkpoint(tmp_path / "run"), capsys)
     assert results["format"] == "orbax"
     assert results["layer_types"]["full_attention"]["scaling"] == "none"
+
+
+def test_an_architecture_of_gguf_that_the_decoder_does_not_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "qwen3moe")
+    writer.add_block_count(3)
+    writer.add_context_length(40960)
+    writer.add_key_length(128)
+    writer.add_rope_freq_base(1e6)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(32768)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    results = inspect(tmp_path / "model.gguf", capsys)
+    (found,) = results["layer_types"].values()
+    stated = (found["scaling"], found["theta"], found["original_context"], found["layers"])
+    assert stated == ("yarn", 1e6, 32768, [0, 1, 2])
+    assert found["keys_read"]["qwen3moe.rope.freq_base"] == ["theta"]
+    assert "does not run this model" in results["notes"][0]
+    assert "rope.scaling" in found["runtimes"]["transformers 5"]  # which does not read it
+
+
+def test_a_window_in_all_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Mistral 7B 0.1."""
+    config = {**LLAMA, "model_type": "mistral", "rope_scaling": None, "sliding_window": 4096}
+    results = inspect(write(tmp_path, config), capsys)
+    (found,) = results["layer_types"].values()
+    assert list(results["layer_types"]) == ["sliding_attention"]
+    assert (found["window"], len(found["layers"])) == (4096, 16)
+    assert found["keys_read"]["sliding_window"] == ["window"]
+    assert "writes no window" in found["runtimes"]["llama.cpp"]
 
 
 def test_against_the_plain_frequencies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ counts:
 
 - *model FLOPs* are what the mathematics requires: the forward pass, and twice that for the
   gradients. In causal attention a query is multiplied with the keys that it may see, T (T+1) / 2
-  pairs for a row of T tokens. Rows with several documents need fewer, depending on the text, but
-  are counted the same.
+  pairs for a row of T tokens, fewer in layers with a sliding window. Rows with several documents
+  need fewer, too, depending on the text, but are counted the same.
 - *executed FLOPs* are what the compiled step computes. They include products repeated by
   rematerialization and by attention's backward pass, masked pairs inside the blocks that attention
   does not skip, and logits computed a second time chunk by chunk.
@@ -15,10 +15,14 @@ counts:
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
+from rrope_jax.model.attention.mask import block_for_window
 from rrope_jax.model.config import ACTIVATIONS, ModelConfig
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,16 +33,25 @@ class AttentionCost:
       backward: number of products per pair of tokens in the backward pass; the forward pass has 2.
       block: side, in tokens, of the blocks of pairs that are skipped if fully masked; None if all
         pairs are computed.
+      fits_window: whether smaller blocks are used for a small sliding window.
     """
 
     backward: int
     block: int | None
+    fits_window: bool = False
+
+    def block_of(self, window: int | None) -> int | None:
+        """`block` in layers with a sliding window, or with none."""
+        if self.block is None or not self.fits_window:
+            return self.block
+        return block_for_window(self.block, window)
 
 
 ATTENTION_COSTS: Mapping[str, AttentionCost] = MappingProxyType(
     {
         "xla": AttentionCost(backward=4, block=None),
-        "chunked": AttentionCost(backward=5, block=1024),  # recomputes the weights
+        # recomputes the weights
+        "chunked": AttentionCost(backward=5, block=1024, fits_window=True),
         "splash": AttentionCost(backward=7, block=512),  # twice, since dq has its own kernel
         "cudnn": AttentionCost(backward=5, block=128),
     }
@@ -84,11 +97,12 @@ def forward_flops(model: ModelConfig, *, tokens: int, pairs: int, predictions: i
     Args:
       model: the decoder.
       tokens: number of tokens that pass through the blocks.
-      pairs: number of query-key pairs that attention multiplies per layer and head.
+      pairs: number of query-key pairs that attention multiplies per head, over all layers.
       predictions: number of tokens whose logits are computed.
     """
-    per_layer = 2 * tokens * block_weights(model) + 2 * pairs * _flops_per_pair(model)
-    return model.num_layers * per_layer + 2 * predictions * model.d_model * model.vocab_size
+    matrices = model.num_layers * block_weights(model)
+    logits = 2 * predictions * model.d_model * model.vocab_size
+    return 2 * tokens * matrices + 2 * pairs * _flops_per_pair(model) + logits
 
 
 def causal_flops(model: ModelConfig, start: int, stop: int, *, logits: bool) -> int:
@@ -101,8 +115,21 @@ def causal_flops(model: ModelConfig, start: int, stop: int, *, logits: bool) -> 
       logits: whether the logits of the new tokens are computed.
     """
     tokens = stop - start
-    pairs = (stop * (stop + 1) - start * (start + 1)) // 2
+    pairs = over_layers(
+        model, lambda window: _visible_before(stop, window) - _visible_before(start, window)
+    )
     return forward_flops(model, tokens=tokens, pairs=pairs, predictions=tokens if logits else 0)
+
+
+def over_layers(model: ModelConfig, of_layer: Callable[[int | None], _Number]) -> _Number:
+    """The sum over all layers of what a layer with a sliding window, or with none, has."""
+    return sum((of_layer(model.window_of(name)) for name in model.layer_types_of_all), start=0)
+
+
+def _visible_before(stop: int, window: int | None) -> int:
+    """The number of pairs of a visible key and one of the first `stop` queries of a row."""
+    growing = stop if window is None else min(stop, window)
+    return growing * (growing + 1) // 2 + (stop - growing) * growing
 
 
 def model_flops(model: ModelConfig, rows: int, length: int) -> int:
@@ -121,24 +148,34 @@ def executed_flops(
       attention: a key of `ATTENTION_COSTS`.
       chunked_logits: whether the loss computes logits chunk by chunk, and therefore twice.
     """
-    tokens, pairs = rows * length, rows * visible_pairs(length, ATTENTION_COSTS[attention].block)
+    tokens, cost = rows * length, ATTENTION_COSTS[attention]
+    pairs = rows * over_layers(model, lambda window: computed_pairs(length, cost, window))
     forward = forward_flops(model, tokens=tokens, pairs=pairs, predictions=tokens)
     # backward: two products for each one of the forward pass, plus what is recomputed
     recomputed = RECOMPUTED[model.remat]
     down = model.d_model * model.d_ff
     matrices = recomputed.matrices * 2 * tokens * (block_weights(model) - down)
-    products = ATTENTION_COSTS[attention].backward - 4 + 2 * recomputed.attention
-    per_layer = matrices + products * pairs * _flops_per_pair(model)
+    products = cost.backward - 4 + 2 * recomputed.attention
+    again = model.num_layers * matrices + products * pairs * _flops_per_pair(model)
     logits = 2 * tokens * model.d_model * model.vocab_size if chunked_logits else 0
-    return 3 * forward + model.num_layers * per_layer + logits
+    return 3 * forward + again + logits
 
 
-def visible_pairs(length: int, block: int | None) -> int:
-    """The number of query-key pairs of a row that attention computes; all if block is None."""
+def computed_pairs(length: int, cost: AttentionCost, window: int | None) -> int:
+    """The number of query-key pairs of a row that attention computes in one layer.
+
+    Args:
+      length: tokens of the row.
+      cost: of the implementation.
+      window: the layer's sliding window; None for none.
+    """
+    block = cost.block_of(window)
     if block is None:
         return length * length
     blocks = math.ceil(length / block)
-    return blocks * (blocks + 1) // 2 * min(block, length) ** 2
+    # a block of queries sees that many blocks of keys, its own included
+    reach = blocks if window is None else min(blocks, math.ceil((window - 1) / block) + 1)
+    return _visible_before(blocks, reach) * min(block, length) ** 2
 
 
 def _flops_per_pair(model: ModelConfig) -> int:

@@ -98,9 +98,8 @@ class PosgenProgram:
           length: Tokens in the row.
         """
         predictions = length - self.task.seed_length
-        return float(
-            forward_flops(self.model, tokens=length, pairs=length**2, predictions=predictions)
-        )
+        pairs = self.model.num_layers * length**2
+        return float(forward_flops(self.model, tokens=length, pairs=pairs, predictions=predictions))
 
     def init(self, key: Array) -> PosgenState:
         """Initializes parameters and optimizer state."""

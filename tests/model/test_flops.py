@@ -7,21 +7,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.attention.choice import IMPLEMENTATIONS
+from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.model.config import REMAT_POLICIES
 from rrope_jax.model.flops import (
     ATTENTION_COSTS,
     RECOMPUTED,
+    AttentionCost,
     causal_flops,
+    computed_pairs,
     executed_flops,
     forward_flops,
     model_flops,
-    visible_pairs,
 )
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.planning.topology import Topology
@@ -41,6 +44,11 @@ MODEL = ModelConfig(
     head_dim=8,
     d_ff=56,
     attention="xla",
+)
+LAYERED = dataclasses.replace(
+    MODEL,
+    layer_types=("sliding_attention", "sliding_attention", "full_attention"),
+    sliding_window=2,
 )
 ROWS, LENGTH = 2, 16
 
@@ -79,8 +87,11 @@ def _traced(model: ModelConfig, loss_chunk: int) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("remat", REMAT_POLICIES)
-def test_executed_flops_are_those_of_the_traced_step(remat: str, chunked: bool) -> None:
-    model = dataclasses.replace(MODEL, remat=remat)
+@pytest.mark.parametrize("model", [MODEL, LAYERED])
+def test_executed_flops_are_those_of_the_traced_step(
+    model: ModelConfig, remat: str, chunked: bool
+) -> None:
+    model = dataclasses.replace(model, remat=remat)
     counted = executed_flops(model, ROWS, LENGTH, attention="xla", chunked_logits=chunked)
     assert counted == _traced(model, loss_chunk=8 if chunked else 64)
 
@@ -151,20 +162,49 @@ def test_forward_flops_are_those_of_the_traced_forward_pass(activation: str) -> 
     graph, params = nnx.split(decoder)
     tokens = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
     traced = jax.make_jaxpr(lambda params, x: nnx.merge(graph, params)(x))(params, tokens)
-    counted = forward_flops(model, tokens=LENGTH, pairs=LENGTH**2, predictions=LENGTH)
+    pairs = model.num_layers * LENGTH**2
+    counted = forward_flops(model, tokens=LENGTH, pairs=pairs, predictions=LENGTH)
     assert counted == _products(traced.jaxpr)
 
 
-def test_a_row_in_two_parts_costs_as_much_as_in_one() -> None:
-    parts = [causal_flops(MODEL, *ends, logits=True) for ends in ((0, 5), (5, 16))]
-    assert sum(parts) == causal_flops(MODEL, 0, 16, logits=True)
-    assert 3 * sum(parts) == model_flops(MODEL, rows=1, length=16)
+@pytest.mark.parametrize("model", [MODEL, LAYERED])
+def test_a_row_in_two_parts_costs_as_much_as_in_one(model: ModelConfig) -> None:
+    parts = [causal_flops(model, *ends, logits=True) for ends in ((0, 5), (5, 16))]
+    assert sum(parts) == causal_flops(model, 0, 16, logits=True)
+    assert 3 * sum(parts) == model_flops(model, rows=1, length=16)
+
+
+def test_layers_with_a_window_multiply_fewer_pairs() -> None:
+    """Four of six layers, each with one pair for the first token and two for each other one."""
+    saved = causal_flops(MODEL, 0, 16, logits=True) - causal_flops(LAYERED, 0, 16, logits=True)
+    assert saved == 4 * (16 * 17 // 2 - (1 + 15 * 2)) * 2 * (2 * 4 * 8)
 
 
 def test_pairs_of_blocks() -> None:
-    assert visible_pairs(1024, None) == 1024**2
-    assert visible_pairs(1024, 512) == 3 * 512**2  # two on the diagonal, one below
-    assert visible_pairs(100, 512) == 100**2
+    in_blocks = AttentionCost(backward=5, block=512)
+    assert computed_pairs(1024, AttentionCost(backward=4, block=None), None) == 1024**2
+    assert computed_pairs(1024, in_blocks, None) == 3 * 512**2  # two on the diagonal, one below
+    assert computed_pairs(100, in_blocks, None) == 100**2
+
+
+@pytest.mark.parametrize("window", [1, 2, 128, 129, 512, 513, 514, 1000, 1500, 4000])
+@pytest.mark.parametrize("name", ATTENTION_COSTS)
+def test_pairs_of_blocks_in_a_window(name: str, window: int) -> None:
+    """The blocks of the mask that have a visible pair."""
+    cost, T = ATTENTION_COSTS[name], 2048
+    side = cost.block_of(window) or T
+    visible = np.asarray(CausalMask(window=window).dense(T, T))[0]
+    blocks = visible.reshape(T // side, side, T // side, side).any((1, 3))
+    assert computed_pairs(T, cost, window) == blocks.sum() * side**2
+
+
+def test_executed_flops_of_layers_with_a_window() -> None:
+    """Of two full layers of 1024 tokens and four that see 512, in blocks of 256."""
+    long = {"rows": 1, "length": 1024, "attention": "chunked", "chunked_logits": False}
+    layered = dataclasses.replace(LAYERED, sliding_window=512)
+    saved = executed_flops(MODEL, **long) - executed_flops(layered, **long)
+    pairs = 1024**2 - (1 + 2 + 3 + 3) * 256**2
+    assert saved == 4 * (2 + 5) * pairs * 2 * 4 * 8
 
 
 def test_tables_name_what_models_have() -> None:

@@ -1,5 +1,6 @@
 """The sharding rules' transfers and a step's memory traffic, worked by hand."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -61,6 +62,26 @@ def test_keys_and_values_are_gathered_over_seq() -> None:
     assert sent["all-gather"]["seq"] == pytest.approx(2 * keys_and_values + parameters)
 
 
+@pytest.mark.parametrize(("attention", "near"), [("chunked", True), ("splash", False)])
+def test_small_windows_need_the_ends_of_pieces_only(attention: str, near: bool) -> None:
+    """Two of three layers see 3 of 16 tokens: two tokens before each of four pieces of 4."""
+    mesh = {**ONE, "seq": 2}
+    model = dataclasses.replace(
+        MODEL, layer_types=("sliding_attention",) * 2 + ("nope",), sliding_window=3
+    )
+    shape = _shape(mesh, rows=1, length=16, model=model, attention=attention)
+    sent = sum_by_axis(expected(shape), mesh)
+    parameters = 0.5 * 2 * (2 * 3 * LAYER + ENDS)
+    gathered = 0.5 * 2 * (2 * 16 * 16) * (1 if near else 3)
+    assert sent["all-gather"]["seq"] == pytest.approx(2 * gathered + parameters)
+    assert ("collective-permute" in sent) == near
+    if near:  # in the forward and the backward pass, and gradients in the other direction
+        ends = 2 * 2 * (2 * 2 * 16)
+        assert sent["collective-permute"]["seq"] == 2 * 3 * ends
+    wider = dataclasses.replace(shape, model=dataclasses.replace(model, sliding_window=5))
+    assert "collective-permute" not in sum_by_axis(expected(wider), mesh)
+
+
 def test_sums_over_tensor() -> None:
     """After attention and feed-forward, and for their inputs' gradients."""
     mesh = {**ONE, "tensor": 2}
@@ -80,6 +101,16 @@ def test_saved_activations() -> None:
         == 10 * 3 * (16 + 16 + 3 * 16 + 2 * 32) * 4
     )
     assert saved_bytes(_shape({**ONE, "fsdp": 5}, model=full, rows=2, length=5)) == 2 * 3 * 16 * 4
+
+
+def test_layers_with_a_window_move_fewer_bytes_of_attention() -> None:
+    """Of 8 blocks of 128 tokens, each sees itself and, after the first, the one before it."""
+    model = dataclasses.replace(MODEL, layer_types=("sliding_attention",), sliding_window=129)
+    full, windowed = (
+        memory_traffic(_shape(ONE, model=model, length=1024, attention="cudnn"))["attention"]
+        for model in (MODEL, model)
+    )
+    assert windowed / full == pytest.approx((8 + 7) / (8 * 9 / 2))
 
 
 def test_the_optimizer_reads_and_writes_its_share() -> None:

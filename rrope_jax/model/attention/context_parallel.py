@@ -99,6 +99,11 @@ def piece(shape: CallShape) -> CallShape:
     )
 
 
+def tokens_before(window: int | None, piece_length: int) -> int | None:
+    """How many tokens before a piece its queries see, if all are in one piece; otherwise None."""
+    return None if window is None or window > piece_length else window - 1
+
+
 def _pieces_per_device(arranged: bool) -> int:
     return 2 if arranged and parts("length") > 1 else 1
 
@@ -167,8 +172,8 @@ def _piece_by_piece(implementation: Implementation, part: Call) -> jax.Array:
     device, devices = jax.lax.axis_index("seq"), parts("length")
     P = L // count
     own = (part.k_BSKH, part.v_BSKH, mask.key_segments)
-    if mask.window is not None and mask.window <= P:
-        before = mask.window - 1
+    before = tokens_before(mask.window, P)
+    if before is not None:
         keys = [_neighborhood(own, index, before, count) for index in range(count)]
         starts = [jnp.where(device == 0, 0, before), jnp.int32(before)][:count]
     else:

@@ -5,13 +5,16 @@ compiler may merge, split and duplicate transfers, so the bytes differ somewhat 
 `collectives.read`.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from rrope_jax.model.flops import RECOMPUTED, block_weights
+from rrope_jax.model.attention.choice import IMPLEMENTATIONS
+from rrope_jax.model.attention.context_parallel import tokens_before
+from rrope_jax.model.flops import RECOMPUTED, block_weights, over_layers
 from rrope_jax.planning.roofline.collectives import Collective
 from rrope_jax.planning.workload import StepShape
 
@@ -21,8 +24,9 @@ def expected(shape: StepShape) -> tuple[Collective, ...]:
 
     Parameters are gathered over `fsdp` and `seq` for the forward and the backward pass. Their
     gradients are summed and scattered over the same axes, and summed over `data`. Keys and values
-    are gathered over `seq`, and their gradients scattered. Results split over `tensor` are summed
-    after the output projection and the feed-forward layer, as are the gradients of their inputs.
+    are gathered over `seq`, and their gradients scattered; with small sliding windows, devices only
+    exchange the ends of pieces. Results split over `tensor` are summed after the output projection
+    and the feed-forward layer, as are the gradients of their inputs.
     """
     model, mesh_shape, parts = shape.model, shape.mesh_shape, shape.accumulation
     width, again = jnp.dtype(model.compute_dtype).itemsize, RECOMPUTED[model.remat]
@@ -31,7 +35,9 @@ def expected(shape: StepShape) -> tuple[Collective, ...]:
     tokens = rows * shape.length / mesh_shape["seq"]
     of_layer = block_weights(model) * width / tensor
     of_ends = 2 * model.vocab_size * model.d_model * width / tensor
-    keys = 2 * rows * shape.length * model.kv_heads / tensor * model.head_size * width
+    of_token = 2 * rows * model.kv_heads / tensor * model.head_size * width
+    before, near = _near_layers(shape)
+    keys, ends = of_token * shape.length, of_token * 2 * before  # of both pieces of a device
     stream = tokens * model.d_model * width
     transfers = [
         ("all-gather", ("fsdp", "seq"), of_layer, 2 * layers * parts),
@@ -40,20 +46,43 @@ def expected(shape: StepShape) -> tuple[Collective, ...]:
         ("reduce-scatter", ("fsdp", "seq"), of_ends, parts),
         ("all-reduce", ("data",), _of_data(of_layer, mesh_shape), layers * parts),
         ("all-reduce", ("data",), _of_data(of_ends, mesh_shape), parts),
-        ("all-gather", ("seq",), keys, (2 + again.attention) * layers * parts),
-        ("reduce-scatter", ("seq",), keys, layers * parts),
+        ("all-gather", ("seq",), keys, (2 + again.attention) * (layers - near) * parts),
+        ("reduce-scatter", ("seq",), keys, (layers - near) * parts),
+        ("collective-permute", ("seq",), ends, (3 + again.attention) * near * parts),
         ("all-reduce", ("tensor",), stream, (4 + again.matrices) * layers * parts),
     ]
     return tuple(
-        Collective(kind, int(size), _groups(axes, mesh_shape), times)
+        Collective(kind, int(size), _devices(kind, axes, mesh_shape), times)
         for kind, axes, size, times in transfers
-        if math.prod(mesh_shape[axis] for axis in axes) > 1
+        if times and math.prod(mesh_shape[axis] for axis in axes) > 1
     )
+
+
+def _near_layers(shape: StepShape) -> tuple[int, int]:
+    """How many tokens before a piece it receives, and how many layers do so instead of gathering.
+
+    See `context_parallel`.
+    """
+    piece = shape.length // (2 * shape.mesh_shape["seq"])
+    before = tokens_before(shape.model.sliding_window, piece)
+    if before is None or IMPLEMENTATIONS[shape.attention].prepare is not None:
+        return 0, 0
+    return before, over_layers(shape.model, lambda window: int(window is not None))
 
 
 def _of_data(size: float, mesh_shape: Mapping[str, int]) -> float:
     """Bytes that remain to be summed over `data` after scattering."""
     return size / (mesh_shape["fsdp"] * mesh_shape["seq"])
+
+
+def _devices(
+    kind: str, axes: Sequence[str], mesh_shape: Mapping[str, int]
+) -> tuple[tuple[int, ...], ...]:
+    """Groups of devices that differ along these axes; for a permute, pairs of neighbors."""
+    groups = _groups(axes, mesh_shape)
+    if kind != "collective-permute":
+        return groups
+    return tuple(pair for group in groups for pair in itertools.pairwise(group))
 
 
 def _groups(axes: Sequence[str], mesh_shape: Mapping[str, int]) -> tuple[tuple[int, ...], ...]:

@@ -7,12 +7,19 @@ attention writes and reads the weights of all pairs. Real programs move more if 
 do not fit on the chip, and less if results stay there.
 """
 
+import functools
 import math
 
 import jax.numpy as jnp
 
 from rrope_jax.model import ModelConfig
-from rrope_jax.model.flops import ATTENTION_COSTS, RECOMPUTED, hidden_matrices, visible_pairs
+from rrope_jax.model.flops import (
+    ATTENTION_COSTS,
+    RECOMPUTED,
+    computed_pairs,
+    hidden_matrices,
+    over_layers,
+)
 from rrope_jax.planning.workload import Demands, StepShape
 
 
@@ -37,20 +44,26 @@ def memory_traffic(shape: StepShape) -> dict[str, float]:
     matrices = max(parameters - vocabulary, 0) / tensor
     # gathered weights are written, then read in each pass except for the weights' gradients
     gathered = 2 * (2 + again.matrices) * matrices * width * accumulation
-    block = ATTENTION_COSTS[shape.attention].block
-    # without blocks: float32 logits and weights, each written once and read once
-    per_pair = 4 * 4 if block is None else 2 * model.head_size * width / block
-    of_pairs = visible_pairs(shape.length, block) * per_pair
+    of_row = over_layers(model, functools.partial(_of_pairs, shape, width))
     attention_passes = 3 + again.attention
     heads = model.num_heads / tensor
     rows = shape.rows / (devices / tensor)
     return {
         "weights": gathered + vocabulary / tensor * width * 2 * accumulation,
         "activations": passes * tokens * model.num_layers * _activations(model, tensor) * width,
-        "attention": attention_passes * rows * heads * of_pairs * model.num_layers,
+        "attention": attention_passes * rows * heads * of_row,
         "logits": (8 if shape.chunked_logits else 6) * tokens * model.vocab_size / tensor * 4,
         "optimizer": 8 * 4 * shard + (2 * 4 * shard * accumulation if accumulation > 1 else 0),
     }
+
+
+def _of_pairs(shape: StepShape, width: int, window: int | None) -> float:
+    """Bytes that attention moves for a row's pairs in a layer, per head and pass."""
+    cost = ATTENTION_COSTS[shape.attention]
+    block = cost.block_of(window)
+    # without blocks: float32 logits and weights, each written once and read once
+    per_pair = 4 * 4 if block is None else 2 * shape.model.head_size * width / block
+    return computed_pairs(shape.length, cost, window) * per_pair
 
 
 def saved_bytes(shape: StepShape) -> float:
@@ -76,4 +89,5 @@ def _activations(model: ModelConfig, tensor: int) -> float:
     wide = hidden_matrices(model)
     narrow_products = 4 + wide + 1  # products with D on one side
     split = 2 * N * H + 2 * K * H + (wide + 1) * F + (2 * N + 2 * K) * H
-    return narrow_products * D + split / tensor + 4 * D  # plus two norms
+    norms = 4 if model.norm_placement == "both" else 2
+    return narrow_products * D + split / tensor + norms * 2 * D

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from rrope_jax.cli.errors import refusing
+from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.cli.settings import INLINE, Fields, SomeOf, build
 from rrope_jax.jobs.rope_fields import RopeFields, spec_of_method
 from rrope_jax.model import ModelConfig
@@ -137,7 +137,11 @@ class PosgenSetting:
         for protocol in grid.protocols:
             trained_as = map(PROTOCOLS[protocol], grid.methods)
             for method in dict.fromkeys((*grid.methods, *trained_as)):
-                specs[protocol, method] = spec_of_method(
-                    *fields[protocol], method, head_dim=program.model.head_size
-                )
+                spec = spec_of_method(*fields[protocol], method, head_dim=program.model.head_size)
+                if spec.llama_4_scaling_beta:
+                    raise UsageError(
+                        f"config.rope.llama_4_scaling_beta = {spec.llama_4_scaling_beta}: models "
+                        "of PosGen have no temperature by position; leave it unset"
+                    )
+                specs[protocol, method] = spec
         return trainings(tasks=grid.tasks, methods=grid.methods, seeds=grid.seeds, specs=specs)

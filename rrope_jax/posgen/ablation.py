@@ -105,7 +105,7 @@ class _RoundRun:
         start = inputs(program, round_)
         self.data = functions.data(round_.trainings[0].task, functions.place(start.data_key_S))
         self._train_key_S = functions.place(start.train_key_S)
-        self._table_S, self._tables_SE = functions.place((start.table_S, start.tables_SE))
+        self._tables_S, self._tables_SE = functions.place((start.tables_S, start.tables_SE))
         self._state: PosgenState = functions.init(functions.place(start.init_key_S))
         self._lanes = len(round_.lanes)
         self._unfinished = [
@@ -187,7 +187,7 @@ class _RoundRun:
             self._state,
             self._functions.place(active_S),
             self.data.train_NT,
-            self._table_S,
+            self._tables_S,
             self._train_key_S,
         )
         losses_SK = np.asarray(losses, np.float64)

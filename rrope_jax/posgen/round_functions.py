@@ -19,8 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rrope_jax.posgen.config import seed_keys
 from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.layout import AXIS, Round, default_lanes, rounds
-from rrope_jax.posgen.training import PosgenProgram, PosgenState
-from rrope_jax.rope import PhaseTable, phase_table
+from rrope_jax.posgen.training import PosgenProgram, PosgenState, Tables
 
 Array = jax.Array
 
@@ -30,15 +29,15 @@ class RoundInputs(NamedTuple):
 
     Attributes:
       data_key_S, init_key_S, train_key_S: Random keys from `seed_keys`.
-      table_S: Tables for training.
+      tables_S: Tables for training.
       tables_SE: Tables for validation and test.
     """
 
     data_key_S: Array
     init_key_S: Array
     train_key_S: Array
-    table_S: PhaseTable
-    tables_SE: PhaseTable
+    tables_S: Tables
+    tables_SE: Tables
 
 
 def inputs(program: PosgenProgram, round_: Round) -> RoundInputs:
@@ -51,20 +50,21 @@ def inputs(program: PosgenProgram, round_: Round) -> RoundInputs:
     data_key_S, init_key_S, train_key_S = map(jnp.stack, zip(*keys_S, strict=True))
     tables_SE = []
     for training in trainings:
-        tables = [phase_table(evaluation.spec, tested) for evaluation in training.evaluations]
+        tables = [program.tables(evaluation.spec, tested) for evaluation in training.evaluations]
         tables += tables[-1:] * (round_.evaluations - len(tables))
         tables_SE.append(_stack(tables))
     return RoundInputs(
         data_key_S,
         init_key_S,
         train_key_S,
-        _stack([phase_table(training.spec, trained) for training in trainings]),
+        _stack([program.tables(training.spec, trained) for training in trainings]),
         _stack(tables_SE),
     )
 
 
-def _stack(tables: Sequence[PhaseTable]) -> PhaseTable:
-    return PhaseTable(*map(np.stack, zip(*tables, strict=True)))
+def _stack(tables: Sequence[Tables]) -> Tables:
+    stacked: Tables = jax.tree.map(lambda *arrays: np.stack(arrays), *tables)
+    return stacked
 
 
 class RoundFunctions:
@@ -73,7 +73,7 @@ class RoundFunctions:
     Attributes:
       data: (task, data_key_S) -> `Data`.
       init: init_key_S -> state.
-      train: (state (donated), active_S, train_SNT, table_S, train_key_S) -> (state, losses_SK).
+      train: (state (donated), active_S, train_SNT, tables_S, train_key_S) -> (state, losses_SK).
         Active lanes take K = `call_steps` steps; inactive ones keep their state, with losses of 0.
       evaluate: (params, rows_SNT, tables_SE) -> `PositionMeans` with a leading axis S.
     """
@@ -88,11 +88,11 @@ class RoundFunctions:
         steps = program.train.call_steps
 
         def train(
-            state: PosgenState, active: Array, train_NT: Array, table: PhaseTable, key: Array
+            state: PosgenState, active: Array, train_NT: Array, tables: Tables, key: Array
         ) -> tuple[PosgenState, Array]:
             result: tuple[PosgenState, Array] = jax.lax.cond(
                 active,
-                lambda state: program.train_steps(state, train_NT, table, key, steps=steps),
+                lambda state: program.train_steps(state, train_NT, tables, key, steps=steps),
                 lambda state: (state, jnp.zeros(steps, jnp.float32)),
                 state,
             )
@@ -199,7 +199,7 @@ def _phases(program: PosgenProgram, example: Round, count: int, mesh: Mesh) -> I
 
     active_S = functions.shapes(np.ones(len(example.lanes), bool))
     lowered = functions.train.lower(
-        state, active_S, data.train_NT, start.table_S, start.train_key_S
+        state, active_S, data.train_NT, start.tables_S, start.train_key_S
     )
     calls = config.steps // config.call_steps
     row = 3 * program.forward_flops(task.train_length)  # a backward pass costs 2 forward passes

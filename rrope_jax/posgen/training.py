@@ -1,6 +1,6 @@
 """Trains and tests a PosGen model, as pure functions of arrays.
 
-Nothing here branches on the RoPE method, which is passed as a `PhaseTable`. One compiled program
+Nothing here branches on the RoPE method, which is passed as `Tables`. One compiled program
 therefore trains any method and seed, sequentially or side by side under `jax.vmap`.
 
 Axes: N rows, B batch, T tokens, E embeddings tested.
@@ -8,6 +8,7 @@ Axes: N rows, B batch, T tokens, E embeddings tested.
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +17,18 @@ import optax
 from flax import nnx
 
 from rrope_jax.model import Decoder, ModelConfig
+from rrope_jax.model.decoder import Rotations
 from rrope_jax.model.flops import forward_flops
+from rrope_jax.model.layer_types import LAYER_TYPES
+from rrope_jax.model.layers import Rotation
 from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
-from rrope_jax.rope import PhaseTable, RopeSpec, cos_sin_from_table
+from rrope_jax.rope import PhaseTable, RopeSpec, cos_sin_from_table, phase_table
 from rrope_jax.rope.positions import PositionSampling, sample
 
 Array = jax.Array
+
+Tables = Mapping[str, PhaseTable]
+"""Layer type -> the table of its embedding; types whose layers do not rotate have none."""
 
 MATMUL_PRECISIONS = ("bfloat16", "tensorfloat32", "float32")
 """Choices for the minimum precision of float32 matmuls, by JAX's names."""
@@ -89,6 +96,19 @@ class PosgenProgram:
                     f"{getattr(self.task, name)}"
                 )
 
+    def tables(self, spec: RopeSpec, seq_len: int | None = None) -> Tables:
+        """Returns the tables of an embedding for the model's layers, as NumPy arrays.
+
+        Models of one setting have tables of the same layer types, full attention among them.
+
+        Args:
+          spec: The embedding.
+          seq_len: The current length, for the scalings that depend on it.
+        """
+        windowed = "sliding_attention" in self.model.layer_types
+        names = ("full_attention", *(("sliding_attention",) if windowed else ()))
+        return {name: phase_table(spec.of(name), seq_len) for name in names}
+
     def forward_flops(self, length: int) -> float:
         """Returns the FLOPs of a forward pass of one row, by `model.flops`.
 
@@ -118,7 +138,7 @@ class PosgenProgram:
         return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw)
 
     def train_steps(
-        self, state: PosgenState, train_NT: Array, table: PhaseTable, key: Array, *, steps: int
+        self, state: PosgenState, train_NT: Array, tables: Tables, key: Array, *, steps: int
     ) -> tuple[PosgenState, Array]:
         """Runs `steps` optimizer steps in one scan.
 
@@ -134,7 +154,7 @@ class PosgenProgram:
 
         def step(state: PosgenState, rows_B: Array) -> tuple[PosgenState, Array]:
             step_position_key = jax.random.fold_in(position_key, state.step)
-            rotation = self._training_rotation(table, step_position_key, rows_B.size)
+            rotation = self._training_rotation(tables, step_position_key, rows_B.size)
             step_key = jax.random.fold_in(dropout_key, state.step) if self.model.dropout else None
 
             def objective(params: Any) -> Array:
@@ -149,12 +169,12 @@ class PosgenProgram:
         with self._products():  # includes the backward pass and optax's schedule
             return jax.lax.scan(step, state, rows_SB)
 
-    def evaluate(self, params: Any, rows_NT: Array, tables: PhaseTable) -> PositionMeans:
+    def evaluate(self, params: Any, rows_NT: Array, tables: Tables) -> PositionMeans:
         """Computes teacher-forced accuracy and loss under each of E stacked tables."""
         batches = rows_NT.reshape(-1, self.train.eval_batch_size, rows_NT.shape[1])
 
-        def under_table(table: PhaseTable) -> PositionMeans:
-            rotation = cos_sin_from_table(table, jnp.arange(rows_NT.shape[1]))
+        def under_tables(tables: Tables) -> PositionMeans:
+            rotation = self._rotations(tables, jnp.arange(rows_NT.shape[1]))
 
             def batch(rows_BT: Array) -> PositionMeans:
                 nll_BT, hit_BT = self._predict(params, rows_BT, rotation, None)
@@ -164,8 +184,8 @@ class PosgenProgram:
             return PositionMeans(*(jnp.mean(measure, axis=0) for measure in by_batch))
 
         with self._products():
-            by_table: PositionMeans = jax.lax.map(under_table, tables)
-        return by_table
+            by_tables: PositionMeans = jax.lax.map(under_tables, tables)
+        return by_tables
 
     def _products(self) -> contextlib.AbstractContextManager[Any]:
         """Returns a context in which traced matmuls have `matmul_precision`."""
@@ -181,7 +201,7 @@ class PosgenProgram:
         return Decoder(self.model, spec, rngs=nnx.Rngs(params=key))
 
     def _predict(
-        self, params: Any, rows_BT: Array, rotation: tuple[Array, Array], dropout_key: Array | None
+        self, params: Any, rows_BT: Array, rotation: Rotations, dropout_key: Array | None
     ) -> tuple[Array, Array]:
         """Returns negative log likelihood and hit (0 or 1) of generated tokens, float32[B, T]."""
         graph = nnx.split(nnx.eval_shape(lambda: self._decoder(jax.random.key(0))))[0]
@@ -196,12 +216,23 @@ class PosgenProgram:
         hit_BT = (jnp.argmax(logits_BTV, axis=-1) == target_BT).astype(jnp.float32)
         return nll_BT, hit_BT
 
-    def _training_rotation(self, table: PhaseTable, key: Array, batch: int) -> tuple[Array, Array]:
+    def _training_rotation(self, tables: Tables, key: Array, batch: int) -> Rotations:
         length = self.task.train_length
         if self.positions.sampler == "contiguous":  # one row for all sequences
-            return cos_sin_from_table(table, jnp.arange(length))
+            return self._rotations(tables, jnp.arange(length))
         whole_BT, fraction_BT = sample(self.positions, key, batch, length)
-        return cos_sin_from_table(table, whole_BT, fraction=fraction_BT)
+        return self._rotations(tables, whole_BT, fraction_BT)
+
+    def _rotations(
+        self, tables: Tables, positions: Array, fraction: Array | None = None
+    ) -> Rotations:
+        """Returns the rotation of each layer type of the model."""
+        return {
+            name: Rotation(*cos_sin_from_table(tables[name], positions, fraction=fraction))
+            if LAYER_TYPES[name].rotates
+            else None
+            for name in self.model.layer_types
+        }
 
     def _batch_rows(self, key: Array, first_step: Array, steps: int) -> Array:
         """Returns row indices, int32[steps, B], with a new permutation in every epoch."""

@@ -11,7 +11,7 @@ import pytest
 from rrope_jax.model import ModelConfig
 from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
 from rrope_jax.posgen.training import PosgenProgram
-from rrope_jax.rope import RopeSpec, phase_table
+from rrope_jax.rope import RopeSpec
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.step import Program
 
@@ -108,7 +108,7 @@ POSGEN = PosgenProgram(
 
 def _posgen_inputs(seed: int) -> tuple[Any, ...]:
     rows_NT = POSGEN.task.data("cot", jax.random.key(seed)).train_NT
-    table = phase_table(RopeSpec(head_dim=16, resonance=True), POSGEN.task.train_length)
+    table = POSGEN.tables(RopeSpec(head_dim=16, resonance=True), POSGEN.task.train_length)
     return POSGEN.init(jax.random.key(seed)), rows_NT, table, jax.random.key(seed)
 
 

@@ -12,7 +12,6 @@ from flax import nnx
 
 from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.training import PosgenProgram, PosgenState
-from rrope_jax.rope import phase_table
 from tests.benchmarks.timing import interleaved_medians
 
 OURS = "rrope_jax"
@@ -94,7 +93,7 @@ def _ours(
     data_key, init_key, train_key = jax.random.split(jax.random.key(training.seed), 3)
     rows_NT = jax.jit(lambda key: program.task.data(training.task, key).train_NT)(data_key)
     initial: PosgenState = jax.jit(program.init)(init_key)
-    table = phase_table(training.spec, program.task.train_length)
+    table = program.tables(training.spec, program.task.train_length)
     # as rrope_jax.posgen.ablation does
     jitted = jax.jit(functools.partial(program.train_steps, steps=steps), donate_argnums=0)
     state = jax.tree.map(jnp.copy, initial)

@@ -216,7 +216,7 @@ def test_training_has_the_tables_of_the_positions_it_draws() -> None:
     sampling = PositionSampling(sampler="pose", target_length=16)
     for positions, length in ((PositionSampling(), 8), (sampling, 16)):
         program = dataclasses.replace(PROGRAM, positions=positions)
-        made = inputs(program, Round((_training("dynamic_ntk"),))).table_S
+        made = inputs(program, Round((_training("dynamic_ntk"),))).tables_S["full_attention"]
         for found, table in zip(made, phase_table(SPECS["dynamic_ntk"], length), strict=True):
             np.testing.assert_array_equal(np.asarray(found)[0], table)
 

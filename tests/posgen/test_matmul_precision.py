@@ -20,7 +20,7 @@ from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
 from rrope_jax.posgen.published import is_paper
 from rrope_jax.posgen.results import Results
 from rrope_jax.posgen.training import MATMUL_PRECISIONS, PosgenProgram
-from rrope_jax.rope import RopeSpec, phase_table
+from rrope_jax.rope import RopeSpec
 from tests.posgen.test_report import make_cell, make_results
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def _products(program: PosgenProgram) -> tuple[str, str]:
     """The text of the programs that train and test."""
     state = jax.eval_shape(program.init, jax.random.key(0))
     data = jax.eval_shape(functools.partial(program.task.data, "cot"), jax.random.key(0))
-    table = phase_table(RopeSpec(head_dim=8), 8)
+    table = program.tables(RopeSpec(head_dim=8), 8)
     tables = jax.tree.map(lambda x: x[None], table)
     steps = functools.partial(program.train_steps, steps=2)
     return (

@@ -16,8 +16,8 @@ from flax import nnx
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.posgen import TASKS, generate
 from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
-from rrope_jax.posgen.training import PosgenProgram, PosgenState, PositionMeans
-from rrope_jax.rope import PhaseTable, RopeSpec, phase_table
+from rrope_jax.posgen.training import PosgenProgram, PosgenState, PositionMeans, Tables
+from rrope_jax.rope import RopeSpec
 from rrope_jax.rope.positions import PositionSampling
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -62,13 +62,15 @@ def rows() -> np.ndarray:
     return np.asarray(PROGRAM.task.data("cot", jax.random.key(0)).train_NT)
 
 
-def _stack(*specs: RopeSpec) -> PhaseTable:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(phase_table, specs))
+def _stack(*specs: RopeSpec) -> Tables:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(PROGRAM.tables, specs))
 
 
-def _reference(params: Any, spec: RopeSpec, rows_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _reference(
+    params: Any, spec: RopeSpec, rows_NT: np.ndarray, model: ModelConfig = MODEL
+) -> tuple[np.ndarray, np.ndarray]:
     """Hits and negative log likelihoods, float64[N, T - 4], through the model's own rotation."""
-    graph = nnx.split(nnx.eval_shape(lambda: Decoder(MODEL, spec, rngs=nnx.Rngs(0))))[0]
+    graph = nnx.split(nnx.eval_shape(lambda: Decoder(model, spec, rngs=nnx.Rngs(0))))[0]
     start_N1 = np.full((len(rows_NT), 1), TASK.modulus)
     inputs_NT = np.concatenate([start_N1, rows_NT], axis=1)
     # of T + 1 outputs, the one at index t has seen the start token and rows 0 .. t - 1
@@ -117,6 +119,49 @@ class TestEvaluate:
         assert (measures.loss[0] != measures.loss[1]).any()
 
 
+class TestLayerPlans:
+    MODEL = dataclasses.replace(
+        MODEL,
+        num_layers=3,
+        layer_types=("sliding_attention", "nope", "full_attention"),
+        sliding_window=3,
+        initializer_range=0.3,  # so that the rotation matters
+    )
+    PROGRAM = dataclasses.replace(PROGRAM, model=MODEL)
+    SPECS = (ROPE, dataclasses.replace(YARN, sliding_attention=RopeSpec(head_dim=8, theta=100.0)))
+
+    def test_each_layer_type_has_its_own_table(self) -> None:
+        state = jax.jit(self.PROGRAM.init)(jax.random.key(1))
+        rows_NT = np.asarray(TASK.data("cot", jax.random.key(0)).test_NT)
+        tables = map(self.PROGRAM.tables, self.SPECS)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tables)
+        measures = _evaluate(self.PROGRAM)(state.params, rows_NT, stacked)
+        for index, spec in enumerate(self.SPECS):
+            _, losses = _reference(state.params, spec, rows_NT, self.MODEL)
+            np.testing.assert_allclose(measures.loss[index], losses.mean(axis=0), rtol=1e-5)
+        _, everywhere = _reference(state.params, YARN, rows_NT, self.MODEL)
+        assert abs(measures.loss[1] - everywhere.mean(axis=0)).max() > 1e-3
+
+    def test_training_rotates_like_the_model(self) -> None:
+        state = jax.jit(self.PROGRAM.init)(jax.random.key(1))
+        rows_NT = np.asarray(TASK.data("cot", jax.random.key(0)).train_NT)
+        alike_NT = np.repeat(rows_NT[:1], len(rows_NT), axis=0)  # so that the batch is known
+        tables = self.PROGRAM.tables(self.SPECS[1])
+        _, losses_S = _train(self.PROGRAM, 1)(state, alike_NT, tables, jax.random.key(2))
+        _, expected = _reference(state.params, self.SPECS[1], rows_NT[:1], self.MODEL)
+        np.testing.assert_allclose(losses_S[0], expected.mean(), rtol=1e-5)
+
+    def test_layers_without_rotation_need_no_table(self) -> None:
+        model = self.MODEL.changed({"layer_types": ("nope",)})
+        program = dataclasses.replace(self.PROGRAM, model=model)
+        state = jax.jit(program.init)(jax.random.key(1))
+        rows_NT = np.asarray(TASK.data("cot", jax.random.key(0)).test_NT)
+        tables = [program.tables(spec) for spec in (ROPE, YARN)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tables)
+        measures = _evaluate(program)(state.params, rows_NT, stacked)
+        assert (measures.loss[0] == measures.loss[1]).all()
+
+
 @pytest.fixture(scope="module")
 def batches(initial: PosgenState, rows: np.ndarray) -> list[tuple[int, int]]:
     """The two rows in the batch of each of 12 steps.
@@ -126,7 +171,7 @@ def batches(initial: PosgenState, rows: np.ndarray) -> list[tuple[int, int]]:
     """
     train = dataclasses.replace(TRAIN, learning_rate=0.0)
     program = dataclasses.replace(PROGRAM, train=train)
-    _, losses_S = _train(program, 12)(initial, rows, phase_table(ROPE), jax.random.key(2))
+    _, losses_S = _train(program, 12)(initial, rows, PROGRAM.tables(ROPE), jax.random.key(2))
     loss_N = _reference(initial.params, ROPE, rows)[1].mean(axis=1)
     pairs = list(itertools.combinations(range(len(rows)), 2))
     pair_losses = np.array([(loss_N[a] + loss_N[b]) / 2 for a, b in pairs])
@@ -151,7 +196,7 @@ class TestBatches:
 
 def _check_pieces(program: PosgenProgram, initial: PosgenState, cut: int) -> None:
     data = program.task.data("semi_recursive", jax.random.key(0))
-    table, key = phase_table(YARN), jax.random.key(4)
+    table, key = PROGRAM.tables(YARN), jax.random.key(4)
     whole, losses_S = _train(program, 12)(initial, data.train_NT, table, key)
     state, pieces = initial, []
     for _ in range(12 // cut):
@@ -180,7 +225,9 @@ class TestDropout:
     @pytest.mark.slow
     def test_acts_in_training(self, initial: PosgenState, rows: np.ndarray) -> None:
         alike_NT = np.repeat(rows[:1], len(rows), axis=0)  # so that the batch is known
-        _, losses_S = _train(DROPPING, 1)(initial, alike_NT, phase_table(ROPE), jax.random.key(2))
+        _, losses_S = _train(DROPPING, 1)(
+            initial, alike_NT, PROGRAM.tables(ROPE), jax.random.key(2)
+        )
         without = _reference(initial.params, ROPE, rows[:1])[1].mean()
         assert abs(losses_S[0] - without) > 1e-3
 
@@ -259,7 +306,7 @@ def test_learns_a_task_for_seeds_it_has_not_seen() -> None:
     data = program.task.data("cot", jax.random.key(0))
     rope = RopeSpec(head_dim=16)
     state, losses_S = _train(program, 500)(
-        program.init(jax.random.key(1)), data.train_NT, phase_table(rope), jax.random.key(2)
+        program.init(jax.random.key(1)), data.train_NT, program.tables(rope), jax.random.key(2)
     )
     assert losses_S[0] == pytest.approx(math.log(6), rel=0.1)
     assert losses_S[-1] < 0.05

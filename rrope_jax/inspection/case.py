@@ -21,6 +21,8 @@ class Case:
       keys: its keys.
       layer_type: the type of layer.
       positions: what they mean.
+      is_by_name: whether the keys were read by their names alone, as `Decoder` lacks the
+        architecture.
     """
 
     is_gguf: bool
@@ -28,6 +30,7 @@ class Case:
     keys: Mapping[str, Any]
     layer_type: str
     positions: Positions
+    is_by_name: bool = False
 
     @property
     def spec(self) -> RopeSpec | None:

@@ -111,6 +111,8 @@ def _differences(
             if layer_type in positions.by_type:
                 after = positions.facts(layer_type)
                 names = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)}
+            if positions.by_type.keys() != facts.keys():
+                names.add("layers")
             if names:
                 changed.setdefault(layer_type, set()).update(names)
     if not accepted:

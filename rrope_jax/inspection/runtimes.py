@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from rrope_jax.inspection.case import Case
+from rrope_jax.rope.huggingface.model_types import model_type_of
 
 SAME = "same"
 NOT_CHECKED = "not checked"
@@ -122,6 +123,20 @@ def _only_v5(case: Case) -> bool:
             or (case.scaling != "none" and not case.keys.get("rope_scaling"))
         )
     )
+
+
+def _known_to_5(case: Case) -> bool:
+    """Whether `tests/rope/test_model_types.py` compares the type, and its layers are known."""
+    return model_type_of(case.model_type) is not None and not case.positions.notes
+
+
+def _without_theta(case: Case) -> bool:
+    return case.keys.get("rope_theta") is None and case.parameters.get("rope_theta") is None
+
+
+def _olmo2_refuses(case: Case) -> bool:
+    group = case.keys.get("rope_scaling")
+    return isinstance(group, Mapping) and group.get("type") not in ("linear", "dynamic")
 
 
 def _only_nested_original(case: Case) -> bool:
@@ -299,6 +314,24 @@ RULES: tuple[Rule, ...] = (
         f"{_HF4}modeling_rope_utils.py",
     ),
     Rule("transformers 4.57", _hf(_two_lists), _CACHE, f"{_HF4}modeling_rope_utils.py"),
+    Rule(
+        "transformers 4.57",
+        _hf(_of(frozenset(("ministral3",)))),
+        "refused: it has no Ministral 3",
+        f"{_HF4}models/auto/configuration_auto.py",
+    ),
+    Rule(
+        "transformers 4.57",
+        _hf(_of(frozenset(("olmo2",))), _olmo2_refuses),
+        "refused: OLMo 2 takes rope_scaling only with the old key type, as linear or dynamic",
+        f"{_HF4}models/olmo2/configuration_olmo2.py",
+    ),
+    Rule(
+        "transformers 4.57",
+        _hf(_of(frozenset(("olmo3",))), _without_theta),
+        "rope_theta is missing, and is 10,000 there",
+        f"{_HF4}models/olmo3/configuration_olmo3.py",
+    ),
     Rule("transformers 4.57", _hf(_of(_DENSE)), SAME, f"{_HF4}modeling_rope_utils.py"),
     *(
         Rule(
@@ -334,7 +367,7 @@ RULES: tuple[Rule, ...] = (
     Rule("transformers 5", _hf(_two_lists), _CACHE, f"{_HF5}modeling_rope_utils.py"),
     Rule(
         "transformers 5",
-        _hf(_of(_DENSE | {"ministral3"})),
+        _hf(_known_to_5),
         SAME,
         f"{_HF5}modeling_rope_utils.py",
     ),
@@ -434,7 +467,7 @@ RULES: tuple[Rule, ...] = (
     # --- llama.cpp ---
     Rule(
         "llama.cpp",
-        _gguf(),
+        _gguf(lambda case: not case.is_by_name),
         SAME,
         f"{_LLAMA_CPP}a0b8c172c7113ff5275be4de7f6f68d214a527c6/src/models/",
     ),

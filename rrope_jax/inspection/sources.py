@@ -113,12 +113,13 @@ def _of_gguf(path: str, file: Path) -> Inspection:
         return lambda keys: reader(dataclasses.replace(contents, metadata=dict(keys)))
 
     notes: list[str] = []
+    is_by_name = False
     read = read_with(lambda each: positions_of(description_of(each)[0]))
     try:
         positions = read(metadata)
     except ValueError as error:
         notes.append(f"rrope does not run this model ({error}); its keys are read by name")
-        read = read_with(gguf_keys.by_names)
+        read, is_by_name = read_with(gguf_keys.by_names), True
         try:
             positions = read(metadata)
         except ValueError as second:
@@ -131,7 +132,7 @@ def _of_gguf(path: str, file: Path) -> Inspection:
         model_type=architecture,
         positions=positions,
         keys=find_keys(metadata, read),
-        runtimes=_verdicts(True, architecture, metadata, positions),
+        runtimes=_verdicts(True, architecture, metadata, positions, is_by_name=is_by_name),
         notes=(*notes, *positions.notes),
     )
 
@@ -170,9 +171,14 @@ def _folded(temperature: Any) -> str:
 
 
 def _verdicts(
-    is_gguf: bool, model_type: str | None, keys: Mapping[str, Any], positions: Positions
+    is_gguf: bool,
+    model_type: str | None,
+    keys: Mapping[str, Any],
+    positions: Positions,
+    *,
+    is_by_name: bool = False,
 ) -> dict[str, dict[str, tuple[str, tuple[str, ...]]]]:
     return {
-        name: verdicts(Case(is_gguf, model_type, keys, name, positions))
+        name: verdicts(Case(is_gguf, model_type, keys, name, positions, is_by_name))
         for name in positions.by_type
     }

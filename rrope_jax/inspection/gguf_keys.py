@@ -3,9 +3,10 @@
 from typing import Any
 
 from rrope_jax.inspection.positions import Positions, of_layers
-from rrope_jax.io.families.family import Gguf
+from rrope_jax.io.families.family import ONE_LIST, Gguf
 from rrope_jax.io.gguf.container import Contents
-from rrope_jax.io.gguf.read import ORIGINAL_CONTEXT, keys_of_architecture, rope_of
+from rrope_jax.io.gguf.embedding import ORIGINAL_CONTEXT, rope_of
+from rrope_jax.io.gguf.read import keys_of_architecture
 from rrope_jax.rope.fields import is_int
 
 
@@ -29,8 +30,9 @@ def by_names(contents: Contents) -> Positions:
             "that window is not known for this architecture"
         )
     count = keys.get("block_count")
+    gguf = Gguf(architecture, frequency_factors=ONE_LIST)
     return of_layers(
-        rope_of(contents, Gguf(architecture), keys, _head_dim(keys, architecture)),
+        rope_of(contents, gguf, keys, _head_dim(keys, architecture)),
         None if count is None else ("full_attention",) * count,
         None,
         context=keys.get("context_length"),

@@ -31,8 +31,7 @@ def factor_lists(description: Description) -> tuple[Description, Temperatures]:
       The description with these specs, and the temperatures to fold into the weights.
 
     Raises:
-      ValueError: the frequencies depend on the sequence length, so one list cannot express them, or
-        the temperature depends on the position.
+      ValueError: the frequencies depend on the sequence length, so one list cannot express them.
     """
     spec, context = description.rope, description.context
     listed = {name: _listed(spec.of(name), context) for name in _ROTATED}
@@ -59,14 +58,17 @@ def _listed(spec: RopeSpec, context: int) -> RopeSpec:
             "scaling='longrope' with a short_factor and a long_factor that differ has no single "
             "list of frequencies; convert with one of them as both"
         )
-    if spec.llama_4_scaling_beta:
-        raise ValueError(
-            f"llama_4_scaling_beta={spec.llama_4_scaling_beta} grows with the position, so it "
-            "cannot be in the weights, and a list of frequencies has no place for it; convert "
-            "without portable, to a scaling that the format has a name for"
-        )
     listed = as_factor_lists(spec, context)
-    return dataclasses.replace(listed, factor=1.0, original_context=context, attention_factor=1.0)
+    beta = spec.llama_4_scaling_beta
+    if beta and spec.original_context is not None:
+        context = spec.original_context  # what the temperature of a position counts in
+    return dataclasses.replace(
+        listed,
+        factor=1.0,
+        original_context=context,
+        attention_factor=1.0,
+        llama_4_scaling_beta=beta,
+    )
 
 
 class FoldedSource(Source):

@@ -492,8 +492,8 @@ def test_tokens_that_a_config_lacks(folder: Path, tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         ({"activation": "relu"}, "activation='relu'.*only 'swiglu'"),
-        ({"attention_scale": 1.0}, "attention_scale=1.0"),
-        ({"logit_scale": 0.5}, "logit_scale=0.5"),
+        ({"attention_scale": 1.0, "qk_norm": "head"}, "attention_scale=1.0"),
+        ({"logit_scale": 0.5, "norm_placement": "after"}, "logit_scale=0.5"),
     ],
 )
 def test_models_that_other_runtimes_do_not_have(

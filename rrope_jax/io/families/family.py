@@ -31,6 +31,7 @@ Keys = Mapping[str, Any]
 Refused = dict[str, tuple[Any, ...]]
 # What several families share.
 SILU: Refused = {"hidden_act": (None, "silu", "swish")}
+ONE_LIST = ("rope_freqs.weight",)
 NO_BIASES: Refused = {"attention_bias": (None, False), "mlp_bias": (None, False)}
 
 
@@ -46,8 +47,14 @@ class Gguf:
       architecture: `general.architecture`, and the prefix of the keys.
       adjacent_pairs: whether the rotated pairs are (2i, 2i + 1) and not (i, i + head_dim / 2), so
         that what makes queries and keys is stored in another order.
-      frequency_factors: whether it reads a list of frequency factors, `rope_freqs.weight`; if not,
-        only the scalings that llama.cpp has a name for can be written.
+      frequency_factors: the tensors of factors of all frequencies that it reads: none, one, or two,
+        for rows up to the original context and beyond it. Without any, only the scalings that
+        llama.cpp has a name for can be written.
+      partial_rotary: whether it can rotate a part of each head, `rope.dimension_count`.
+      position_temperature: whether it reads `attention.temperature_scale`, and the temperature of
+        DeepSeek's form of YaRN.
+      sliding_rope: the embedding of layers with a sliding window: the `same` as that of others;
+        `plain`, their base without scaling; or `own base`, `rope.freq_base_swa` without scaling.
       names: names of weights that differ from LLaMA's, by `Weight.path`.
       refused: keys, without their prefix, of features that are not implemented, with the value that
         turns each off.
@@ -58,7 +65,10 @@ class Gguf:
 
     architecture: str
     adjacent_pairs: bool = False
-    frequency_factors: bool = False
+    frequency_factors: tuple[str, ...] = ()
+    partial_rotary: bool = False
+    position_temperature: bool = False
+    sliding_rope: str = "same"
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     refused: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     read: Callable[[Keys, Collection[str]], dict[str, Any]] = _no_fields

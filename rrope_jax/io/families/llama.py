@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from rrope_jax.io.families.family import NO_BIASES, SILU, Family, Gguf, Keys
+from rrope_jax.io.families.family import NO_BIASES, ONE_LIST, SILU, Family, Gguf, Keys
 from rrope_jax.model import ModelConfig
 
 
@@ -29,7 +29,7 @@ LLAMA = Family(
     gguf=Gguf(
         "llama",
         adjacent_pairs=True,
-        frequency_factors=True,
+        frequency_factors=ONE_LIST,
         refused={"attention.sliding_window": 0},
         read=_read_gguf,
     ),

@@ -3,10 +3,17 @@
 from collections.abc import Callable
 
 from rrope_jax.io.families.family import Family
+from rrope_jax.io.families.granite import GRANITE
 from rrope_jax.io.families.llama import LLAMA
+from rrope_jax.io.families.ministral3 import MINISTRAL3
 from rrope_jax.io.families.mistral import MISTRAL
+from rrope_jax.io.families.olmo2 import OLMO2
+from rrope_jax.io.families.olmo3 import OLMO3
+from rrope_jax.io.families.phi3 import PHI3
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (LLAMA, MISTRAL, MINISTRAL3, PHI3, GRANITE, OLMO2, OLMO3)
+}
 # Other model types, with why they are refused.
 REFUSED: dict[str, str] = {}
 

@@ -14,19 +14,16 @@ from rrope_jax.io.families.table import FAMILIES, named
 from rrope_jax.io.gguf import container as gguf_file
 from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
 from rrope_jax.io.gguf import vocabulary as gguf_vocabulary
+from rrope_jax.io.gguf.embedding import ORIGINAL_CONTEXT, rope_of
 from rrope_jax.io.gguf.keys import NUMBER, check_keys, model_of, required
 from rrope_jax.io.gguf.vocabulary import Vocabulary
 from rrope_jax.io.source import Source
 from rrope_jax.io.stored import Layout, check_tensors
 from rrope_jax.io.tokenizer import end_of_text
 from rrope_jax.io.weights import EMBEDDING, Array, Part, Weight
-from rrope_jax.rope import RopeSpec, frequencies, llama3_context
 
 _log = logging.getLogger(__name__)
 
-FREQUENCY_FACTORS = "rope_freqs.weight"
-ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
-RESONANCE = "rrope.resonance"
 FOLDED = f"rrope.{FOLDED_TEMPERATURE}"
 # Special tokens: GGUF's names and the corresponding keys of config.json.
 TOKEN_IDS = {"bos": "bos_token_id", "padding": "pad_token_id"}
@@ -63,7 +60,7 @@ class GgufSource(Source):
             self.description.model,
             self._gguf.all_names,
             where=str(self.path),
-            ignored={FREQUENCY_FACTORS},
+            ignored=set(self._gguf.frequency_factors),
         )
 
     @functools.cached_property
@@ -155,7 +152,9 @@ def description_of(contents: gguf_file.Contents) -> tuple[Description, Sequence[
     model = model_of(gguf, keys, contents.tensors.keys(), embedding.shape[0])
     vocabulary = gguf_vocabulary.read(metadata)
     extras = _token_ids(metadata, vocabulary, model.vocab_size)
-    spec, original = rope_of(contents, gguf, keys, model.head_size), keys.get(ORIGINAL_CONTEXT)
+    windowed = "sliding_attention" in model.layer_types
+    spec = rope_of(contents, gguf, keys, model.head_size, windowed=windowed)
+    original = keys.get(ORIGINAL_CONTEXT)
     description = Description(
         model=model,
         rope=spec,
@@ -207,68 +206,3 @@ def _token_ids(
 def _shortest(value: Any) -> Any:
     """Rounds a float to the shortest decimal of its float32: 1e-05, not 9.99999974e-06."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
-
-
-def rope_of(
-    contents: gguf_file.Contents, gguf: Gguf, keys: Mapping[str, Any], head_dim: int
-) -> RopeSpec:
-    """The rotary embedding that llama.cpp computes.
-
-    Args:
-      contents: the file.
-      gguf: its architecture.
-      keys: its keys without their prefix.
-      head_dim: dimensions of a head.
-
-    Raises:
-      ValueError: a scaling is not implemented, or a value is out of range.
-    """
-    context = keys.get("context_length")
-    scaling = keys.get("rope.scaling.type", "none")
-    factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 1.0))
-    if "rope.scaling.type" not in keys and factor != 1:
-        scaling = "linear"
-    temperature = keys.get("rope.scaling.attn_factor", 1.0)
-    fields: dict[str, Any] = {
-        "head_dim": head_dim,
-        "theta": float(keys.get("rope.freq_base", 10000.0)),
-    }
-    rotary_dim = keys.get("rope.dimension_count", head_dim)
-    if rotary_dim != head_dim:
-        fields["partial_rotary_factor"] = rotary_dim / head_dim
-    if contents.metadata.get(RESONANCE):
-        fields["resonance"] = True
-    factors = contents.tensors.get(FREQUENCY_FACTORS)
-    if factors is not None and scaling in ("none", "linear"):
-        divisors = gguf_file.read_tensor(FREQUENCY_FACTORS, factors).astype(np.float64)
-        values = factor * divisors.reshape(-1)
-        fields |= {
-            "scaling": "longrope",
-            # With two equal lists, it does not affect the result.
-            "original_context": llama3_context(values, theta=fields["theta"]) or context,
-            "short_factor": tuple(values.tolist()),
-            "long_factor": tuple(values.tolist()),
-            "attention_factor": temperature,
-        }
-        return RopeSpec(**fields)
-    if factors is not None or scaling not in ("none", "linear", "yarn"):
-        also = f" beside {FREQUENCY_FACTORS}" if factors is not None else ""
-        raise ValueError(
-            f"{gguf.architecture}.rope.scaling.type={scaling!r}{also} is not implemented; "
-            "only 'none', 'linear' and 'yarn' are"
-        )
-    fields["scaling"] = scaling
-    if scaling != "none":
-        fields["factor"] = factor
-    if scaling == "yarn":
-        original = keys.get(ORIGINAL_CONTEXT, context)
-        fields["original_context"] = original
-        for name in ("beta_fast", "beta_slow"):
-            if (value := keys.get(f"rope.scaling.yarn_{name}")) is not None:
-                fields[name] = value
-    spec = RopeSpec(**fields)
-    if temperature == 1:
-        return spec
-    # llama.cpp multiplies YaRN's own temperature by this one.
-    fields["attention_factor"] = temperature * frequencies(spec).attention_factor
-    return RopeSpec(**fields)

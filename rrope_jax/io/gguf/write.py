@@ -3,24 +3,20 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.dtypes import DTYPES, Dtype, cast
 from rrope_jax.io.families.family import Family, Gguf
 from rrope_jax.io.families.table import first_without, named
+from rrope_jax.io.gguf import embedding as gguf_embedding
 from rrope_jax.io.gguf import tokenizer as gguf_tokenizer
 from rrope_jax.io.gguf import vocabulary as gguf_vocabulary
 from rrope_jax.io.gguf.keys import keys_of, obstacle
 from rrope_jax.io.gguf.read import (
     FOLDED,
-    FREQUENCY_FACTORS,
-    ORIGINAL_CONTEXT,
-    RESONANCE,
     TOKEN_IDS,
     to_adjacent,
 )
@@ -30,51 +26,18 @@ from rrope_jax.io.stored import Layout, Tensor
 from rrope_jax.io.tokenizer.end_of_text import end_ids
 from rrope_jax.io.weights import Array
 from rrope_jax.model import ModelConfig
-from rrope_jax.rope import RopeSpec, frequencies
-from rrope_jax.rope.factor_lists import NEVER_TURNS
 from rrope_jax.rope.fields import is_int
-from rrope_jax.rope.scalings import stretched_theta
 
 _log = logging.getLogger(__name__)
 
 _NAME = "rrope"
 
 
-def _plain(spec: RopeSpec) -> dict[str, Any]:
-    return {"rope.freq_base": float(spec.theta)}
-
-
-def _linear(spec: RopeSpec) -> dict[str, Any]:
-    return _plain(spec) | {"rope.scaling.type": "linear", "rope.scaling.factor": spec.extension}
-
-
-def _ntk(spec: RopeSpec) -> dict[str, Any]:
-    return {"rope.freq_base": stretched_theta(spec, spec.extension)}
-
-
-def _yarn(spec: RopeSpec) -> dict[str, Any]:
-    return _plain(spec) | {
-        "rope.scaling.type": "yarn",
-        "rope.scaling.factor": spec.extension,
-        ORIGINAL_CONTEXT: spec.original_context,
-    }
-
-
-# Scalings that llama.cpp computes itself, if all fields but `_BASIC_FIELDS` have their defaults.
-_NATIVE: dict[str, Callable[[RopeSpec], dict[str, Any]]] = {
-    "none": _plain,
-    "linear": _linear,
-    "ntk": _ntk,
-    "yarn": _yarn,
-}
-_BASIC_FIELDS = ("head_dim", "theta", "scaling", "factor", "original_context")
-
-
 def express(description: Description, portable: bool) -> tuple[Description, Temperatures]:
     """Expresses a model as one of a family, its embedding in a form that llama.cpp supports.
 
-    Plain RoPE, `linear`, `ntk` and `yarn` stay unchanged. Everything else, or any embedding if
-    `portable`, becomes a list of factors.
+    Plain RoPE, `linear`, `ntk` and `yarn` stay unchanged, and so do Phi-3's lists. Everything else,
+    or any embedding if `portable`, becomes a list of factors, where the architecture reads one.
 
     Returns:
       The description with that family and embedding, and the temperatures to fold into the weights.
@@ -82,32 +45,29 @@ def express(description: Description, portable: bool) -> tuple[Description, Temp
     Raises:
       ValueError: llama.cpp has no such model; or the frequencies depend on the sequence length.
     """
-    native = not portable and _is_native(description.rope)
-    model = description.model
+    model, spec = description.model, description.rope
+
+    def native(gguf: Gguf) -> bool:
+        # without lists, there is no other form
+        return gguf_embedding.is_native(gguf, spec) and not (portable and gguf.frequency_factors)
 
     def why_not(family: Family) -> str | None:
-        if family.gguf is not None and not native and not family.gguf.frequency_factors:
-            return (
-                f"llama.cpp's architecture {family.gguf.architecture!r} reads no list of "
-                f"frequencies, and it has no name for this embedding; only "
-                f"{', '.join(repr(name) for name in _NATIVE)} can be written, or a Hugging Face "
-                "folder"
-            )
-        return obstacle(family, model, _tensor_names(family, model))
+        reason = obstacle(family, model, _tensor_names(family, model))
+        gguf = family.gguf
+        if reason is not None or gguf is None:
+            return reason
+        return gguf_embedding.obstacle(gguf, model, spec, native=native(gguf))
 
     family = first_without(why_not, description.family)
     description = dataclasses.replace(description, family=family.name)
-    return (description, NO_TEMPERATURES) if native else factor_lists(description)
+    if native(_gguf_of(description)):
+        return description, NO_TEMPERATURES
+    return factor_lists(description)
 
 
 def _tensor_names(family: Family, model: ModelConfig) -> Collection[str]:
     names = {} if family.gguf is None else family.gguf.all_names
     return Layout(model, names).tensors.keys() if names else ()
-
-
-def _is_native(spec: RopeSpec) -> bool:
-    basic = {name: getattr(spec, name) for name in _BASIC_FIELDS}
-    return spec.scaling in _NATIVE and spec == RopeSpec(**basic)
 
 
 def write(source: Source, path: Path, dtype: Dtype) -> None:
@@ -124,7 +84,7 @@ def write(source: Source, path: Path, dtype: Dtype) -> None:
     from gguf import GGMLQuantizationType, GGUFWriter
 
     description = source.description
-    spec, gguf = description.rope, _gguf_of(description)
+    gguf = _gguf_of(description)
     writer = GGUFWriter(path, gguf.architecture)
     try:
         _add(writer, _metadata(description, dtype))
@@ -132,9 +92,9 @@ def write(source: Source, path: Path, dtype: Dtype) -> None:
         types = {
             tensor.name: dtype if len(tensor.shape) > 1 else DTYPES["float32"] for tensor in layout
         }
-        factors = None if _is_native(spec) else _factors(spec)
-        if factors is not None:
-            writer.add_tensor_info(FREQUENCY_FACTORS, factors.shape, factors.dtype, factors.nbytes)
+        lists = gguf_embedding.factors_of(gguf, description.rope)
+        for name, factors in lists.items():
+            writer.add_tensor_info(name, factors.shape, factors.dtype, factors.nbytes)
         for tensor in layout:
             kind = types[tensor.name]
             size = math.prod(tensor.shape) * kind.numpy.itemsize
@@ -144,7 +104,7 @@ def write(source: Source, path: Path, dtype: Dtype) -> None:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        if factors is not None:
+        for factors in lists.values():
             writer.write_tensor_data(factors)
         for tensor in layout:
             stored = _stored(source, tensor, gguf)
@@ -168,25 +128,15 @@ def _stored(source: Source, tensor: Tensor, gguf: Gguf) -> Array:
     return matrix
 
 
-def _factors(spec: RopeSpec) -> np.ndarray:
-    """The divisors, float32[head_dim / 2], that llama.cpp applies to plain RoPE's frequencies."""
-    plain = frequencies(RopeSpec(head_dim=spec.head_dim, theta=spec.theta)).inv_freq
-    scaled = frequencies(spec).inv_freq
-    factors = np.full(plain.shape, NEVER_TURNS)
-    factors[: scaled.size] = np.minimum(plain[: scaled.size] / scaled, NEVER_TURNS)
-    return factors.astype(np.float32)
-
-
 def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
     model, spec, gguf = description.model, description.rope, _gguf_of(description)
     keys = {
         **keys_of(gguf, model),
         "context_length": description.context,
-        "rope.dimension_count": model.head_size,
-        **(_NATIVE[spec.scaling](spec) if _is_native(spec) else _plain(spec)),
+        **gguf_embedding.keys_of(gguf, model, spec),
     }
     if description.original_context is not None:
-        keys.setdefault(ORIGINAL_CONTEXT, description.original_context)
+        keys.setdefault(gguf_embedding.ORIGINAL_CONTEXT, description.original_context)
     metadata = {
         "general.type": "model",
         "general.name": _NAME,
@@ -195,7 +145,7 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
         **gguf_tokenizer.metadata_of(description.tokenizer, model.vocab_size),
     }
     if spec.resonance:
-        metadata[RESONANCE] = True
+        metadata[gguf_embedding.RESONANCE] = True
     if FOLDED_TEMPERATURE in description.extras:
         metadata[FOLDED] = float(description.extras[FOLDED_TEMPERATURE])
     for name, key in TOKEN_IDS.items():

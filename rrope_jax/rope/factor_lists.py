@@ -19,7 +19,9 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
     """Rewrites a spec as an equivalent `longrope` spec, with one factor per feature.
 
     Args:
-      spec: the embedding; a `longrope` spec keeps its own context and factor.
+      spec: the embedding; a `longrope` spec keeps its own context and factor, and one with a
+        temperature that grows with the position its context. That of layers with a sliding window
+        stays as it is.
       context: the length in tokens beyond which `long_factor` applies.
 
     Raises:
@@ -33,6 +35,8 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
     factor: float | None = 1.0
     if spec.scaling == "longrope" and spec.original_context is not None:
         factor, context = spec.factor, spec.original_context
+    if spec.llama_4_scaling_beta and spec.original_context is not None:
+        context = spec.original_context  # the temperature counts in it; both lists are the same
     plain = frequencies(RopeSpec(head_dim=spec.rotary_dim, theta=spec.theta)).inv_freq
 
     def factors(seq_len: int) -> tuple[float, ...]:
@@ -54,6 +58,8 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
         attention_factor=frequencies(spec).attention_factor,
         short_factor=factors(context),
         long_factor=factors(context + 1),
+        llama_4_scaling_beta=spec.llama_4_scaling_beta,
+        sliding_attention=spec.sliding_attention,
     )
 
 

@@ -412,20 +412,6 @@ _REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         },
         ("resonance=True", "feature 0", "0.6283 tokens", "resonance=False"),
     ),
-    "layer types": (
-        {
-            **_SIZE,
-            "rope_parameters": {
-                "full_attention": {"rope_type": "default", "rope_theta": 1e6},
-                "sliding_attention": {"rope_type": "default"},
-            },
-        },
-        ("rope_parameters", "full_attention, sliding_attention", "read each with from_hf"),
-    ),
-    "local layers": (
-        {**_SIZE, "rope_local_base_freq": 1e4},
-        ("rope_local_base_freq=10000.0", "remove it"),
-    ),
     "contradiction": (
         {
             **_SIZE,
@@ -448,10 +434,6 @@ _REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "an odd share": ({**_SIZE, "rotary_pct": 0.3}, ("rotary_pct=0.3", "even number")),
     "ratio": ({**_SIZE, "rope_ratio": "8"}, ("rope_ratio='8'", "> 0")),
-    "position temperature": (
-        {**_SIZE, "rope_parameters": {"rope_theta": 1e6, "llama_4_scaling_beta": 0.1}},
-        ("llama_4_scaling_beta=0.1", "grows with the position"),
-    ),
     "log n": ({**_SIZE, "use_logn_attn": True}, ("use_logn_attn=True", "null")),
     "dynamic without a dict": ({**_SIZE, "use_dynamic_ntk": True}, ("use_dynamic_ntk=True",)),
     "unknown key": ({**_SIZE, "rope_scaling_factor": 2.0}, ("rope_scaling_factor=2.0", "not read")),
@@ -480,14 +462,6 @@ _REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a base for each layer": (
         {**_SIZE, "layer_rope_theta": [1e4, 0, 1e4]},
         ("layer_rope_theta=[10000.0, 0, 10000.0]",),
-    ),
-    "layers without by default": (
-        {**_SIZE, "model_type": "smollm3"},
-        ("model_type='smollm3'", "no_rope_layers", "'rope_theta': 2000000.0"),
-    ),
-    "two bases by default": (
-        {**_SIZE, "model_type": "gemma3_text", "rope_theta": 1e6},
-        ("model_type='gemma3_text'", "several embeddings", "'head_dim': 256"),
     ),
     "layer type without": (
         {**_SIZE, "rope_parameters": {"a": {"rope_theta": 1e6}, "b": None}},
@@ -640,30 +614,11 @@ def test_message_on_layer_types_shows_what_works() -> None:
     ("config", "fields"),
     [
         (
-            {"model_type": "gemma3_text", **_SIZE, "rope_local_base_freq": 1e4},
-            {"head_dim": 256, "theta": 1e6},
-        ),
-        ({"model_type": "modernbert", **_SIZE}, {"head_dim": 64, "theta": 160000.0}),
-        (
             {"model_type": "llama4_text", **_SIZE, "no_rope_layers": [1, 0]},
             {"head_dim": 128, "theta": 5e5},
         ),
-        (
-            {"model_type": "smollm3", **_SIZE, "rope_theta": 5e6, "no_rope_layer_interval": 4},
-            {"head_dim": 64, "theta": 5e6},
-        ),
         ({"model_type": "exaone4", **_SIZE, "sliding_window": 64}, {"head_dim": 64}),
-        (
-            {
-                "model_type": "laguna",
-                **_SIZE,
-                "rope_parameters": {
-                    "full_attention": {"rope_theta": 2e5},
-                    "sliding_attention": {"rope_theta": 1e4},
-                },
-            },
-            {"head_dim": 128, "theta": 2e5, "partial_rotary_factor": 0.5},
-        ),
+        ({"model_type": "mellum", **_SIZE}, {"head_dim": 128, "theta": 5e5}),
     ],
 )
 def test_advice_reads_some_of_the_layers(config: dict[str, Any], fields: dict[str, Any]) -> None:

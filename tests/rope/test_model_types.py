@@ -1,5 +1,6 @@
 """What configs of every model type of transformers mean, as transformers computes it."""
 
+import copy
 import importlib
 import inspect
 import logging
@@ -30,8 +31,17 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "nothing": {},
     "a base": {"rope_theta": 54321.0},
     "a whole head": {"head_dim": 64, "rope_theta": 54321.0},
+    "another base in some layers": {"rope_local_base_freq": 12345.0, "local_rope_theta": 12345.0},
+    "layer types": {
+        **_LENGTHS,
+        "rope_parameters": {
+            "full_attention": {**_SCALINGS["yarn"], "rope_theta": 54321.0},
+            "sliding_attention": {"rope_type": "default"},
+        },
+    },
     **{name: {**_LENGTHS, "rope_scaling": scaling} for name, scaling in _SCALINGS.items()},
 }
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def _rotary_classes(config_class: type) -> Iterator[type]:
@@ -58,30 +68,31 @@ def _is_for(parameter: inspect.Parameter, config_class: type) -> bool:
     return annotation is inspect.Parameter.empty or config_class.__name__ in named
 
 
-def _tables(config_class: type, make: Callable[[], Any]) -> list[tuple[np.ndarray, float]]:
-    """Frequencies and attention factor of each kind of layer of a config."""
+def _tables(config_class: type, make: Callable[[], Any]) -> list[tuple[str, np.ndarray, float]]:
+    """Layer type, frequencies and attention factor of each kind of layer of a config."""
     import torch
 
     found = []
     for rotary in _rotary_classes(config_class):
         embedding = rotary(make())
-        scaling = getattr(embedding, "attention_scaling", 1.0)
         tensors = {**dict(embedding.named_buffers()), **vars(embedding)}
         for name, value in tensors.items():
             wanted = name.endswith("inv_freq") and "original" not in name
             if wanted and isinstance(value, torch.Tensor):
-                found.append((value.detach().double().numpy(), scaling))
+                layer_type = next((each for each in _LAYER_TYPES if each in name), "full_attention")
+                scaling = getattr(embedding, name.replace("inv_freq", "attention_scaling"), 1.0)
+                found.append((layer_type, value.detach().double().numpy(), scaling))
     return found
 
 
-def _differs(config: dict[str, Any], tables: list[tuple[np.ndarray, float]]) -> str:
+def _differs(config: dict[str, Any], tables: list[tuple[str, np.ndarray, float]]) -> str:
     """Empty where a config is read as these tables say, or refused."""
     try:
         spec = rope.from_hf(config)
     except ValueError as error:
         return "a message of several lines" if "\n" in str(error) else ""
-    ours = rope.frequencies(spec)
-    for inv_freq, scaling in tables:
+    for layer_type, inv_freq, scaling in tables:
+        ours = rope.frequencies(spec.of(layer_type))
         if inv_freq.shape != ours.inv_freq.shape:
             return f"{inv_freq.size} features, read as {ours.inv_freq.size}"
         if not np.allclose(inv_freq, ours.inv_freq, rtol=1e-5, atol=1e-30):
@@ -137,8 +148,7 @@ def test_what_configs_leave_out_means_what_transformers_computes(variant: str) -
         config = {"model_type": name, **_SIZES, **_VARIANTS[variant]}
 
         def make(config_class: Any = config_class, config: dict[str, Any] = config) -> Any:
-            own = {key: dict(v) if isinstance(v, dict) else v for key, v in config.items()}
-            return config_class.from_dict(own)
+            return config_class.from_dict(copy.deepcopy(config))  # which it changes
 
         try:
             tables = _tables(config_class, make)

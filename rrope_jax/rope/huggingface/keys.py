@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rrope_jax.rope.huggingface.model_types import LLAMA, ModelType, model_type_of
+from rrope_jax.rope.huggingface.model_types import LLAMA, SLIDING_KEYS, ModelType, model_type_of
+from rrope_jax.rope.huggingface.rope_types import BETA
 
 
 def _split(names: str) -> tuple[str, ...]:
@@ -31,10 +32,10 @@ _FIRST_COUNTS = {
     "num_attention_heads": _split("n_head n_heads"),
     "max_position_embeddings": _split("n_positions n_ctx max_seq_len seq_length"),
 }
-# A second base for some of the layers: Gemma 3 and ModernBERT before transformers v5.
-OTHER_BASES = _split("rope_local_base_freq local_rope_theta")
 # Keys that scale queries by a factor that grows with their position.
-_POSITION_TEMPERATURES = _split("llama_4_scaling_beta use_logn_attn log_scaling_n_floor")
+_POSITION_TEMPERATURES = _split(
+    f"{BETA} llama_4_scaling use_logn_attn log_scaling_n_floor attn_temperature_tuning"
+)
 # Keys that turn the rotation on or off.
 _SWITCHES = _split(
     "rope rotary use_rope use_rotary use_rotary_emb use_rotary_embedding use_rotary_embeddings "
@@ -52,7 +53,9 @@ _HARMLESS = _split(
 _READ = _split(
     "rope_scaling rope_parameters rope_ratio layer_rope_theta no_rope_layers no_rope_layer_interval"
 )
-_UNDERSTOOD = frozenset().union(_HARMLESS, _READ, OTHER_BASES, _ONE_MEANING, *_ONE_MEANING.values())
+_UNDERSTOOD = frozenset().union(
+    _HARMLESS, _READ, SLIDING_KEYS, _ONE_MEANING, *_ONE_MEANING.values()
+)
 # A key that contains one of these words concerns the rotation.
 _WORDS = frozenset(_split("alibi logn longrope mscale nope ntk rope rotary theta thetas xpos yarn"))
 # The same for keys inside `rope_scaling` and `rope_parameters`.
@@ -72,11 +75,14 @@ class HfConfig:
       keys: the config, with the renamed keys.
       names: transformers' name -> the name in the file, for renamed keys.
       model_type: the defaults of its `model_type`; None if they are not known.
+      one_layer_type: whether this is the embedding of the layers of one type, for which
+        transformers reads the original context beside the scaling's keys only.
     """
 
     keys: Mapping[str, Any]
     names: Mapping[str, str]
     model_type: ModelType | None
+    one_layer_type: bool = False
 
     @property
     def defaults(self) -> ModelType:
@@ -110,7 +116,9 @@ def in_terms_of_transformers(config: Mapping[str, Any]) -> HfConfig:
         keys[name] = config[present[0]]
         names[name] = present[0]
     for key, value in config.items():
-        _check(key, value)
+        # Llama 4 has this temperature only in the layers that are not rotated.
+        if (key, config.get("model_type")) != ("attn_temperature_tuning", "llama4_text"):
+            _check(key, value)
     return HfConfig(keys, names, model_type_of(config.get("model_type")))
 
 
@@ -132,8 +140,9 @@ def _check(key: Any, value: Any) -> None:
         return
     if key in _POSITION_TEMPERATURES:
         raise ValueError(
-            f"{key}={value!r} multiplies queries by a factor that grows with the position, which a "
-            "RopeSpec cannot say; set it to null for the rotation alone"
+            f"{key}={value!r} multiplies queries by a factor that grows with the position, of "
+            f"which only {BETA} beside rope_type in rope_parameters is read (Ministral 3); set it "
+            "to null for the rotation alone"
         )
     if key not in _UNDERSTOOD and _is_about_rotation(key):
         raise ValueError(
@@ -157,7 +166,7 @@ def _is_about_rotation(key: str, words: frozenset[str] = _WORDS) -> bool:
 def check_nested(parameters: Mapping[str, Any], dialect: str, known: frozenset[str]) -> None:
     """Raises ValueError for unsupported keys that may change the embedding."""
     for key, value in parameters.items():
-        if key in _POSITION_TEMPERATURES and value:
+        if key in _POSITION_TEMPERATURES and key not in known and value:
             _check(key, value)
         is_harmless = key in known or value is None or value is False
         if not is_harmless and _is_about_rotation(str(key), _NESTED_WORDS):

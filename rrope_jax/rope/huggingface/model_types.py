@@ -11,6 +11,21 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
+class SlidingLayers:
+    """How the keys of transformers 4 describe the layers with a sliding window of one type.
+
+    Attributes:
+      theta: the default of their base.
+      key: the key of their base; None if they have that of the full-attention layers.
+      scaled: whether `rope_scaling` applies to them too, not only to full-attention layers.
+    """
+
+    theta: float
+    key: str | None = None
+    scaled: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelType:
     """The default RoPE values of one type.
 
@@ -20,6 +35,10 @@ class ModelType:
       head_dim: None for hidden_size / num_attention_heads.
       rotary_dim: number of rotated dimensions, for types that state it instead of a share.
       qk_rope_head_dim: size of a head's rotated part, if it is a separate array (DeepSeek).
+      original_context: `original_max_position_embeddings`, where there is a default.
+      only_longrope: whether `longrope` is the only scaling (Phi-3).
+      position_temperature: whether `llama_4_scaling_beta` is read.
+      sliding: the embedding of layers with a sliding window, for types that have two.
     """
 
     theta: float = 10000.0
@@ -27,9 +46,20 @@ class ModelType:
     head_dim: int | None = None
     rotary_dim: int | None = None
     qk_rope_head_dim: int | None = None
+    original_context: int | None = None
+    only_longrope: bool = False
+    position_temperature: bool = False
+    sliding: SlidingLayers | None = None
 
 
 LLAMA = ModelType()
+_GEMMA3 = SlidingLayers(10000.0, "rope_local_base_freq")
+_MODERNBERT = SlidingLayers(10000.0, "local_rope_theta", scaled=True)
+SLIDING_KEYS: Mapping[str, SlidingLayers] = {
+    "rope_local_base_freq": _GEMMA3,
+    "local_rope_theta": _MODERNBERT,
+}
+"""Keys that say that layers with a sliding window have a base of their own."""
 
 
 def _rows(*rows: tuple[ModelType, str]) -> dict[str, ModelType]:
@@ -44,9 +74,10 @@ MODEL_TYPES: Mapping[str, ModelType] = _rows(
         "granite granite4_vision_text granite_docling_text granite_swa granitemoe "
         "granitemoe_swa granitemoehybrid granitemoeshared hunyuan_v1_dense hunyuan_v1_moe "
         "hunyuan_vl_text hyperclovax idefics jais2 llama ministral mistral nanochat olmo olmo2 "
-        "olmo_hybrid olmoe phi3 phi4_multimodal qwen2 qwen2_moe qwen3_moe starcoder2 "
+        "olmo_hybrid olmoe qwen2 qwen2_moe qwen3_moe starcoder2 "
         "voxtral_realtime_text zamba2",
     ),
+    (ModelType(original_context=4096, only_longrope=True), "phi3 phi4_multimodal"),
     (ModelType(rotary_dim=64), "codegen gptj"),
     (ModelType(share=0.25), "gpt_neox stablelm"),
     (ModelType(share=0.25, head_dim=256), "qwen3_5_moe_text qwen3_5_text qwen3_next"),
@@ -95,15 +126,20 @@ MODEL_TYPES: Mapping[str, ModelType] = _rows(
 SCALED: Mapping[str, ModelType] = _rows(
     (ModelType(theta=12e6), "apertus apertus1p5_text"),
     (ModelType(theta=1e6, head_dim=128), "cwm"),
-    (ModelType(head_dim=128), "higgs_audio_v2 ministral3"),
+    (ModelType(head_dim=128), "higgs_audio_v2"),
+    (ModelType(head_dim=128, position_temperature=True), "ministral3"),
     (ModelType(theta=150000.0, head_dim=64), "gpt_oss openai_privacy_filter"),
 )
 
-# Types whose layers have different embeddings: the values of the full-attention layers.
+# Types whose layers have different embeddings: the values of the full-attention layers. Those
+# without `sliding` state everything in `rope_parameters`, by layer type.
 LAYERED: Mapping[str, ModelType] = _rows(
-    (ModelType(theta=1e6, head_dim=256), "gemma3_text gemma3n_text t5gemma2_decoder t5gemma2_text"),
-    (ModelType(theta=160000.0), "modernbert modernbert-decoder"),
-    (ModelType(theta=5e5), "olmo3"),
+    (
+        ModelType(theta=1e6, head_dim=256, sliding=_GEMMA3),
+        "gemma3_text gemma3n_text t5gemma2_decoder t5gemma2_text",
+    ),
+    (ModelType(theta=160000.0, sliding=_MODERNBERT), "modernbert modernbert-decoder"),
+    (ModelType(theta=5e5, sliding=SlidingLayers(5e5)), "olmo3"),
     (ModelType(theta=5e5, head_dim=128), "mellum"),
     (ModelType(theta=5e5, share=0.5, head_dim=128), "laguna"),
     (ModelType(theta=5e6, share=0.334, head_dim=192), "mimo_v2_flash"),
@@ -139,12 +175,21 @@ _NO_TEXT = re.compile(r"(^|[_-])(vision|vit|video|audio|image)([_-]|$)")
 
 # Types that read their own key instead of transformers'.
 _NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
-OWN_NAMES: Mapping[str, Mapping[str, str]] = {"gpt_neox": _NEOX, "gpt_neox_japanese": _NEOX}
+_GLOBAL = {"rope_theta": "global_rope_theta"}
+OWN_NAMES: Mapping[str, Mapping[str, str]] = {
+    "gpt_neox": _NEOX,
+    "gpt_neox_japanese": _NEOX,
+    "modernbert": _GLOBAL,
+    "modernbert-decoder": _GLOBAL,
+}
+
+# Types of which some layers are not rotated, which `from_hf` reads: the embedding is that of the
+# others, and `no_rope_layers` says which they are.
+UNROTATED_LAYERS = frozenset({"smollm3"})
 
 # Types that rotate (in all layers) only if a key has a certain value.
 _ALL_ONES = "a list of ones"
 CONDITIONS: Mapping[str, tuple[str, Any]] = {
-    "smollm3": ("no_rope_layers", _ALL_ONES),
     "llama4_text": ("no_rope_layers", _ALL_ONES),
     "exaone4": ("sliding_window", None),
     "exaone_moe": ("sliding_window", None),

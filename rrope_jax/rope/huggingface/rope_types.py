@@ -9,21 +9,21 @@ import dataclasses
 from rrope_jax.rope.scalings import SCALINGS
 
 DIALECTS = ("rope_scaling", "rope_parameters")
+ORIGINAL, MAXIMUM = "original_max_position_embeddings", "max_position_embeddings"
+BETA = "llama_4_scaling_beta"
+"""The key of the temperature that grows with the position, with any rope_type."""
 # Spec fields whose Hugging Face key has a different name.
 KEY_OF_FIELD = {
     "theta": "rope_theta",
     "scaling": "rope_type",
-    "original_context": "original_max_position_embeddings",
+    "original_context": ORIGINAL,
 }
 # Keys allowed with any rope_type, which ignores those that it does not need.
 COMMON_KEYS = frozenset(
-    {"rope_type", "type", "rope_theta", "partial_rotary_factor", "resonance"}
-    | {"original_max_position_embeddings"}
+    {"rope_type", "type", "rope_theta", "partial_rotary_factor", "resonance", ORIGINAL, BETA}
 )
 # Keys without effect on text positions: axes of images, and remarks.
-REMARKS = frozenset(
-    {"mrope_section", "mrope_interleaved", "interleaved", "finetuned", "max_position_embeddings"}
-)
+REMARKS = frozenset({"mrope_section", "mrope_interleaved", "interleaved", "finetuned", MAXIMUM})
 # The temperatures of Phi-3.5-MoE, up to the original context and beyond it.
 MSCALES = ("short_mscale", "long_mscale")
 

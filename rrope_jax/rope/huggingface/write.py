@@ -1,31 +1,50 @@
 """Writes a `RopeSpec` as the RoPE keys of a Hugging Face config.json."""
 
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rrope_jax.rope.factor_lists import as_factor_lists
 from rrope_jax.rope.frequencies import frequencies
-from rrope_jax.rope.huggingface.rope_types import KEY_OF_FIELD, LONGROPE, ROPE_TYPES
+from rrope_jax.rope.huggingface.layers import FULL, SLIDING
+from rrope_jax.rope.huggingface.model_types import LLAMA, ModelType, SlidingLayers, model_type_of
+from rrope_jax.rope.huggingface.rope_types import (
+    BETA,
+    KEY_OF_FIELD,
+    LONGROPE,
+    MAXIMUM,
+    ORIGINAL,
+    ROPE_TYPES,
+)
 from rrope_jax.rope.scalings import stretched_theta
 from rrope_jax.rope.spec import RopeSpec
 
+_LOG = logging.getLogger(__name__)
 # LLaMA's default of `max_position_embeddings`.
 _DEFAULT_LENGTH = 2048
 
 
-def to_hf(spec: RopeSpec, *, max_position_embeddings: int | None = None) -> dict[str, Any]:
+def to_hf(
+    spec: RopeSpec, *, model_type: str | None = None, max_position_embeddings: int | None = None
+) -> dict[str, Any]:
     """Writes a spec as config.json keys that stock transformers, v4 and v5, computes exactly.
 
     Scalings that transformers supports keep its name. `ntk` becomes plain RoPE with a larger theta,
     and `ntk_by_parts` becomes `llama3`; neither changes the frequencies. Everything else (any
-    resonance, `part_ntk`, an attention factor that the `rope_type` would ignore) becomes `longrope`
-    with one factor per feature, which preserves the frequencies and the attention factor. With
-    resonance, an extra key `resonance: true` tells `from_hf` that the wavelengths are integers.
-    Some runtimes ignore `attention_factor`; whoever exports the weights must fold it into them.
+    resonance, `part_ntk`, an attention factor that the `rope_type` would ignore; for Phi-3 all
+    scalings) becomes `longrope` with one factor per feature, which preserves the frequencies and
+    the attention factor. With resonance, an extra key `resonance: true` tells `from_hf` that the
+    wavelengths are integers. Some runtimes ignore `attention_factor`; whoever exports the weights
+    must fold it into them.
+
+    Types with two embeddings (Gemma 3, OLMo 3) get `rope_parameters` by layer type, and the keys of
+    transformers 4 beside them. Those cannot scale layers with a sliding window; if the spec does,
+    a log warning says that only transformers 5 computes it.
 
     Args:
       spec: the embedding.
+      model_type: the type of the model that the keys are for; None for LLaMA.
       max_position_embeddings: the length that the model is meant for, in tokens. The default is
         original_context * factor. A spec without these gets the key only if `longrope` needs it,
         with the value 2048, which transformers assumes for a missing key.
@@ -33,44 +52,128 @@ def to_hf(spec: RopeSpec, *, max_position_embeddings: int | None = None) -> dict
     Returns:
       JSON-ready keys to merge into a model's config.json: `head_dim`, `rope_theta`,
       `rope_scaling`, `rope_parameters` and, if they apply, `max_position_embeddings`,
-      `original_max_position_embeddings`, `partial_rotary_factor` and `resonance`.
+      `original_max_position_embeddings`, `partial_rotary_factor`, `rope_local_base_freq` and
+      `resonance`.
 
     Raises:
-      ValueError: the scaling is `dynamic_ntk`, whose frequencies depend on the length, and the spec
-        has resonance or an attention factor, or `max_position_embeddings` is not its original
-        context.
+      ValueError: the type has one embedding for all layers or no position temperature, and the spec
+        has two embeddings or such a temperature; or the scaling is `dynamic_ntk`, whose frequencies
+        depend on the length, and the spec has resonance or an attention factor, or
+        `max_position_embeddings` is not its original context.
     """
+    row = model_type_of(model_type) or LLAMA
+    _check_expressible(spec, model_type, row)
     maximum = max_position_embeddings or _extended_length(spec)
-    if spec.scaling == "dynamic_ntk" and maximum != spec.original_context:
+    for each in (spec.of(FULL), spec.of(SLIDING)):
+        if each.scaling == "dynamic_ntk" and maximum != each.original_context:
+            raise ValueError(
+                f"max_position_embeddings={maximum} must be original_context "
+                f"({each.original_context}) with scaling='dynamic_ntk', whose stretch starts "
+                "there; leave it out"
+            )
+    native = {
+        name: _in_terms_of_transformers(spec.of(name), maximum or _DEFAULT_LENGTH, row)
+        for name in (FULL, SLIDING)
+    }
+    full = native[FULL]
+    keys: dict[str, Any] = {"head_dim": full.head_dim}
+    if row.sliding is None:
+        top, parameters = _common(full), _parameters(full)
+        scaling = None if full.scaling == "none" else parameters
+        keys |= {**top, "rope_scaling": scaling, "rope_parameters": {**top, **parameters}}
+    else:
+        keys |= _by_layer_type(native, row.sliding)
+    if row.only_longrope:
+        keys |= _of_phi3(full, maximum)
+    elif full.scaling == LONGROPE.scaling:  # transformers 4 reads this length only at the top level
+        keys[ORIGINAL] = full.original_context
+    if LONGROPE.scaling in {each.scaling for each in native.values()}:
+        maximum = maximum or full.original_context or native[SLIDING].original_context
+    if maximum is not None:
+        keys[MAXIMUM] = maximum
+    if all(each.resonance for each in native.values()):
+        keys["resonance"] = True
+    return keys
+
+
+def _check_expressible(spec: RopeSpec, model_type: str | None, row: ModelType) -> None:
+    if spec.sliding_attention is not None and row.sliding is None:
         raise ValueError(
-            f"max_position_embeddings={maximum} must be original_context "
-            f"({spec.original_context}) with scaling='dynamic_ntk', whose stretch starts there; "
-            "leave it out"
+            f"model_type={model_type or 'llama'!r} has one embedding for all layers and the spec "
+            "has another one for those with a sliding window; write the model as gemma3_text or "
+            "olmo3, or give all layers the same embedding"
         )
-    native = _in_terms_of_transformers(spec, maximum or _DEFAULT_LENGTH)
+    betas = {each.llama_4_scaling_beta for each in (spec.of(FULL), spec.of(SLIDING))}
+    if betas != {0} and not row.position_temperature:
+        raise ValueError(
+            f"{BETA}={max(betas)}: model_type={model_type or 'llama'!r} has no temperature that "
+            "grows with the position; write the model as ministral3, or set it to 0"
+        )
+
+
+def _common(native: RopeSpec) -> dict[str, Any]:
+    """The keys of any `rope_type`, which transformers 4 has at the top level."""
+    keys = {"rope_theta": float(native.theta)}
+    if native.partial_rotary_factor != 1:
+        keys["partial_rotary_factor"] = float(native.partial_rotary_factor)
+    return keys
+
+
+def _parameters(native: RopeSpec) -> dict[str, Any]:
+    """The `rope_type` and its keys."""
     name, row = next((n, r) for n, r in ROPE_TYPES.items() if r.scaling == native.scaling)
     fields = sorted(row.reads - {"original_context"} if row.context_is_maximum else row.reads)
-    parameters = {"rope_type": name} | {
+    if native.llama_4_scaling_beta:
+        fields.append(BETA)
+    return {"rope_type": name} | {
         KEY_OF_FIELD.get(field, field): _json(field, value)
         for field in fields
         if (value := getattr(native, field)) is not None
     }
-    top = {"rope_theta": float(native.theta)}
-    if native.partial_rotary_factor != 1:
-        top["partial_rotary_factor"] = float(native.partial_rotary_factor)
-    keys: dict[str, Any] = {
-        "head_dim": native.head_dim,
-        **top,
-        "rope_scaling": None if native.scaling == "none" else parameters,
-        "rope_parameters": {**top, **parameters},
-    }
-    if row is LONGROPE:  # transformers 4 reads this length only at the top level
-        keys["original_max_position_embeddings"] = native.original_context
-        maximum = maximum or native.original_context
-    if maximum is not None:
-        keys["max_position_embeddings"] = maximum
-    if native.resonance:
-        keys["resonance"] = True
+
+
+def _by_layer_type(native: Mapping[str, RopeSpec], sliding: SlidingLayers) -> dict[str, Any]:
+    """The keys of a type with two embeddings."""
+    full, other = native[FULL], native[SLIDING]
+    nested = {}
+    for name, each in native.items():
+        nested[name] = {**_common(each), **_parameters(each)}
+        if full.partial_rotary_factor != 1:  # else the top level's would apply
+            nested[name]["partial_rotary_factor"] = float(each.partial_rotary_factor)
+        if each.resonance and full.resonance != other.resonance:
+            nested[name]["resonance"] = True
+    if sliding.scaled:  # its `rope_scaling` would change both embeddings in transformers 5, too
+        return {"rope_parameters": nested}
+    common = _common(full)
+    scaling = {key: value for key, value in nested[FULL].items() if key not in common}
+    keys = {**common, "rope_scaling": None if full.scaling == "none" else scaling}
+    if sliding.key is not None:
+        keys[sliding.key] = float(other.theta)
+    base = full.theta if sliding.key is None else other.theta
+    share = full.partial_rotary_factor
+    if other != RopeSpec(head_dim=full.head_dim, theta=base, partial_rotary_factor=share):
+        _LOG.warning(
+            "layers with a sliding window have theta=%g and scaling=%r, for which transformers 4 "
+            "has no keys: only transformers 5 computes it",
+            other.theta,
+            other.scaling,
+        )
+    return keys | {"rope_parameters": nested}
+
+
+def _of_phi3(native: RopeSpec, maximum: int | None) -> dict[str, Any]:
+    """What Phi-3's config class wants: its own context, and in version 4 a dict of three keys."""
+    original = native.original_context
+    if original is None:
+        return {}
+    keys: dict[str, Any] = {ORIGINAL: original}
+    factor = max(1.0, (maximum or original) / original)
+    implied = dataclasses.replace(native, factor=factor, attention_factor=None)
+    if frequencies(implied).attention_factor == frequencies(native).attention_factor:
+        parameters = _parameters(implied)
+        lists = {key: parameters[key] for key in ("short_factor", "long_factor")}
+        keys["rope_scaling"] = {"type": LONGROPE.scaling, **lists}
+        keys["rope_parameters"] = {**_common(native), **parameters}
     return keys
 
 
@@ -80,11 +183,12 @@ def _extended_length(spec: RopeSpec) -> int | None:
     return round(spec.original_context * spec.extension)
 
 
-def _in_terms_of_transformers(spec: RopeSpec, length: int) -> RopeSpec:
+def _in_terms_of_transformers(spec: RopeSpec, length: int, row: ModelType) -> RopeSpec:
     """The spec itself, or an equivalent one that transformers computes exactly."""
     rows = [row for row in ROPE_TYPES.values() if row.scaling == spec.scaling]
     reads_attention_factor = any(row.attention_factor for row in rows)
-    if spec.resonance or (frequencies(spec).attention_factor != 1 and not reads_attention_factor):
+    needs_attention_factor = frequencies(spec).attention_factor != 1 and not reads_attention_factor
+    if spec.resonance or needs_attention_factor:
         if spec.scaling == "dynamic_ntk":
             raise ValueError(
                 "scaling='dynamic_ntk' with resonance or an attention_factor has no Hugging Face "
@@ -92,9 +196,12 @@ def _in_terms_of_transformers(spec: RopeSpec, length: int) -> RopeSpec:
                 "fixed factor"
             )
         return as_factor_lists(spec, length)
-    if spec.scaling in _REWRITES:
-        return _REWRITES[spec.scaling](spec)
-    return spec if rows else as_factor_lists(spec, length)
+    if row.sliding is not None and not spec.truncate:
+        # transformers reads `truncate` beside the layer types, other runtimes inside
+        return as_factor_lists(spec, length)
+    native = _REWRITES[spec.scaling](spec) if spec.scaling in _REWRITES else spec
+    writable = ("none", LONGROPE.scaling) if row.only_longrope else _WRITABLE
+    return native if native.scaling in writable else as_factor_lists(native, length)
 
 
 def _as_default(spec: RopeSpec) -> RopeSpec:
@@ -121,6 +228,7 @@ _REWRITES: dict[str, Callable[[RopeSpec], RopeSpec]] = {
     "ntk_by_parts": _as_llama3,
     "longrope": _with_attention_factor,
 }
+_WRITABLE = frozenset(row.scaling for row in ROPE_TYPES.values())
 
 
 def _json(field: str, value: Any) -> Any:

@@ -165,7 +165,7 @@ _REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "no base of full-attention layers": (
         {**_SIZE, "rope_local_base_freq": 2e4},
-        ("rope_local_base_freq=20000.0", "rope_theta", "missing"),
+        ("rope_local_base_freq", "rope_theta", "missing"),
     ),
     "a wrong base": (
         {**_GEMMA, "rope_local_base_freq": 0.5},

@@ -129,8 +129,8 @@ def _two_bases(hf: HfConfig, dialect: str, sliding: SlidingLayers) -> RopeSpec:
         )
     if hf.keys.get("model_type") is None and hf.keys.get("rope_theta") is None:
         raise ValueError(
-            f"{sliding.key}={hf.keys.get(sliding.key or '')!r} is the base of layers with a sliding "
-            "window, and rope_theta, that of the others, is missing; add it"
+            f"{sliding.key} is the base of layers with a sliding window, and rope_theta, that of "
+            "the others, is missing; add it"
         )
     old = parameters.get("type", "default") if isinstance(parameters, Mapping) else "default"
     if old != "default" and parameters.get("rope_type") is None:

@@ -216,7 +216,7 @@ def _not(condition: Callable[[Case], bool]) -> Callable[[Case], bool]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.6g}"
+    return str(int(value)) if float(value).is_integer() else f"{value:.6g}"
 
 
 def _temperature(read: Callable[[Case], float]) -> Callable[[Case], str]:

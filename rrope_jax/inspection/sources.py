@@ -6,19 +6,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rrope_jax import rope
 from rrope_jax.inspection import config_json, gguf_keys
 from rrope_jax.inspection.case import Case
 from rrope_jax.inspection.keys import Keys, find_keys, quietly
 from rrope_jax.inspection.positions import Positions, of_layers
 from rrope_jax.inspection.runtimes import verdicts
-from rrope_jax.io import json_text, pretrained
+from rrope_jax.io import json_text
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
+from rrope_jax.io.dtypes import DTYPES
 from rrope_jax.io.gguf.container import Contents, read_header
 from rrope_jax.io.gguf.read import description_of
-from rrope_jax.io.huggingface.read import CONFIG
-from rrope_jax.io.orbax.layout import description_from_json, description_to_json, layout_of
-from rrope_jax.io.orbax.read import OrbaxSource
+from rrope_jax.io.huggingface.read import CONFIG, is_huggingface
+from rrope_jax.io.huggingface.write import config_of, express
+
+Verdicts = Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]]
+"""For each layer type and runtime, what differs there, or that nothing does, and the sources."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Inspection:
       model_type: its `model_type` or GGUF architecture; None if it names none.
       positions: what its keys mean.
       keys: which keys say so.
-      runtimes: for each layer type and runtime, what differs there and the sources.
+      runtimes: what runtimes make of them; empty if none can read the checkpoint.
       notes: what else there is to know, in sentences.
     """
 
@@ -40,7 +42,7 @@ class Inspection:
     model_type: str | None
     positions: Positions
     keys: Keys
-    runtimes: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]]
+    runtimes: Verdicts
     notes: tuple[str, ...]
 
 
@@ -57,6 +59,12 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     file = Path(os.path.abspath(path))
     if file.is_file() and file.suffix == ".json":
         return _of_config(str(path), file)
+    if is_huggingface(file):
+        return _of_config(str(path), file / CONFIG)
+    # Late: a config.json must not wait for Orbax.
+    from rrope_jax.io import pretrained
+    from rrope_jax.io.orbax.layout import layout_of
+
     if (file / CONFIG).is_file() and layout_of(file) is None:
         return _of_config(str(path), file / CONFIG)
     kind = pretrained.format_of(path)
@@ -138,29 +146,40 @@ def _of_gguf(path: str, file: Path) -> Inspection:
 
 
 def _of_orbax(path: str, file: Path) -> Inspection:
-    source = OrbaxSource(file)
-    description = source.description
+    from rrope_jax.io.orbax.layout import description_from_json, description_to_json
+    from rrope_jax.io.orbax.read import OrbaxSource
 
-    def read(keys: Mapping[str, Any]) -> Positions:
-        return positions_of(description_from_json(keys))
-
-    positions = positions_of(description)
-    notes = ["runtimes are those of the Hugging Face folder that rrope convert writes of it"]
-    try:
-        written = rope.to_hf(description.rope, max_position_embeddings=description.context)
-    except ValueError as error:
-        written, notes = {}, [f"no other runtime: {error}"]
+    description = OrbaxSource(file).description
+    notes, runtimes = _as_exported(description)
     if (temperature := description.extras.get(FOLDED_TEMPERATURE)) is not None:
         notes.append(_folded(temperature))
     return Inspection(
         path=path,
         format="orbax",
-        model_type="llama",
-        positions=positions,
-        keys=find_keys(description_to_json(description), read),
-        runtimes=_verdicts(False, "llama", written, positions) if written else {},
+        model_type=description.family,
+        positions=positions_of(description),
+        keys=find_keys(
+            description_to_json(description),
+            lambda keys: positions_of(description_from_json(keys)),
+        ),
+        runtimes=runtimes,
         notes=tuple(notes),
     )
+
+
+def _as_exported(description: Description) -> tuple[list[str], Verdicts]:
+    """What runtimes make of a model of ours once it is exported, which they cannot read itself."""
+    try:
+        written, _ = express(description, portable=False)
+        keys = config_of(written, DTYPES["float32"])
+        read, _ = config_json.reader_of(keys)
+        positions = read(keys)
+    except ValueError as error:
+        return [f"no other runtime: {error}"], {}
+    notes = [
+        "the runtimes' lines are about the Hugging Face folder that rrope convert writes of it"
+    ]
+    return notes, _verdicts(False, keys["model_type"], keys, positions)
 
 
 def _folded(temperature: Any) -> str:
@@ -177,7 +196,7 @@ def _verdicts(
     positions: Positions,
     *,
     is_by_name: bool = False,
-) -> dict[str, dict[str, tuple[str, tuple[str, ...]]]]:
+) -> Verdicts:
     return {
         name: verdicts(Case(is_gguf, model_type, keys, name, positions, is_by_name))
         for name in positions.by_type

@@ -40,7 +40,11 @@ def main(argv: Sequence[str]) -> int:
         with Workdir.claim(values.workdir, identity) as workdir:
             text = inspect_report.markdown(results)
             written = write_results(workdir, results, text, inspect_report.plots(results))
-    print(json.dumps(results, indent=2) if values.json else inspect_report.text(results))
+    print(
+        json.dumps(results, indent=2, allow_nan=False)
+        if values.json
+        else inspect_report.text(results)
+    )
     if values.plot is not None:
         (data,) = inspect_report.plots(results).values()
         try:
@@ -64,18 +68,21 @@ def results_of(found: Inspection, against_files: Sequence[str] = ()) -> dict[str
     """
     compared = _compare(found, against_files)
     positions = found.positions
-    return {
-        "path": found.path,
-        "format": found.format,
-        "model_type": found.model_type,
-        "context": positions.context,
-        "original_context": positions.original_context,
-        "notes": list(found.notes),
-        "layer_types": {
-            name: _layer_type(found, name) | ({"against": compared[name]} if compared else {})
-            for name in positions.by_type
-        },
-    }
+    results: dict[str, Any] = _finite(
+        {
+            "path": found.path,
+            "format": found.format,
+            "model_type": found.model_type,
+            "context": positions.context,
+            "original_context": positions.original_context,
+            "notes": list(found.notes),
+            "layer_types": {
+                name: _layer_type(found, name) | ({"against": compared[name]} if compared else {})
+                for name in positions.by_type
+            },
+        }
+    )
+    return results
 
 
 def _layer_type(found: Inspection, name: str) -> dict[str, Any]:
@@ -98,10 +105,10 @@ def _layer_type(found: Inspection, name: str) -> dict[str, Any]:
             "rotary_dim": spec.rotary_dim,
             "head_dim": spec.head_dim,
             "attention_factor": table.attention_factor,
-            "wavelengths": _finite(table.wavelengths.tolist()),
+            "wavelengths": table.wavelengths.tolist(),
         }
         if within != table.wavelengths.tolist():
-            embedding["wavelengths_within_original_context"] = _finite(within)
+            embedding["wavelengths_within_original_context"] = within
         if spec.scaling != "none":
             plain = spec.with_method("none", resonance=False)
             embedding["wavelengths_without_scaling"] = frequencies(plain).wavelengths.tolist()
@@ -120,9 +127,13 @@ def _layer_type(found: Inspection, name: str) -> dict[str, Any]:
     }
 
 
-def _finite(values: list[float]) -> list[float | None]:
-    """Replaces the infinite wavelengths of features that never turn, which JSON cannot say."""
-    return [value if math.isfinite(value) else None for value in values]
+def _finite(value: Any) -> Any:
+    """Replaces numbers that JSON cannot say by None: wavelengths of features that never turn."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _compare(found: Inspection, files: Sequence[str]) -> Mapping[str, list[dict[str, Any]]]:

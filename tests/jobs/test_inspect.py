@@ -84,6 +84,15 @@ def test_keys_without_effect_are_named(tmp_path: Path, capsys: pytest.CaptureFix
     assert found["keys_not_read"] == {"rope_scaling.beta_fast": 48.0, "max_window_layers": 3}
 
 
+def test_numbers_that_json_does_not_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python reads and writes Infinity and NaN; other readers of JSON do not."""
+    config = {**LLAMA, "max_window_layers": float("inf")}
+    (found,) = inspect(write(tmp_path, config), capsys)["layer_types"].values()
+    assert found["keys_not_read"] == {"max_window_layers": None}
+
+
 def test_an_architecture_that_the_decoder_does_not_have(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,7 +62,7 @@ def write(source: Source, folder: Path, dtype: Dtype, *, shard_bytes: int) -> No
       ValueError: a weight overflows in the dtype.
     """
     description = source.description
-    config = _config(description, dtype)
+    config = config_of(description, dtype)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     if description.tokenizer is not None:
         description.tokenizer.write(folder)
@@ -138,7 +138,8 @@ def _rope_keys(description: Description) -> dict[str, Any]:
     return keys
 
 
-def _config(description: Description, dtype: Dtype) -> dict[str, Any]:
+def config_of(description: Description, dtype: Dtype) -> dict[str, Any]:
+    """The config.json of a description that `express` returned."""
     family = named(description.family)
     return {
         "architectures": [family.architecture],

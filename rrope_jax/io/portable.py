@@ -7,7 +7,7 @@ take it. Layers of different types may have different embeddings, and so differe
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -20,12 +20,27 @@ from rrope_jax.rope.factor_lists import as_factor_lists
 Temperatures = Mapping[str, float]
 """The factor on the queries and keys of each layer type that is rotated."""
 
-_ROTATED = ("full_attention", "sliding_attention")
-NO_TEMPERATURES: Temperatures = dict.fromkeys(_ROTATED, 1.0)
+ROTATED = ("full_attention", "sliding_attention")
+"""The layer types that are rotated."""
+NO_TEMPERATURES: Temperatures = dict.fromkeys(ROTATED, 1.0)
 
 
-def factor_lists(description: Description) -> tuple[Description, Temperatures]:
+def rope_of_rotated(description: Description) -> RopeSpec:
+    """The embedding of a model without those of layer types that it does not have."""
+    types, spec = set(description.model.layer_types), description.rope
+    if not types.isdisjoint(ROTATED) and not types.issuperset(ROTATED):
+        return spec.of(next(name for name in ROTATED if name in types))
+    return spec
+
+
+def factor_lists(
+    description: Description, names: Collection[str] = ROTATED
+) -> tuple[Description, Temperatures]:
     """Rewrites embeddings as `longrope` specs with two equal lists and no temperature.
+
+    Args:
+      description: a model.
+      names: the layer types whose embeddings are rewritten; the others stay as they are.
 
     Returns:
       The description with these specs, and the temperatures to fold into the weights.
@@ -34,8 +49,11 @@ def factor_lists(description: Description) -> tuple[Description, Temperatures]:
       ValueError: the frequencies depend on the sequence length, so one list cannot express them.
     """
     spec, context = description.rope, description.context
-    listed = {name: _listed(spec.of(name), context) for name in _ROTATED}
-    temperatures = {name: frequencies(spec.of(name)).attention_factor for name in _ROTATED}
+    listed = {name: spec.of(name) for name in ROTATED}
+    temperatures = dict(NO_TEMPERATURES)
+    for name in names:
+        listed[name] = _listed(spec.of(name), context)
+        temperatures[name] = frequencies(spec.of(name)).attention_factor
     extras = dict(description.extras)
     if folded := [temperature for temperature in temperatures.values() if temperature != 1]:
         extras[FOLDED_TEMPERATURE] = folded[0] * extras.get(FOLDED_TEMPERATURE, 1.0)

@@ -14,6 +14,7 @@ from rrope_jax.rope.frequencies import frequencies as frequencies
 from rrope_jax.rope.huggingface.read import from_hf as from_hf
 from rrope_jax.rope.huggingface.read import original_context as original_context
 from rrope_jax.rope.huggingface.write import to_hf as to_hf
+from rrope_jax.rope.huggingface.write import why_not_in_hf as why_not_in_hf
 from rrope_jax.rope.rotary import PhaseTable as PhaseTable
 from rrope_jax.rope.rotary import cos_sin as cos_sin
 from rrope_jax.rope.rotary import cos_sin_from_table as cos_sin_from_table

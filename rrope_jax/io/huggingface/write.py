@@ -11,10 +11,17 @@ from typing import Any
 from rrope_jax import rope
 from rrope_jax.io.description import Description
 from rrope_jax.io.dtypes import Dtype, cast
+from rrope_jax.io.families.family import Family
 from rrope_jax.io.families.table import first_without, named
 from rrope_jax.io.huggingface.config import keys_of, obstacle
 from rrope_jax.io.huggingface.read import CONFIG, INDEX_FILE, TOKEN_IDS, WEIGHTS_FILE
-from rrope_jax.io.portable import NO_TEMPERATURES, Temperatures, factor_lists
+from rrope_jax.io.portable import (
+    NO_TEMPERATURES,
+    ROTATED,
+    Temperatures,
+    factor_lists,
+    rope_of_rotated,
+)
 from rrope_jax.io.source import Source
 from rrope_jax.io.stored import Layout, Tensor
 from rrope_jax.io.tokenizer.end_of_text import GENERATION, KEY, end_ids
@@ -39,14 +46,26 @@ def express(description: Description, portable: bool) -> tuple[Description, Temp
     Raises:
       ValueError: the model or its embedding cannot be expressed.
     """
-    family = first_without(lambda each: obstacle(each, description.model), description.family)
-    description = dataclasses.replace(description, family=family.name)
-    if not portable:
-        keys = _rope_keys(description)
-        lists = keys["rope_parameters"]["rope_type"] == "longrope"
-        if not lists or description.rope.scaling == "longrope":
-            return description, NO_TEMPERATURES
-    return factor_lists(description)
+    model, spec = description.model, rope_of_rotated(description)
+
+    def why_not(family: Family) -> str | None:
+        return obstacle(family, model) or rope.why_not_in_hf(spec, model_type=family.name)
+
+    family = first_without(why_not, description.family)
+    description = dataclasses.replace(description, family=family.name, rope=spec)
+    names = ROTATED if portable else _without_a_name(description)
+    return factor_lists(description, names) if names else (description, NO_TEMPERATURES)
+
+
+def _without_a_name(description: Description) -> list[str]:
+    """The layer types whose embedding transformers has only lists of factors for."""
+    spec, parameters = description.rope, _rope_keys(description)["rope_parameters"]
+    types = {name: parameters.get(name, parameters)["rope_type"] for name in ROTATED}
+    return [
+        name
+        for name in ROTATED
+        if types[name] == "longrope" and spec.of(name).scaling != "longrope"
+    ]
 
 
 def write(source: Source, folder: Path, dtype: Dtype, *, shard_bytes: int) -> None:
@@ -128,12 +147,14 @@ def _rope_keys(description: Description) -> dict[str, Any]:
     # Dynamic NTK starts to stretch at this length, so it must not be the extended one.
     dynamic = description.rope.scaling == "dynamic_ntk"
     keys = rope.to_hf(
-        description.rope, max_position_embeddings=None if dynamic else description.context
+        description.rope,
+        model_type=named(description.family).name,
+        max_position_embeddings=None if dynamic else description.context,
     )
-    if description.original_context is not None and keys["rope_parameters"]["rope_type"] in (
-        "default",
-        "linear",
-    ):  # informational: these types do not use it
+    parameters = keys["rope_parameters"]
+    rope_type = parameters.get("full_attention", parameters)["rope_type"]
+    if description.original_context is not None and rope_type in ("default", "linear"):
+        # informational: these types do not use it
         keys["original_max_position_embeddings"] = description.original_context
     return keys
 

@@ -62,7 +62,8 @@ def to_hf(
         `max_position_embeddings` is not its original context.
     """
     row = model_type_of(model_type) or LLAMA
-    _check_expressible(spec, model_type, row)
+    if (reason := why_not_in_hf(spec, model_type=model_type)) is not None:
+        raise ValueError(reason)
     maximum = max_position_embeddings or _extended_length(spec)
     for each in (spec.of(FULL), spec.of(SLIDING)):
         if each.scaling == "dynamic_ntk" and maximum != each.original_context:
@@ -96,19 +97,27 @@ def to_hf(
     return keys
 
 
-def _check_expressible(spec: RopeSpec, model_type: str | None, row: ModelType) -> None:
+def why_not_in_hf(spec: RopeSpec, *, model_type: str | None = None) -> str | None:
+    """Says what about an embedding the keys of a type cannot express; None if they can.
+
+    Args:
+      spec: the embedding.
+      model_type: the type; None for LLaMA.
+    """
+    row, name = model_type_of(model_type) or LLAMA, model_type or "llama"
     if spec.sliding_attention is not None and row.sliding is None:
-        raise ValueError(
-            f"model_type={model_type or 'llama'!r} has one embedding for all layers and the spec "
-            "has another one for those with a sliding window; write the model as gemma3_text or "
-            "olmo3, or give all layers the same embedding"
+        return (
+            f"model_type={name!r} has one embedding for all layers and the spec has another one "
+            "for those with a sliding window; write the model as gemma3_text or olmo3, or give all "
+            "layers the same embedding"
         )
     betas = {each.llama_4_scaling_beta for each in (spec.of(FULL), spec.of(SLIDING))}
     if betas != {0} and not row.position_temperature:
-        raise ValueError(
-            f"{BETA}={max(betas)}: model_type={model_type or 'llama'!r} has no temperature that "
-            "grows with the position; write the model as ministral3, or set it to 0"
+        return (
+            f"{BETA}={max(betas)}: model_type={name!r} has no temperature that grows with the "
+            "position; write the model as ministral3, or set it to 0"
         )
+    return None
 
 
 def _common(native: RopeSpec) -> dict[str, Any]:

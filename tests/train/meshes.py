@@ -90,6 +90,8 @@ def _program(implementation: str) -> Program:
         num_heads=4,
         num_kv_heads=2,
         d_ff=96,
+        layer_types=("sliding_attention", "full_attention"),
+        sliding_window=5,  # pieces are longer than that, or as short as 4 tokens
         attention=implementation,
         remat="full",
     )
@@ -97,7 +99,10 @@ def _program(implementation: str) -> Program:
 
 
 def attend(implementation: str) -> dict[str, float]:
-    """Of attention alone and its gradients, in both orders of tokens, from `xla` on one device."""
+    """Of attention alone and its gradients, from `xla` on one device.
+
+    In both orders of tokens, and within a sliding window in the order that training uses.
+    """
     return {str(sizes): _attend(implementation, sizes) for sizes in MESHES}
 
 
@@ -109,13 +114,13 @@ def _attend(implementation: str, sizes: tuple[int, ...]) -> float:
     qkv = [jnp.asarray(normal((B, T, n, H)), jnp.float32) for n in (N, K, K)]
     weight = jnp.asarray(normal((B, T, N, H)), jnp.float32)
 
-    def run(implementation: str, order: bool) -> Any:
+    def run(implementation: str, order: bool, window: int | None) -> Any:
         def weighted(qkv: Any) -> Any:
             q, k, v = (arrange(x) if order else x for x in qkv)
             segments = arrange(segments_BT) if order else segments_BT
             out = attention(
                 *(constrain(0.25 * q, ("batch", "length", "heads", None)), k, v),
-                CausalMask(segment_ids_BT=segments, arranged=order),
+                CausalMask(segment_ids_BT=segments, arranged=order, window=window),
                 implementation=implementation,
             )
             out = restore(out) if order else out
@@ -124,10 +129,10 @@ def _attend(implementation: str, sizes: tuple[int, ...]) -> float:
         (_, out), found = jax.jit(jax.value_and_grad(weighted, has_aux=True))(qkv)
         return out, found
 
-    expected = run("xla", False)
+    cases = ((False, None), (True, None), (True, 100)) if seq > 1 else ((False, None),)
+    expected = {window: run("xla", False, window) for _, window in cases}
     with jax.set_mesh(make(sizes)):
-        orders = (False, True) if seq > 1 else (False,)
-        return max(_difference(run(implementation, order), expected) for order in orders)
+        return max(_difference(run(implementation, *case), expected[case[1]]) for case in cases)
 
 
 def memory() -> dict[int, int]:

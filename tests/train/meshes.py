@@ -1,5 +1,6 @@
 """Run by test_sharded.py in a process with 8 simulated devices; prints what it finds as JSON."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -48,9 +49,8 @@ def packed(B: int, T: int) -> dict[str, np.ndarray]:
     }
 
 
-def gradients(implementation: str, meshes: tuple[tuple[int, ...], ...]) -> dict[str, float]:
+def gradients(program: Program, meshes: tuple[tuple[int, ...], ...]) -> dict[str, float]:
     """Largest relative differences of a batch's gradients from those of one device."""
-    program = _program(implementation)
 
     def run(sizes: tuple[int, ...]) -> Any:
         placement = make_placement(program, make(sizes))
@@ -96,6 +96,33 @@ def _program(implementation: str) -> Program:
         remat="full",
     )
     return Program(model, ROPE, TRAIN)
+
+
+def _layered_program(implementation: str, **fields: Any) -> Program:
+    """A model with windows, NoPE, two embeddings, biases, and norms wherever there can be some."""
+    model = dataclasses.replace(
+        _program(implementation).model,
+        num_layers=5,
+        layer_types=("sliding_attention", "nope", "full_attention"),
+        sliding_window=6,
+        activation="geglu",
+        qkv_bias=True,
+        norm_offset=True,
+        embedding_scale=8.0,
+        residual_scale=0.5,
+        **fields,
+    )
+    rope = dataclasses.replace(
+        ROPE, llama_4_scaling_beta=0.1, sliding_attention=RopeSpec(head_dim=16, theta=100.0)
+    )
+    return Program(model, rope, TRAIN)
+
+
+def layers() -> dict[str, dict[str, float]]:
+    """Of the gradients of models whose layers differ, on every mesh."""
+    both = _layered_program("chunked", qk_norm="all_heads", norm_placement="both")
+    after = _layered_program("xla", qk_norm="head", norm_placement="after")
+    return {"both": gradients(both, MESHES), "after": gradients(after, ((1, 2, 2, 2),))}
 
 
 def attend(implementation: str) -> dict[str, float]:
@@ -166,8 +193,15 @@ def main(what: str) -> None:
         splash.INTERPRET = True
         platform.backend_platform = lambda: "tpu"
     found = {
-        "xla": lambda: {"attend": attend("xla"), "gradients": gradients("xla", ((1, 2, 2, 2),))},
-        "chunked": lambda: {"attend": attend("chunked"), "gradients": gradients("chunked", MESHES)},
+        "xla": lambda: {
+            "attend": attend("xla"),
+            "gradients": gradients(_program("xla"), ((1, 2, 2, 2),)),
+        },
+        "chunked": lambda: {
+            "attend": attend("chunked"),
+            "gradients": gradients(_program("chunked"), MESHES),
+        },
+        "layers": layers,
         "splash": lambda: {"attend": attend("splash")},
         "step": lambda: {"loss": loss((1, 2, 2, 2)), "memory": memory()},
     }[what]()

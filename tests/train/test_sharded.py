@@ -32,14 +32,14 @@ def _on_8_devices(what: str, **environment: str) -> Any:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("implementation", ["xla", "chunked", "splash"])
-def test_every_mesh_computes_the_same(implementation: str) -> None:
+@pytest.mark.parametrize("what", ["xla", "chunked", "splash", "layers"])
+def test_every_mesh_computes_the_same(what: str) -> None:
     """Attention and all gradients, for packed rows and grouped queries, in both token orders."""
     # at any level of optimization, and compiling is most of the time
-    found = _on_8_devices(implementation, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
-    for what, differences in found.items():
+    found = _on_8_devices(what, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    for of, differences in found.items():
         for sizes, difference in differences.items():
-            assert difference < 1e-5, (what, sizes)
+            assert difference < 1e-5, (of, sizes)
 
 
 @pytest.mark.heavy

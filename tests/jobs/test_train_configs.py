@@ -123,6 +123,47 @@ def test_a_wrong_argument_is_one_line(
     assert not workdir.exists()
 
 
+@pytest.mark.parametrize(
+    ("argument", "original", "factor", "rows"),
+    [
+        ("qwen3_8b,128k", 32_768, 4, 16),
+        ("gemma3_27b,256k", 16_384, 16, 8),  # a linear scaling by 8 reached its 128k
+        ("olmo3_7b,128k", 8192, 16, 16),
+        ("phi4_mini,256k", 4096, 64, 8),
+        ("smollm2_135m,32k", 8192, 4, 64),
+    ],
+)
+def test_any_preset_is_continued(argument: str, original: int, factor: int, rows: int) -> None:
+    setting = from_config(TrainSetting, _config(f"pretrained.py:{argument}"), "config")
+    description = setting.describe(elsewhere=True)
+    preset = PRESETS[argument.partition(",")[0]]
+    expected = dataclasses.replace(preset.model, compute_dtype="bfloat16", remat="full")
+    assert description.model == expected
+    rope = description.rope
+    assert (rope.scaling, rope.resonance) == ("yarn", True)
+    assert (rope.original_context, rope.factor) == (original, factor)
+    assert rope.of("sliding_attention") == (preset.rope.sliding_attention or rope)
+    assert description.context == setting.train.length == original * factor
+    assert setting.train.batch_size == rows
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("qwen3_9b,128k", "'qwen3_9b,128k' is not PRESET,LENGTH, such as qwen3_8b,128k; presets"),
+        ("qwen3_8b", "lengths 16k, 32k"),
+        ("gemma3_27b,128k", "'gemma3_27b,128k': gemma3_27b has a context of 131072 already"),
+    ],
+)
+def test_a_preset_is_refused_in_one_line(
+    argument: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = f"--config={CONFIGS / 'pretrained.py'}:{argument}"
+    assert main(["train", config, f"--workdir={tmp_path / 'run'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
 @pytest.mark.parametrize("length", ["8k", "16k", "32k", "64k", "128k"])
 def test_llama_sees_as_many_tokens_at_every_length(length: str) -> None:
     config = _config(f"llama.py:7b,{length}")

@@ -51,11 +51,22 @@ def _outputs(implementation: str, dtype: str, mask: CausalMask) -> tuple[np.ndar
 @pytest.mark.parametrize("segmented", [False, True], ids=["whole", "segments"])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_forward_and_gradient(name: str, dtype: str, segmented: bool) -> None:
+@pytest.mark.parametrize("window", [None, 300])
+def test_forward_and_gradient(window: int | None, name: str, dtype: str, segmented: bool) -> None:
     if (name, dtype) == ("xla", "float32"):
         pytest.skip("it is what the others are compared with")
-    mask = CausalMask(segment_ids_BT=_segments() if segmented else None)
-    shape = CallShape(B=B, T=T, S=T, N=N, K=K, H=H, dtype=jnp.dtype(dtype), segmented=segmented)
+    mask = CausalMask(segment_ids_BT=_segments() if segmented else None, window=window)
+    shape = CallShape(
+        B=B,
+        T=T,
+        S=T,
+        N=N,
+        K=K,
+        H=H,
+        dtype=jnp.dtype(dtype),
+        segmented=segmented,
+        window=window,
+    )
     try:
         choose(shape, name)
     except ValueError as error:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rrope_jax.inspection.positions import Positions
-from rrope_jax.rope.huggingface.rope_types import ROPE_TYPES
+from rrope_jax.rope.huggingface.rope_types import KEY_OF_FIELD, ROPE_TYPES
 
 Path = tuple[str, ...]
 Read = Callable[[Mapping[str, Any]], Positions]
@@ -91,7 +91,17 @@ def _effect(
             both = _with(both, twin, other)
         changes.append(both)
     changed = _differences(changes, read, facts)
-    return dict.fromkeys(facts, ()) if changed is None else changed
+    if changed is not None:
+        return changed
+    # Only this value is accepted: it determines the fact of its name.
+    return {
+        layer_type: tuple(
+            name
+            for name, fact in known.items()
+            if KEY_OF_FIELD.get(name, name) == path[-1] and fact == value
+        )
+        for layer_type, known in facts.items()
+    }
 
 
 def _differences(

@@ -24,7 +24,7 @@ RELEASES: Mapping[str, str] = MappingProxyType(
         "transformers 5": "5.23.0, run",
         "vLLM": "0.33.0",
         "SGLang": "0.5.23",
-        "llama.cpp": "its converter in May 2026; GGUF as in xllamacpp 2026.10, run",
+        "llama.cpp": "converter at 0274f0fc and 00bd27a6; GGUF as in xllamacpp 2026.10, run",
         "MaxText": "e591f30c of August 2026",
         "levanter": "marin 3560cb28, 0cf7458f and 1997a9c9",
         "Tunix": "c7d8950f of August 2026",
@@ -130,6 +130,14 @@ def _known_to_5(case: Case) -> bool:
     return model_type_of(case.model_type) is not None and not case.positions.notes
 
 
+def _ramp_beyond_features(case: Case) -> bool:
+    """Whether even the slowest feature turns more than beta_slow times in the original context."""
+    spec = case.spec
+    if spec is None or spec.original_context is None:
+        return False
+    return spec.original_context / (2 * math.pi * spec.beta_slow) > spec.theta
+
+
 def _without_theta(case: Case) -> bool:
     return case.keys.get("rope_theta") is None and case.parameters.get("rope_theta") is None
 
@@ -204,6 +212,15 @@ def _other_nested_original(case: Case) -> bool:
     return case.spec is not None and case.spec.original_context != stated
 
 
+def _differs_from_full_layers(case: Case) -> bool:
+    full = case.positions.by_type.get("full_attention")
+    return case.is_rotated and full is not None and full.rope != case.spec
+
+
+def _differs_from_full_layers_of_olmo3(case: Case) -> bool:
+    return case.model_type == "olmo3" and _differs_from_full_layers(case)
+
+
 def _scaled_window(case: Case) -> bool:
     return case.layer_type == "sliding_attention" and case.scaling != "none"
 
@@ -247,6 +264,7 @@ def _maxtext_flags(case: Case) -> str:
             f"original_max_position_embeddings={spec.original_context}",
             f"beta_fast={_number(spec.beta_fast)} beta_slow={_number(spec.beta_slow)}",
             f"rope_truncate={str(spec.truncate).lower()}",
+            "rope_interleave=false",
             f"rope_attention_scaling={str(case.temperature != 1).lower()}",
         ]
     if case.window is not None:
@@ -506,6 +524,16 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "llama.cpp",
+        _hf(_scaled("yarn"), _explicit_temperature),
+        lambda case: (
+            "its converter writes attention_factor as yarn_attn_factor, which is not read: cos and "
+            f"sin are multiplied by {_number(case.derived_temperature)}, not "
+            f"{_number(case.temperature)}"
+        ),
+        _CONVERTER_BASE,
+    ),
+    Rule(
+        "llama.cpp",
         _hf(_scaled("dynamic_ntk")),
         "its converter drops the scaling: plain RoPE, without a stretch beyond the context",
         _CONVERTER_BASE,
@@ -555,7 +583,18 @@ RULES: tuple[Rule, ...] = (
     # --- MaxText ---
     Rule(
         "MaxText",
-        _hf(_of(_MAXTEXT_MODELS), _scaled("none", "linear", "yarn"), _not(_explicit_temperature)),
+        _hf(_differs_from_full_layers_of_olmo3),
+        "config.json is not read, and all layers of OLMo 3 get the embedding of full attention",
+        f"{_MAXTEXT}models/olmo3.py",
+    ),
+    Rule(
+        "MaxText",
+        _hf(
+            _not(_differs_from_full_layers_of_olmo3),
+            _of(_MAXTEXT_MODELS),
+            _scaled("none", "linear", "yarn"),
+            _not(_explicit_temperature),
+        ),
         _maxtext_flags,
         f"{_MAXTEXT}configs/base.yml",
     ),
@@ -613,6 +652,12 @@ RULES: tuple[Rule, ...] = (
         "levanter",
         _hf(_scaled("yarn"), lambda case: case.parameters.get("mscale") not in (None, 1)),
         "mscale is read without mscale_all_dim, and makes another attention factor",
+        _LEVANTER_ROTARY,
+    ),
+    Rule(
+        "levanter",
+        _hf(_scaled("yarn"), _ramp_beyond_features),
+        "the ramp ends at the last feature, and not beyond it",
         _LEVANTER_ROTARY,
     ),
     Rule(

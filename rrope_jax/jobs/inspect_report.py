@@ -140,12 +140,13 @@ def _source(name: str, found: Mapping[str, Any]) -> str:
 
 
 def _keys_of(found: Mapping[str, Any], fact: str) -> list[str]:
+    """The keys that determine a fact, without those that only choose a scaling or a family."""
     names = (fact, "partial_rotary_factor") if fact == "head_dim" else (fact,)
-    keys = [k for k, says in found["keys_read"].items() if not set(names).isdisjoint(says)]
-    if fact == "scaling" or not keys:
-        return keys
-    by_type = {k for k, says in found["keys_read"].items() if "scaling" in says}
-    return [key for key in keys if key not in by_type] or keys
+    read = found["keys_read"]
+    keys = [key for key, says in read.items() if not set(names).isdisjoint(says)]
+    if fact != "scaling":
+        keys = [key for key in keys if "scaling" not in read[key]]
+    return [key for key in keys if key != "model_type"] or keys
 
 
 def _value(name: str, value: Any) -> str:

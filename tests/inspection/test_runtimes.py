@@ -70,7 +70,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
             "vLLM": SAME,
             "SGLang": "multiplied by 1.13863, not 1",
             "levanter": "multiplied by 1.13863, not 1",
-            "llama.cpp": NOT_CHECKED,
+            "llama.cpp": "multiplied by 1.13863, not 1",
             "MaxText": "no flag",
         },
     ),
@@ -81,6 +81,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "yarn without rounding, one mscale": (
         config(rope_scaling={**YARN, "truncate": False, "mscale": 0.7}),
         {"levanter": "truncate is not read", "vLLM": SAME},
+    ),
+    "yarn from a long context": (
+        config(rope_scaling={**YARN, "original_max_position_embeddings": 131072}),
+        {"levanter": "ends at the last feature", "vLLM": SAME},
     ),
     "two original contexts": (
         config(rope_scaling=YARN, original_max_position_embeddings=4096),
@@ -192,6 +196,7 @@ def _layers(
 
 _SCALED = RopeSpec(head_dim=64, scaling="linear", factor=8.0)
 _PLAIN = RopeSpec(head_dim=64)
+_LOCAL = RopeSpec(head_dim=64, theta=5e5)
 _TEMPERATURE = RopeSpec(
     head_dim=64,
     scaling="yarn",
@@ -219,6 +224,10 @@ LAYER_CASES: dict[str, tuple[Case, dict[str, str]]] = {
     "OLMo 3 scaled in its windows": (
         _layers("sliding_attention", _SCALED, 512, (0, 1), model_type="olmo3"),
         {"llama.cpp": "no scaling", "levanter": "no scaling"},
+    ),
+    "OLMo 3": (
+        _layers("sliding_attention", _LOCAL, 512, (0, 1), model_type="olmo3"),
+        {"MaxText": "all layers of OLMo 3 get", "levanter": SAME},
     ),
     "OLMo 3 without a base": (
         _layers("full_attention", _PLAIN, None, (3,), model_type="olmo3"),

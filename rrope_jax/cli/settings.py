@@ -12,7 +12,7 @@ one of:
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -31,12 +31,19 @@ INLINE = "inline"
 class SomeOf:
     """Marks a group that may contain any fields of the given dataclasses."""
 
-    def __init__(self, *classes: type[Any]) -> None:
-        """Takes the dataclasses."""
+    def __init__(self, *classes: type[Any], without: Collection[str] = ()) -> None:
+        """Takes the dataclasses, of which later ones replace fields of earlier ones.
+
+        Args:
+          *classes: The dataclasses.
+          without: Fields that the group does not contain.
+        """
         self.classes = classes
         self.annotations: dict[str, Any] = {}
         for cls in classes:
             self.annotations |= _annotations(cls)
+        for name in without:
+            del self.annotations[name]
 
 
 def from_config(cls: type[T], config: ConfigDict, path: str, **fixed: Any) -> T:

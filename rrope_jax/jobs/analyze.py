@@ -13,7 +13,8 @@ from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.cli.settings import INLINE, from_config, unset_group
-from rrope_jax.jobs.rope_fields import RopeFields, spec_of, spec_of_method
+from rrope_jax.jobs.rope_fields import spec_of, spec_of_method
+from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.rope import RopeSpec, analysis, frequencies
 from rrope_jax.rope.methods import parse_method

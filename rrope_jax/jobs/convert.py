@@ -13,7 +13,8 @@ from rrope_jax.cli.errors import UsageError
 from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.io import conversion, pretrained
 from rrope_jax.io.weights import parameter_shapes
-from rrope_jax.jobs.rope_fields import RopeFields, extend
+from rrope_jax.jobs.rope_fields import extend
+from rrope_jax.jobs.rope_groups import RopeFields
 
 SUMMARY = (
     "Converts a checkpoint between our own format (orbax), Hugging Face folders (hf) and GGUF "

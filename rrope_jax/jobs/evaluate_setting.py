@@ -9,7 +9,7 @@ from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.evaluation.closed_ended import ClosedEndedSetting
 from rrope_jax.evaluation.passkey import PasskeySetting
 from rrope_jax.evaluation.perplexity import PerplexitySetting
-from rrope_jax.jobs.rope_fields import RopeFields
+from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.jobs.train_setting import PresetName
 from rrope_jax.model import ModelConfig
 

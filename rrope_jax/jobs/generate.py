@@ -19,7 +19,7 @@ from rrope_jax.jobs.pretrained_model import (
     load_model,
     settable,
 )
-from rrope_jax.jobs.rope_fields import RopeFields
+from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.model import ModelConfig
 
 SUMMARY = (

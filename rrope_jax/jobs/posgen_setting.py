@@ -5,7 +5,8 @@ from typing import Annotated
 
 from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.cli.settings import INLINE, Fields, SomeOf, build
-from rrope_jax.jobs.rope_fields import RopeFields, spec_of_method
+from rrope_jax.jobs.rope_fields import spec_of_method
+from rrope_jax.jobs.rope_groups import RopeFields, check_layers, merge, split
 from rrope_jax.model import ModelConfig
 from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig, check_tasks
 from rrope_jax.posgen.grid import PROTOCOLS, Training, trainings
@@ -128,20 +129,23 @@ class PosgenSetting:
         fields: dict[str, tuple[Fields, str]] = {
             "scaled_training": (self.rope, "config.rope"),
             "scaled_at_test": (
-                {**self.rope, **self.rope_at_test},
+                merge(self.rope, self.rope_at_test),
                 "config.rope with config.rope_at_test",
             ),
         }
+        for group, path in ((self.rope, "config.rope"), (self.rope_at_test, "config.rope_at_test")):
+            check_layers(split(group, path), program.model, path)
         grid = self.grid
         specs = {}
         for protocol in grid.protocols:
             trained_as = map(PROTOCOLS[protocol], grid.methods)
             for method in dict.fromkeys((*grid.methods, *trained_as)):
                 spec = spec_of_method(*fields[protocol], method, head_dim=program.model.head_size)
-                if spec.llama_4_scaling_beta:
-                    raise UsageError(
-                        f"config.rope.llama_4_scaling_beta = {spec.llama_4_scaling_beta}: models "
-                        "of PosGen have no temperature by position; leave it unset"
-                    )
+                for each in (spec, spec.of("sliding_attention")):
+                    if each.llama_4_scaling_beta:
+                        raise UsageError(
+                            f"config.rope.llama_4_scaling_beta = {each.llama_4_scaling_beta}: "
+                            "models of PosGen have no temperature by position; leave it unset"
+                        )
                 specs[protocol, method] = spec
         return trainings(tasks=grid.tasks, methods=grid.methods, seeds=grid.seeds, specs=specs)

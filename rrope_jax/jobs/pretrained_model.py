@@ -82,9 +82,9 @@ def load_model(
     with refusing(f"--checkpoint={checkpoint}"):
         opened = pretrained.open_source(checkpoint)
         original = opened.description
-        changed = extend(original, rope)
         with refusing("config.model"):
-            original.model.changed(overrides)
+            model_changed = original.model.changed(overrides)
+        changed = extend(dataclasses.replace(original, model=model_changed), rope)
         source = tokenizer or changed.tokenizer
         if source is None:
             raise UsageError(

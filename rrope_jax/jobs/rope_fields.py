@@ -3,29 +3,28 @@
 import dataclasses
 import logging
 import math
-from typing import Annotated, Any
+from typing import Any
 
 from rrope_jax.cli.errors import UsageError
-from rrope_jax.cli.settings import Fields, SomeOf, build
+from rrope_jax.cli.settings import Fields, build
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
+from rrope_jax.jobs.rope_groups import FULL, PATH, SLIDING, Groups, check_layers, split
+from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.rope.methods import parse_method
 from rrope_jax.rope.scalings import SCALING_FIELDS, unread_fields
 
 _LOG = logging.getLogger(__name__)
-_PATH = "config.rope"
-
-RopeFields = Annotated[Fields, SomeOf(RopeSpec)]
-"""The group `config.rope`, which describes several methods or changes a checkpoint's embedding."""
 
 
 def spec_of(
-    fields: Fields, path: str = _PATH, *, scaling: str, resonance: bool, **fixed: Any
+    fields: Fields, path: str = PATH, *, scaling: str, resonance: bool, **fixed: Any
 ) -> RopeSpec:
     """Builds the spec of a method, ignoring fields that only other scalings use.
 
     Args:
-      fields: RopeSpec fields; `scaling` and `resonance` among them are ignored.
+      fields: What the group `config.rope` contains; `scaling` and `resonance` at its top are
+        ignored. Those of one layer type replace the method's.
       path: The group's name in messages.
       scaling, resonance: The method.
       **fixed: Fields that the caller sets, such as `head_dim`.
@@ -33,9 +32,49 @@ def spec_of(
     Raises:
       UsageError: A value is wrong.
     """
-    unread = unread_fields(scaling)
+    groups = split(fields, path)
+    every = {**groups.all, "scaling": scaling, "resonance": resonance}
+
+    def of_layers(name: str, own: Fields) -> RopeSpec:
+        return _build({**every, **own}, f"{path}.{name}" if own else path, **fixed)
+
+    full = of_layers(FULL, groups.full)
+    if not groups.full and not groups.sliding:
+        return full
+    return dataclasses.replace(full, sliding_attention=of_layers(SLIDING, groups.sliding))
+
+
+def _build(fields: Fields, path: str, **fixed: Any) -> RopeSpec:
+    """Builds the spec of some layers, ignoring fields that only other scalings use."""
+    unread = unread_fields(fields["scaling"])
     read = {name: fields[name] for name in fields if name not in unread}
-    return build(RopeSpec, read | {"scaling": scaling, "resonance": resonance}, path, **fixed)
+    return build(RopeSpec, read, path, **fixed)
+
+
+def new_spec(fields: Fields, model: ModelConfig) -> RopeSpec:
+    """Builds the spec of a new model.
+
+    Args:
+      fields: What the group `config.rope` contains.
+      model: The model.
+
+    Raises:
+      UsageError: A field has no effect or a wrong value.
+    """
+    groups = split(fields)
+    check_layers(groups, model)
+    full = _of_new_layers(groups.all, groups.full, FULL, model)
+    if not groups.full and not groups.sliding:
+        return full
+    sliding = _of_new_layers(groups.all, groups.sliding, SLIDING, model)
+    return dataclasses.replace(full, sliding_attention=sliding)
+
+
+def _of_new_layers(every: Fields, own: Fields, name: str, model: ModelConfig) -> RopeSpec:
+    unread = unread_fields(own["scaling"]) if "scaling" in own else frozenset()
+    read = {field: value for field, value in every.items() if field not in unread}
+    path = f"{PATH}.{name}" if own else PATH
+    return build(RopeSpec, {**read, **own}, path, head_dim=model.head_size)
 
 
 def spec_of_method(fields: Fields, path: str, method: str, **fixed: Any) -> RopeSpec:
@@ -71,74 +110,107 @@ def extend(description: Description, fields: Fields) -> Description:
     Other fields keep the checkpoint's values, except those that no longer apply. A new scaling
     resets the fields of the old one (its factor only for LongRoPE). A new factor, original context
     or mscale resets the attention factor. `original_context` defaults to the context length before
-    any extension; the new context is that length times the scaling's factor.
+    any extension; the new context is that length times the factor of full-attention layers.
 
     Args:
       description: The checkpoint's description.
-      fields: RopeSpec fields of `config.rope`.
+      fields: What the group `config.rope` contains, see `rope_groups`.
 
     Returns:
       The new description.
 
     Raises:
-      UsageError: A field has no effect or a wrong value, `head_dim` is not the model's, or the
-        checkpoint cannot be changed: its weights include a temperature, its original context is
-        unknown, or its factor lists were made for another extension.
+      UsageError: A field has no effect or a wrong value, is given twice, or is one of layers that
+        the model does not have; `head_dim` is not the model's; or the checkpoint cannot be changed:
+        its weights include a temperature, its original context is unknown, or its factor lists were
+        made for another extension.
     """
-    if not fields:
+    groups = split(fields)
+    if not groups:
         return description
     if (temperature := description.extras.get(FOLDED_TEMPERATURE)) is not None:
         raise UsageError(
-            f"{_PATH}: the checkpoint is an export whose weights hold the temperature "
+            f"{PATH}: the checkpoint is an export whose weights hold the temperature "
             f"{temperature:.4f} of its embedding, so it cannot get another one; take the "
             "checkpoint that it was exported from"
         )
-    old = description.rope
-    idle = sorted(unread_fields(old.scaling).intersection(fields))
-    if idle and "scaling" not in fields:
-        raise UsageError(
-            f"{_PATH}.{idle[0]} = {fields[idle[0]]!r} has no effect on the checkpoint's scaling, "
-            f"{old.scaling!r}; set {_PATH}.scaling too"
-        )
-    original = fields.get("original_context") or original_context(description)
-    rescaled = {"scaling", "factor", "original_context"}.intersection(fields)
-    if rescaled and original is None:
-        raise UsageError(
-            f"{_PATH}.original_context is not set, and the checkpoint does not say what context it "
-            f"had before its scaling {old.scaling!r} by {old.extension:g}, only "
-            f"{description.context} tokens now; set it to the tokens that the model was trained at"
-        )
-    merged = _inherited(old, fields)
-    if original:
-        merged["original_context"] = original
-    merged |= fields
-    spec = spec_of(
-        merged,
-        scaling=merged["scaling"],
-        resonance=merged["resonance"],
-        head_dim=description.model.head_size,
-    )
-    if spec.scaling != old.scaling and old.scaling != "none":
-        _LOG.warning(
-            "%s.scaling = %r replaces the checkpoint's %r by %g; %s tokens are extended, not %s",
-            _PATH,
-            spec.scaling,
-            old.scaling,
-            old.extension,
-            original,
-            description.context,
-        )
-    if rescaled and original is not None:
+    check_layers(groups, description.model)
+    old, types = description.rope, description.model.layer_types
+    if FULL not in types:  # then there is one embedding, which the context goes with
+        groups = Groups({**groups.all, **groups.sliding}, {}, {})
+    of_full = {**groups.all, **groups.full}
+    full = _changed(description, old.of(FULL), of_full, _path(FULL, groups.full))
+    sliding = old.sliding_attention
+    of_sliding = groups.sliding if sliding is not None else {**groups.all, **groups.sliding}
+    if SLIDING in types and (sliding is not None or groups.full or groups.sliding):
+        path = _path(SLIDING, groups.sliding)
+        sliding = _changed(description, old.of(SLIDING), of_sliding, path)
+    spec = dataclasses.replace(full, sliding_attention=sliding)
+    original = of_full.get("original_context") or original_context(description)
+    if _RESCALING.intersection(of_full) and original is not None:
         extended = round(original * spec.extension)
         named = None if spec.original_context == original or spec.extension == 1 else original
         return dataclasses.replace(description, rope=spec, context=extended, original_context=named)
     return dataclasses.replace(description, rope=spec)
 
 
+def _path(name: str, own: Fields) -> str:
+    return f"{PATH}.{name}" if own else PATH
+
+
+# Fields that set how far an embedding is extended.
+_RESCALING = frozenset({"scaling", "factor", "original_context"})
+
+
+def _changed(description: Description, old: RopeSpec, fields: Fields, path: str) -> RopeSpec:
+    """Replaces fields of the embedding of some layers.
+
+    Args:
+      description: The checkpoint's description.
+      old: The embedding of these layers.
+      fields: The new fields.
+      path: Their group's name in messages.
+
+    Raises:
+      UsageError: See `extend`.
+    """
+    if not fields:
+        return old
+    idle = sorted(unread_fields(old.scaling).intersection(fields))
+    if idle and "scaling" not in fields:
+        raise UsageError(
+            f"{path}.{idle[0]} = {fields[idle[0]]!r} has no effect on the checkpoint's scaling, "
+            f"{old.scaling!r}; set {path}.scaling too"
+        )
+    original = fields.get("original_context") or original_context(description)
+    if _RESCALING.intersection(fields) and original is None:
+        raise UsageError(
+            f"{path}.original_context is not set, and the checkpoint does not say what context it "
+            f"had before its scaling {old.scaling!r} by {old.extension:g}, only "
+            f"{description.context} tokens now; set it to the tokens that the model was trained at"
+        )
+    merged = _inherited(old, fields, path)
+    if original:
+        merged["original_context"] = original
+    merged |= fields
+    spec = _build(merged, path, head_dim=description.model.head_size)
+    if spec.scaling != old.scaling and old.scaling != "none":
+        _LOG.warning(
+            "%s.scaling = %r replaces the checkpoint's %r by %g; %s tokens are extended, not %s",
+            path,
+            spec.scaling,
+            old.scaling,
+            old.extension,
+            original,
+            description.context,
+        )
+    return spec
+
+
 _OF_AN_EXTENSION = {"factor", "original_context", "mscale", "mscale_all_dim"}
 
 
-def _inherited(old: RopeSpec, fields: Fields) -> dict[str, Any]:
+def _inherited(old: RopeSpec, fields: Fields, path: str) -> dict[str, Any]:
     """Returns the embedding's fields with those reset that the config's changes invalidate."""
     inherited = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
     current = inherited | {"factor": old.extension}
@@ -155,8 +227,8 @@ def _inherited(old: RopeSpec, fields: Fields) -> dict[str, Any]:
     if old.scaling == "longrope" and rescaled and not lists <= fields.keys():
         name = rescaled[0]
         raise UsageError(
-            f"{_PATH}.{name} = {fields[name]!r}: the checkpoint's short_factor and long_factor are "
-            f"made for {name}={current[name]!r}; set both lists too, or another {_PATH}.scaling"
+            f"{path}.{name} = {fields[name]!r}: the checkpoint's short_factor and long_factor are "
+            f"made for {name}={current[name]!r}; set both lists too, or another {path}.scaling"
         )
     if old.attention_factor is not None and changed & (_OF_AN_EXTENSION | lists):
         inherited["attention_factor"] = None
@@ -165,7 +237,7 @@ def _inherited(old: RopeSpec, fields: Fields) -> dict[str, Any]:
             _LOG.warning(
                 "%s.attention_factor is not set: the checkpoint's %g goes with its factor, and "
                 "%r gives its own",
-                _PATH,
+                path,
                 old.attention_factor,
                 old.scaling,
             )

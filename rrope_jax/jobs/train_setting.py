@@ -12,10 +12,10 @@ from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_fil
 from rrope_jax.io import pretrained
 from rrope_jax.io.source import Source
 from rrope_jax.io.tokenizer.files import TokenizerFiles
-from rrope_jax.jobs.rope_fields import RopeFields, extend
+from rrope_jax.jobs.rope_fields import extend, new_spec
+from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS, Preset
-from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import MeshConfig
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.heldout import HeldoutConfig
@@ -192,7 +192,7 @@ class TrainSetting:
             return dataclasses.replace(self._of_preset(self.preset), tokenizer=files, extras=ids)
         fields = {"vocab_size": tokenizer.vocab_size} | self.model_fields
         model = build(ModelConfig, fields, "config.model")
-        rope = build(RopeSpec, self.rope, "config.rope", head_dim=model.head_size)
+        rope = new_spec(self.rope, model)
         context = self.train.reach
         if rope.original_context is not None:
             context = max(context, round(rope.original_context * rope.extension))

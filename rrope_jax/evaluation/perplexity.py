@@ -174,16 +174,22 @@ def document_losses(
     return np.concatenate(parts)
 
 
+_EMBEDDINGS = ("full_attention", "sliding_attention")
+
+
 def length_groups(spec: RopeSpec, lengths: Sequence[int]) -> list[list[int]]:
     """Groups lengths at which a spec has the same frequencies, ascending: one pass per group.
+
+    Those of sliding layers count, too.
 
     All lengths form one group, unless the scaling depends on the length (`dynamic_ntk`,
     `longrope`).
     """
-    groups: dict[tuple[bytes, float], list[int]] = {}
+    groups: dict[tuple[tuple[bytes, float], ...], list[int]] = {}
     for length in sorted(lengths):
-        table = frequencies(spec, length)
-        groups.setdefault((table.inv_freq.tobytes(), table.attention_factor), []).append(length)
+        tables = [frequencies(spec.of(name), length) for name in _EMBEDDINGS]
+        same = tuple((table.inv_freq.tobytes(), table.attention_factor) for table in tables)
+        groups.setdefault(same, []).append(length)
     return list(groups.values())
 
 

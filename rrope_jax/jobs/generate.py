@@ -21,6 +21,7 @@ from rrope_jax.jobs.pretrained_model import (
 )
 from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.model import ModelConfig
+from rrope_jax.model.cache import cache_bytes
 
 SUMMARY = (
     "Prints how a checkpoint continues a prompt, greedily or sampled. --config.rope.scaling=yarn "
@@ -99,11 +100,12 @@ def _continue(
     )
     done = time.perf_counter()
     _LOG.info(
-        "read %d tokens in %.1f s, wrote %d in %.1f s, compilation included",
+        "read %d tokens in %.1f s, wrote %d in %.1f s, compilation included; %.1f MiB of cache",
         len(prompt),
         read - began,
         len(written),
         done - read,
+        cache_bytes(model.decoder.config, 1, capacity) / 2**20,
     )
     return model.tokenizer.decode_after(prompt, written)
 

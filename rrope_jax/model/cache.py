@@ -64,6 +64,12 @@ def init_cache(config: ModelConfig, batch_size: int, capacity: int) -> KVCache:
     )
 
 
+def cache_bytes(config: ModelConfig, batch_size: int, capacity: int) -> int:
+    """The memory in bytes that `init_cache` takes for these arguments."""
+    shapes = jax.eval_shape(lambda: init_cache(config, batch_size, capacity))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
+
+
 def slots(layer_types: Sequence[str]) -> NDArray[np.int32]:
     """The index of each layer among those that share its part of the cache, int32[L]."""
     counts = {True: 0, False: 0}

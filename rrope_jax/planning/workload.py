@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from rrope_jax.model import ModelConfig, flops
+from rrope_jax.model.cache import cache_bytes
 from rrope_jax.sharding import LayoutError, MeshConfig, make_mesh
 from rrope_jax.train import sharded
 from rrope_jax.train.heldout import HeldoutConfig
@@ -203,7 +204,11 @@ class TextTraining:
             steps=1,
             tokens=train.batch_size * train.length,
             calls=train.steps,
-            details={"parameters": parameters, "attention": implementation},
+            details={
+                "parameters": parameters,
+                "attention": implementation,
+                "cache of a row when decoding, bytes": cache_bytes(model, 1, train.length),
+            },
         )
 
 

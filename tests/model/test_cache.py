@@ -9,6 +9,8 @@ import pytest
 from flax import nnx
 
 from rrope_jax.model import Decoder, KVCache, ModelConfig, init_cache
+from rrope_jax.model.cache import cache_bytes
+from rrope_jax.model.presets import PRESETS
 from rrope_jax.rope import RopeSpec
 from tests.closeness import assert_close
 
@@ -153,3 +155,14 @@ def test_layers_cut_out_share_the_memory_of_the_stack() -> None:
     if begin % 64 == 0:
         assert addresses == [begin + index * size for index in range(len(layers))]
     np.testing.assert_array_equal(jnp.stack(arrays), stack)
+
+
+def test_the_memory_of_sliding_layers_does_not_grow() -> None:
+    """Gemma 3 270M: 3 layers see everything, 15 have rings of 512; a head of 256, float32."""
+    model = PRESETS["gemma3_270m"].model
+    of_token = 2 * 256 * 4
+    for capacity in (2048, 32_768):
+        assert cache_bytes(model, 1, capacity) == of_token * (3 * capacity + 15 * 512) + 4
+    assert cache_bytes(model, 2, 100) == 2 * (of_token * 18 * 100 + 4)
+    everywhere = model.changed({"layer_types": ("full_attention",)})
+    assert cache_bytes(model, 1, 32_768) / cache_bytes(everywhere, 1, 32_768) < 0.18

@@ -492,8 +492,7 @@ def test_tokens_that_a_config_lacks(folder: Path, tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         ({"activation": "relu"}, "activation='relu'.*only 'swiglu'"),
-        ({"attention_scale": 1.0, "qk_norm": "head"}, "attention_scale=1.0"),
-        ({"logit_scale": 0.5, "norm_placement": "after"}, "logit_scale=0.5"),
+        ({"attention_scale": 1.0, "qk_norm": "head"}, "qk_norm='head'.*only 'none'"),
     ],
 )
 def test_models_that_other_runtimes_do_not_have(
@@ -504,6 +503,18 @@ def test_models_that_other_runtimes_do_not_have(
         with pytest.raises(ValueError, match=message):
             tiny.save(made, tmp_path / "a", target_format)
     back, _ = pretrained.load(tiny.save(made, tmp_path / "a", "orbax"))
+    _assert_same_weights(made, back)
+
+
+@pytest.mark.parametrize("target_format", ["hf", "gguf"])
+def test_models_that_only_another_family_has(target_format: str, tmp_path: Path) -> None:
+    """Scales that LLaMA does not have, and Granite has."""
+    made = tiny.decoder(attention_scale=1.0, logit_scale=0.3, residual_scale=0.7)
+    folder = tiny.save(made, tmp_path / "a", target_format, family="llama")
+    back, description = pretrained.load(folder)
+    assert description.family == "granite"
+    unstored = {"initializer_range": made.config.initializer_range}
+    assert dataclasses.replace(back.config, **unstored) == made.config
     _assert_same_weights(made, back)
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
+
 from rrope_jax.io.families.family import NO_BIASES, ONE_LIST, SILU, Family, Gguf, Keys
 from rrope_jax.model import ModelConfig
 
@@ -28,11 +30,11 @@ def _write(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def inverse(number: float) -> float:
-    """The shortest decimal of which `number` is the inverse, so that it is read back as such."""
+def inverse(number: float, dtype: Any = np.float64) -> float:
+    """The shortest decimal of which a number is the inverse in a dtype; so it is read as written."""
     for digits in range(1, 17):
         divisor = float(f"{1 / number:.{digits}g}")
-        if 1 / divisor == number:
+        if dtype(1 / divisor) == dtype(number):
             return divisor
     return 1 / number
 
@@ -46,7 +48,7 @@ def _read_gguf(keys: Keys, _: Collection[str]) -> dict[str, Any]:
     scales = {name: value for name, value in fields.items() if value}  # 0 is none in llama.cpp
     if not keys.get("logit_scale"):
         raise ValueError("it has no granite.logit_scale, which a model needs")
-    return {**scales, "logit_scale": 1 / keys["logit_scale"]}
+    return {**scales, "logit_scale": inverse(keys["logit_scale"], np.float32)}
 
 
 def _write_gguf(model: ModelConfig) -> dict[str, Any]:

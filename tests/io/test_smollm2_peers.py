@@ -6,10 +6,8 @@ against the decoder here, which keeps the embedding as a spec. Figures: docs/con
 
 import dataclasses
 import gc
-import json
 import math
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +22,7 @@ from rrope_jax.io import conversion, pretrained
 from rrope_jax.model import init_cache
 from rrope_jax.model.decoder import abstract_decoder
 from rrope_jax.rope import RopeSpec
+from tests.io import llama_cpp
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
@@ -189,7 +188,8 @@ def test_llama_cpp(
     spec, ours_TV = case
     file = tmp_path / "exported.gguf"
     conversion.convert(model.source, file, "gguf", description=_described(model, spec))
-    theirs = _llama_cpp_choices(file, model.tokens_T.tolist())
+    server = llama_cpp.serve(file, 2 * LENGTH)
+    theirs = llama_cpp.choices(server, model.tokens_T.tolist(), LLAMA_CPP_POSITIONS)
     ours = [int(ours_TV[position].argmax()) for position in LLAMA_CPP_POSITIONS]
     agreement = sum(map(int.__eq__, ours, theirs)) / len(ours)
     record_property("llama_cpp_agreement", agreement)
@@ -215,53 +215,15 @@ def test_tokenizer(model: Model, tmp_path: Path) -> None:
     conversion.convert(model.source, tmp_path / "hf", "hf")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
     conversion.convert(tmp_path / "hf", tmp_path / "a.gguf", "gguf")
-    server = _llama_cpp(tmp_path / "a.gguf")
+    server = llama_cpp.serve(tmp_path / "a.gguf", 2 * LENGTH)
     for text in SAMPLES:
-        request = urllib.request.Request(
-            f"{server.listening_address}/tokenize",
-            json.dumps({"content": text, "parse_special": True}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request) as answer:
-            ids = json.loads(answer.read())["tokens"]
+        ids = llama_cpp.tokenize(server, text)
         assert theirs(text).input_ids == ids
         assert theirs.decode(ids) == text
     assert (theirs.bos_token, theirs.eos_token) == ("<|im_start|>", "<|im_end|>")
     chat = [{"role": "user", "content": "Hello"}]
     written = theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert written.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
-
-
-def _llama_cpp(file: Path) -> Any:
-    import xllamacpp
-
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(file)
-    parameters.n_ctx = 2 * LENGTH
-    parameters.n_parallel = 1
-    parameters.warmup = False
-    parameters.verbosity = 0
-    parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    return xllamacpp.Server(parameters)
-
-
-def _llama_cpp_choices(file: Path, tokens: Sequence[int]) -> list[int]:
-    """The most likely token after each prefix, as llama.cpp computes it in float32."""
-    server = _llama_cpp(file)
-    choices = []
-    for position in LLAMA_CPP_POSITIONS:
-        answer = server.handle_completions(
-            {
-                "prompt": tokens[: position + 1],
-                "n_predict": 1,
-                "n_probs": 1,
-                "temperature": 0.0,
-                "cache_prompt": True,
-            }
-        )
-        best = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]
-        choices.append(int(best["id"]))
-    return choices
 
 
 def test_cases_differ(model: Model) -> None:

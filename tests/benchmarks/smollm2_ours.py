@@ -37,7 +37,7 @@ def _random(setting: Setting) -> Decoder:
 
 
 class Ours:
-    """SmolLM2, with random parameters, of float32 in any case, unless a decoder is given."""
+    """A model with random parameters, of float32 in any case, unless a decoder is given."""
 
     def __init__(self, setting: Setting, decoder: Decoder | None = None) -> None:
         self._setting = setting

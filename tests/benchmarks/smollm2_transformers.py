@@ -1,11 +1,12 @@
 """What `tests.benchmarks.smollm2` measures, as a user of transformers does it."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from rrope_jax import rope
 from tests.benchmarks import platforms
@@ -14,8 +15,47 @@ from tests.benchmarks.smollm2_setting import Setting
 Run = Callable[[], object]
 
 
+def _sizes(setting: Setting) -> dict[str, Any]:
+    model = setting.model
+    return {
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.d_model,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.num_kv_heads,
+        "head_dim": model.head_dim,
+        "intermediate_size": model.d_ff,
+        "rms_norm_eps": model.rms_norm_eps,
+        "tie_word_embeddings": model.tie_embeddings,
+        "max_position_embeddings": setting.known.context,
+    }
+
+
+def llama(setting: Setting) -> Any:
+    """A LLaMA with random parameters."""
+    keys = rope.to_hf(setting.known.rope)
+    embedding = {k: v for k, v in keys.items() if k in ("rope_parameters", "rope_theta")}
+    return LlamaForCausalLM(LlamaConfig(**_sizes(setting), **embedding))
+
+
+def gemma3(setting: Setting) -> Any:
+    """A Gemma 3 with random parameters."""
+    model, spec = setting.model, setting.known.rope
+    config = Gemma3TextConfig(
+        **_sizes(setting),
+        layer_types=list(model.layer_types_of_all),
+        sliding_window=model.sliding_window,
+        query_pre_attn_scalar=round(model.scale**-2),
+        rope_parameters={
+            name: {"rope_type": "default", "rope_theta": spec.of(name).theta}
+            for name in ("full_attention", "sliding_attention")
+        },
+    )
+    return Gemma3ForCausalLM(config)
+
+
 class Transformers:
-    """SmolLM2 with random parameters and the default attention (SDPA: flash attention on GPUs).
+    """A model with random parameters and the default attention (SDPA: flash attention on GPUs).
 
     In bfloat16, inference has parameters of bfloat16, and training has float32 ones under autocast.
     """
@@ -23,25 +63,9 @@ class Transformers:
     def __init__(self, setting: Setting) -> None:
         self._device = platforms.torch_device(setting.platform)
         self._dtype = getattr(torch, setting.dtype)
-        model = setting.model
-        config = LlamaConfig(
-            vocab_size=model.vocab_size,
-            hidden_size=model.d_model,
-            num_hidden_layers=model.num_layers,
-            num_attention_heads=model.num_heads,
-            num_key_value_heads=model.num_kv_heads,
-            intermediate_size=model.d_ff,
-            rms_norm_eps=model.rms_norm_eps,
-            tie_word_embeddings=model.tie_embeddings,
-            max_position_embeddings=setting.known.context,
-            **{
-                key: value
-                for key, value in rope.to_hf(setting.known.rope).items()
-                if key in ("rope_parameters", "rope_theta")
-            },
-        )
-        self.model: Any = LlamaForCausalLM(config).to(self._device)
-        assert config._attn_implementation == "sdpa"
+        model = gemma3 if setting.preset.startswith("gemma3") else llama
+        self.model: Any = model(setting).to(self._device)
+        assert self.model.config._attn_implementation == "sdpa"
 
     def peak_gib(self) -> float | None:
         """Of the GPU's memory, as PyTorch has allocated it; None on a CPU."""
@@ -65,15 +89,19 @@ class Transformers:
         ids_1T = self._for_inference(tokens)
         with torch.inference_mode():
             filled = self.model(ids_1T[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
+        windowed = any(filled.is_sliding)
 
         @torch.inference_mode()
         def run() -> list[int]:
             last_11, written = ids_1T[:, -1:], []
+            # what has left a window cannot come back; the copy is small beside the rest
+            cache = copy.deepcopy(filled) if windowed else filled
             for _ in range(new_tokens):
-                out = self.model(last_11, past_key_values=filled, use_cache=True)
+                out = self.model(last_11, past_key_values=cache, use_cache=True)
                 last_11 = out.logits[:, -1:].argmax(-1)
                 written.append(last_11)
-            filled.crop(-new_tokens)
+            if not windowed:
+                filled.crop(-new_tokens)
             return [int(token_11) for token_11 in written]
 
         return run

@@ -55,6 +55,7 @@ class Gguf:
         DeepSeek's form of YaRN.
       sliding_rope: the embedding of layers with a sliding window: the `same` as that of others;
         `plain`, their base without scaling; or `own base`, `rope.freq_base_swa` without scaling.
+      norm_offset: whether it stores 1 + scale for norms that multiply by that.
       names: names of weights that differ from LLaMA's, by `Weight.path`.
       refused: keys, without their prefix, of features that are not implemented, with the value that
         turns each off.
@@ -69,6 +70,7 @@ class Gguf:
     partial_rotary: bool = False
     position_temperature: bool = False
     sliding_rope: str = "same"
+    norm_offset: bool = False
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     refused: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     read: Callable[[Keys, Collection[str]], dict[str, Any]] = _no_fields

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from rrope_jax.io.families.family import Family
+from rrope_jax.io.families.gemma3 import GEMMA3
 from rrope_jax.io.families.granite import GRANITE
 from rrope_jax.io.families.llama import LLAMA
 from rrope_jax.io.families.ministral3 import MINISTRAL3
@@ -12,7 +13,8 @@ from rrope_jax.io.families.olmo3 import OLMO3
 from rrope_jax.io.families.phi3 import PHI3
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (LLAMA, MISTRAL, MINISTRAL3, PHI3, GRANITE, OLMO2, OLMO3)
+    family.name: family
+    for family in (LLAMA, MISTRAL, MINISTRAL3, PHI3, GRANITE, OLMO2, OLMO3, GEMMA3)
 }
 # Other model types, with why they are refused.
 REFUSED: dict[str, str] = {}

@@ -81,6 +81,8 @@ class GgufSource(Source):
         model = self.description.model
         if weight.rotated and self._gguf.adjacent_pairs:
             return to_half_split(matrix, model.head_size, self.description.rope.rotary_dim)
+        if weight.is_norm and self._gguf.norm_offset:
+            return matrix - np.float32(1)
         return matrix
 
 

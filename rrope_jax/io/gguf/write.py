@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.dtypes import DTYPES, Dtype, cast
 from rrope_jax.io.families.family import Family, Gguf
@@ -125,6 +127,8 @@ def _stored(source: Source, tensor: Tensor, gguf: Gguf) -> Array:
     description = source.description
     if gguf.adjacent_pairs and all(weight.rotated for weight in tensor.weights):
         matrix = to_adjacent(matrix, description.model.head_size, description.rope.rotary_dim)
+    if gguf.norm_offset and all(weight.is_norm for weight in tensor.weights):
+        matrix = matrix + np.float32(1)
     return matrix
 
 

@@ -20,20 +20,19 @@ def by_names(contents: Contents) -> Positions:
     if not isinstance(architecture, str):
         raise ValueError(f"general.architecture={architecture!r} must be a string")
     keys = keys_of_architecture(contents.metadata, f"{architecture}.")
-    for key in ("block_count", "context_length", "rope.dimension_count", ORIGINAL_CONTEXT):
+    for key in ("context_length", "rope.dimension_count", ORIGINAL_CONTEXT):
         if key in keys and not (is_int(keys[key]) and keys[key] > 0):
             raise ValueError(f"{architecture}.{key}={keys[key]!r} must be an integer above 0")
     notes = []
     if keys.get("attention.sliding_window"):
         notes.append(
-            f"attention.sliding_window={keys['attention.sliding_window']}, and which layers have "
-            "that window is not known for this architecture"
+            f"attention.sliding_window={keys['attention.sliding_window']}: which layers have this "
+            "window is not known"
         )
-    count = keys.get("block_count")
     gguf = Gguf(architecture, frequency_factors=ONE_LIST)
     return of_layers(
         rope_of(contents, gguf, keys, _head_dim(keys, architecture)),
-        None if count is None else ("full_attention",) * count,
+        None,
         None,
         context=keys.get("context_length"),
         original_context=keys.get(ORIGINAL_CONTEXT),

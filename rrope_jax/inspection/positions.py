@@ -7,6 +7,8 @@ from typing import Any
 from rrope_jax.rope import RopeSpec
 
 UNROTATED = "nope"
+# Other names of `layer_types`, such as linear_attention, are of layers that have no such positions.
+DESCRIBED = ("full_attention", "sliding_attention", "chunked_attention", UNROTATED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ def of_layers(
       window: the window of sliding layers.
       **described: the other fields of `Positions`.
     """
-    names = dict.fromkeys(layer_types or ("full_attention",))
+    names = [name for name in dict.fromkeys(layer_types or ()) if name in DESCRIBED]
     return Positions(
         by_type={
             name: LayerPositions(
@@ -81,7 +83,7 @@ def of_layers(
                 window=window if name == "sliding_attention" else None,
                 layers=None if layer_types is None else _numbers(layer_types, name),
             )
-            for name in names
+            for name in names or ["full_attention"]
         },
         **described,
     )

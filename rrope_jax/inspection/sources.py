@@ -126,7 +126,7 @@ def _of_gguf(path: str, file: Path) -> Inspection:
     try:
         positions = read(metadata)
     except ValueError as error:
-        notes.append(f"rrope does not run this model ({error}); its keys are read by name")
+        notes += [f"rrope does not run this model: {error}", "its keys are read by their names"]
         read, is_by_name = read_with(gguf_keys.by_names), True
         try:
             positions = read(metadata)

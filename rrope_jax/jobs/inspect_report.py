@@ -136,7 +136,7 @@ def _facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _source(name: str, found: Mapping[str, Any]) -> str:
     if name == "attention_factor":
         return "of the scaling"
-    return _DEFAULT if name in found["rope"] or name == "context" else ""
+    return _DEFAULT if name in (found["rope"] or ()) or name == "context" else ""
 
 
 def _keys_of(found: Mapping[str, Any], fact: str) -> list[str]:

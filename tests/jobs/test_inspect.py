@@ -109,6 +109,45 @@ def test_an_architecture_that_the_decoder_does_not_have(
     assert read_so == {"transformers 5"}  # where every type is compared
 
 
+def test_layers_of_an_unknown_architecture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Linear attention has no positions to describe; a 0 is a layer without rotation."""
+    config = {
+        **LLAMA,
+        "model_type": "somebodys_own",
+        "num_hidden_layers": 4,
+        "layer_types": [*["linear_attention"] * 2, "sliding_attention", "full_attention"],
+        "sliding_window": 128,
+        "no_rope_layers": [1, 1, 1, 0],
+    }
+    path = write(tmp_path, config)
+    results = inspect(path, capsys)
+    found = results["layer_types"]
+    assert {name: each["layers"] for name, each in found.items()} == {
+        "sliding_attention": [2],
+        "nope": [3],
+    }
+    assert (found["sliding_attention"]["window"], found["nope"]["window"]) == (128, None)
+    assert (found["nope"]["rotary_dim"], found["nope"]["wavelengths"]) == (0, [])
+    assert "2 layers are linear_attention, which is not described here" in results["notes"]
+    assert main(["inspect", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("nope: 1 layer (3)")
+    assert lines[at + 1].split() == ["rotation", "none", "layer_types,", "no_rope_layers"]
+
+
+def test_a_quantized_model_of_a_known_family(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {**LLAMA, "model_type": "mistral", "rope_scaling": None, "sliding_window": 4096}
+    quantized = {**config, "quantization_config": {"quant_method": "awq", "bits": 4}}
+    results = inspect(write(tmp_path, quantized), capsys)
+    assert list(results["layer_types"]) == ["sliding_attention"]
+    assert len(results["layer_types"]["sliding_attention"]["layers"]) == 16
+    assert "quantization_config" in results["notes"][0]
+
+
 def test_the_language_model_of_a_multimodal_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,7 +202,7 @@ def test_an_architecture_of_gguf_that_the_decoder_does_not_have(
     results = inspect(tmp_path / "model.gguf", capsys)
     (found,) = results["layer_types"].values()
     stated = (found["scaling"], found["theta"], found["original_context"], found["layers"])
-    assert stated == ("yarn", 1e6, 32768, [0, 1, 2])
+    assert stated == ("yarn", 1e6, 32768, None)
     assert found["keys_read"]["qwen3moe.rope.freq_base"] == ["theta"]
     assert "does not run this model" in results["notes"][0]
     assert "rope.scaling" in found["runtimes"]["transformers 5"]  # which does not read it
@@ -178,6 +217,41 @@ def test_a_window_in_all_layers(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (found["window"], len(found["layers"])) == (4096, 16)
     assert found["keys_read"]["sliding_window"] == ["window"]
     assert "writes no window" in found["runtimes"]["llama.cpp"]
+
+
+def test_two_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The shape of OLMo 3 7B: YaRN in every fourth layer, a window in the others."""
+    config = {
+        **LLAMA,
+        "model_type": "olmo3",
+        "head_dim": None,
+        "hidden_size": 4096,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 65536,
+        "sliding_window": 4096,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 8.0,
+            "original_max_position_embeddings": 8192,
+        },
+    }
+    path = write(tmp_path, config)
+    found = inspect(path, capsys)["layer_types"]
+    full, sliding = found["full_attention"], found["sliding_attention"]
+    assert (full["scaling"], full["window"], full["layers"]) == ("yarn", None, [3, 7, 11, 15])
+    assert (sliding["scaling"], sliding["window"]) == ("none", 4096)
+    plain = RopeSpec(head_dim=128, theta=5e5)
+    assert sliding["wavelengths"] == frequencies(plain).wavelengths.tolist()
+    assert full["wavelengths_without_scaling"] == sliding["wavelengths"]
+    assert full["keys_read"]["rope_scaling.factor"] == ["factor"]
+    assert "rope_scaling.factor" not in sliding["keys_read"]
+    assert sliding["keys_read"]["sliding_window"] == ["window"]
+    assert "sliding_window" not in full["keys_read"]
+    assert "all layers" in sliding["runtimes"]["MaxText"]
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "sliding_attention: 12 layers (0-2, 4-6, 8-10, 12-14)" in shown
+    assert "\n  vLLM               same\n" in shown
 
 
 def test_against_the_plain_frequencies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

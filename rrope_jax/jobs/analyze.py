@@ -14,7 +14,7 @@ from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.cli.settings import INLINE, from_config, unset_group
 from rrope_jax.jobs.rope_fields import spec_of, spec_of_method
-from rrope_jax.jobs.rope_groups import RopeFields
+from rrope_jax.jobs.rope_groups import FULL, SLIDING, RopeFields
 from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.rope import RopeSpec, analysis, frequencies
 from rrope_jax.rope.methods import parse_method
@@ -86,7 +86,8 @@ class AnalyzeSetting:
 
     Attributes:
       study: The fields outside groups.
-      rope: Fields of RopeSpec; `head_dim` may come from `model`.
+      rope: Fields of RopeSpec; `head_dim` may come from `model`. What is measured are
+        full-attention layers; of those with a sliding window, wavelengths are listed.
       model: The model group of another command's config; only the head size is read.
     """
 
@@ -191,6 +192,7 @@ def analyze(study: Study, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> dict
         "train_length": study.train_length,
         "test_length": study.test_length,
         "rope": spec.fields(),
+        **_layer_types(study, spec),
         **of_spec,
         "features": [
             {"index": index, **dict(zip(columns, row, strict=True))}
@@ -203,6 +205,21 @@ def analyze(study: Study, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> dict
             for method, each in specs.items()
         },
     }
+
+
+def _layer_types(study: Study, spec: RopeSpec) -> dict[str, Any]:
+    """The wavelengths of each layer type, where these have embeddings of their own."""
+    if spec.sliding_attention is None:
+        return {}
+    found = {}
+    for name in (FULL, SLIDING):
+        computed = frequencies(spec.of(name), study.test_length)
+        found[name] = {
+            "rope": spec.of(name).fields(),
+            "attention_factor": computed.attention_factor,
+            "wavelengths": computed.wavelengths.tolist(),
+        }
+    return {"layer_types": found}
 
 
 def _measure(study: Study, spec: RopeSpec) -> dict[str, Any]:

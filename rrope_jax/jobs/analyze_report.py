@@ -3,6 +3,7 @@
 Nothing here writes files: `markdown` returns text, and `plots` PNG bytes by file name.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -40,7 +41,6 @@ def headline(results: Mapping[str, Any]) -> str:
 def markdown(results: Mapping[str, Any]) -> str:
     """Returns the report as markdown, with links to the figures in the same folder."""
     train_length, test_length = results["train_length"], results["test_length"]
-    rope = {key: value for key, value in results["rope"].items() if value is not None}
     shown = [
         f"## {figure.title}\n\n![{figure.title}]({name})\n\n{figure.caption}\n"
         for name, figure in FIGURES.items()
@@ -49,7 +49,10 @@ def markdown(results: Mapping[str, Any]) -> str:
         [
             f"# Rotary features from {train_length} to {test_length} tokens\n",
             f"{headline(results)}.\n",
-            f"Embedding: {', '.join(f'{key} {value}' for key, value in rope.items())}.\n",
+            *(
+                f"Embedding{of_layers}: {_fields(fields)}.\n"
+                for of_layers, fields in _embeddings(results).items()
+            ),
             "## Methods\n",
             _methods_table(results),
             "\nA feature is pre-critical when its wavelength is at most the training length: then "
@@ -63,9 +66,44 @@ def markdown(results: Mapping[str, Any]) -> str:
             *shown,
             "## Features\n",
             _features_table(results),
+            *_layer_types(results),
             "",
         ]
     )
+
+
+def _embeddings(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The fields of the embeddings, by the words for their layers."""
+    by_type = results.get("layer_types")
+    if not by_type:
+        return {"": results["rope"]}
+    return {f" of {name} layers": found["rope"] for name, found in by_type.items()}
+
+
+def _fields(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in fields.items() if value is not None)
+
+
+def _layer_types(results: Mapping[str, Any]) -> list[str]:
+    if "layer_types" not in results:
+        return []
+    return ["\n## Wavelengths by layer type\n", _layer_types_table(results)]
+
+
+def _layer_types_table(results: Mapping[str, Any]) -> str:
+    """Wavelengths, which are those that the layers use: rounded where there is resonance."""
+    by_type = results["layer_types"]
+    columns = [found["wavelengths"] for found in by_type.values()]
+    rows = [
+        (str(index), *("" if each is None else _whole(each) for each in row))
+        for index, row in enumerate(itertools.zip_longest(*columns))
+    ]
+    factors = [f"{found['attention_factor']:.4f}" for found in by_type.values()]
+    return table(("feature", *by_type), [*rows, ("attention factor", *factors)])
+
+
+def _whole(wavelength: float) -> str:
+    return _tokens(int(wavelength) if float(wavelength).is_integer() else wavelength)
 
 
 def _methods_table(results: Mapping[str, Any]) -> str:

@@ -101,6 +101,27 @@ def test_closest_coincidence(tmp_path: Path) -> None:
     assert f"| {found['distance']} (0.975) |" in (tmp_path / "run" / "report.md").read_text()
 
 
+def test_layers_with_a_sliding_window_have_wavelengths_of_their_own(tmp_path: Path) -> None:
+    one = analyze(tmp_path / "one")
+    two = analyze(
+        tmp_path / "two",
+        "--config.rope.sliding_attention.theta=100",
+        "--config.rope.sliding_attention.resonance=False",
+    )
+    assert "layer_types" not in one
+    by_type = two.pop("layer_types")
+    assert two.pop("rope")["sliding_attention"] == by_type["sliding_attention"]["rope"]
+    assert two == {name: one[name] for name in two}  # full-attention layers are what is measured
+    assert by_type["full_attention"]["rope"] == one["rope"]
+    assert by_type["full_attention"]["wavelengths"][:3] == [6, 8, 11]
+    expected = [2 * math.pi * 100 ** (feature / 32) for feature in range(32)]
+    assert by_type["sliding_attention"]["wavelengths"] == pytest.approx(expected)
+    report = (tmp_path / "two" / "report.md").read_text()
+    assert "| feature | full_attention | sliding_attention |" in report
+    assert "| 1 | 8 | 7.26 |" in report
+    assert "Embedding of sliding_attention layers: head_dim 64, theta 100.0" in report
+
+
 def test_a_rerun_writes_the_same_bytes(tmp_path: Path) -> None:
     before = analyze(tmp_path / "run") and _contents(tmp_path / "run")
     analyze(tmp_path / "run")

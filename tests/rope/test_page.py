@@ -33,7 +33,7 @@ def test_code_of_the_page_runs() -> None:
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     exec(blocks[0], scope)
     assert len([line for line in blocks[0].splitlines() if line]) <= 5
     assert scope["q"].shape == q.shape
@@ -43,6 +43,8 @@ def test_code_of_the_page_runs() -> None:
         exec(block, scope)
     assert scope["spec"] == rope.RopeSpec(head_dim=64, scaling="linear", factor=2.0, resonance=True)
     assert scope["keys"]["resonance"] is True
+    assert scope["local"] == rope.RopeSpec(head_dim=64, theta=1e4)
+    assert scope["both_dialects"]["rope_local_base_freq"] == 1e4
     assert scope["cos"].shape == (2, 16, 32)
 
 

@@ -12,15 +12,16 @@ from rrope_jax.jobs.rope_groups import FULL, PATH, SLIDING, Groups, check_layers
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.rope.methods import parse_method
+from rrope_jax.rope.resonance import RULE_FIELDS, unread_by_rule
 from rrope_jax.rope.scalings import SCALING_FIELDS, unread_fields
 
 _LOG = logging.getLogger(__name__)
 
 
 def spec_of(
-    fields: Fields, path: str = PATH, *, scaling: str, resonance: bool, **fixed: Any
+    fields: Fields, path: str = PATH, *, scaling: str, resonance: bool | str, **fixed: Any
 ) -> RopeSpec:
-    """Builds the spec of a method, ignoring fields that only other scalings use.
+    """Builds the spec of a method, ignoring fields that only other scalings or rules use.
 
     Args:
       fields: What the group `config.rope` contains; `scaling` and `resonance` at its top are
@@ -45,8 +46,8 @@ def spec_of(
 
 
 def _build(fields: Fields, path: str, **fixed: Any) -> RopeSpec:
-    """Builds the spec of some layers, ignoring fields that only other scalings use."""
-    unread = unread_fields(fields["scaling"])
+    """Builds the spec of some layers, ignoring fields that only other scalings or rules use."""
+    unread = unread_fields(fields["scaling"]) | unread_by_rule(fields["resonance"])
     read = {name: fields[name] for name in fields if name not in unread}
     return build(RopeSpec, read, path, **fixed)
 
@@ -78,7 +79,7 @@ def _of_new_layers(every: Fields, own: Fields, name: str, model: ModelConfig) ->
 
 
 def spec_of_method(fields: Fields, path: str, method: str, **fixed: Any) -> RopeSpec:
-    """Like `spec_of`, for the name of a method (`[resonance_]scaling`)."""
+    """Like `spec_of`, for the name of a method (`[rule_]scaling`)."""
     scaling, resonance = parse_method(method)
     try:
         return spec_of(fields, path, scaling=scaling, resonance=resonance, **fixed)
@@ -182,6 +183,12 @@ def _changed(description: Description, old: RopeSpec, fields: Fields, path: str)
             f"{path}.{idle[0]} = {fields[idle[0]]!r} has no effect on the checkpoint's scaling, "
             f"{old.scaling!r}; set {path}.scaling too"
         )
+    rule = fields.get("resonance", old.resonance)
+    if idle := sorted(unread_by_rule(rule).intersection(fields)):
+        raise UsageError(
+            f"{path}.{idle[0]} = {fields[idle[0]]!r} has no effect with resonance={rule!r}; set "
+            f"{path}.resonance to a rule that reads it"
+        )
     original = fields.get("original_context") or original_context(description)
     if _RESCALING.intersection(fields) and original is None:
         raise UsageError(
@@ -215,8 +222,10 @@ def _inherited(old: RopeSpec, fields: Fields, path: str) -> dict[str, Any]:
     inherited = {field.name: getattr(old, field.name) for field in dataclasses.fields(old)}
     current = inherited | {"factor": old.extension}
     changed = {name for name in fields if fields[name] != current.get(name)}
+    defaults = {field.name: field.default for field in dataclasses.fields(old)}
+    if "resonance" in changed:
+        inherited |= {name: defaults[name] for name in RULE_FIELDS}
     if "scaling" in changed:
-        defaults = {field.name: field.default for field in dataclasses.fields(old)}
         inherited |= {name: defaults[name] for name in SCALING_FIELDS - {"factor"}}
         if old.scaling == "longrope":  # its factor determines its temperature
             inherited["factor"] = defaults["factor"]

@@ -4,9 +4,14 @@ import dataclasses
 import functools
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rrope_jax.rope import resonance
 from rrope_jax.rope.scalings import SCALINGS, Float64Array
 from rrope_jax.rope.spec import RopeSpec
+
+Int64Array = NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,13 +20,19 @@ class Frequencies:
 
     Attributes:
       inv_freq: float64[d/2], radians per token; 0 for a feature that never turns.
-      wavelengths: float64[d/2], tokens per full turn, 2 pi / inv_freq; integers under resonance,
-        infinite for a feature that never turns.
+      wavelengths: float64[d/2], tokens per full turn, 2 pi / inv_freq; infinite for a feature that
+        never turns.
+      periods: int64[d/2], the number of tokens after which a feature repeats exactly, by the rule
+        of resonance; 0 for a feature that does not.
+      turns: int64[d/2], how often it turns within them, so that wavelengths = periods / turns; 0
+        for a feature that does not repeat.
       attention_factor: multiplied into cos and sin, so its square scales the attention logits.
     """
 
     inv_freq: Float64Array
     wavelengths: Float64Array
+    periods: Int64Array
+    turns: Int64Array
     attention_factor: float
 
 
@@ -35,17 +46,20 @@ def frequencies(spec: RopeSpec, seq_len: int | None = None) -> Frequencies:
         choice of list) depend on it; None means the original context.
 
     Returns:
-      Read-only float64 arrays; see `Frequencies`.
+      Read-only arrays; see `Frequencies`.
     """
     scaling = SCALINGS[spec.scaling]
     inv_freq = scaling.inv_freq(spec, seq_len)
     wavelengths = resonance.wavelengths_of(inv_freq)
-    if spec.resonance:
-        wavelengths = resonance.round_wavelengths(wavelengths)
-        inv_freq = 2 * math.pi / wavelengths
+    found = resonance.periods_of(spec, wavelengths)
+    periods, turns = np.array(found, np.int64).reshape(-1, 2).T.copy()
+    repeats = periods > 0
+    wavelengths[repeats] = periods[repeats] / turns[repeats]
+    inv_freq = np.array(inv_freq)
+    inv_freq[repeats] = 2 * math.pi * turns[repeats] / periods[repeats]
     attention_factor = spec.attention_factor
     if attention_factor is None:
         attention_factor = scaling.temperature(spec)
-    inv_freq.setflags(write=False)
-    wavelengths.setflags(write=False)
-    return Frequencies(inv_freq, wavelengths, float(attention_factor))
+    for array in (inv_freq, wavelengths, periods, turns):
+        array.setflags(write=False)
+    return Frequencies(inv_freq, wavelengths, periods, turns, float(attention_factor))

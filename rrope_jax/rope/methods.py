@@ -1,20 +1,25 @@
-"""Names of methods: `[resonance_]scaling`, where plain RoPE is `rope`.
+"""Names of methods: `[rule_]scaling`, where plain RoPE is `rope` and the paper's rule `resonance`.
 
 Configs, results, reports and logs name an embedding's method this way: `rope`, `yarn`,
-`resonance_rope`, `resonance_yarn`.
+`resonance_rope`, `resonance_yarn`, `rational_yarn`.
 """
 
+from rrope_jax.rope.resonance import RULES
 from rrope_jax.rope.scalings import SCALINGS
 from rrope_jax.rope.spec import RopeSpec
 
-_RESONANCE = "resonance_"
+# The prefix of each rule, and the value of `RopeSpec.resonance`.
+_PREFIXES: dict[str, bool | str] = {
+    "resonance_": True,
+    **{f"{name}_": name for name in RULES if name not in ("none", "nearest")},
+}
 _PLAIN = "rope"
 
 
-def method_name(scaling: str, *, resonance: bool) -> str:
+def method_name(scaling: str, *, resonance: bool | str) -> str:
     """The name of a method, such as `resonance_yarn`."""
     plain = _PLAIN if scaling == "none" else scaling
-    return resonance_variant(plain) if resonance else plain
+    return next((p + plain for p, value in _PREFIXES.items() if value == resonance), plain)
 
 
 def method_of(spec: RopeSpec) -> str:
@@ -22,23 +27,34 @@ def method_of(spec: RopeSpec) -> str:
     return method_name(spec.scaling, resonance=spec.resonance)
 
 
+def rule_of(method: str) -> bool | str:
+    """The `RopeSpec.resonance` of a method, known or not."""
+    return next((value for p, value in _PREFIXES.items() if method.startswith(p)), False)
+
+
 def is_resonance(method: str) -> bool:
-    """Whether a method, known or not, is named as a resonance variant."""
-    return method.startswith(_RESONANCE)
+    """Whether a method, known or not, is named as a variant with any rule of resonance."""
+    return bool(rule_of(method))
 
 
 def plain_variant(method: str) -> str:
     """The same scaling without resonance: `resonance_yarn` -> `yarn`."""
-    return method.removeprefix(_RESONANCE)
+    return next((method.removeprefix(p) for p in _PREFIXES if method.startswith(p)), method)
+
+
+def variants(method: str) -> tuple[str, ...]:
+    """The same scaling without resonance and under each rule, the paper's first."""
+    plain = plain_variant(method)
+    return (plain, *(prefix + plain for prefix in _PREFIXES))
 
 
 def resonance_variant(method: str) -> str:
-    """The same scaling with resonance: `yarn` -> `resonance_yarn`."""
-    return _RESONANCE + plain_variant(method)
+    """The same scaling under the paper's rule: `yarn` -> `resonance_yarn`."""
+    return variants(method)[1]
 
 
-def parse_method(method: str) -> tuple[str, bool]:
-    """Splits a method's name into its scaling and whether it uses resonance.
+def parse_method(method: str) -> tuple[str, bool | str]:
+    """Splits a method's name into its scaling and its rule, a value of `RopeSpec.resonance`.
 
     Raises:
       ValueError: the method is unknown.
@@ -49,6 +65,6 @@ def parse_method(method: str) -> tuple[str, bool]:
         names = [method_name(key, resonance=False) for key in SCALINGS]
         raise ValueError(
             f"method {method!r} is unknown; choose from {', '.join(names)}, each also with "
-            f"{_RESONANCE!r} in front"
+            f"{', '.join(map(repr, _PREFIXES))} in front"
         )
-    return scaling, is_resonance(method)
+    return scaling, rule_of(method)

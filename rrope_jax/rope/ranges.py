@@ -11,6 +11,7 @@ from rrope_jax.rope.fields import INT32_MAX, is_int, is_number
 
 _WIDEST_HEAD = 2**14
 _LARGEST = 1e30
+_LONGEST_DESIGN = 2**20  # every distance up to it is looked at
 _LARGEST_DIVISOR = 1e60  # a feature that never turns has 1e30 in files, times a factor
 
 
@@ -172,8 +173,39 @@ _RANGES: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
         "0 without an original_context, which it counts in",
         "use a scaling that reads original_context (such as yarn with factor=1), or 0",
     ),
-    *(
-        (name, lambda value, spec: isinstance(value, bool), "True or False", "it is a switch")
-        for name in ("resonance", "truncate")
+    (
+        "truncate",
+        lambda value, spec: isinstance(value, bool),
+        "True or False",
+        "it is a switch",
+    ),
+    (
+        "resonance_period",
+        lambda value, spec: value is None or _is_int_in(value, 2, INT32_MAX),
+        f"an integer from 2 to {INT32_MAX}",
+        "give a length in tokens, such as that of training",
+    ),
+    (
+        "resonance_near",
+        lambda value, spec: (
+            _is_int_in(value, 1, INT32_MAX)
+            and (value == 1 or (spec.resonance_period or 0) >= value)
+        ),
+        "an integer from 1 to resonance_period ({spec.resonance_period!r})",
+        "it is a number of near distances",
+    ),
+    (
+        "resonance_length",
+        lambda value, spec: (
+            value is None or _is_int_in(value, (spec.resonance_period or 0) + 1, _LONGEST_DESIGN)
+        ),
+        f"an integer above resonance_period ({{spec.resonance_period!r}}) and <= {_LONGEST_DESIGN}",
+        "give the length, in tokens, that the model is to reach",
+    ),
+    (
+        "resonance_tolerance",
+        lambda value, spec: is_number(value) and 0 < value < 1,
+        "a number between 0 and 1",
+        "it is the largest relative change of a wavelength; 0.15 is the default",
     ),
 )

@@ -35,8 +35,8 @@ class PhaseTable(NamedTuple):
       whole: uint32[d/2], whole turns per token; nonzero only for wavelengths of one token or less.
       high: uint32[d/2], the first 32 fractional bits of the turns per token.
       low: uint32[d/2], the next 32 fractional bits.
-      period: int32[d/2], the integer wavelength in tokens; 0 if the feature is not resonant or its
-        wavelength exceeds the int32 range.
+      period: int32[d/2], the tokens after which the feature repeats; 0 if it does not, or not
+        within the int32 range.
       attention_factor: float32[], multiplied into cos and sin.
     """
 
@@ -57,10 +57,10 @@ def phase_table(spec: RopeSpec, seq_len: int | None = None) -> PhaseTable:
     """
     table = frequencies(spec, seq_len)
     turns, periods = [], []  # turns per token in units of 2^-64
-    for inv_freq, wavelength in zip(table.inv_freq, table.wavelengths, strict=True):
-        if spec.resonance and math.isfinite(wavelength):
-            period = int(wavelength)
-            turns.append(round(Fraction(1 << 64, period)))
+    features = zip(table.inv_freq, table.periods.tolist(), table.turns.tolist(), strict=True)
+    for inv_freq, period, whole_turns in features:
+        if period:
+            turns.append(round(Fraction(whole_turns << 64, period)))
             periods.append(period if period <= INT32_MAX else 0)
         else:
             turns.append(round(Fraction(float(inv_freq)) / _TURN * (1 << 64)))
@@ -112,7 +112,7 @@ def cos_sin(
 
     The error against exact arithmetic on the float64 frequencies is below 2e-7 times the attention
     factor at every int32 position, with or without a fraction. Under resonance, positions that
-    differ by a multiple of a feature's wavelength give bit-identical values for that feature.
+    differ by a multiple of a feature's period give bit-identical values for that feature.
 
     Args:
       spec: the embedding; static under jit.

@@ -11,6 +11,7 @@ from typing import Any
 from rrope_jax.rope import resonance
 from rrope_jax.rope.fields import INT32_MAX, check_fields, check_method, is_number
 from rrope_jax.rope.ranges import check_ranges
+from rrope_jax.rope.resonance import unread_by_rule
 from rrope_jax.rope.scalings import SCALINGS, unread_fields
 
 
@@ -29,7 +30,14 @@ class RopeSpec:
       factor: the context extension s; for `ntk`, the stretch of the slowest feature. Scalings that
         require it accept 1.
       original_context: the context length L before extension, in tokens.
-      resonance: round every wavelength to whole tokens, after the scaling (arXiv 2403.00071).
+      resonance: the rule by which features repeat exactly after whole tokens, after the scaling; a
+        key of `rrope_jax.rope.resonance.RULES`. True is `nearest`, which rounds every wavelength
+        (arXiv 2403.00071), and False is `none`; the two are kept as True and False.
+      resonance_period: with `rational`, the largest period in tokens. With any rule, features of
+        longer wavelength stay as they are; None for no limit.
+      resonance_length, resonance_near, resonance_tolerance: `designed` keeps far distances, from
+        resonance_period to resonance_length, apart from the resonance_near nearest ones, changing
+        wavelengths by at most this share.
       partial_rotary_factor: share of head_dim that is rotated; the rest passes through unchanged.
       attention_factor: multiplied into cos and sin; None uses the scaling's own value.
       beta_fast, beta_slow: ends of the `yarn` and `ntk_by_parts` ramp, in turns within L. Features
@@ -53,7 +61,11 @@ class RopeSpec:
     scaling: str = "none"
     factor: float | None = None
     original_context: int | None = None
-    resonance: bool = False
+    resonance: bool | str = False
+    resonance_period: int | None = None
+    resonance_length: int | None = None
+    resonance_near: int = 1
+    resonance_tolerance: float = 0.15
     partial_rotary_factor: float = 1.0
     attention_factor: float | None = None
     beta_fast: float = 32.0
@@ -76,12 +88,30 @@ class RopeSpec:
         if is_number(self.factor) and self.factor == 1 and "factor" in unread_fields(self.scaling):
             object.__setattr__(self, "factor", None)  # older files store 1
         check_fields(self, "scaling", SCALINGS)
+        self._resolve_resonance()
         check_ranges(self)
-        if self.resonance:  # raises if a wavelength rounds to less than 2
+        if self.resonance:  # raises if a feature has no period
             for seq_len in (None, INT32_MAX):
                 inv_freq = SCALINGS[self.scaling].inv_freq(self, seq_len)
-                resonance.round_wavelengths(resonance.wavelengths_of(inv_freq))
+                resonance.periods_of(self, resonance.wavelengths_of(inv_freq))
         self._resolve_sliding_attention()
+
+    def _resolve_resonance(self) -> None:
+        if not isinstance(self.resonance, bool | str):
+            raise ValueError(
+                f"resonance={self.resonance!r} must be True, False or the name of a rule: "
+                f"{', '.join(resonance.RULES)}"
+            )
+        rule = resonance.rule_name(self.resonance)
+        if rule not in resonance.RULES:
+            raise ValueError(
+                f"resonance={self.resonance!r} is unknown; choose one of "
+                f"{', '.join(resonance.RULES)}, where True is nearest and False is none"
+            )
+        object.__setattr__(self, "resonance", rule)
+        check_fields(self, "resonance", resonance.RULES)
+        kept: dict[str, bool | str] = {"nearest": True, "none": False}  # as older files have it
+        object.__setattr__(self, "resonance", kept.get(rule, rule))
 
     def _resolve_sliding_attention(self) -> None:
         other: Any = self.sliding_attention
@@ -122,8 +152,10 @@ class RopeSpec:
         the position temperature if there are none; `factor` is resolved (see `extension`).
         `RopeSpec(**spec.fields())` equals `spec`.
         """
-        unread = unread_fields(self.scaling)
+        unread = unread_fields(self.scaling) | unread_by_rule(self.resonance)
         fields = {name: value for name, value in vars(self).items() if name not in unread}
+        if fields.get("resonance_period", 0) is None:  # older files do not have it
+            del fields["resonance_period"]
         if "factor" in fields:
             fields["factor"] = self.extension
         if not self.llama_4_scaling_beta:
@@ -151,8 +183,8 @@ class RopeSpec:
         """`factor`, or 1 if it is not set."""
         return 1.0 if self.factor is None else self.factor
 
-    def with_method(self, scaling: str, *, resonance: bool) -> "RopeSpec":
-        """Returns this spec with another scaling, resetting the fields that it does not read.
+    def with_method(self, scaling: str, *, resonance: bool | str) -> "RopeSpec":
+        """Returns this spec with another method, resetting the fields that it does not read.
 
         One set of fields (a factor, a context, a ramp) can thus describe all methods of a
         comparison.
@@ -163,16 +195,17 @@ class RopeSpec:
         return spec_for_method(vars(self), scaling, resonance=resonance)
 
 
-def spec_for_method(fields: Mapping[str, Any], scaling: str, *, resonance: bool) -> RopeSpec:
+def spec_for_method(fields: Mapping[str, Any], scaling: str, *, resonance: bool | str) -> RopeSpec:
     """Builds the spec of one method from fields shared by several methods.
 
     Args:
-      fields: RopeSpec fields; those that `scaling` does not read are ignored.
+      fields: RopeSpec fields; those that `scaling` and `resonance` do not read are ignored.
       scaling: the method's scaling.
       resonance: the method's resonance.
 
     Raises:
       ValueError: the scaling is unknown, or a field it needs is missing or out of range.
     """
-    read = {name: fields[name] for name in fields.keys() - unread_fields(scaling)}
+    unread = unread_fields(scaling) | unread_by_rule(resonance)
+    read = {name: fields[name] for name in fields.keys() - unread}
     return RopeSpec(**{**read, "scaling": scaling, "resonance": resonance})

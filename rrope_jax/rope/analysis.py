@@ -10,6 +10,7 @@ length, all results are exact up to the rounding of the float64 wavelengths.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ Float64Array = NDArray[np.float64]
 # Limits on lengths whose positions are held in memory, and on pairs of distances to compare.
 LONGEST = 2**24
 MOST_PAIRS = 2**30
+_FIRST_LOOK = 256
 
 
 def critical_dimension(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:
@@ -67,8 +69,8 @@ def feature_gap(
     h for a pair of dimensions. The worst unseen position counts, as in the paper's proof of
     Theorem 1 (its equation, read literally, takes the best one). The attention factor is left out.
 
-    Under resonance the gap is exactly 0 for every pre-critical feature and has a closed form for
-    the others. Without resonance, all phases are sorted to find the nearest one.
+    The gap is exactly 0 for every feature that repeats within L, and has a closed form for other
+    integer wavelengths. Otherwise all phases are sorted to find the nearest one.
 
     Args:
       spec: the embedding; the same frequencies serve training and test.
@@ -85,11 +87,14 @@ def feature_gap(
     _check_length("train_length", train_length, 1, LONGEST)
     _check_length("test_length", test_length, train_length + 1, LONGEST)
     gaps = []
-    for wavelength in frequencies(spec, seq_len).wavelengths.tolist():
-        if math.isinf(wavelength):  # never turns: a single phase
+    table = frequencies(spec, seq_len)
+    for wavelength, period, turns in zip(
+        table.wavelengths.tolist(), table.periods.tolist(), table.turns.tolist(), strict=True
+    ):
+        if math.isinf(wavelength) or 0 < period <= train_length:  # no phase is new
             distance = 0.0
-        elif spec.resonance:
-            distance = _worst_integer_distance(int(wavelength), train_length, test_length)
+        elif turns == 1:
+            distance = _worst_integer_distance(period, train_length, test_length)
         else:
             distance = float(np.max(unseen_distances(wavelength, train_length, test_length)))
         gaps.append(2 * math.sin(math.pi * distance / wavelength))
@@ -97,14 +102,12 @@ def feature_gap(
 
 
 def _worst_integer_distance(period: int, train_length: int, test_length: int) -> int:
-    """The greatest of `unseen_distances` for an integer wavelength.
+    """The greatest of `unseen_distances` for an integer wavelength above train_length.
 
     Training does not reach the residues from train_length on. The farthest of them is midway
     between the last residue seen and the period, where the circle closes, or the last one that the
     test reaches.
     """
-    if period <= train_length:
-        return 0
     worst = min((train_length - 1 + period) // 2, min(test_length, period) - 1)
     return min(worst - (train_length - 1), period - worst)
 
@@ -146,7 +149,7 @@ def coincidence(
     with L = train_length and L' = test_length. It is 1 if all of these features have the same
     angles as at distance m. A model that attends to near tokens confuses them with tokens at such a
     distance (docs/findings.md). Resonance makes coincidences exact at common multiples of the
-    wavelengths.
+    periods.
 
     Args:
       spec: the embedding.
@@ -169,24 +172,40 @@ def coincidence(
             f"near={near} times the {test_length - train_length} unseen distances is more than "
             f"{MOST_PAIRS} pairs to compare; choose a smaller near"
         )
-    wavelengths = frequencies(spec, seq_len).wavelengths
-    wavelengths = wavelengths[wavelengths <= train_length]
-    if not wavelengths.size:
+    pre_critical = is_pre_critical(spec, train_length, seq_len=seq_len)
+    if not pre_critical.any():
         return np.full(test_length - train_length, np.nan)
-    distances = np.arange(train_length - near + 1, test_length, dtype=np.float64)
-    similarity = np.zeros_like(distances)
-    for wavelength in wavelengths:
-        similarity += np.cos(2 * np.pi * np.fmod(distances, wavelength) / wavelength)
-    windows = np.lib.stride_tricks.sliding_window_view(similarity / wavelengths.size, near)
+    distances = np.arange(train_length - near + 1, test_length, dtype=np.int64)
+    similarity = np.zeros(distances.size)
+    for turns in _turns(spec, distances, seq_len, np.flatnonzero(pre_critical)):
+        similarity += np.cos(2 * np.pi * turns)
+    windows = np.lib.stride_tricks.sliding_window_view(similarity / pre_critical.sum(), near)
     return np.asarray(windows.max(axis=1))
+
+
+def _turns(
+    spec: RopeSpec,
+    positions: NDArray[np.int64],
+    seq_len: int | None,
+    features: Iterable[int] | None = None,
+) -> Iterator[Float64Array]:
+    """The angle of each feature at these positions, in turns from -1 to 1."""
+    table = frequencies(spec, seq_len)
+    for index in range(table.periods.size) if features is None else features:
+        period, wavelength = int(table.periods[index]), float(table.wavelengths[index])
+        if period and int(table.turns[index]) < 2**31:  # positions are int32
+            yield positions * int(table.turns[index]) % period / period
+        elif math.isinf(wavelength):
+            yield np.zeros(positions.size)
+        else:
+            yield np.fmod(positions.astype(np.float64), wavelength) / wavelength
 
 
 def uniqueness(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:
     """The number of tokens after which the pre-critical features repeat together.
 
-    This is the least common multiple of their integer wavelengths, or 1 if no feature is
-    pre-critical. Without resonance features never repeat exactly, so the wavelengths are rounded
-    first.
+    This is the least common multiple of their periods, or 1 if no feature is pre-critical. The
+    wavelengths of features without a period are rounded first.
 
     Args:
       spec: the embedding.
@@ -200,8 +219,120 @@ def uniqueness(spec: RopeSpec, train_length: int, *, seq_len: int | None = None)
       ValueError: train_length is not a positive integer, or a wavelength cannot be rounded.
     """
     _check_length("train_length", train_length, 1, INT32_MAX)
-    wavelengths = resonance.round_wavelengths(frequencies(spec, seq_len).wavelengths)
-    return math.lcm(*(int(wavelength) for wavelength in wavelengths[wavelengths <= train_length]))
+    table = frequencies(spec, seq_len)
+    rounded = resonance.round_wavelengths(np.where(table.periods > 0, np.inf, table.wavelengths))
+    periods = table.periods[(table.periods > 0) & (table.wavelengths <= train_length)]
+    return math.lcm(*periods.tolist(), *map(int, rounded[rounded <= train_length]))
+
+
+def distortion(spec: RopeSpec, distance: int, *, seq_len: int | None = None) -> Float64Array:
+    """How far the rule of resonance moves each feature at a distance between two tokens.
+
+    It is the chord on the unit circle between the angle at this distance and the angle without
+    resonance, so from 0 to 2.
+
+    Args:
+      spec: the embedding.
+      distance: in tokens.
+      seq_len: the current length, for the scalings that depend on it (see `frequencies`).
+
+    Returns:
+      float64[d/2].
+
+    Raises:
+      ValueError: the distance is not a positive integer.
+    """
+    _check_length("distance", distance, 1, INT32_MAX)
+    plain = spec.with_method(spec.scaling, resonance=False)
+    at = np.array([distance], np.int64)
+    before, after = (np.concatenate(list(_turns(each, at, seq_len))) for each in (plain, spec))
+    return np.asarray(2 * np.abs(np.sin(np.pi * (after - before))))
+
+
+def distinct_angles(
+    spec: RopeSpec, length: int, *, seq_len: int | None = None
+) -> NDArray[np.int64]:
+    """How many different angles each feature takes at positions 0 to length - 1, int64[d/2].
+
+    A feature that repeats takes as many as it has tokens in its period, a feature that never turns
+    takes one, and any other feature takes a new one at every position.
+
+    Raises:
+      ValueError: the length is not a positive integer.
+    """
+    _check_length("length", length, 1, INT32_MAX)
+    table = frequencies(spec, seq_len)
+    repeats = np.where(table.periods > 0, table.periods, length)
+    repeats[np.isinf(table.wavelengths)] = 1
+    return np.minimum(repeats, length)
+
+
+def effective_rank(spec: RopeSpec, length: int, *, seq_len: int | None = None) -> float:
+    """The effective rank of the table of cos and sin at positions 0 to length - 1.
+
+    This is the exponential of the entropy of the normalized singular values (Roy and Vetterli 2007,
+    "The effective rank: a measure of effective dimensionality"): from 1 to the number of rotated
+    dimensions.
+
+    Raises:
+      ValueError: the length is not an integer from 1 to `LONGEST`.
+    """
+    _check_length("length", length, 1, LONGEST)
+    positions = np.arange(length, dtype=np.int64)
+    columns = [
+        f(2 * np.pi * turns) for turns in _turns(spec, positions, seq_len) for f in (np.cos, np.sin)
+    ]
+    gram = np.array(columns) @ np.array(columns).T
+    singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
+    share = singular / singular.sum()
+    share = share[share > 0]
+    return float(np.exp(-np.sum(share * np.log(share))))
+
+
+def context_bound(spec: RopeSpec, longest: int, *, seq_len: int | None = None) -> int:
+    """The length up to which a table favors similar tokens at every distance.
+
+    This is the least distance m at which the sum over features of cos(m * inv_freq) is negative,
+    which bounds the context (Men et al., arXiv 2405.14591, theorem 1); `longest` if there is none
+    below it.
+
+    Raises:
+      ValueError: longest is not an integer from 1 to `LONGEST`.
+    """
+    _check_length("longest", longest, 1, LONGEST)
+    start, stop = 0, min(_FIRST_LOOK, longest)
+    while start < longest:  # in parts that double, since most tables fail early
+        distances = np.arange(start, stop, dtype=np.int64)
+        total = sum(np.cos(2 * np.pi * turns) for turns in _turns(spec, distances, seq_len))
+        negative = np.flatnonzero(np.asarray(total) < 0)
+        if negative.size:
+            return start + int(negative[0])
+        start, stop = stop, min(2 * stop, longest)
+    return longest
+
+
+def least_theta(head_dim: int, length: int) -> float:
+    """The least base of plain RoPE whose `context_bound` reaches a length.
+
+    Bases are tried from 10 upwards, each 2 % above the one before, and the step to the first that
+    suffices is bisected. The question is that of arXiv 2405.14591, section 4; larger bases do not
+    all suffice, so another grid may find another answer nearby.
+
+    Raises:
+      ValueError: the length is not an integer from 1 to `LONGEST`, or head_dim is not one of a
+        `RopeSpec`.
+    """
+
+    def suffices(theta: float) -> bool:
+        return context_bound(RopeSpec(head_dim=head_dim, theta=theta), length) == length
+
+    low, high = 10.0, 10.0
+    while not suffices(high):
+        low, high = high, high * 1.02
+    while high / low > 1 + 1e-6:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if suffices(middle) else (middle, high)
+    return high
 
 
 def _check_length(name: str, value: int, least: int, most: int) -> None:

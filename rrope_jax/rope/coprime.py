@@ -30,7 +30,7 @@ class _Partial(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def near(numbers: tuple[float, ...]) -> tuple[int, ...]:
+def near(numbers: tuple[float, ...], most: int | None = None) -> tuple[int, ...]:
     """Finds integers of at least 2, no two of which share a factor, near the given numbers.
 
     A beam search from the smallest number to the largest minimizes the sum of squared relative
@@ -39,9 +39,13 @@ def near(numbers: tuple[float, ...]) -> tuple[int, ...]:
 
     Args:
       numbers: finite, in any order.
+      most: the largest integer allowed; None for no limit.
 
     Returns:
       An integer for each number, in their order.
+
+    Raises:
+      ValueError: the search finds no such integers up to `most`.
     """
     order = sorted(range(len(numbers)), key=numbers.__getitem__)
     beam = [_Partial(0.0, (), 1)]
@@ -53,8 +57,15 @@ def near(numbers: tuple[float, ...]) -> tuple[int, ...]:
                 partial.product * integer,
             )
             for partial in beam
-            for integer in itertools.islice(_coprime_to(partial.product, numbers[index]), _BRANCHES)
+            for integer in itertools.islice(
+                _coprime_to(partial.product, numbers[index], most), _BRANCHES
+            )
         ]
+        if not grown:
+            raise ValueError(
+                f"resonance='coprime' finds no {len(numbers)} integers up to resonance_period="
+                f"{most} of which no two share a factor; use a longer one, or a smaller head_dim"
+            )
         beam = sorted(grown)[:_BEAM]
     best = beam[0].integers
     return tuple(integer for _, integer in sorted(zip(order, best, strict=True)))
@@ -65,12 +76,13 @@ def shares_no_factor(integers: Sequence[int]) -> bool:
     return math.lcm(*integers) == math.prod(integers)
 
 
-def _coprime_to(product: int, number: float) -> Iterator[int]:
-    """Integers of at least 2 that are coprime to a product, nearest to a number first."""
+def _coprime_to(product: int, number: float, most: int | None) -> Iterator[int]:
+    """Integers from 2 to `most` that are coprime to a product, nearest to a number first."""
     below = max(math.floor(number), 1)
     above = max(below + 1, 2)
-    while True:
-        if below >= 2 and number - below <= above - number:
+    while below >= 2 or most is None or above <= most:
+        only_below = most is not None and above > most
+        if below >= 2 and (only_below or number - below <= above - number):
             integer, below = below, below - 1
         else:
             integer, above = above, above + 1

@@ -26,7 +26,8 @@ def integers(
 
     This is the largest value of `likeness` over the far distances, [first, length), and the near
     ones, [0, near). Each integer differs from its wavelength by at most the tolerance, or is the
-    nearest one; at most 65 are tried per feature, the nearest ones.
+    nearest one, and none is above `first`, so that training sees all phases; at most 65 are tried
+    per feature, the nearest ones.
 
     Coordinate descent changes one feature at a time until no change helps. It starts from the
     nearest integers and then from a fixed sequence of random ones, as many as the work for this
@@ -45,7 +46,7 @@ def integers(
     """
     if not wavelengths:
         return ()
-    candidates = [_candidates(wavelength, tolerance) for wavelength in wavelengths]
+    candidates = [_candidates(wavelength, tolerance, first) for wavelength in wavelengths]
     apart = np.arange(max(first - near + 1, 1), length, dtype=np.int64)
     random = np.random.default_rng(0)
     # a sweep computes the cosines of all candidates at all distances
@@ -73,13 +74,13 @@ def likeness(periods: Sequence[int], apart: NDArray[np.int64]) -> NDArray[np.flo
     return np.asarray(np.mean([_cosines(period, apart) for period in periods], axis=0))
 
 
-def _candidates(wavelength: float, tolerance: float) -> list[int]:
+def _candidates(wavelength: float, tolerance: float, most: int) -> list[int]:
     """The integers to try for a wavelength, the nearest one first."""
     nearest = max(round(wavelength), 2)
     reach = min(int(tolerance * wavelength) + 1, _CANDIDATES // 2)
     allowed = [
         integer
-        for integer in range(max(nearest - reach, 2), nearest + reach + 1)
+        for integer in range(max(nearest - reach, 2), min(nearest + reach, most) + 1)
         if integer == nearest or abs(integer - wavelength) <= tolerance * wavelength
     ]
     return sorted(allowed, key=lambda integer: (abs(integer - wavelength), integer))

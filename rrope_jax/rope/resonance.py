@@ -103,9 +103,9 @@ def _nearest(spec: Any, wavelengths: Sequence[float]) -> list[Period]:
 def _rational(spec: Any, wavelengths: Sequence[float]) -> list[Period]:
     """The fraction of at most `resonance_period` tokens whose frequency is nearest.
 
-    A larger P = `resonance_period` moves frequencies less: those of period p by at most
-    1 / (p (P + 1)) turns per token, the bound of best approximations. With P = L, training sees
-    every phase of every feature that turns within L.
+    A larger P = `resonance_period` moves frequencies less: by at most 1 / (2 P) turns per token,
+    and mostly by far less. With P = L, training sees every phase of every feature that turns
+    within L.
     """
 
     def period(wavelength: float) -> Period:
@@ -126,7 +126,9 @@ def _rational(spec: Any, wavelengths: Sequence[float]) -> list[Period]:
 
 def _coprime(spec: Any, wavelengths: Sequence[float]) -> list[Period]:
     """Integers of which no two share a factor; see `coprime.near`."""
-    return _integers(spec, wavelengths, lambda chosen: coprime.near(tuple(chosen)))
+    return _integers(
+        spec, wavelengths, lambda chosen: coprime.near(tuple(chosen), spec.resonance_period)
+    )
 
 
 def _designed(spec: Any, wavelengths: Sequence[float]) -> list[Period]:

@@ -524,7 +524,7 @@ _REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {**_SIZE, "max_position_embeddings": 2**31, "rope_scaling": {"type": "yarn", "factor": 2}},
         ("max_position_embeddings=2147483648", "<= 2147483647"),
     ),
-    "switch": ({**_SIZE, "resonance": 1}, ("resonance=1", "True or False")),
+    "switch": ({**_SIZE, "resonance": 1}, ("resonance=1", "True, False or the name of a rule")),
 }
 
 

@@ -58,7 +58,7 @@ _REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"partial_rotary_factor": 0.0}, ("partial_rotary_factor=0.0", "(0, 1]", "use 1")),
     ({"partial_rotary_factor": 0.4}, ("partial_rotary_factor=0.4", "even number", "3")),
     ({"attention_factor": 0.0}, ("attention_factor=0.0", "> 0", "None")),
-    ({"resonance": "yes"}, ("resonance='yes'", "True or False")),
+    ({"resonance": "yes"}, ("resonance='yes'", "choose one of none, nearest")),
     ({"head_dim": 2, "scaling": "ntk", "factor": 2.0}, ("head_dim=2", "more than 2")),
     ({**_LONGROPE, "short_factor": [1.0] * 3}, ("short_factor", "3 entries", "exactly 4")),
     ({**_LONGROPE, "long_factor": [1.0, 1.0, 0.0, 1.0]}, ("long_factor[2]=0.0", "> 0", "1.0")),

@@ -119,7 +119,7 @@ def _recognize(
     if is_near(_frequencies(spec, None)):
         return "the frequencies within the original context"
     if spec.resonance:
-        exact = dataclasses.replace(spec, resonance=False)
+        exact = spec.with_method(spec.scaling, resonance=False)
         if is_near(_frequencies(exact, positions.context)):
             return "this embedding without Resonance"
     with np.errstate(divide="ignore"):

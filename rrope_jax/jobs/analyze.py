@@ -39,7 +39,8 @@ class Study:
       train_length: Length in training, in tokens; positions 0 to `train_length - 1` are seen.
       test_length: Length at test, in tokens; positions from `train_length` to `test_length - 1`
         are unseen. Scalings that depend on the sequence length use this one.
-      methods: RoPE methods to compare, as `[resonance_]scaling`; plain RoPE is `rope`.
+      methods: RoPE methods to compare, as `[rule_]scaling`, such as `yarn`, `resonance_yarn` and
+        `rational_yarn`; plain RoPE is `rope`.
       feature: Index of the feature whose angles are plotted; defaults to the pre-critical feature
         with the largest gap without resonance.
       near: Number of near distances, 0 to `near - 1`, that an unseen one is compared with.
@@ -166,16 +167,16 @@ def analyze(study: Study, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> dict
       UsageError: A wavelength is too short to be rounded, uniqueness has too many digits, or the
         feature to plot never rotates.
     """
-    plain = dataclasses.replace(spec, resonance=False)
+    plain = spec.with_method(spec.scaling, resonance=False)
     try:
-        resonant = dataclasses.replace(spec, resonance=True)
+        resonant = spec if spec.resonance else dataclasses.replace(spec, resonance=True)
     except ValueError as error:
         raise UsageError(f"config.rope: {error}") from error
     of_spec, of_plain, of_resonant = (_measure(study, each) for each in (spec, plain, resonant))
     columns = {
         "wavelength": frequencies(plain, study.test_length).wavelengths.tolist(),
         "resonant_wavelength": [
-            int(wavelength) if math.isfinite(wavelength) else wavelength
+            int(wavelength) if wavelength.is_integer() else wavelength
             for wavelength in frequencies(resonant, study.test_length).wavelengths.tolist()
         ],
         "pre_critical": of_spec.pop("pre_critical"),

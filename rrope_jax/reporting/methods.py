@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from rrope_jax.reporting.colours import BLUE, GREEN, GREY, OLIVE, PURPLE, RED, VERMILLION, VIOLET
-from rrope_jax.rope.methods import is_resonance, plain_variant, resonance_variant
+from rrope_jax.rope.methods import is_resonance, plain_variant, rule_of, variants
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,10 @@ _SCALINGS: Mapping[str, ScalingLook] = MappingProxyType(
 
 # Share of the full color in the tint of a plain variant; the rest is white.
 _TINT = 0.58
+# Share of the color that is left in the shades of rules other than the paper's.
+_SHADES: Mapping[bool | str, float] = MappingProxyType(
+    {"rational": 0.75, "coprime": 0.5, "designed": 0.25}
+)
 
 
 def method_label(method: str) -> str:
@@ -46,14 +50,18 @@ def method_label(method: str) -> str:
     scaling = plain_variant(method)
     look = _SCALINGS.get(scaling)
     label = look.label if look else scaling
-    return f"Resonance {label}" if is_resonance(method) else label
+    rule = rule_of(method)
+    if isinstance(rule, str):
+        return f"{rule.capitalize()} {label}"
+    return f"Resonance {label}" if rule else label
 
 
 def method_colour(method: str) -> tuple[float, float, float]:
     """Returns a method's color as RGB values in [0, 1].
 
-    The two variants of a scaling share a hue: Resonance is dark, and plain is a lighter tint. The
-    hue of an unknown scaling comes from a checksum of its name, so it is the same in every report.
+    The variants of a scaling share a hue: Resonance is dark, plain is a lighter tint, and other
+    rules are darker shades. The hue of an unknown scaling comes from a checksum of its name, so it
+    is the same in every report.
     """
     scaling = plain_variant(method)
     look = _SCALINGS.get(scaling)
@@ -63,13 +71,14 @@ def method_colour(method: str) -> tuple[float, float, float]:
         hue = zlib.crc32(scaling.encode()) % 360 / 360
         red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.6)
     if is_resonance(method):
-        return red, green, blue
+        shade = _SHADES.get(rule_of(method), 1.0)
+        return red * shade, green * shade, blue * shade
     return 1 - (1 - red) * _TINT, 1 - (1 - green) * _TINT, 1 - (1 - blue) * _TINT
 
 
 def order_methods(methods: Iterable[str]) -> tuple[str, ...]:
-    """Sorts distinct methods in report order: by scaling, the plain variant before Resonance."""
-    listed = [name for scaling in _SCALINGS for name in (scaling, resonance_variant(scaling))]
+    """Sorts distinct methods in report order: by scaling, plain first, then by rule."""
+    listed = [name for scaling in _SCALINGS for name in variants(scaling)]
     return in_order(methods, listed)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rrope_jax.rope.frequencies import frequencies
+from rrope_jax.rope.resonance import rule_of_list
 from rrope_jax.rope.scalings import SCALINGS
 from rrope_jax.rope.spec import RopeSpec
 
@@ -53,7 +54,7 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
         scaling="longrope",
         factor=factor,
         original_context=context,
-        resonance=spec.resonance,
+        **rule_of_list(spec),
         partial_rotary_factor=1.0 if rotates_all else spec.partial_rotary_factor,
         attention_factor=frequencies(spec).attention_factor,
         short_factor=factors(context),

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from rrope_jax.rope import coprime, design
 
 _INT64_MAX = 2**63 - 1
+# of an integer wavelength that comes from a list of factors, in float32 in some formats
+_ROUNDING = 1e-6
 
 
 class Period(NamedTuple):
@@ -75,7 +77,7 @@ def round_wavelengths(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
 def _chosen(spec: Any, wavelengths: Sequence[float]) -> list[bool]:
     """Which features a rule changes: those that turn, up to `resonance_period` if that is set."""
     longest = _INT64_MAX if spec.resonance_period is None else spec.resonance_period
-    return [wavelength <= longest for wavelength in wavelengths]
+    return [wavelength <= longest * (1 + _ROUNDING) for wavelength in wavelengths]
 
 
 def _integers(
@@ -191,6 +193,18 @@ def unread_by_rule(resonance: bool | str) -> frozenset[str]:
     """The `RULE_FIELDS` that a rule does not read; empty if the rule is unknown."""
     name = rule_name(resonance)
     return RULE_FIELDS - RULES[name].reads if name in RULES else frozenset()
+
+
+def rule_of_list(spec: Any) -> dict[str, Any]:
+    """The fields of the rule that finds a spec's periods again in its list of wavelengths.
+
+    Integers are the nearest ones to themselves, however they were chosen. Empty without resonance.
+    """
+    if not spec.resonance:
+        return {}
+    rule = "rational" if spec.resonance == "rational" else True
+    limit = {} if spec.resonance_period is None else {"resonance_period": spec.resonance_period}
+    return {"resonance": rule, **limit}
 
 
 def periods_of(spec: Any, wavelengths: NDArray[np.float64]) -> list[Period]:

@@ -1,5 +1,6 @@
 """The rules of resonance: which periods features get, and that phases repeat exactly after them."""
 
+import json
 import math
 from fractions import Fraction
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrope_jax.rope import RopeSpec, analysis, coprime, cos_sin, design, frequencies
+from rrope_jax.rope import RopeSpec, analysis, coprime, cos_sin, design, frequencies, from_hf, to_hf
 from rrope_jax.rope.methods import method_of, parse_method, plain_variant
 from rrope_jax.rope.resonance import RULES
 
@@ -279,3 +280,15 @@ def test_context_bound_by_hand() -> None:
         for step in (1.0, 1 - 1e-5)
     ]
     assert reached[0] == 300 > reached[1]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("rule", FIELDS)
+def test_periods_survive_the_keys_of_other_runtimes(rule: str, scaling: str) -> None:
+    """They are lists of factors there, from which the same integers and fractions come back."""
+    spec = _spec(rule, scaling)
+    read = from_hf(json.loads(json.dumps(to_hf(spec, max_position_embeddings=LENGTH))))
+    ours, theirs = frequencies(spec), frequencies(read)
+    np.testing.assert_array_equal(theirs.periods, ours.periods)
+    np.testing.assert_array_equal(theirs.turns, ours.turns)
+    np.testing.assert_allclose(theirs.inv_freq, ours.inv_freq, rtol=1e-12)  # of float64 factors

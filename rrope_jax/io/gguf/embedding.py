@@ -16,6 +16,7 @@ from rrope_jax.rope.scalings import stretched_theta
 
 ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
 RESONANCE = "rrope.resonance"
+RESONANCE_PERIOD = "rrope.resonance_period"
 _BASE, _SLIDING_BASE = "rope.freq_base", "rope.freq_base_swa"
 _DEFAULT_BASE = 10000.0
 _TEMPERATURE = "rope.scaling.attn_factor"
@@ -222,7 +223,8 @@ def _full(
     if rotary_dim != head_dim:
         fields["partial_rotary_factor"] = rotary_dim / head_dim
     if contents.metadata.get(RESONANCE):
-        fields["resonance"] = True
+        fields["resonance"] = contents.metadata[RESONANCE]
+        fields["resonance_period"] = contents.metadata.get(RESONANCE_PERIOD)
     beta = keys.get(_POSITION_TEMPERATURE, 0.0) if gguf.position_temperature else 0.0
     if beta:
         fields["llama_4_scaling_beta"] = beta

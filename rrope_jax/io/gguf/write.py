@@ -148,8 +148,10 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
         **{f"{gguf.architecture}.{key}": value for key, value in keys.items()},
         **gguf_tokenizer.metadata_of(description.tokenizer, model.vocab_size),
     }
-    if spec.resonance:
-        metadata[gguf_embedding.RESONANCE] = True
+    if spec.resonance:  # integers, or fractions, however they were chosen
+        metadata[gguf_embedding.RESONANCE] = spec.resonance
+        if spec.resonance_period is not None:
+            metadata[gguf_embedding.RESONANCE_PERIOD] = spec.resonance_period
     if FOLDED_TEMPERATURE in description.extras:
         metadata[FOLDED] = float(description.extras[FOLDED_TEMPERATURE])
     for name, key in TOKEN_IDS.items():

@@ -22,6 +22,7 @@ from rrope_jax.rope.huggingface.rope_types import (
     ROPE_TYPES,
     RopeType,
 )
+from rrope_jax.rope.resonance import RULE_FIELDS
 from rrope_jax.rope.spec import RopeSpec
 
 _LOG = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def read_one(hf: HfConfig, dialect: str) -> RopeSpec:
         fields |= _phi_temperature(parameters, fields)
     if beta:
         fields[BETA] = beta
-    for field in ("theta", "partial_rotary_factor", "resonance"):
+    for field in ("theta", "partial_rotary_factor", "resonance", *sorted(RULE_FIELDS)):
         key = KEY_OF_FIELD.get(field, field)
         values = [each[key] for each in (parameters, hf.keys) if each.get(key) is not None]
         if values:

@@ -6,6 +6,7 @@ v5 has everything in `rope_parameters`. Keys are interpreted as in transformers 
 
 import dataclasses
 
+from rrope_jax.rope.resonance import RULE_FIELDS
 from rrope_jax.rope.scalings import SCALINGS
 
 DIALECTS = ("rope_scaling", "rope_parameters")
@@ -19,8 +20,11 @@ KEY_OF_FIELD = {
     "original_context": ORIGINAL,
 }
 # Keys allowed with any rope_type, which ignores those that it does not need.
-COMMON_KEYS = frozenset(
-    {"rope_type", "type", "rope_theta", "partial_rotary_factor", "resonance", ORIGINAL, BETA}
+COMMON_KEYS = (
+    frozenset(
+        {"rope_type", "type", "rope_theta", "partial_rotary_factor", "resonance", ORIGINAL, BETA}
+    )
+    | RULE_FIELDS
 )
 # Keys without effect on text positions: axes of images, and remarks.
 REMARKS = frozenset({"mrope_section", "mrope_interleaved", "interleaved", "finetuned", MAXIMUM})

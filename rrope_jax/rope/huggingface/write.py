@@ -17,6 +17,7 @@ from rrope_jax.rope.huggingface.rope_types import (
     ORIGINAL,
     ROPE_TYPES,
 )
+from rrope_jax.rope.resonance import rule_of_list
 from rrope_jax.rope.scalings import stretched_theta
 from rrope_jax.rope.spec import RopeSpec
 
@@ -35,7 +36,8 @@ def to_hf(
     resonance, `part_ntk`, an attention factor that the `rope_type` would ignore; for Phi-3 all
     scalings) becomes `longrope` with one factor per feature, which preserves the frequencies and
     the attention factor. With resonance, an extra key `resonance: true` tells `from_hf` that the
-    wavelengths are integers. Some runtimes ignore `attention_factor`; whoever exports the weights
+    wavelengths are integers, and `resonance: "rational"` that they are fractions of at most
+    `resonance_period` tokens. Some runtimes ignore `attention_factor`; whoever exports the weights
     must fold it into them.
 
     Types with two embeddings (Gemma 3, OLMo 3) get `rope_parameters` by layer type, and the keys of
@@ -52,8 +54,8 @@ def to_hf(
     Returns:
       JSON-ready keys to merge into a model's config.json: `head_dim`, `rope_theta`,
       `rope_scaling`, `rope_parameters` and, if they apply, `max_position_embeddings`,
-      `original_max_position_embeddings`, `partial_rotary_factor`, `rope_local_base_freq` and
-      `resonance`.
+      `original_max_position_embeddings`, `partial_rotary_factor`, `rope_local_base_freq`,
+      `resonance` and `resonance_period`.
 
     Raises:
       ValueError: the type has one embedding for all layers or no position temperature, and the spec
@@ -92,8 +94,8 @@ def to_hf(
         maximum = maximum or full.original_context or native[SLIDING].original_context
     if maximum is not None:
         keys[MAXIMUM] = maximum
-    if all(each.resonance for each in native.values()):
-        keys["resonance"] = True
+    if (rule := rule_of_list(full)) == rule_of_list(native[SLIDING]):
+        keys |= rule
     return keys
 
 
@@ -149,8 +151,8 @@ def _by_layer_type(native: Mapping[str, RopeSpec], sliding: SlidingLayers) -> di
         nested[name] = {**_common(each), **_parameters(each)}
         if full.partial_rotary_factor != 1:  # else the top level's would apply
             nested[name]["partial_rotary_factor"] = float(each.partial_rotary_factor)
-        if each.resonance and full.resonance != other.resonance:
-            nested[name]["resonance"] = True
+        if rule_of_list(full) != rule_of_list(other):
+            nested[name] |= rule_of_list(each)
     if sliding.scaled:  # its `rope_scaling` would change both embeddings in transformers 5, too
         return {"rope_parameters": nested}
     common = _common(full)

@@ -63,7 +63,7 @@ def near(numbers: tuple[float, ...], most: int | None = None) -> tuple[int, ...]
         ]
         if not grown:
             raise ValueError(
-                f"resonance='coprime' finds no {len(numbers)} integers up to resonance_period="
+                f"resonance='coprime' finds no {len(numbers)} integers up to resonance_limit="
                 f"{most} of which no two share a factor; use a longer one, or a smaller head_dim"
             )
         beam = sorted(grown)[:_BEAM]

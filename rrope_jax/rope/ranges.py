@@ -179,11 +179,14 @@ _RANGES: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
         "True or False",
         "it is a switch",
     ),
-    (
-        "resonance_period",
-        lambda value, spec: value is None or _is_int_in(value, 2, INT32_MAX),
-        f"an integer from 2 to {INT32_MAX}",
-        "give a length in tokens, such as that of training",
+    *(
+        (
+            name,
+            lambda value, spec: value is None or _is_int_in(value, 2, INT32_MAX),
+            f"an integer from 2 to {INT32_MAX}",
+            "give a length in tokens, such as that of training",
+        )
+        for name in ("resonance_limit", "resonance_period")
     ),
     (
         "resonance_near",

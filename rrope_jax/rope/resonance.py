@@ -74,17 +74,19 @@ def round_wavelengths(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
     return rounded
 
 
-def _chosen(spec: Any, wavelengths: Sequence[float]) -> list[bool]:
-    """Which features a rule changes: those that turn, up to `resonance_period` if that is set."""
-    longest = _INT64_MAX if spec.resonance_period is None else spec.resonance_period
-    return [wavelength <= longest * (1 + _ROUNDING) for wavelength in wavelengths]
+def _chosen(wavelengths: Sequence[float], longest: int | None) -> list[bool]:
+    """Which features a rule changes: those that turn, up to a longest wavelength if there is one."""
+    bound = _INT64_MAX if longest is None else longest * (1 + _ROUNDING)
+    return [wavelength <= bound for wavelength in wavelengths]
 
 
 def _integers(
-    spec: Any, wavelengths: Sequence[float], integers: Callable[[Sequence[float]], Sequence[int]]
+    wavelengths: Sequence[float],
+    longest: int | None,
+    integers: Callable[[Sequence[float]], Sequence[int]],
 ) -> list[Period]:
     """Integers for the features that are chosen, from a function of their wavelengths."""
-    chosen = _chosen(spec, wavelengths)
+    chosen = _chosen(wavelengths, longest)
     found = iter(integers(list(itertools.compress(wavelengths, chosen))))
     return [Period(next(found), 1) if is_chosen else NEVER for is_chosen in chosen]
 
@@ -96,8 +98,8 @@ def _none(spec: Any, wavelengths: Sequence[float]) -> list[Period]:
 def _nearest(spec: Any, wavelengths: Sequence[float]) -> list[Period]:
     """The nearest integers: the paper's rule."""
     return _integers(
-        spec,
         wavelengths,
+        spec.resonance_limit,
         lambda chosen: [int(each) for each in round_wavelengths(np.array(chosen, np.float64))],
     )
 
@@ -119,7 +121,7 @@ def _rational(spec: Any, wavelengths: Sequence[float]) -> list[Period]:
             )
         return Period(turns_per_token.denominator, turns_per_token.numerator)
 
-    chosen = _chosen(spec, wavelengths)
+    chosen = _chosen(wavelengths, spec.resonance_period)
     return [
         period(wavelength) if is_chosen else NEVER
         for wavelength, is_chosen in zip(wavelengths, chosen, strict=True)
@@ -128,16 +130,15 @@ def _rational(spec: Any, wavelengths: Sequence[float]) -> list[Period]:
 
 def _coprime(spec: Any, wavelengths: Sequence[float]) -> list[Period]:
     """Integers of which no two share a factor; see `coprime.near`."""
-    return _integers(
-        spec, wavelengths, lambda chosen: coprime.near(tuple(chosen), spec.resonance_period)
-    )
+    limit = spec.resonance_limit
+    return _integers(wavelengths, limit, lambda chosen: coprime.near(tuple(chosen), limit))
 
 
 def _designed(spec: Any, wavelengths: Sequence[float]) -> list[Period]:
     """Integers that keep far distances apart from near ones; see `design.integers`."""
     return _integers(
-        spec,
         wavelengths,
+        spec.resonance_period,
         lambda chosen: design.integers(
             tuple(chosen),
             first=spec.resonance_period,
@@ -160,21 +161,22 @@ class Rule:
     """
 
     periods: Callable[[Any, Sequence[float]], list[Period]]
-    reads: frozenset[str] = frozenset({"resonance_period"})
+    reads: frozenset[str] = frozenset()
     requires: frozenset[str] = frozenset()
 
 
+_LIMIT = frozenset({"resonance_limit"})
 _PERIOD = frozenset({"resonance_period"})
 
 RULES: dict[str, Rule] = {
-    "none": Rule(_none, reads=frozenset()),
-    "nearest": Rule(_nearest),
-    "rational": Rule(_rational, requires=_PERIOD),
-    "coprime": Rule(_coprime),
+    "none": Rule(_none),
+    "nearest": Rule(_nearest, _LIMIT),
+    "rational": Rule(_rational, _PERIOD, _PERIOD),
+    "coprime": Rule(_coprime, _LIMIT),
     "designed": Rule(
         _designed,
-        reads=_PERIOD | {"resonance_length", "resonance_near", "resonance_tolerance"},
-        requires=_PERIOD | {"resonance_length"},
+        _PERIOD | {"resonance_length", "resonance_near", "resonance_tolerance"},
+        _PERIOD | {"resonance_length"},
     ),
 }
 
@@ -202,9 +204,10 @@ def rule_of_list(spec: Any) -> dict[str, Any]:
     """
     if not spec.resonance:
         return {}
-    rule = "rational" if spec.resonance == "rational" else True
-    limit = {} if spec.resonance_period is None else {"resonance_period": spec.resonance_period}
-    return {"resonance": rule, **limit}
+    if spec.resonance == "rational":
+        return {"resonance": "rational", "resonance_period": spec.resonance_period}
+    limit = spec.resonance_period if spec.resonance == "designed" else spec.resonance_limit
+    return {"resonance": True} | ({} if limit is None else {"resonance_limit": limit})
 
 
 def periods_of(spec: Any, wavelengths: NDArray[np.float64]) -> list[Period]:

@@ -33,8 +33,10 @@ class RopeSpec:
       resonance: the rule by which features repeat exactly after whole tokens, after the scaling; a
         key of `rrope_jax.rope.resonance.RULES`. True is `nearest`, which rounds every wavelength
         (arXiv 2403.00071), and False is `none`; the two are kept as True and False.
-      resonance_period: with `rational`, the largest period in tokens. With any rule, features of
-        longer wavelength stay as they are; None for no limit.
+      resonance_limit: features of a wavelength above it, in tokens, stay as they are under
+        `nearest` and `coprime`; None for no limit.
+      resonance_period: the largest period in tokens under `rational` and `designed`, which leave
+        features of a longer wavelength as they are.
       resonance_length, resonance_near, resonance_tolerance: `designed` keeps far distances, from
         resonance_period to resonance_length, apart from the resonance_near nearest ones, changing
         wavelengths by at most this share.
@@ -62,6 +64,7 @@ class RopeSpec:
     factor: float | None = None
     original_context: int | None = None
     resonance: bool | str = False
+    resonance_limit: int | None = None
     resonance_period: int | None = None
     resonance_length: int | None = None
     resonance_near: int = 1
@@ -154,8 +157,8 @@ class RopeSpec:
         """
         unread = unread_fields(self.scaling) | unread_by_rule(self.resonance)
         fields = {name: value for name, value in vars(self).items() if name not in unread}
-        if fields.get("resonance_period", 0) is None:  # older files do not have it
-            del fields["resonance_period"]
+        if fields.get("resonance_limit", 0) is None:  # older files do not have it
+            del fields["resonance_limit"]
         if "factor" in fields:
             fields["factor"] = self.extension
         if not self.llama_4_scaling_beta:

@@ -19,7 +19,7 @@ L, LENGTH = 64, 256
 FIELDS: dict[str, dict[str, Any]] = {
     "nearest": {},
     "rational": {"resonance_period": L},
-    "coprime": {"resonance_period": L},
+    "coprime": {"resonance_limit": L},
     "designed": {"resonance_period": L, "resonance_length": LENGTH, "resonance_near": 5},
 }
 SCALINGS: dict[str, dict[str, Any]] = {
@@ -171,7 +171,7 @@ def test_designed_optimizes_what_is_analyzed() -> None:
 
 def test_a_limit_leaves_longer_features_alone() -> None:
     limited, plain = (
-        frequencies(_spec("nearest", resonance_period=L)),
+        frequencies(_spec("nearest", resonance_limit=L)),
         frequencies(RopeSpec(head_dim=64)),
     )
     long = plain.wavelengths > L
@@ -208,6 +208,8 @@ def test_fields_and_names_come_back(rule: str) -> None:
         ({"resonance": "rational"}, "resonance_period is not set, but resonance='rational'"),
         ({"resonance_period": 8}, "resonance_period=8 has no effect with resonance='none'"),
         ({"resonance": True, "resonance_length": 9}, "resonance_length=9 has no effect"),
+        ({"resonance": "coprime", "resonance_period": 9}, "resonance_period=9 has no effect"),
+        ({"resonance": "rational", "resonance_period": 9, "resonance_limit": 9}, "no effect"),
         ({"resonance": "rational", "resonance_period": 1}, "must be an integer from 2"),
         (
             {"resonance": "designed", "resonance_period": 8, "resonance_length": 8},

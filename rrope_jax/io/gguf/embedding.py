@@ -12,11 +12,12 @@ from rrope_jax.io.gguf import container as gguf_file
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies, llama3_context
 from rrope_jax.rope.factor_lists import NEVER_TURNS
+from rrope_jax.rope.resonance import RULE_FIELDS
 from rrope_jax.rope.scalings import stretched_theta
 
 ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
-RESONANCE = "rrope.resonance"
-RESONANCE_PERIOD = "rrope.resonance_period"
+OURS = "rrope."
+"""The prefix of our own keys, which other programs do not read."""
 _BASE, _SLIDING_BASE = "rope.freq_base", "rope.freq_base_swa"
 _DEFAULT_BASE = 10000.0
 _TEMPERATURE = "rope.scaling.attn_factor"
@@ -222,9 +223,8 @@ def _full(
     rotary_dim = keys.get(_ROTATED, head_dim)
     if rotary_dim != head_dim:
         fields["partial_rotary_factor"] = rotary_dim / head_dim
-    if contents.metadata.get(RESONANCE):
-        fields["resonance"] = contents.metadata[RESONANCE]
-        fields["resonance_period"] = contents.metadata.get(RESONANCE_PERIOD)
+    rule = {name: contents.metadata.get(OURS + name) for name in ("resonance", *RULE_FIELDS)}
+    fields |= {name: value for name, value in rule.items() if value is not None}
     beta = keys.get(_POSITION_TEMPERATURE, 0.0) if gguf.position_temperature else 0.0
     if beta:
         fields["llama_4_scaling_beta"] = beta

@@ -29,6 +29,7 @@ from rrope_jax.io.tokenizer.end_of_text import end_ids
 from rrope_jax.io.weights import Array
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope.fields import is_int
+from rrope_jax.rope.resonance import rule_of_list
 
 _log = logging.getLogger(__name__)
 
@@ -148,10 +149,7 @@ def _metadata(description: Description, dtype: Dtype) -> dict[str, Any]:
         **{f"{gguf.architecture}.{key}": value for key, value in keys.items()},
         **gguf_tokenizer.metadata_of(description.tokenizer, model.vocab_size),
     }
-    if spec.resonance:  # integers, or fractions, however they were chosen
-        metadata[gguf_embedding.RESONANCE] = spec.resonance
-        if spec.resonance_period is not None:
-            metadata[gguf_embedding.RESONANCE_PERIOD] = spec.resonance_period
+    metadata |= {f"{gguf_embedding.OURS}{key}": each for key, each in rule_of_list(spec).items()}
     if FOLDED_TEMPERATURE in description.extras:
         metadata[FOLDED] = float(description.extras[FOLDED_TEMPERATURE])
     for name, key in TOKEN_IDS.items():

@@ -55,7 +55,7 @@ def to_hf(
       JSON-ready keys to merge into a model's config.json: `head_dim`, `rope_theta`,
       `rope_scaling`, `rope_parameters` and, if they apply, `max_position_embeddings`,
       `original_max_position_embeddings`, `partial_rotary_factor`, `rope_local_base_freq`,
-      `resonance` and `resonance_period`.
+      `resonance`, `resonance_limit` and `resonance_period`.
 
     Raises:
       ValueError: the type has one embedding for all layers or no position temperature, and the spec

@@ -75,7 +75,7 @@ def round_wavelengths(wavelengths: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _chosen(wavelengths: Sequence[float], longest: int | None) -> list[bool]:
-    """Which features a rule changes: those that turn, up to a longest wavelength if there is one."""
+    """Which features a rule changes: those that turn, up to a longest wavelength."""
     bound = _INT64_MAX if longest is None else longest * (1 + _ROUNDING)
     return [wavelength <= bound for wavelength in wavelengths]
 

@@ -143,7 +143,7 @@ def override(config: ConfigDict, flags: Sequence[overrides.Override], known: Con
     for flag in flags:
         _check_override(config, known, flag.key, flag.word)
     try:
-        overrides.apply(config, flags)
+        overrides.apply(config, flags, known)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

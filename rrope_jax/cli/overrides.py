@@ -6,6 +6,7 @@ every type:
     bool         --config.KEY, --noconfig.KEY, or a value such as True, false, 1
     int, float   a number; a field of type int takes no fraction
     str          the text as is, which may be empty
+    bool or str  as for bool, and any other value is text
     tuple, list  comma-separated elements, a Python literal such as ('a', 'b'), or repeated flags;
                  an empty value makes it empty
     None         a Python literal if it parses as one, otherwise text, as the type is unknown
@@ -28,6 +29,10 @@ from ml_collections import ConfigDict
 _WORD = re.compile(r"--?(?P<no>no)?config\.(?P<key>[^=]*)(=(?P<text>.*))?", re.DOTALL)
 # Commas within brackets do not split elements: [a,b].txt is one pattern.
 _ELEMENT = re.compile(r"(?:\[[^\]]*\]|[^,])+", re.DOTALL)
+
+
+SWITCH_OR_TEXT: type = object
+"""The type, in a config of all known fields, of those that are a bool or a str."""
 
 
 class Override(NamedTuple):
@@ -85,14 +90,21 @@ def _is_switch(config: ConfigDict, key: str) -> bool:
     *groups, name = key.split(".")
     for group in groups:
         holder = holder.get(group) if isinstance(holder, ConfigDict) else None
-    return isinstance(holder, ConfigDict) and name in holder and holder.get_type(name) is bool
+    if not isinstance(holder, ConfigDict) or name not in holder:
+        return False
+    return holder.get_type(name) in (bool, SWITCH_OR_TEXT)
 
 
-def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
+def apply(config: ConfigDict, overrides: Sequence[Override], known: ConfigDict) -> None:
     """Sets fields, which must exist in the config.
 
     If a field is set more than once, the last flag wins. For tuples and lists, the values are
     concatenated, starting over at each None.
+
+    Args:
+      config: The config.
+      overrides: The flags.
+      known: All known fields, of which only those of type `SWITCH_OR_TEXT` are looked at.
 
     Raises:
       ValueError: A value has the wrong type; the message begins with the flag.
@@ -100,8 +112,9 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
     values: dict[str, Any] = {}
     for override in overrides:
         holder, name = _holder(config, override.key)
+        kind = SWITCH_OR_TEXT if _is_either(known, override.key) else holder.get_type(name)
         try:
-            value = _read(override, holder.get_type(name), holder[name])
+            value = _read(override, kind, holder[name])
         except ValueError as error:
             raise ValueError(f"{override.word}: {error}") from None
         before = values.get(override.key)
@@ -110,12 +123,26 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
         values[override.key] = value
     for key, value in values.items():
         holder, name = _holder(config, key)
-        holder[name] = value
+        if _is_either(known, key):
+            with holder.ignore_type():
+                holder[name] = value
+        else:
+            holder[name] = value
 
 
 def can_set(kind: type) -> bool:
     """Whether a flag can set fields of the given type."""
-    return issubclass(kind, tuple(_READERS))
+    return kind is SWITCH_OR_TEXT or issubclass(kind, tuple(_READERS))
+
+
+def _is_either(known: ConfigDict, key: str) -> bool:
+    """Whether a field may be a bool or a str."""
+    holder: Any = known
+    *groups, name = key.split(".")
+    for group in groups:
+        holder = holder.get(group) if isinstance(holder, ConfigDict) else None
+    found = isinstance(holder, ConfigDict) and name in holder
+    return found and holder.get_type(name) is SWITCH_OR_TEXT
 
 
 def _holder(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
@@ -127,15 +154,18 @@ def _holder(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
 
 
 def _read(override: Override, kind: type, present: Any) -> Any:
-    expected = f"(expected {kind.__name__})"
-    if override.no and (override.text is not None or kind is not bool):
+    is_switch = kind in (bool, SWITCH_OR_TEXT)
+    expected = f"(expected {'bool or str' if kind is SWITCH_OR_TEXT else kind.__name__})"
+    if override.no and (override.text is not None or not is_switch):
         raise ValueError(f"only fields of type bool have a --no..., without a value {expected}")
     if override.text is None:
-        if kind is not bool:
+        if not is_switch:
             raise ValueError(f"Missing value {expected}")
         return not override.no
     if override.text == "None":
         return None
+    if kind is SWITCH_OR_TEXT:
+        return _boolean_or_text(override.text)
     reader = next(reader for base, reader in _READERS.items() if issubclass(kind, base))
     try:
         return reader(override.text, present)
@@ -148,6 +178,13 @@ def _boolean(text: str, present: Any) -> bool:
         return bool(flags.BooleanParser().parse(text))
     except ValueError:
         raise ValueError("neither True nor False") from None
+
+
+def _boolean_or_text(text: str) -> bool | str:
+    try:
+        return _boolean(text, None)
+    except ValueError:
+        return text
 
 
 def _integer(text: str, present: Any) -> int:

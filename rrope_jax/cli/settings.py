@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from rrope_jax.cli.errors import UsageError, choose_from, refusing
+from rrope_jax.cli.overrides import SWITCH_OR_TEXT
 
 T = TypeVar("T")
 
@@ -110,6 +111,8 @@ def _unset(annotations: Mapping[str, Any], within: tuple[type[Any], ...]) -> Con
                 group[name] = _unset(_annotations(kind), (*within, kind))
         elif typing.get_origin(kind) is typing.Literal:
             group[name] = placeholder(type(typing.get_args(kind)[0]))
+        elif is_union and set(typing.get_args(annotation)) == {bool, str}:
+            group[name] = placeholder(SWITCH_OR_TEXT)
         elif kind is not Any:
             group[name] = placeholder(typing.get_origin(kind) or kind)
     return group

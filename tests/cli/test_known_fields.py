@@ -27,6 +27,7 @@ class Model:
     window: int | None = None
     biases: bool = False
     scale: float = 1.0
+    rule: bool | str = False
     inner: "Model | None" = None
 
 
@@ -83,6 +84,11 @@ def _parse(file: Path, *words: str) -> ConfigDict:
         (["--noconfig.model.biases"], "model.biases", False),
         (["--config.model.biases", "--config.steps=1"], "model.biases", True),
         (["--config.model.scale=2"], "model.scale", 2.0),
+        (["--config.model.rule"], "model.rule", True),
+        (["--noconfig.model.rule"], "model.rule", False),
+        (["--config.model.rule=true"], "model.rule", True),
+        (["--config.model.rule=odd"], "model.rule", "odd"),
+        (["--config.model.rule", "--config.model.rule=odd"], "model.rule", "odd"),
         (["--config.mesh.size=2"], "mesh.size", 2),
         (["--config.mesh.rule=two"], "mesh.rule", "two"),
         (["--config.seed=7"], "seed", 7),
@@ -97,6 +103,12 @@ def test_a_flag_sets_what_the_file_leaves_out(
         config = config[name]
     assert config == expected
     assert type(config) is type(expected)
+
+
+def test_a_switch_in_the_file_may_become_a_name(file: Path) -> None:
+    file.write_text(FILE.replace('{"width": 4}', '{"width": 4, "rule": True}'))
+    assert _parse(file).model.rule is True
+    assert _parse(file, "--config.model.rule=odd").model.rule == "odd"
 
 
 def test_only_given_fields_are_added(file: Path) -> None:

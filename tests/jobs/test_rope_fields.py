@@ -264,3 +264,16 @@ def test_every_format_keeps_it(spec: dict[str, Any], target_format: str, tmp_pat
     decoder = tiny.decoder(RopeSpec(head_dim=tiny.MODEL.head_size, **spec))
     saved = tiny.save(decoder, tmp_path / "model", target_format, original_context=40)
     assert original_context(pretrained.describe(saved)) == 40
+
+
+def test_a_rule_of_resonance_is_a_name() -> None:
+    rational = extend(PLAIN, _group(resonance="rational", resonance_period=64)).rope
+    assert (rational.resonance, rational.resonance_period) == ("rational", 64)
+    listed = dataclasses.replace(PLAIN, rope=rational)
+    # another rule has no use for the old one's period
+    assert extend(listed, _group(resonance=True)).rope.resonance_period is None
+    assert extend(listed, _group(theta=500.0)).rope.resonance_period == 64
+    with pytest.raises(UsageError, match=r"config.rope.resonance_period = 9 has no effect with"):
+        extend(PLAIN, _group(resonance_period=9))
+    with pytest.raises(UsageError, match=r"resonance_period is not set, but resonance='rational'"):
+        extend(PLAIN, _group(resonance="rational"))

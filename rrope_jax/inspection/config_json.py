@@ -67,7 +67,10 @@ def _of_family(keys: Keys) -> Positions:
     count = _length(config.get("num_hidden_layers"))
     if count is None:
         raise ValueError("num_hidden_layers is missing")
-    plan = family.read(config)
+    try:
+        plan = family.read(config)
+    except KeyError as error:
+        raise ValueError(f"it has no {error.args[0]}") from None
     pattern = plan.get("layer_types", ("full_attention",))
     return _positions(config, repeat(pattern, count), plan.get("sliding_window"))
 

@@ -165,7 +165,8 @@ def _wavelengths(found: Mapping[str, Any]) -> str:
     if not turning:
         return "none"
     said = f"{min(turning):.4g} to {max(turning):,.0f} tokens in {len(values)} features"
-    length = found["original_context"] or found["context"]
+    # Within a window, no pair of tokens is further apart.
+    length = found["window"] or found["original_context"] or found["context"]
     if length is not None:
         within = sum(value <= length for value in turning)
         said += f", {within} of them turn within {length:,}"

@@ -25,7 +25,7 @@ _ABOUT = re.compile(
 )
 _LARGEST_GROUP = 200  # keys; larger groups are tables of labels and the like
 LAYER_TYPES = ("full_attention", "sliding_attention")
-_MODEL_TYPES = ("llama", "qwen2", "mistral")
+_MODEL_TYPES = ("llama", "qwen2")
 
 
 @dataclasses.dataclass(frozen=True)

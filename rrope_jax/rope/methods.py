@@ -8,18 +8,19 @@ from rrope_jax.rope.resonance import RULES
 from rrope_jax.rope.scalings import SCALINGS
 from rrope_jax.rope.spec import RopeSpec
 
-# The prefix of each rule, and the value of `RopeSpec.resonance`.
-_PREFIXES: dict[str, bool | str] = {
-    "resonance_": True,
-    **{f"{name}_": name for name in RULES if name not in ("none", "nearest")},
-}
 _PLAIN = "rope"
+
+
+def _prefixes() -> dict[str, bool | str]:
+    """The prefix of each rule, and its value of `RopeSpec.resonance`; the paper's first."""
+    names = [name for name in RULES if name not in ("none", "nearest")]
+    return {"resonance_": True, **{f"{name}_": name for name in names}}
 
 
 def method_name(scaling: str, *, resonance: bool | str) -> str:
     """The name of a method, such as `resonance_yarn`."""
     plain = _PLAIN if scaling == "none" else scaling
-    return next((p + plain for p, value in _PREFIXES.items() if value == resonance), plain)
+    return next((p + plain for p, value in _prefixes().items() if value == resonance), plain)
 
 
 def method_of(spec: RopeSpec) -> str:
@@ -29,7 +30,7 @@ def method_of(spec: RopeSpec) -> str:
 
 def rule_of(method: str) -> bool | str:
     """The `RopeSpec.resonance` of a method, known or not."""
-    return next((value for p, value in _PREFIXES.items() if method.startswith(p)), False)
+    return next((value for p, value in _prefixes().items() if method.startswith(p)), False)
 
 
 def is_resonance(method: str) -> bool:
@@ -39,13 +40,13 @@ def is_resonance(method: str) -> bool:
 
 def plain_variant(method: str) -> str:
     """The same scaling without resonance: `resonance_yarn` -> `yarn`."""
-    return next((method.removeprefix(p) for p in _PREFIXES if method.startswith(p)), method)
+    return next((method.removeprefix(p) for p in _prefixes() if method.startswith(p)), method)
 
 
 def variants(method: str) -> tuple[str, ...]:
     """The same scaling without resonance and under each rule, the paper's first."""
     plain = plain_variant(method)
-    return (plain, *(prefix + plain for prefix in _PREFIXES))
+    return (plain, *(prefix + plain for prefix in _prefixes()))
 
 
 def resonance_variant(method: str) -> str:
@@ -65,6 +66,6 @@ def parse_method(method: str) -> tuple[str, bool | str]:
         names = [method_name(key, resonance=False) for key in SCALINGS]
         raise ValueError(
             f"method {method!r} is unknown; choose from {', '.join(names)}, each also with "
-            f"{', '.join(map(repr, _PREFIXES))} in front"
+            f"{', '.join(map(repr, _prefixes()))} in front"
         )
     return scaling, rule_of(method)

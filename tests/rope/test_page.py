@@ -11,6 +11,7 @@ import numpy as np
 
 from rrope_jax import rope
 from rrope_jax.rope.positions import SAMPLERS
+from rrope_jax.rope.resonance import RULES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rope.md").read_text()
 
@@ -33,7 +34,7 @@ def test_code_of_the_page_runs() -> None:
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     exec(blocks[0], scope)
     assert len([line for line in blocks[0].splitlines() if line]) <= 5
     assert scope["q"].shape == q.shape
@@ -45,9 +46,12 @@ def test_code_of_the_page_runs() -> None:
     assert scope["keys"]["resonance"] is True
     assert scope["local"] == rope.RopeSpec(head_dim=64, theta=1e4)
     assert scope["both_dialects"]["rope_local_base_freq"] == 1e4
+    assert scope["table"].periods[:4].tolist() == [44, 42, 56, 15]
+    assert scope["table"].turns[:4].tolist() == [7, 5, 5, 1]
     assert scope["cos"].shape == (2, 16, 32)
 
 
-def test_tables_name_every_scaling_and_sampler() -> None:
+def test_tables_name_every_scaling_rule_and_sampler() -> None:
     assert sorted(_first_column("Scalings")) == sorted(rope.SCALINGS)
+    assert _first_column("Rules of resonance") == list(RULES)
     assert _first_column("Positions to train at") == list(SAMPLERS)

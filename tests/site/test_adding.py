@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rrope_jax.io.families.table import FAMILIES
 from rrope_jax.model.attention.choice import IMPLEMENTATIONS, attention
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.posgen.tasks import TASKS
-from rrope_jax.rope import SCALINGS, positions, scalings
+from rrope_jax.rope import SCALINGS, methods, positions, resonance, scalings
 from rrope_jax.rope.positions import SAMPLERS, PositionSampling
 from tests.io import tiny
 
@@ -51,6 +51,7 @@ def _naming(members: Iterable[str]) -> dict[str, str]:
 def test_sections() -> None:
     assert list(SECTIONS) == [
         "A scaling",
+        "A rule of resonance",
         "A task",
         "A position sampler",
         "An attention implementation",
@@ -94,6 +95,19 @@ def test_add_a_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(
         rope.frequencies(exported).inv_freq, rope.frequencies(spec).inv_freq, rtol=1e-12
     )
+
+
+def test_add_a_rule_of_resonance(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sevens(spec: Any, wavelengths: Sequence[float]) -> list[resonance.Period]:
+        return [resonance.Period(7, 1)] * len(wavelengths)
+
+    monkeypatch.setitem(resonance.RULES, "sevens", resonance.Rule(sevens))
+    spec = rope.RopeSpec(head_dim=8, scaling="ntk", factor=2.0, resonance="sevens")
+    assert rope.frequencies(spec).wavelengths.tolist() == [7.0] * 4
+    assert methods.parse_method("sevens_ntk") == ("ntk", "sevens")
+    assert methods.method_of(spec) == "sevens_ntk"
+    exported = rope.from_hf(rope.to_hf(spec, max_position_embeddings=64))
+    assert rope.frequencies(exported).periods.tolist() == [7] * 4
 
 
 def test_add_a_task(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def _write(model: ModelConfig) -> dict[str, Any]:
 
 
 def inverse(number: float, dtype: Any = np.float64) -> float:
-    """The shortest decimal of which a number is the inverse in a dtype; so it is read as written."""
+    """The shortest decimal of which a number is the inverse in a dtype, to be read as written."""
     for digits in range(1, 17):
         divisor = float(f"{1 / number:.{digits}g}")
         if dtype(1 / divisor) == dtype(number):

@@ -82,9 +82,18 @@ _OWN = ("--workdir=w", "--max_tokens=3", "--temperature=0.5", "--nooverwrite", "
 _OVERRIDES = {
     "train": ("rope.scaling=none", "rope.theta=5e5", "model.num_kv_heads=1", "train.steps=10"),
     "extend": ("rope.scaling=yarn", "rope.factor=4", "train.length=64", "mesh.fsdp=2"),
-    "posgen": ("methods=rope,yarn", "num_seeds=2", "rope.factor=8.0", "model.num_layers=1"),
+    "posgen": (
+        "methods=rope,yarn",
+        "num_seeds=2",
+        "rope.factor=8.0",
+        "rope.full_attention.theta=1e5",
+    ),
     "analyze": ("rope.scaling=llama3", "train_length=128", "test_length=256", "near=2"),
-    "evaluate": ("rope.scaling=linear", "rope.factor=2", "eval.perplexity.contexts=(64,128)"),
+    "evaluate": (
+        "rope.full_attention.scaling=linear",
+        "rope.factor=2",
+        "eval.perplexity.contexts=(64,128)",
+    ),
     "plan": ("model.d_model=64", "train.batch_size=8"),
     "convert": (
         "rope.scaling=longrope",

@@ -35,7 +35,17 @@ _LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 # Other families, with names and defaults of their own.
+_LAYERS = {
+    "full_attention": {**_YARN, "rope_theta": 1e6, "truncate": True},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+}
 _FAMILIES: tuple[dict[str, Any], ...] = (
+    {"model_type": "gemma3_text", "rope_local_base_freq": 1e4, "rope_scaling": _YARN},
+    {"model_type": "gemma3_text", "head_dim": 16, "rope_parameters": _LAYERS},
+    {"model_type": "olmo3", "rope_theta": 5e5, "rope_scaling": _LLAMA3},
+    {"model_type": "modernbert", "rope_parameters": _LAYERS, "global_rope_theta": 1e4},
+    {"model_type": "phi3", "rope_scaling": {"type": "longrope", **_LISTS}},
+    {"model_type": "ministral3", "rope_parameters": {**_YARN, "llama_4_scaling_beta": 0.1}},
     {"model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 10000},
     {"model_type": "chatglm", "rope_ratio": 2.0, "kv_channels": 16, "rotary_dim": 8},
     {"model_type": "smollm3", "no_rope_layers": [1, 1], "no_rope_layer_interval": None},
@@ -74,14 +84,19 @@ def _run(folder: Path) -> None:
     if not isinstance(config, dict):
         raise UnfitError
     spec = rope.from_hf(config)
-    found = rope.frequencies(spec)
-    rope.frequencies(spec, 2**31 - 1)
-    assert np.isfinite(found.inv_freq).all(), found.inv_freq
-    keys = rope.to_hf(spec)
+    model_type = None if spec.sliding_attention is None else "gemma3_text"
+    if spec.llama_4_scaling_beta:
+        model_type = "ministral3"
+    keys = rope.to_hf(spec, model_type=model_type)
     json.dumps(keys, allow_nan=False)
-    again = rope.frequencies(rope.from_hf(keys))
-    np.testing.assert_allclose(again.inv_freq, found.inv_freq, rtol=1e-6)
-    np.testing.assert_allclose(again.attention_factor, found.attention_factor, rtol=1e-6)
+    back = rope.from_hf({**keys, "model_type": model_type})
+    for name in ("full_attention", "sliding_attention"):
+        found = rope.frequencies(spec.of(name))
+        rope.frequencies(spec.of(name), 2**31 - 1)
+        assert np.isfinite(found.inv_freq).all(), found.inv_freq
+        again = rope.frequencies(back.of(name))
+        np.testing.assert_allclose(again.inv_freq, found.inv_freq, rtol=1e-6)
+        np.testing.assert_allclose(again.attention_factor, found.attention_factor, rtol=1e-6)
 
 
 TARGET = Target("rope_keys", _seeds, _run)

@@ -205,7 +205,7 @@ class TestRefusals:
             (["--config.train.batch_size=41"], ["batch_size=41", "train_sequences=40"]),
             (["--config.train.eval_batch_size=3"], ["eval_batch_size=3", "validation_sequences=8"]),
             (["--config.model.head_dim=7"], ["head_dim=7", "even"]),
-            (["--config.model.activation=gelu"], ["activation='gelu'", "swiglu, relu"]),
+            (["--config.model.activation=gelu"], ["activation='gelu'", "swiglu, geglu, relu"]),
             (["--config.rope.theta=0.5"], ["theta=0.5", "> 1"]),
             (["--config.rope.beta_fast=0.5"], ["beta_fast=0.5", "beta_slow"]),
             (["--config.rope.original_context=-3"], ["original_context=-3", "positive"]),

@@ -9,9 +9,9 @@ such as Gemma 3 and OLMo 3, only the layers that see everything are scaled;
 `--config.rope.sliding_attention.scaling=yarn` and so on scale the others too, and
 `--config.model.layer_types=...` gives the model another plan (docs/howto/layer_plans.md).
 
-Rows have the whole length, over `seq` = 4 chips if they are longer than 32k, and a step has
-2,097,152 tokens. Tokens, rate and decay are those of configs/llama.py, which are the paper's for
-LLaMA 2; of other models nothing is known. `rrope plan` says what it takes, without the checkpoint.
+A step has 2,097,152 tokens in rows of the whole length, 32k of them on a chip: rows x `seq` are 64
+chips. Tokens, rate and decay are those of configs/llama.py, which are the paper's for LLaMA 2; of
+other models nothing is known. `rrope plan` says what it takes, without the checkpoint.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,8 @@ from rrope_jax.model.presets import PRESETS
 
 LENGTHS = {f"{k}k": k * 1024 for k in (16, 32, 64, 128, 256, 512, 1024)}
 STEPS = 50
-TOKENS_PER_STEP = 64 * 32_768
+TOKENS_PER_CHIP = 32_768
+TOKENS_PER_STEP = 64 * TOKENS_PER_CHIP
 
 
 def parse(argument: str) -> tuple[str, int]:
@@ -66,7 +67,7 @@ def get_config(argument: str = "qwen3_8b,128k") -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.steps = STEPS
-    config.train.batch_size = max(1, TOKENS_PER_STEP // length)
+    config.train.batch_size = TOKENS_PER_STEP // length
     config.train.length = length
     config.train.learning_rate = 2e-5
     config.train.schedule = "linear"
@@ -78,6 +79,6 @@ def get_config(argument: str = "qwen3_8b,128k") -> ConfigDict:
     config.mesh = ConfigDict()
     config.mesh.data = 1
     config.mesh.fsdp = -1
-    config.mesh.seq = 4 if length > 32_768 else 1
+    config.mesh.seq = max(1, length // TOKENS_PER_CHIP)
     config.mesh.tensor = 1
     return config

@@ -65,8 +65,10 @@ def test_flags_of_a_command_exist(words: list[str]) -> None:
             continue
         if name.startswith("config."):
             group = name.removeprefix("config.").rpartition(".")[0]
-            if config is None or "/" not in config:  # `rrope convert` has no config file
-                assert group.partition(".")[0] in ("rope", ""), word
+            if (
+                config is None or "/" not in config
+            ):  # `rrope convert` and `generate` have no config file
+                assert group.partition(".")[0] in ("rope", "model", ""), word
                 continue
             at = _config(config)
             for part in filter(None, group.split(".")):

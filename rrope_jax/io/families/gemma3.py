@@ -76,12 +76,6 @@ def _read_gguf(keys: Keys, _: Collection[str]) -> dict[str, Any]:
     }
 
 
-def _write_gguf(model: ModelConfig) -> dict[str, Any]:
-    if model.sliding_window is None:
-        return {}
-    return {"attention.sliding_window": model.sliding_window}
-
-
 GEMMA3 = Family(
     name="gemma3_text",
     architecture="Gemma3ForCausalLM",
@@ -113,6 +107,6 @@ GEMMA3 = Family(
         norm_offset=True,
         refused={"final_logit_softcapping": 0.0, "attn_logit_softcapping": 0.0},
         read=_read_gguf,
-        write=_write_gguf,
+        write=layer_plan.write_gguf,
     ),
 )

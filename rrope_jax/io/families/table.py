@@ -11,13 +11,40 @@ from rrope_jax.io.families.mistral import MISTRAL
 from rrope_jax.io.families.olmo2 import OLMO2
 from rrope_jax.io.families.olmo3 import OLMO3
 from rrope_jax.io.families.phi3 import PHI3
+from rrope_jax.io.families.qwen2 import QWEN2
+from rrope_jax.io.families.qwen3 import QWEN3
+from rrope_jax.io.families.smollm3 import SMOLLM3
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (LLAMA, MISTRAL, MINISTRAL3, PHI3, GRANITE, OLMO2, OLMO3, GEMMA3)
+    for family in (
+        LLAMA,
+        MISTRAL,
+        QWEN2,
+        QWEN3,
+        SMOLLM3,
+        GEMMA3,
+        MINISTRAL3,
+        PHI3,
+        GRANITE,
+        OLMO2,
+        OLMO3,
+    )
 }
-# Other model types, with why they are refused.
-REFUSED: dict[str, str] = {}
+_EXPERTS = "has experts, which are not implemented"
+_MIXED = "has layers of linear attention (Gated DeltaNet), which are not implemented"
+_IMAGES = (
+    "reads images as well, which is not implemented; save its language model alone with "
+    "transformers (AutoModelForCausalLM, then save_pretrained)"
+)
+# Model types that users may well try, with why they are refused.
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "granitemoe", "gpt_oss"), _EXPERTS
+    ),
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_text"), _MIXED),
+    **dict.fromkeys(("gemma3", "mistral3", "qwen2_5_vl", "qwen3_vl"), _IMAGES),
+}
 
 
 def named(name: str | None) -> Family:

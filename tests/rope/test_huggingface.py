@@ -753,3 +753,15 @@ def test_transformers_reads_what_is_written(spec: RopeSpec) -> None:
     config = {"hidden_size": 2 * spec.head_dim, "num_attention_heads": 2, **keys}
     for seq_len in (1, 20_000):
         _agrees_with_transformers(config, spec, seq_len)
+
+
+@pytest.mark.parametrize("scaling", ["none", "yarn"])
+def test_ministral3_without_its_temperature(scaling: str) -> None:
+    """Its code computes with both keys, and has no defaults for them."""
+    extended = {"factor": 4.0, "original_context": 32} if scaling == "yarn" else {}
+    spec = RopeSpec(head_dim=16, scaling=scaling, **extended)
+    keys = rope.to_hf(spec, model_type="ministral3", max_position_embeddings=128)
+    parameters = keys["rope_parameters"]
+    assert parameters["llama_4_scaling_beta"] == 0
+    assert parameters["original_max_position_embeddings"] == (32 if extended else 128)
+    assert rope.from_hf({**keys, "model_type": "ministral3"}) == spec

@@ -82,6 +82,9 @@ def to_hf(
     keys: dict[str, Any] = {"head_dim": full.head_dim}
     if row.sliding is None:
         top, parameters = _common(full), _parameters(full)
+        if row.position_temperature:  # Ministral 3 computes with these two, whatever the rope_type
+            parameters.setdefault(BETA, 0.0)
+            parameters.setdefault(ORIGINAL, maximum or _DEFAULT_LENGTH)
         scaling = None if full.scaling == "none" else parameters
         keys |= {**top, "rope_scaling": scaling, "rope_parameters": {**top, **parameters}}
     else:

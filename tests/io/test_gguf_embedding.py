@@ -11,7 +11,7 @@ import pytest
 from rrope_jax.io import pretrained
 from rrope_jax.io.conversion import Options
 from rrope_jax.io.families import layer_plan
-from rrope_jax.io.families.granite import inverse
+from rrope_jax.io.families.granite import inverse, scale_of
 from rrope_jax.io.families.table import FAMILIES
 from rrope_jax.io.gguf import container, embedding
 from rrope_jax.model import ModelConfig
@@ -186,4 +186,9 @@ def test_plain_embedding_of_windows() -> None:
 @pytest.mark.parametrize("divisor", [2.6, 7.0, 13.3, 1.0, 16.0, 0.37])
 def test_inverse_of_a_decimal(divisor: float) -> None:
     assert inverse(1 / divisor) == divisor
-    assert inverse(float(np.float32(divisor)), np.float32) == pytest.approx(1 / divisor, rel=1e-7)
+    assert scale_of(divisor) == 1 / divisor
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.07, 1.7])
+def test_decimal_whose_inverse_was_stored(scale: float) -> None:
+    assert scale_of(float(str(np.float32(1 / scale)))) == scale

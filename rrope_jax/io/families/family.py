@@ -21,6 +21,7 @@ Only what a rotary embedding's keys mean is elsewhere: `rrope_jax.rope.huggingfa
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -139,6 +140,12 @@ def difference(model: ModelConfig, read_back: ModelConfig, runtime: str) -> str 
         model = dataclasses.replace(model, attention_scale=read_back.attention_scale)
     for field in dataclasses.fields(ModelConfig):
         ours, theirs = getattr(model, field.name), getattr(read_back, field.name)
+        if (
+            isinstance(ours, float)
+            and isinstance(theirs, float)
+            and math.isclose(ours, theirs, rel_tol=1e-6)
+        ):  # GGUF has them in float32
+            continue
         if field.name not in _UNSTORED and ours != theirs:
             return (
                 f"{field.name}={ours!r} is not what {runtime} do; only {theirs!r} can be exported"

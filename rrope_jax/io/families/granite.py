@@ -31,12 +31,22 @@ def _write(model: ModelConfig) -> dict[str, Any]:
 
 
 def inverse(number: float, dtype: Any = np.float64) -> float:
-    """The shortest decimal of which a number is the inverse in a dtype, to be read as written."""
+    """The shortest decimal of which a number is the inverse in a dtype."""
     for digits in range(1, 17):
         divisor = float(f"{1 / number:.{digits}g}")
         if dtype(1 / divisor) == dtype(number):
             return divisor
     return 1 / number
+
+
+def scale_of(divisor: float) -> float:
+    """The inverse of a divisor that was stored in float32: of it, or of what it is the inverse of.
+
+    The shorter decimal of the two is the one that somebody chose: 7 and not 0.14285714, but 0.3 and
+    not 3.3333333.
+    """
+    scale = inverse(divisor, np.float32)
+    return 1 / divisor if len(repr(divisor)) <= len(repr(scale)) else scale
 
 
 def _read_gguf(keys: Keys, _: Collection[str]) -> dict[str, Any]:
@@ -48,7 +58,7 @@ def _read_gguf(keys: Keys, _: Collection[str]) -> dict[str, Any]:
     scales = {name: value for name, value in fields.items() if value}  # 0 is none in llama.cpp
     if not keys.get("logit_scale"):
         raise ValueError("it has no granite.logit_scale, which a model needs")
-    return {**scales, "logit_scale": inverse(keys["logit_scale"], np.float32)}
+    return {**scales, "logit_scale": scale_of(keys["logit_scale"])}
 
 
 def _write_gguf(model: ModelConfig) -> dict[str, Any]:

@@ -174,3 +174,26 @@ def test_an_own_embedding_of_sliding_layers_travels_through_metadata() -> None:
     description = pretrained.Description(model, rope, 16)
     value = json.loads(json.dumps(layout.description_to_json(description)))
     assert layout.description_from_json(value) == description
+
+
+@pytest.mark.slow
+def test_plan_counts_windows(tmp_path: Path) -> None:
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG)
+
+    def planned(name: str, *flags: str) -> dict[str, Any]:
+        words = ["plan", f"--config={config}", "--topology=cpu:1", f"--workdir={tmp_path / name}"]
+        source = f"--config.data.source={tmp_path}"
+        assert main([*words, source, "--config.train.length=64", *flags]) == 0
+        results: dict[str, Any] = json.loads((tmp_path / name / "results.json").read_text())
+        return results
+
+    plain, windows = planned("plain"), planned("windows", *FLAGS)
+    # two of three layers have windows of 4; a query sees 32.5 keys of a row of 64 on average
+    pairs = 64 * 65 // 2 - (4 * 5 // 2 + 60 * 4)
+    saved = 3 * 2 * 2 * (2 * pairs * 16) * 2  # forward and backward; q.k and weights.v; two rows
+    assert plain["model_flops_per_device"] - windows["model_flops_per_device"] == saved
+    cache = "cache of a row when decoding, bytes"
+    of_token = 2 * 16 * 4  # keys and values of 16 numbers, float32
+    assert plain["details"][cache] == of_token * 3 * 64 + 4
+    assert windows["details"][cache] == of_token * (64 + 2 * 4) + 4

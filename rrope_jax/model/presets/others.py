@@ -70,7 +70,7 @@ OTHERS: dict[str, Preset] = {
         layer_types=(*("sliding_attention",) * 3, "full_attention"),
         sliding_window=4096,
     ),
-    # its window of 262,144 tokens is longer than its context
+    # its window is longer than its context
     "phi4_mini": Preset(
         ModelConfig(
             vocab_size=200_064,
@@ -80,6 +80,8 @@ OTHERS: dict[str, Preset] = {
             num_kv_heads=8,
             d_ff=8192,
             tie_embeddings=True,
+            layer_types=("sliding_attention",),
+            sliding_window=262_144,
         ),
         RopeSpec(
             head_dim=128,

@@ -48,7 +48,7 @@ def _draw(results: Mapping[str, Any]) -> Figure:
         _line(axes, length, f"{what} {length:,}", INK, "-")
     axes.set_yscale("log")
     axes.set(xlabel="feature", ylabel="tokens per turn")
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")  # where no wavelength is
     return figure
 
 
@@ -63,11 +63,10 @@ def _line(axes: Axes, length: int, name: str, colour: str, style: str) -> None:
     axes.axhline(length, color=colour, lw=1, ls=style)
     axes.annotate(
         name,
-        xy=(1, length),
+        xy=(0, length),
         xycoords=axes.get_yaxis_transform(),
-        xytext=(-4, 3),
+        xytext=(4, 3),
         textcoords="offset points",
-        ha="right",
         fontsize=8.5,
         color=colour,
     )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rrope_jax.inspection.positions import Positions
+from rrope_jax.io.families.table import FAMILIES
 from rrope_jax.rope.huggingface.rope_types import KEY_OF_FIELD, ROPE_TYPES
 
 Path = tuple[str, ...]
@@ -25,7 +26,6 @@ _ABOUT = re.compile(
 )
 _LARGEST_GROUP = 200  # keys; larger groups are tables of labels and the like
 LAYER_TYPES = ("full_attention", "sliding_attention")
-_MODEL_TYPES = ("llama", "qwen2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _others(key: str, value: Any) -> list[Any]:
         if value in ROPE_TYPES:
             alike = tuple(ROPE_TYPES)
         elif key == "model_type":
-            alike = _MODEL_TYPES
+            alike = tuple(FAMILIES)
         return [other for other in (*alike, f"{value}_") if other != value]
     if isinstance(value, list | tuple) and value:
         return _other_lists(list(value))

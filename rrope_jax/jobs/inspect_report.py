@@ -41,7 +41,8 @@ def text(results: Mapping[str, Any]) -> str:
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         for label, value, key in rows:
             lines.append(f"  {label:{widths[0]}}  {value:{widths[1]}}  {key}".rstrip())
-        lines.append(f"  {'wavelengths':{widths[0]}}  {_wavelengths(found)}")
+        if found["rope"] is not None:
+            lines.append(f"  {'wavelengths':{widths[0]}}  {_wavelengths(found)}")
         lines += [
             line
             for one in found.get("against", ())
@@ -63,7 +64,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     for name, found in results["layer_types"].items():
         parts.append(f"## {name}{_layers(found)}\n")
         parts.append(table(("what", "value", "key"), _facts(found), text_columns=3) + "\n")
-        parts.append(f"Wavelengths: {_wavelengths(found)}.\n")
+        if found["rope"] is not None:
+            parts.append(f"Wavelengths: {_wavelengths(found)}.\n")
         parts += [f"- {one['file']}: {_comparison(one)}\n" for one in found.get("against", ())]
     parts += ["## Keys that are not read\n", "\n".join(_not_read(results)) + "\n"]
     parts.append("## Runtimes\n")

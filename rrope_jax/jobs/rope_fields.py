@@ -144,8 +144,10 @@ def extend(description: Description, fields: Fields) -> Description:
     sliding = old.sliding_attention
     of_sliding = groups.sliding if sliding is not None else {**groups.all, **groups.sliding}
     if SLIDING in types and (sliding is not None or groups.full or groups.sliding):
-        path = _path(SLIDING, groups.sliding)
-        sliding = _changed(description, old.of(SLIDING), of_sliding, path)
+        path, own = _path(SLIDING, groups.sliding), old.of(SLIDING)
+        length = own.original_context or description.original_context
+        described = dataclasses.replace(description, original_context=length)
+        sliding = _changed(described, own, of_sliding, path)
     spec = dataclasses.replace(full, sliding_attention=sliding)
     original = of_full.get("original_context") or original_context(description)
     if _RESCALING.intersection(of_full) and original is not None:

@@ -87,6 +87,14 @@ def test_nothing_given_changes_nothing(description: Description) -> None:
     assert extend(description, _group({})) == description
 
 
+def test_layers_are_extended_from_their_own_context() -> None:
+    local = dataclasses.replace(LOCAL, scaling="yarn", factor=2.0, original_context=64)
+    described = Description(MIXED, dataclasses.replace(PLAIN, sliding_attention=local), 1024)
+    found = extend(described, _group({_SLIDING: {"factor": 8.0}}))
+    assert found.rope.of(_SLIDING) == dataclasses.replace(local, factor=8.0)
+    assert (found.rope.of(_FULL), found.context) == (PLAIN, 1024)
+
+
 def test_windows_everywhere_are_one_embedding() -> None:
     windowed = Description(WINDOWED, PLAIN, context=1024)
     for fields in (YARN, {_SLIDING: YARN}):

@@ -28,6 +28,7 @@ CASES = (
         "",
         "another pattern and base",
         {
+            "head_dim": 12,
             "sliding_window": 5,
             "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
             "num_hidden_layers": 3,
@@ -37,6 +38,6 @@ CASES = (
             },
             "max_position_embeddings": 128,
         },
-        llama_cpp="llama.cpp has one base for all layers, and heads of d_model / num_heads",
+        llama_cpp="llama.cpp has one base for all layers",
     ),
 )

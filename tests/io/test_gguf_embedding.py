@@ -154,12 +154,12 @@ def test_position_temperature_beside_a_list(tmp_path: Path) -> None:
     ("family", "model", "spec", "message"),
     [
         ("olmo2", _model(), dataclasses.replace(_YARN, resonance=True), "reads no list"),
-        ("olmo2", _WINDOWS, _YARN, "another embedding in layers with a sliding window"),
+        ("olmo2", _WINDOWS, _YARN, "window scaling='none', "),
         (
             "olmo2",
             _WINDOWS,
             dataclasses.replace(_PLAIN, sliding_attention=RopeSpec(head_dim=8, theta=500.0)),
-            "another embedding in layers with a sliding window",
+            "window theta=10000.0, and this model has theta=500.0;",
         ),
         ("llama", _model(), dataclasses.replace(_YARN, llama_4_scaling_beta=0.1), "grows with"),
     ],

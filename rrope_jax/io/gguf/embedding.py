@@ -104,10 +104,15 @@ def obstacle(gguf: Gguf, model: ModelConfig, spec: RopeSpec, *, native: bool) ->
     name = f"llama.cpp's architecture {gguf.architecture!r}"
     if "sliding_attention" in model.layer_types:
         sliding = spec.of("sliding_attention")
-        if sliding != _sliding(gguf, spec.of("full_attention"), sliding.theta):
+        expected = _sliding(gguf, spec.of("full_attention"), sliding.theta)
+        if sliding != expected:
+            ours, theirs = sliding.fields(), expected.fields()
+            fields = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
             return (
-                f"{name} has another embedding in layers with a sliding window than {sliding}; "
-                "write a Hugging Face folder"
+                f"{name} gives layers with a sliding window "
+                f"{', '.join(f'{key}={theirs.get(key)!r}' for key in fields)}, and this model has "
+                f"{', '.join(f'{key}={ours.get(key)!r}' for key in fields)}; write a Hugging Face "
+                "folder"
             )
     if spec.llama_4_scaling_beta and not gguf.position_temperature:
         return (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rrope_jax.inspection.positions import Positions
+from rrope_jax.inspection.positions import Positions, unscaled
 from rrope_jax.rope import RopeSpec, frequencies
 
 # Frequencies in float32, computed by a power in float32, are this near to exact ones.
@@ -113,8 +113,7 @@ def _recognize(
         return ours.shape == vector.shape and bool(np.max(_relative(vector, ours)) <= _CLOSE)
 
     ours = _frequencies(spec, positions.context)
-    plain = dataclasses.replace(spec.with_method("none", resonance=False), attention_factor=None)
-    if spec.scaling != "none" and is_near(_frequencies(plain, None)):
+    if spec.scaling != "none" and is_near(_frequencies(unscaled(spec), None)):
         return "this embedding without its scaling"
     if is_near(_frequencies(spec, None)):
         return "the frequencies within the original context"

@@ -58,6 +58,8 @@ def find_keys(config: Mapping[str, Any], read: Read) -> Keys:
             name = ".".join(path)
             effect = _effect(config, path, value, read, facts)
             for layer_type, determined in effect.items():
+                if path[-1] == KEY_OF_FIELD["scaling"]:  # even if no other one fits
+                    determined = tuple(sorted({*determined, "scaling"}))
                 found.setdefault(layer_type, {})[name] = determined
             if not effect and is_about_positions(path):
                 not_read[name] = value

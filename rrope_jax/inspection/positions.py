@@ -61,6 +61,15 @@ class Positions:
         }
 
 
+def unscaled(spec: RopeSpec) -> RopeSpec:
+    """Plain RoPE with the base and the rotated part of another embedding."""
+    return RopeSpec(
+        head_dim=spec.head_dim,
+        theta=spec.theta,
+        partial_rotary_factor=spec.partial_rotary_factor,
+    )
+
+
 def of_layers(
     rope: RopeSpec,
     layer_types: tuple[str, ...] | None,

@@ -91,6 +91,8 @@ def verdicts(case: Case) -> dict[str, tuple[str, tuple[str, ...]]]:
         if not rules:
             found[runtime] = (NOT_CHECKED, ())
             continue
+        refused = [rule for rule in differ if str(rule.says).startswith("refused")]
+        differ = refused or differ
         texts = [rule.says if isinstance(rule.says, str) else rule.says(case) for rule in differ]
         shown = differ or rules
         found[runtime] = ("; ".join(texts) or SAME, tuple(dict.fromkeys(r.source for r in shown)))

@@ -176,10 +176,8 @@ def _as_exported(description: Description) -> tuple[list[str], Verdicts]:
         positions = read(keys)
     except ValueError as error:
         return [f"no other runtime: {error}"], {}
-    notes = [
-        "the runtimes' lines are about the Hugging Face folder that rrope convert writes of it"
-    ]
-    return notes, _verdicts(False, keys["model_type"], keys, positions)
+    note = "what is said of runtimes is about the Hugging Face folder that rrope convert writes"
+    return [note], _verdicts(False, keys["model_type"], keys, positions)
 
 
 def _folded(temperature: Any) -> str:

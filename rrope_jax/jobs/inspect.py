@@ -11,6 +11,7 @@ from absl import flags
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.inspection import against
+from rrope_jax.inspection.positions import unscaled
 from rrope_jax.inspection.sources import Inspection, inspect
 from rrope_jax.io.target import replace_file
 from rrope_jax.reporting.writing import print_written, write_results
@@ -110,8 +111,8 @@ def _layer_type(found: Inspection, name: str) -> dict[str, Any]:
         if within != table.wavelengths.tolist():
             embedding["wavelengths_within_original_context"] = within
         if spec.scaling != "none":
-            plain = spec.with_method("none", resonance=False)
-            embedding["wavelengths_without_scaling"] = frequencies(plain).wavelengths.tolist()
+            plain = frequencies(unscaled(spec)).wavelengths.tolist()
+            embedding["wavelengths_without_scaling"] = plain
     verdicts = found.runtimes.get(name, {})
     return {
         **embedding,

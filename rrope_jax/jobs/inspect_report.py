@@ -48,9 +48,11 @@ def text(results: Mapping[str, Any]) -> str:
             for one in found.get("against", ())
             for line in _wrapped(f"{one['file']}: {_comparison(one)}", "  ")
         ]
-    lines += ["", *_not_read(results), "", "runtimes"]
+    lines += ["", *_not_read(results)]
+    runtimes = list(_runtimes(results))
+    lines += ["", "runtimes"] if runtimes else []
     width = max(map(len, RELEASES))
-    for runtime, says in _runtimes(results):
+    for runtime, says in runtimes:
         first, *rest = textwrap.wrap(says, _WIDTH - width - 4)
         lines.append(f"  {runtime:{width}}  {first}")
         lines += [f"  {'':{width}}  {line}" for line in rest]

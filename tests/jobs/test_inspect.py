@@ -254,6 +254,56 @@ def test_two_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "\n  vLLM               same\n" in shown
 
 
+def test_a_temperature_that_grows_with_the_position(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ministral 3."""
+    config = {
+        **LLAMA,
+        "model_type": "ministral3",
+        "rope_theta": None,
+        "rope_scaling": None,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e6,
+            "factor": 16.0,
+            "original_max_position_embeddings": 16384,
+            "llama_4_scaling_beta": 0.1,
+        },
+    }
+    path = write(tmp_path, config)
+    (found,) = inspect(path, capsys)["layer_types"].values()
+    assert found["rope"]["llama_4_scaling_beta"] == 0.1
+    assert "scaling" in found["keys_read"]["rope_parameters.rope_type"]
+    assert found["runtimes"]["transformers 4.57"] == "refused: it has no Ministral 3"
+    assert found["keys_read"]["rope_parameters.llama_4_scaling_beta"] == ["llama_4_scaling_beta"]
+    plain = frequencies(RopeSpec(head_dim=64, theta=1e6)).wavelengths
+    assert found["wavelengths_without_scaling"] == plain.tolist()
+    assert main(["inspect", str(path)]) == 0
+    assert "position temperature" in capsys.readouterr().out
+
+
+def test_layers_of_ours_that_no_family_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No other runtime can have them, which is said once, and no table of runtimes is printed."""
+    spec = RopeSpec(
+        head_dim=12,
+        theta=1e6,
+        scaling="linear",
+        factor=8.0,
+        sliding_attention=RopeSpec(head_dim=12),
+    )
+    layers = {"layer_types": ("sliding_attention", "full_attention"), "sliding_window": 8}
+    path = tiny.save(tiny.decoder(spec, **layers), tmp_path / "model", "orbax")
+    results = inspect(path, capsys)
+    assert list(results["layer_types"]) == ["sliding_attention", "full_attention"]
+    assert results["layer_types"]["sliding_attention"]["theta"] == 1e4
+    assert "no other runtime" in results["notes"][0]
+    assert main(["inspect", str(path)]) == 0
+    assert "\nruntimes" not in capsys.readouterr().out
+
+
 def test_against_the_plain_frequencies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a runtime that drops the scaling computes, in float32 and once for each half."""
     plain = np.float32(5e5) ** (-np.arange(0, 64, 2, dtype=np.float32) / 64)

@@ -45,15 +45,16 @@ class Block(nnx.Module):
     """Attention, then feed-forward, each with its norms and added to the residual stream."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        def norm(where: str) -> RMSNorm | None:
-            return RMSNorm(config, (config.d_model,)) if config.norm_placement in where else None
+        def norm(*placements: str) -> RMSNorm | None:
+            is_there = config.norm_placement in placements
+            return RMSNorm(config, (config.d_model,)) if is_there else None
 
-        self.attention_norm = norm("before or both")
+        self.attention_norm = norm("before", "both")
         self.attention = Attention(config, rngs=rngs)
-        self.attention_post_norm = norm("after or both")
-        self.feed_forward_norm = norm("before or both")
+        self.attention_post_norm = norm("after", "both")
+        self.feed_forward_norm = norm("before", "both")
         self.feed_forward = FeedForward(config, rngs=rngs)
-        self.feed_forward_post_norm = norm("after or both")
+        self.feed_forward_post_norm = norm("after", "both")
         self.config = config
 
     def __call__(
@@ -287,42 +288,30 @@ class Decoder(nnx.Module):
         Each iteration of the loop is one period of the layer types. What is left of the layers
         follows after the loop.
         """
-        pattern, unrolled = self.config.layer_types, False
-        if self.config.remat == "none" and self.config.num_layers <= _UNROLLED_LAYERS:
-            unrolled = True
-            apply: dict[str, Callable[..., Any]] = {
-                name: functools.partial(block, name) for name in pattern
-            }
-        else:  # not unrolled: in straight-line code, XLA merges recomputed results and keeps them
-            policy = REMAT_POLICIES[self.config.remat]
-            apply = {
-                name: jax.checkpoint(
-                    functools.partial(block, name), policy=policy, prevent_cse=False
-                )
-                for name in pattern
-            }
-        if len(pattern) == 1:
-            return jax.lax.scan(
-                lambda carry, layer: (apply[pattern[0]](carry, layer), None),
-                carry,
-                layers_L,
-                unroll=unrolled or 1,
-            )[0]
+        pattern, remat = self.config.layer_types, self.config.remat
+        unroll = remat == "none" and self.config.num_layers <= _UNROLLED_LAYERS
+
+        def apply(name: str, carry: Any, layer: Any, *, in_loop: bool = True) -> Any:
+            of_type: Callable[..., Any] = functools.partial(block, name)
+            if not unroll:  # outside of a loop, XLA would merge recomputed results and so keep them
+                policy = REMAT_POLICIES[remat]
+                of_type = jax.checkpoint(of_type, policy=policy, prevent_cse=not in_loop)
+            return of_type(carry, layer)
+
         P = len(pattern)
-        periods, rest = divmod(self.config.num_layers, P)
-        whole = periods * P
+        whole = self.config.num_layers // P * P
 
         def period(carry: Any, layers_P: Any) -> tuple[Any, None]:
             for index, name in enumerate(pattern):
-                carry = apply[name](carry, _layer(layers_P, index))
+                carry = apply(name, carry, layers_P if P == 1 else _layer(layers_P, index))
             return carry, None
 
-        by_period = jax.tree.map(
-            lambda x_L: x_L[:whole].reshape(periods, P, *x_L.shape[1:]), layers_L
-        )
-        carry, _ = jax.lax.scan(period, carry, by_period, unroll=unrolled or 1)
-        for index, name in enumerate(pattern[:rest]):
-            carry = apply[name](carry, _layer(layers_L, whole + index))
+        periods = layers_L
+        if P > 1:
+            periods = jax.tree.map(lambda x_L: x_L[:whole].reshape(-1, P, *x_L.shape[1:]), layers_L)
+        carry, _ = jax.lax.scan(period, carry, periods, unroll=unroll or 1)
+        for index in range(whole, self.config.num_layers):
+            carry = apply(pattern[index - whole], carry, _layer(layers_L, index), in_loop=False)
         return carry
 
 

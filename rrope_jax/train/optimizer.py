@@ -54,19 +54,18 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def matrices(params: dict[str, Any]) -> dict[str, Any]:
-    """Distinguishes a decoder's matrices from its scales.
+    """Distinguishes a decoder's matrices from its scales and biases.
 
     Args:
-      params: the pure dict of a decoder's parameters. Those of `blocks` are stacked: their first
-        axis is the layer.
+      params: the pure dict of a decoder's parameters.
 
     Returns:
       A tree of bools like params, True for matrices.
     """
 
     def is_matrix(path: tuple[Any, ...], parameter: Any) -> bool:
-        stacked = path[0].key == "blocks"
-        return bool(parameter.ndim - stacked >= 2)
+        name: str = path[-1].key  # the shape does not tell: those of all heads have two axes
+        return name != "scale" and not name.endswith("_bias")
 
     mask: dict[str, Any] = jax.tree.map_with_path(is_matrix, params)
     return mask

@@ -53,8 +53,12 @@ def test_decay_is_on_matrices_only() -> None:
         "embedding": jnp.ones((5, 4)),
         "final_norm": {"scale": jnp.ones(4)},
         "blocks": {
-            "attention": {"query": jnp.ones((2, 4, 2, 2))},
-            "attention_norm": {"scale": jnp.ones((2, 4))},  # 2 layers of a scale: no matrix
+            "attention": {
+                "query": jnp.ones((2, 4, 2, 2)),
+                "query_bias": jnp.ones((2, 2, 2)),  # 2 layers of 2 heads
+                "query_norm": {"scale": jnp.ones((2, 2, 2))},
+            },
+            "attention_norm": {"scale": jnp.ones((2, 4))},
             "feed_forward": {"up": jnp.ones((2, 4, 6))},
         },
     }
@@ -68,7 +72,11 @@ def test_decay_is_on_matrices_only() -> None:
         "embedding": pytest.approx(-0.05),
         "final_norm": {"scale": 0.0},
         "blocks": {
-            "attention": {"query": pytest.approx(-0.05)},
+            "attention": {
+                "query": pytest.approx(-0.05),
+                "query_bias": 0.0,
+                "query_norm": {"scale": 0.0},
+            },
             "attention_norm": {"scale": 0.0},
             "feed_forward": {"up": pytest.approx(-0.05)},
         },

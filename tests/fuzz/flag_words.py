@@ -1,7 +1,6 @@
 """Flags and overrides of every command, up to where its work would begin."""
 
 import contextlib
-import dataclasses
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -82,18 +81,9 @@ _OWN = ("--workdir=w", "--max_tokens=3", "--temperature=0.5", "--nooverwrite", "
 _OVERRIDES = {
     "train": ("rope.scaling=none", "rope.theta=5e5", "model.num_kv_heads=1", "train.steps=10"),
     "extend": ("rope.scaling=yarn", "rope.factor=4", "train.length=64", "mesh.fsdp=2"),
-    "posgen": (
-        "methods=rope,yarn",
-        "num_seeds=2",
-        "rope.factor=8.0",
-        "rope.full_attention.theta=1e5",
-    ),
+    "posgen": ("methods=rope,yarn", "num_seeds=2", "rope.factor=8.0", "model.num_layers=1"),
     "analyze": ("rope.scaling=llama3", "train_length=128", "test_length=256", "near=2"),
-    "evaluate": (
-        "rope.full_attention.scaling=linear",
-        "rope.factor=2",
-        "eval.perplexity.contexts=(64,128)",
-    ),
+    "evaluate": ("rope.scaling=linear", "rope.factor=2", "eval.perplexity.contexts=(64,128)"),
     "plan": ("model.d_model=64", "train.batch_size=8"),
     "convert": (
         "rope.scaling=longrope",
@@ -101,6 +91,7 @@ _OVERRIDES = {
         "rope.long_factor=(2.0,4.0)",
         "rope.original_context=32",
         "rope.factor=2",
+        "rope.full_attention.theta=1e5",
     ),
 }
 
@@ -127,7 +118,7 @@ def _pairs(words: Sequence[str]) -> list[list[str]]:
 def _fields(file: str | None) -> list[list[Any]]:
     """All fields of a config that has a file, with their values."""
     if file is None:
-        return [[f"rope.{name}", value] for name, value in dataclasses.asdict(_YARN).items()]
+        return [[f"rope.{name}", value] for name, value in _YARN.fields().items()]
     module: dict[str, Any] = {}
     exec(compile((_CONFIGS / file).read_text(), file, "exec"), module)
     return list(_flat(module["get_config"]()))

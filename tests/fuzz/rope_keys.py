@@ -35,16 +35,21 @@ _LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 # Other families, with names and defaults of their own.
+_TRUNCATED = {**_YARN, "truncate": True}
 _LAYERS = {
-    "full_attention": {**_YARN, "rope_theta": 1e6, "truncate": True},
+    "full_attention": {**_TRUNCATED, "rope_theta": 1e6},
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
 }
 _FAMILIES: tuple[dict[str, Any], ...] = (
-    {"model_type": "gemma3_text", "rope_local_base_freq": 1e4, "rope_scaling": _YARN},
+    {"model_type": "gemma3_text", "rope_local_base_freq": 1e4, "rope_scaling": _TRUNCATED},
     {"model_type": "gemma3_text", "head_dim": 16, "rope_parameters": _LAYERS},
     {"model_type": "olmo3", "rope_theta": 5e5, "rope_scaling": _LLAMA3},
     {"model_type": "modernbert", "rope_parameters": _LAYERS, "global_rope_theta": 1e4},
-    {"model_type": "phi3", "rope_scaling": {"type": "longrope", **_LISTS}},
+    {
+        "model_type": "phi3",
+        "original_max_position_embeddings": 64,
+        "rope_scaling": {"type": "longrope", **_LISTS},
+    },
     {"model_type": "ministral3", "rope_parameters": {**_YARN, "llama_4_scaling_beta": 0.1}},
     {"model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 10000},
     {"model_type": "chatglm", "rope_ratio": 2.0, "kv_channels": 16, "rotary_dim": 8},

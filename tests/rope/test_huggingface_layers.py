@@ -187,6 +187,10 @@ _REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {**_GEMMA, "rope_scaling": {"type": "linear", "factor": 8.0}},
         ("type='linear'", "transformers 5", "rope_type"),
     ),
+    "truncation that only version 4 reads": (
+        {**_GEMMA, "rope_scaling": {**_YARN, "truncate": False}},
+        ("truncate=False", "transformers 5 ignores", "rope_parameters"),
+    ),
     "a factor beside the layer types": (
         {**_GEMMA, **_nested({}, {}, factor=2.0)},
         ("rope_parameters has factor=2.0", "not read"),

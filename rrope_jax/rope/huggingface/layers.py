@@ -132,11 +132,18 @@ def _two_bases(hf: HfConfig, dialect: str, sliding: SlidingLayers) -> RopeSpec:
             f"{sliding.key} is the base of layers with a sliding window, and rope_theta, that of "
             "the others, is missing; add it"
         )
-    old = parameters.get("type", "default") if isinstance(parameters, Mapping) else "default"
-    if old != "default" and parameters.get("rope_type") is None:
+    given = parameters if isinstance(parameters, Mapping) else {}
+    old = given.get("type", "default")
+    if old != "default" and given.get("rope_type") is None:
         raise ValueError(
             f"{dialect} has type={old!r}, which transformers 5 ignores where layer types have "
             "embeddings of their own; call it rope_type"
+        )
+    if given.get("rope_type") == "yarn" and not given.get("truncate", True):
+        raise ValueError(
+            f"{dialect} has truncate={given['truncate']!r}, which transformers 5 ignores where "
+            "layer types have embeddings of their own; say it in rope_parameters, in "
+            f"{FULL} and beside it"
         )
     full = read_one(dataclasses.replace(hf, one_layer_type=True), dialect)
     without = hf if sliding.scaled else hf.replace(**{dialect: None})

@@ -34,7 +34,7 @@ WITH_LOGITS = 512
 # beyond the window; generation goes on from there
 PROMPT, NEW_TOKENS = 560, 64
 # llama.cpp is asked for one position at a time
-LLAMA_CPP_POSITIONS = range(384, 640)
+LLAMA_CPP_POSITIONS = range(512, 640)
 
 
 class Model(NamedTuple):

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
 
     config.eval.passkey = ConfigDict()
     config.eval.passkey.enabled = True
-    config.eval.passkey.contexts = (2048, 8192, 16384)
+    config.eval.passkey.contexts = (2048, 8192)
     config.eval.passkey.depths = (0.1, 0.5)
     config.eval.passkey.trials = 1
     return config

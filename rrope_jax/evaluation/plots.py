@@ -181,8 +181,8 @@ FIGURES: Figures = MappingProxyType(
         ),
         "loss_by_position.png": ReportFigure(
             "Loss along the longest context",
-            "Mean loss of the tokens around each position, where the perplexity of a context is "
-            "that of all tokens up to it. Thin lines are single documents.",
+            "Mean loss of the tokens around each position, or of the last ones before it where "
+            "only those are predicted. Thin lines are single documents.",
             _draw_position,
             needs="loss_by_position",
         ),

@@ -98,15 +98,18 @@ def _perplexity(results: Mapping[str, Any]) -> list[str]:
         "documents",
         "tokens",
     )
+    setting = results["setting"]["perplexity"]
+    last_tokens = setting.get("last_tokens")  # absent in results of earlier releases
+    predicted = "all tokens but the first" if last_tokens is None else f"the last {last_tokens}"
     said = {
-        "fragments": "A context of c tokens is the beginning of each document, of which all tokens "
-        "but the first are predicted.",
+        "fragments": "A context of c tokens is the beginning of each document, of which "
+        f"{predicted} are predicted.",
         "sliding": "A context of c tokens is a window that moves over the document; every token is "
         "predicted once.",
     }
     parts = [
         "## Perplexity",
-        f"{said[results['setting']['perplexity']['protocol']]} Perplexity is exp of the loss, the "
+        f"{said[setting['protocol']]} Perplexity is exp of the loss, the "
         "mean negative log likelihood over the tokens of all documents; lowest and highest are "
         "those of single documents.",
         table(header, rows, text_columns=0),

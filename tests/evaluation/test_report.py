@@ -62,6 +62,13 @@ def test_report_of_one_document() -> None:
     assert "Partial" not in text
 
 
+def test_report_says_which_tokens_are_predicted() -> None:
+    run = results(entry("a", 8, 3.0))
+    assert "of which all tokens but the first are predicted" in report.markdown(run)
+    run["setting"]["perplexity"]["last_tokens"] = 4
+    assert "of which the last 4 are predicted" in report.markdown(run)
+
+
 def test_report_of_a_stopped_run() -> None:
     cells = [
         {"context": 8, "depth": 0.0, "accuracy": 1.0, "log_probability": -0.5},

@@ -33,9 +33,11 @@ FAMILIES: dict[str, Family] = {
 }
 _EXPERTS = "has experts, which are not implemented"
 _MIXED = "has layers of linear attention (Gated DeltaNet), which are not implemented"
-_IMAGES = (
-    "reads images as well, which is not implemented; save its language model alone with "
-    "transformers (AutoModelForCausalLM, then save_pretrained)"
+_IMAGES = "reads images as well, which is not implemented; save its language model alone"
+_IMAGES_OF_GEMMA = (
+    f"{_IMAGES}: with transformers, text = Gemma3ForCausalLM(model.config.text_config), "
+    "text.model = model.model.language_model, text.lm_head = model.lm_head and "
+    "text.save_pretrained(folder)"
 )
 # Model types that users may well try, with why they are refused.
 REFUSED: dict[str, str] = {
@@ -43,7 +45,8 @@ REFUSED: dict[str, str] = {
         ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "granitemoe", "gpt_oss"), _EXPERTS
     ),
     **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_text"), _MIXED),
-    **dict.fromkeys(("gemma3", "mistral3", "qwen2_5_vl", "qwen3_vl"), _IMAGES),
+    **dict.fromkeys(("mistral3", "qwen2_5_vl", "qwen3_vl"), _IMAGES),
+    "gemma3": _IMAGES_OF_GEMMA,
 }
 
 

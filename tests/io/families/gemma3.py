@@ -27,15 +27,27 @@ CASES = (
     ),
     Case(
         "gemma3_text",
-        "Gemma 3 4B to 27B, their language models",
-        "linear scaling of the full layers, a scale of its own",
+        "Gemma 3 4B and 12B, their language models",
+        "linear scaling of the full layers",
         _SIZES
         | {
+            "num_key_value_heads": 2,
+            "rope_parameters": _rope(rope_type="linear", factor=8.0),
+            "max_position_embeddings": 512,
+        },
+    ),
+    Case(
+        "gemma3_text",
+        "Gemma 3 27B, its language model",
+        "a scale of its own",
+        _SIZES
+        | {
+            "num_hidden_layers": 3,
             "query_pre_attn_scalar": 12,
             "rope_parameters": _rope(rope_type="linear", factor=8.0),
             "max_position_embeddings": 512,
         },
-        llama_cpp="it takes the scale from the number of layers, which is 62 in the 27B model",
+        llama_cpp="it takes this scale for a model of 62 layers, not for this tiny one",
     ),
     Case(
         "gemma3_text",

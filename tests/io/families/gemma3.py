@@ -42,7 +42,6 @@ CASES = (
         "a scale of its own",
         _SIZES
         | {
-            "num_hidden_layers": 3,
             "query_pre_attn_scalar": 12,
             "rope_parameters": _rope(rope_type="linear", factor=8.0),
             "max_position_embeddings": 512,

@@ -74,6 +74,11 @@ def write_page(figures: Mapping[str, Mapping[str, float]]) -> None:
     PAGE.write_text(f"{before}{lines}{after}")
 
 
+def _write(figures: Mapping[str, Mapping[str, float]]) -> None:
+    FIGURES.write_text(json.dumps(figures, indent=2) + "\n")
+    write_page(figures)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Measures the cases whose family is named, or all, and writes both files."""
     figures: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
@@ -82,9 +87,8 @@ def main(arguments: Sequence[str]) -> None:
         if arguments != ["--rows"] and (not arguments or case.family in arguments):
             figures[str(case)] = measure(case)
             print(case, figures[str(case)], flush=True)
-    figures = {name: figures[name] for name in known if name in figures}
-    FIGURES.write_text(json.dumps(figures, indent=2) + "\n")
-    write_page(figures)
+            _write({name: figures[name] for name in known if name in figures})
+    _write({name: figures[name] for name in known if name in figures})
 
 
 if __name__ == "__main__":

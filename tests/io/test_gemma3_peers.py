@@ -170,4 +170,6 @@ def test_tokenizer(model: Model, gemma3: Path) -> None:
     for text in [*plain, *special]:
         assert model.tokenizer.encode(text) == llama_cpp.tokenize(server, text), text[:60]
     for text in plain:
-        assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
+        # to this kind of tokenizer, a space and its mark are the same
+        decoded = model.tokenizer.decode(model.tokenizer.encode(text))
+        assert decoded == text.replace("\u2581", " ")

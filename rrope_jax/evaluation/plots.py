@@ -14,12 +14,15 @@ from rrope_jax.reporting.figure import Figures, ReportFigure, pngs
 from rrope_jax.reporting.methods import method_colour
 
 _DOCUMENT_ALPHA = 0.4
+_LABEL_SHARE = 0.07  # of an axis, for the label of a context
+_LEFT_SHARE = 0.7  # of an axis, left of which a label to the right of a line fits
 
 
 def context_axis(axes: Axes, contexts: Sequence[int]) -> None:
     """Sets up a logarithmic axis of context lengths, with a tick at each."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(list(contexts), [length_text(context) for context in contexts])
+    labeled = _apart(contexts)
+    axes.set_xticks(labeled, [length_text(context) for context in labeled])
     axes.minorticks_off()
     axes.set_xlabel("context, tokens")
 
@@ -38,18 +41,31 @@ def length_text(tokens: float) -> str:
     return f"{tokens / 1024:g}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:g}"
 
 
+def _apart(contexts: Sequence[int]) -> list[int]:
+    """The contexts whose labels do not overlap on a logarithmic axis, longest first."""
+    least = math.log(max(contexts) / min(contexts)) * _LABEL_SHARE
+    kept: list[int] = []
+    for context in sorted(contexts, reverse=True):
+        if not kept or math.log(kept[-1] / context) >= least:
+            kept.append(context)
+    return kept
+
+
 def mark_original_context(axes: Axes, tokens: int) -> None:
     """Draws a vertical line at the context before any extension; call it last."""
     if tokens > 1.1 * axes.get_xlim()[1]:
         return  # far to the right of all curves
     axes.axvline(tokens, color=INK, lw=1, ls=":")
+    place, _ = axes.transAxes.inverted().transform(axes.transData.transform((tokens, 1)))
+    side = 1 if place < _LEFT_SHARE else -1
     axes.annotate(
         f"original context {length_text(tokens)}",
         xy=(tokens, 1),
         xycoords=axes.get_xaxis_transform(),
-        xytext=(3, -2),
+        xytext=(3 * side, -2),
         textcoords="offset points",
         va="top",
+        ha="left" if side == 1 else "right",
         fontsize=8.5,
     )
 

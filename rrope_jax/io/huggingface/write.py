@@ -153,9 +153,10 @@ def _rope_keys(description: Description) -> dict[str, Any]:
     )
     parameters = keys["rope_parameters"]
     rope_type = parameters.get("full_attention", parameters)["rope_type"]
-    if description.original_context is not None and rope_type in ("default", "linear"):
-        # informational: these types do not use it
-        keys["original_max_position_embeddings"] = description.original_context
+    key, original = "original_max_position_embeddings", description.original_context
+    # informational: these types do not use it; Ministral 3 has it among the parameters
+    if rope_type in ("default", "linear") and original not in (None, parameters.get(key)):
+        keys[key] = original
     return keys
 
 

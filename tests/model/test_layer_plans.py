@@ -149,7 +149,7 @@ def _decode(decoder: Decoder) -> Any:
     )
 
 
-@pytest.mark.parametrize("pieces", [(21,), (3, 1, 1, 1, 9, 1, 5), (1,) * 21, (17, 1, 3)])
+@pytest.mark.parametrize("pieces", [(3, 1, 1, 1, 9, 1, 5), (17, 1, 3)])
 @pytest.mark.parametrize("window", [1, 5, 30])
 def test_decoding_equals_the_whole(pieces: tuple[int, ...], window: int) -> None:
     """Prompts in pieces shorter and longer than the window, and single steps beyond it."""

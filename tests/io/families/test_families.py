@@ -1,4 +1,4 @@
-"""All proofs of all families; see `case` for how to add one."""
+"""All proofs of all families; see `case` for how to add a family or a case."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -13,13 +13,21 @@ from tests.io.families.case import all_cases
 
 _CASES = all_cases()
 _NAMES = ("logits", "cached", "round_trip", "folded", "llama_cpp", "llama_cpp_extended")
+# One case of each family is in .ci/run; `python -m tests.io.families.table` goes through all.
+_USUAL = {case.family: case for case in reversed(_CASES)}.values()
 
 
 def test_every_family_has_a_case() -> None:
     assert {case.family for case in _CASES} == FAMILIES.keys()
 
 
-@pytest.fixture(scope="module", params=_CASES, ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(case, marks=() if case in _USUAL else pytest.mark.long, id=str(case))
+        for case in _CASES
+    ],
+)
 def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:

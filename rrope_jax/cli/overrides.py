@@ -86,13 +86,18 @@ def keys(words: Sequence[str]) -> list[str]:
 
 
 def _is_switch(config: ConfigDict, key: str) -> bool:
+    return _type_of(config, key) in (bool, SWITCH_OR_TEXT)
+
+
+def _type_of(config: ConfigDict, key: str) -> Any:
+    """The type of a field; None if there is no such field."""
     holder: Any = config
     *groups, name = key.split(".")
     for group in groups:
         holder = holder.get(group) if isinstance(holder, ConfigDict) else None
     if not isinstance(holder, ConfigDict) or name not in holder:
-        return False
-    return holder.get_type(name) in (bool, SWITCH_OR_TEXT)
+        return None
+    return holder.get_type(name)
 
 
 def apply(config: ConfigDict, overrides: Sequence[Override], known: ConfigDict) -> None:
@@ -137,12 +142,7 @@ def can_set(kind: type) -> bool:
 
 def _is_either(known: ConfigDict, key: str) -> bool:
     """Whether a field may be a bool or a str."""
-    holder: Any = known
-    *groups, name = key.split(".")
-    for group in groups:
-        holder = holder.get(group) if isinstance(holder, ConfigDict) else None
-    found = isinstance(holder, ConfigDict) and name in holder
-    return found and holder.get_type(name) is SWITCH_OR_TEXT
+    return _type_of(known, key) is SWITCH_OR_TEXT
 
 
 def _holder(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:

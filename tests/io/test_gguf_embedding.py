@@ -10,7 +10,7 @@ import pytest
 
 from rrope_jax.io import pretrained
 from rrope_jax.io.conversion import Options
-from rrope_jax.io.families import layer_plan
+from rrope_jax.io.families import layer_keys
 from rrope_jax.io.families.granite import inverse, scale_of
 from rrope_jax.io.families.table import FAMILIES
 from rrope_jax.io.gguf import container, embedding
@@ -46,14 +46,14 @@ _OWN = 0.1 * math.log(4) + 1
     ],
 )
 def test_layer_plan(keys: dict[str, Any], expected: str | None) -> None:
-    found = layer_plan.read_gguf({"block_count": 6, **keys}, default_period=4)
+    found = layer_keys.read_gguf({"block_count": 6, **keys}, default_period=4)
     if expected is None:
         assert found == {}
         return
     types = tuple({"S": _SLIDING, "F": _FULL}[letter] for letter in expected)
     assert found == {"layer_types": types, "sliding_window": 7}
-    written = layer_plan.write_gguf(dataclasses.replace(tiny.MODEL, num_layers=6, **found))
-    assert layer_plan.read_gguf({"block_count": 6, **written}, default_period=4) == found
+    written = layer_keys.write_gguf(dataclasses.replace(tiny.MODEL, num_layers=6, **found))
+    assert layer_keys.read_gguf({"block_count": 6, **written}, default_period=4) == found
 
 
 @pytest.mark.parametrize("pattern", [[True], "all", -1])
@@ -64,7 +64,7 @@ def test_layer_plan_that_fits_no_model(pattern: Any) -> None:
         "attention.sliding_window_pattern": pattern,
     }
     with pytest.raises(ValueError, match=r"sliding_window_pattern=.*6 layers"):
-        layer_plan.read_gguf(keys, default_period=4)
+        layer_keys.read_gguf(keys, default_period=4)
 
 
 def _model(**fields: Any) -> ModelConfig:

@@ -128,6 +128,14 @@ _UNSTORED = (
 )
 
 
+def check_head_dim(model: ModelConfig) -> None:
+    """Raises ValueError for heads that architectures without `attention.key_length` cannot have."""
+    if model.head_size * model.num_heads != model.d_model:
+        raise ValueError(
+            f"head_dim={model.head_size} is not d_model / num_heads, as llama.cpp has it there"
+        )
+
+
 def difference(model: ModelConfig, read_back: ModelConfig, runtime: str) -> str | None:
     """Says what a format loses of a model; None if it is the same model.
 

@@ -6,14 +6,12 @@ Norms are before and after each sublayer, and of queries and keys; they multiply
 from collections.abc import Collection
 from typing import Any
 
-from rrope_jax.io.families import layer_plan
+from rrope_jax.io.families import layer_keys
 from rrope_jax.io.families.family import NO_BIASES, Family, Gguf, Keys
 from rrope_jax.model import ModelConfig
-from rrope_jax.rope.fields import is_int
 
 _PERIOD = 6
 _PERIOD_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
-_SLIDING, _FULL = "sliding_attention", "full_attention"
 # llama.cpp takes a model of so many layers for that of 27 billion parameters, whose scale differs.
 _LAYERS_27B = 62
 
@@ -32,22 +30,15 @@ def _read(keys: Keys) -> dict[str, Any]:
     types, layers = keys["layer_types"], keys["num_hidden_layers"]
     if types is None:
         name = next((name for name in _PERIOD_KEYS if keys.get(name) is not None), _PERIOD_KEYS[0])
-        period = keys.get(name, _PERIOD)
-        if not is_int(period) or period < 1:
-            raise ValueError(f"{name}={str(period)[:80]} must be a positive integer")
-        types = [*[_SLIDING] * (min(period, layers + 1) - 1), _FULL][:layers]
-    elif not isinstance(types, list | tuple) or len(types) < layers:
-        raise ValueError(
-            f"layer_types={str(types)[:80]} must be a list with an entry for each of the {layers} "
-            "layers"
-        )
+        types = layer_keys.periodic(keys.get(name, _PERIOD), name, layers)
+    else:
+        types = layer_keys.listed(types, "layer_types", layers)
     scalar = keys["query_pre_attn_scalar"]
     if not isinstance(scalar, int | float) or not scalar > 0:
         raise ValueError(f"query_pre_attn_scalar={str(scalar)[:80]} must be a number above 0")
     return {
         **_fields(keys["hidden_size"]),
-        "layer_types": tuple(types[:layers]),
-        "sliding_window": keys["sliding_window"] if _SLIDING in types[:layers] else None,
+        **layer_keys.fields(types, keys["sliding_window"]),
         "attention_scale": None if scalar == keys["head_dim"] else float(scalar) ** -0.5,
     }
 
@@ -71,7 +62,7 @@ def _read_gguf(keys: Keys, _: Collection[str]) -> dict[str, Any]:
     is_27b = keys["block_count"] == _LAYERS_27B
     return {
         **_fields(keys["embedding_length"]),
-        **layer_plan.read_gguf(keys, default_period=_PERIOD),
+        **layer_keys.read_gguf(keys, default_period=_PERIOD),
         **({"attention_scale": (keys["embedding_length"] / heads) ** -0.5} if is_27b else {}),
     }
 
@@ -107,6 +98,6 @@ GEMMA3 = Family(
         norm_offset=True,
         refused={"final_logit_softcapping": 0.0, "attn_logit_softcapping": 0.0},
         read=_read_gguf,
-        write=layer_plan.write_gguf,
+        write=layer_keys.write_gguf,
     ),
 )

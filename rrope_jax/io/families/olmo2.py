@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-from rrope_jax.io.families import layer_plan
-from rrope_jax.io.families.family import NO_BIASES, SILU, Family, Gguf, Keys
+from rrope_jax.io.families import layer_keys
+from rrope_jax.io.families.family import NO_BIASES, SILU, Family, Gguf, Keys, check_head_dim
 from rrope_jax.model import ModelConfig
 
 NORMS: Keys = {"qk_norm": "all_heads", "norm_placement": "after"}
@@ -21,17 +21,14 @@ def _write(_: ModelConfig) -> dict[str, Any]:
 
 def _read_gguf(keys: Keys, _: Collection[str]) -> dict[str, Any]:
     # every fourth layer is full where the file does not say (llama.cpp, src/models/olmo2.cpp)
-    return {**NORMS, **layer_plan.read_gguf(keys, default_period=4)}
+    return {**NORMS, **layer_keys.read_gguf(keys, default_period=4)}
 
 
 def _write_gguf(model: ModelConfig) -> dict[str, Any]:
-    if model.head_size * model.num_heads != model.d_model:
-        raise ValueError(
-            f"head_dim={model.head_size} is not d_model / num_heads, as llama.cpp has it there"
-        )
+    check_head_dim(model)
     if model.tie_embeddings:
         raise ValueError("tie_embeddings=True: llama.cpp wants an output matrix there; untie it")
-    return layer_plan.write_gguf(model)
+    return layer_keys.write_gguf(model)
 
 
 # llama.cpp has OLMo 3 under the same name (conversion/olmo.py).

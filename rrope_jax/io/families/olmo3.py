@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rrope_jax.io.families import layer_keys
 from rrope_jax.io.families.family import NO_BIASES, SILU, Family, Keys
 from rrope_jax.io.families.olmo2 import DEFAULTS, GGUF, NORMS
 from rrope_jax.model import ModelConfig
@@ -11,8 +12,7 @@ _PATTERN = ("sliding_attention",) * 3 + ("full_attention",)
 
 def _read(keys: Keys) -> dict[str, Any]:
     layer_types = keys.get("layer_types") or _PATTERN[: keys["num_hidden_layers"]]
-    window = keys["sliding_window"] if "sliding_attention" in layer_types else None
-    return {**NORMS, "layer_types": tuple(layer_types), "sliding_window": window}
+    return {**NORMS, **layer_keys.fields(layer_types, keys["sliding_window"])}
 
 
 def _write(model: ModelConfig) -> dict[str, Any]:

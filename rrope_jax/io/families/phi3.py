@@ -3,24 +3,14 @@
 from collections.abc import Collection
 from typing import Any
 
-from rrope_jax.io.families.family import SILU, Family, Gguf, Keys
+from rrope_jax.io.families.family import SILU, Family, Gguf, Keys, check_head_dim
+from rrope_jax.io.families.mistral import MISTRAL
 from rrope_jax.model import ModelConfig
 
 _QKV = "model.layers.{layer}.self_attn.qkv_proj.weight"
 _GATE_UP = "model.layers.{layer}.mlp.gate_up_proj.weight"
 _GGUF_QKV = "blk.{layer}.attn_qkv.weight"
 _GGUF_GATE_UP = "blk.{layer}.ffn_up.weight"
-
-
-def _read(keys: Keys) -> dict[str, Any]:
-    window = keys.get("sliding_window")
-    if window is None:
-        return {}
-    return {"layer_types": ("sliding_attention",), "sliding_window": window}
-
-
-def _write(model: ModelConfig) -> dict[str, Any]:
-    return {"hidden_act": "silu", "sliding_window": model.sliding_window}
 
 
 def _fused(qkv: str, gate_up: str) -> dict[str, str]:
@@ -43,20 +33,17 @@ def _read_gguf(keys: Keys, _: Collection[str]) -> dict[str, Any]:
 
 
 def _write_gguf(model: ModelConfig) -> dict[str, Any]:
-    if model.head_size * model.num_heads != model.d_model:
-        raise ValueError(
-            f"head_dim={model.head_size} is not d_model / num_heads, as llama.cpp has it there"
-        )
+    check_head_dim(model)
     return {"attention.sliding_window": 0}
 
 
 PHI3 = Family(
     name="phi3",
     architecture="Phi3ForCausalLM",
-    defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+    defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "sliding_window": None},
     refused=SILU,
-    read=_read,
-    write=_write,
+    read=MISTRAL.read,
+    write=MISTRAL.write,
     huggingface=_fused(_QKV, _GATE_UP),
     gguf=Gguf(
         "phi3",

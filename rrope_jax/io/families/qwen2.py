@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from rrope_jax.io.families import layer_keys
-from rrope_jax.io.families.family import SILU, Family, Gguf, Keys
+from rrope_jax.io.families.family import SILU, Family, Gguf, Keys, check_head_dim
 from rrope_jax.model import ModelConfig
 
 
@@ -17,10 +17,7 @@ def _write(model: ModelConfig) -> dict[str, Any]:
 
 
 def _write_gguf(model: ModelConfig) -> dict[str, Any]:
-    if model.head_size * model.num_heads != model.d_model:
-        raise ValueError(
-            f"head_dim={model.head_size} is not d_model / num_heads, as llama.cpp has it there"
-        )
+    check_head_dim(model)
     return {}
 
 

@@ -33,6 +33,7 @@ from rrope_jax.model import Decoder
 from rrope_jax.reporting.pieces import FinishedPieces
 from rrope_jax.reporting.writing import print_written, versions, write_results
 from rrope_jax.rope.methods import method_of
+from rrope_jax.run.stopping import held
 from rrope_jax.run.workdir import Workdir
 
 SUMMARY = (
@@ -130,13 +131,14 @@ def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
         try:
             run_units(units, store)
         finally:  # a stopped run also reports what it has finished
-            missing = sum(store.get(unit.name) is None for unit in units)
-            results = {**constant, "complete": missing == 0, "missing_units": missing}
-            for section in sections:
-                results |= section.results(store)
-            written = write_results(
-                workdir, results, report.markdown(results), plots.plots(results)
-            )
+            with held():
+                missing = sum(store.get(unit.name) is None for unit in units)
+                results = {**constant, "complete": missing == 0, "missing_units": missing}
+                for section in sections:
+                    results |= section.results(store)
+                written = write_results(
+                    workdir, results, report.markdown(results), plots.plots(results)
+                )
         _LOG.info("%s", report.headline(results))
         print_written(written)
     return 0

@@ -30,6 +30,7 @@ from rrope_jax.reporting.pieces import FinishedPieces
 from rrope_jax.reporting.writing import print_written, versions, write_results
 from rrope_jax.run import distributed
 from rrope_jax.run.distributed import JobError, Peers
+from rrope_jax.run.stopping import held
 from rrope_jax.run.workdir import Workdir
 
 SUMMARY = "Trains and tests PosGen models for a grid of tasks, RoPE methods and seeds."
@@ -91,11 +92,13 @@ def _run(
         except SaveError as error:
             raise JobError(f"{error}; what was saved before is kept") from error
         finally:  # a stopped run also reports what it has finished
-            results = _with_finished(results, planned, store)
-            text = report.markdown(results)
-            written = []
-            if peers.first:
-                written = write_results(workdir, results.to_json(), text, report.plots(results))
+            with held():
+                results = _with_finished(results, planned, store)
+                text = report.markdown(results)
+                written = []
+                if peers.first:
+                    figures = report.plots(results)
+                    written = write_results(workdir, results.to_json(), text, figures)
         _LOG.info("%s", text.split("\n## ", 2)[1])
         print_written(written)
     return 0

@@ -1,8 +1,9 @@
-"""Stops a training job on a signal, after the current step and with a checkpoint."""
+"""When SIGINT and SIGTERM take effect: after the current step, after a report is written."""
 
 import itertools
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
@@ -34,6 +35,27 @@ def stopping(peers: Peers) -> Iterator[Callable[[], bool]]:
             asked = itertools.count(1)
             yield lambda: multihost_utils.reached_preemption_sync_point(next(asked))
         return
+    with _noting((signal.SIGINT, signal.SIGTERM)) as received:
+        yield lambda: bool(received)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM until exit from the context, so that what it does is done whole.
+
+    A second signal of the same kind takes effect at once, as one does that stopped the job before.
+    Only the main thread receives signals, so in any other this does nothing.
+    """
+    numbers: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(n))]
+    with _noting(numbers):
+        yield
+
+
+@contextmanager
+def _noting(numbers: Iterable[signal.Signals]) -> Iterator[list[int]]:
+    """Yields a list of the signals received, of which the first is raised again on exit."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -41,8 +63,8 @@ def stopping(peers: Peers) -> Iterator[Callable[[], bool]]:
         received.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    with _handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM), note)):
-        yield lambda: bool(received)
+    with _handlers(dict.fromkeys(numbers, note)):
+        yield received
     if received:
         signal.raise_signal(received[0])
 

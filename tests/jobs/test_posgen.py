@@ -459,6 +459,21 @@ class TestInterruption:
         assert 3 <= len(codes) <= 20
         assert _results(workdir)["cells"] == one_device
 
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_signal_while_the_report_is_written(
+        self, environment: dict[str, str], tmp_path: Path, number: signal.Signals
+    ) -> None:
+        """All cells are there and the plots take their time: the report is written whole."""
+        workdir = tmp_path / "run"
+        with _start(environment, workdir) as process:
+            while process.poll() is None and len(list(workdir.glob("cells/*.json"))) < 2:
+                time.sleep(0.001)
+            process.send_signal(number)
+            _, stderr = process.communicate()
+        assert process.returncode == 128 + number, stderr
+        assert _results(workdir)["complete"]
+        assert "Partial run" not in (workdir / "report.md").read_text()
+
     def test_killed_while_starting(
         self,
         environment: dict[str, str],

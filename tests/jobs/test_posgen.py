@@ -468,6 +468,7 @@ class TestInterruption:
         with _start(environment, workdir) as process:
             while process.poll() is None and len(list(workdir.glob("cells/*.json"))) < 2:
                 time.sleep(0.001)
+            time.sleep(0.1)  # the trainings are over, the plots are not
             process.send_signal(number)
             _, stderr = process.communicate()
         assert process.returncode == 128 + number, stderr

@@ -211,7 +211,7 @@ def _nothing_finished(
             "seeds": setting.grid.seeds,
             "rope": config["rope"],
             "rope_at_test": config["rope_at_test"],
-            "model": dataclasses.asdict(program.model),
+            "model": program.model.fields(),
             "train": dataclasses.asdict(program.train),
             "positions": config["positions"],
             "is_paper": is_paper(program, setting.rope, setting.rope_at_test),

@@ -6,7 +6,17 @@ import zlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from rrope_jax.reporting.colours import BLUE, GREEN, GREY, OLIVE, PURPLE, RED, VERMILLION, VIOLET
+from rrope_jax.reporting.colours import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    OLIVE,
+    PURPLE,
+    RED,
+    VERMILLION,
+    VIOLET,
+)
 from rrope_jax.rope.methods import is_resonance, plain_variant, rule_of, variants
 
 
@@ -34,6 +44,13 @@ _SCALINGS: Mapping[str, ScalingLook] = MappingProxyType(
         "yarn": ScalingLook("YaRN", VERMILLION),
         "llama3": ScalingLook("Llama 3", VIOLET),
         "longrope": ScalingLook("LongRoPE", RED),
+        "dynamic_yarn": ScalingLook("Dynamic YaRN", "#9c5a2e"),
+        "dprope": ScalingLook("DPRoPE", "#3d7a1f"),
+        "nope": ScalingLook("NoPE", INK),
+        "abf": ScalingLook("ABF", "#0a7f9e"),
+        "hardclip": ScalingLook("HardClip", "#b0307a"),
+        "cope": ScalingLook("CoPE", "#d0467f"),
+        "rope_id": ScalingLook("RoPE-ID", "#2f4f9f"),
     }
 )
 

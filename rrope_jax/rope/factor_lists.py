@@ -7,12 +7,9 @@ import numpy as np
 
 from rrope_jax.rope.frequencies import frequencies
 from rrope_jax.rope.resonance import rule_of_list
-from rrope_jax.rope.scalings import SCALINGS
+from rrope_jax.rope.scalings import NEVER_TURNS, SCALINGS
 from rrope_jax.rope.spec import RopeSpec
 
-# Stands in for infinity, which JSON lacks, as the factor of a feature that never turns: its angle
-# stays below 1e-20, so its cosine is 1 in any runtime.
-NEVER_TURNS = 1e30
 _TOLERANCE = 1e-5  # for factors stored as float32
 
 
@@ -26,12 +23,12 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
       context: the length in tokens beyond which `long_factor` applies.
 
     Raises:
-      ValueError: the scaling is `dynamic_ntk`, whose frequencies change with every length.
+      ValueError: the frequencies change with every length, as those of `dynamic_ntk`.
     """
-    if spec.scaling == "dynamic_ntk":
+    if (fixed := SCALINGS[spec.scaling].at_one_length) is not None:
         raise ValueError(
-            "scaling='dynamic_ntk' has other frequencies at every length, so there is no list of "
-            "them; convert with scaling='ntk' and a fixed factor"
+            f"scaling={spec.scaling!r} has other frequencies at every length, so there is no list "
+            f"of them; convert with scaling={fixed!r} and a fixed factor"
         )
     factor: float | None = 1.0
     if spec.scaling == "longrope" and spec.original_context is not None:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrope_jax.rope import resonance
-from rrope_jax.rope.scalings import SCALINGS, Float64Array
+from rrope_jax.rope.geometric import Float64Array
+from rrope_jax.rope.scalings import SCALINGS
 from rrope_jax.rope.spec import RopeSpec
 
 Int64Array = NDArray[np.int64]
@@ -42,8 +43,9 @@ def frequencies(spec: RopeSpec, seq_len: int | None = None) -> Frequencies:
 
     Args:
       spec: the embedding.
-      seq_len: the current length in tokens. Only `dynamic_ntk` (its stretch) and `longrope` (its
-        choice of list) depend on it; None means the original context.
+      seq_len: the current length in tokens. Only `dynamic_ntk` (its stretch), `dynamic_yarn` (its
+        factor and temperature) and `longrope` (its choice of list) depend on it; None means the
+        original context.
 
     Returns:
       Read-only arrays; see `Frequencies`.
@@ -59,7 +61,7 @@ def frequencies(spec: RopeSpec, seq_len: int | None = None) -> Frequencies:
     inv_freq[repeats] = 2 * math.pi * turns[repeats] / periods[repeats]
     attention_factor = spec.attention_factor
     if attention_factor is None:
-        attention_factor = scaling.temperature(spec)
+        attention_factor = scaling.temperature(spec, seq_len)
     for array in (inv_freq, wavelengths, periods, turns):
         array.setflags(write=False)
     return Frequencies(inv_freq, wavelengths, periods, turns, float(attention_factor))

@@ -12,6 +12,7 @@ from rrope_jax.rope.fields import INT32_MAX, is_int, is_number
 _WIDEST_HEAD = 2**14
 _LARGEST = 1e30
 _LONGEST_DESIGN = 2**20  # every distance up to it is looked at
+_LONGEST_DISTRIBUTION = 2**22  # the same
 _LARGEST_DIVISOR = 1e60  # a feature that never turns has 1e30 in files, times a factor
 
 
@@ -115,6 +116,51 @@ _RANGES: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
         lambda value, spec: value != 1 or spec.scaling != "longrope",
         "at least 2 with scaling='longrope'",
         "its temperature divides by ln(original_context)",
+    ),
+    (
+        "abf_theta",
+        lambda value, spec: value is None or (_is_number_in(value, 1, _LARGEST) and value > 1),
+        f"a finite number > 1 and <= {_LARGEST:g}",
+        "arXiv 2309.16039 uses 500000",
+    ),
+    (
+        "clipped_features",
+        lambda value, spec: value is None or _is_int_in(value, 1, spec.rotary_dim // 2),
+        "an integer from 1 to the number of features, half of the {spec.rotary_dim} rotated "
+        "dimensions",
+        "CoPE clips 20 of Llama 3's 64",
+    ),
+    (
+        "clipped_features",
+        lambda value, spec: value != 1 or spec.scaling != "cope",
+        "at least 2 with scaling='cope'",
+        "the fastest of them keeps its frequency",
+    ),
+    (
+        "shortest_wavelength",
+        lambda value, spec: _is_number_in(value, 2, INT32_MAX),
+        f"a finite number from 2 to {INT32_MAX}",
+        "RoPE-ID uses 32 tokens",
+    ),
+    (
+        "shortest_wavelength",
+        lambda value, spec: spec.scaling != "rope_id" or 2 * value <= spec.original_context,
+        "at most half of original_context ({spec.original_context}) with scaling='rope_id'",
+        "its slowest feature turns twice within original_context",
+    ),
+    (
+        "head_dim",
+        lambda value, spec: spec.rotary_dim > 2 or spec.scaling != "rope_id",
+        "such that more than 2 dimensions are rotated with scaling={spec.scaling!r}",
+        "half of the features do not turn",
+    ),
+    (
+        "original_context",
+        lambda value, spec: (
+            spec.scaling != "dprope" or value * spec.extension <= _LONGEST_DISTRIBUTION
+        ),
+        f"at most {_LONGEST_DISTRIBUTION} when multiplied by factor, with scaling='dprope'",
+        "it looks at every position; use scaling='yarn' for longer contexts",
     ),
     (
         "attention_factor",

@@ -49,6 +49,9 @@ class RopeSpec:
       low_freq_factor, high_freq_factor: ends of the `llama3` ramp, in turns within L.
       short_factor, long_factor: `longrope` divisors, one per feature, for lengths up to L and
         beyond L.
+      abf_theta: the larger base of `abf`; with it, theta has no effect.
+      clipped_features: how many features, the slowest ones, `cope` slows down and `hardclip` stops.
+      shortest_wavelength: of the fastest feature under `rope_id`, in tokens.
       llama_4_scaling_beta: queries at position p are multiplied by
         1 + llama_4_scaling_beta * ln(1 + floor(p / L)), see `query_temperature`.
       sliding_attention: the embedding of layers with a sliding window if they have another one, as
@@ -80,6 +83,9 @@ class RopeSpec:
     high_freq_factor: float = 4.0
     short_factor: tuple[float, ...] | None = None
     long_factor: tuple[float, ...] | None = None
+    abf_theta: float | None = None
+    clipped_features: int | None = None
+    shortest_wavelength: float = 32.0
     llama_4_scaling_beta: float = 0.0
     sliding_attention: "RopeSpec | None" = None
 

@@ -79,6 +79,7 @@ _WINDOWS = _model(layer_types=(_SLIDING, _FULL), sliding_window=4)
     [
         ("llama", _PLAIN, {}),
         ("llama", _YARN, {"scaling.type": "yarn", "scaling.factor": 4.0}),
+        ("llama", RopeSpec(head_dim=8, scaling="abf", abf_theta=5e5), {"freq_base": 5e5}),
         # an attention factor that is YaRN's own, as OLMo 3's config spells it out
         (
             "olmo2",
@@ -138,6 +139,15 @@ def test_two_lists(tmp_path: Path) -> None:
     np.testing.assert_allclose(tiny.logits(back), tiny.logits(made), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="no single list"):
         tiny.save(made, tmp_path / "b", "gguf", family="phi3", options=Options(portable=True))
+
+
+def test_features_that_never_turn_are_divided_by_1e30() -> None:
+    gguf = FAMILIES["llama"].gguf
+    assert gguf is not None
+    spec = RopeSpec(head_dim=8, scaling="cope", clipped_features=3)
+    assert not embedding.is_native(gguf, spec)
+    (factors,) = embedding.factors_of(gguf, spec).values()
+    np.testing.assert_array_equal(factors, np.float32([1, 1, 2, 1e30]))
 
 
 def test_position_temperature_beside_a_list(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ def specs(draw: st.DrawFn, num_features: int | None = None, **fixed: Any) -> Rop
     scaling = draw(st.sampled_from(list(SCALINGS)))
     half = num_features or draw(st.integers(2, 16))
     partial = scaling == "proportional" or draw(st.booleans())
+    # DPRoPE looks at every position
+    context = draw(st.integers(4, 256 if scaling == "dprope" else 10_000))
     fields: dict[str, Any] = {
         "head_dim": half * (4 if partial and scaling != "proportional" else 2),
         "theta": draw(st.floats(1.5, 1e6)),
         "partial_rotary_factor": 0.5 if partial else 1.0,
         "factor": draw(st.one_of(st.integers(1, 32), st.floats(1, 32))),
-        "original_context": draw(st.integers(2, 10_000)),
+        "original_context": context,
         "resonance": draw(st.booleans()),
         "attention_factor": draw(st.one_of(st.none(), st.floats(0.1, 2))),
         "beta_slow": draw(st.floats(0.5, 4)),
@@ -32,6 +34,9 @@ def specs(draw: st.DrawFn, num_features: int | None = None, **fixed: Any) -> Rop
         # below 1 as in released LongRoPE lists, above what would leave no rotation to round
         "short_factor": tuple(draw(st.lists(st.floats(0.5, 8), min_size=half, max_size=half))),
         "long_factor": tuple(draw(st.lists(st.floats(0.5, 64), min_size=half, max_size=half))),
+        "abf_theta": draw(st.floats(1.5, 1e6)),
+        "clipped_features": draw(st.integers(2, half)),
+        "shortest_wavelength": draw(st.floats(2, context / 2)),
         **fixed,
     }
     if draw(st.booleans()):

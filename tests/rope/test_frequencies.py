@@ -108,7 +108,18 @@ def test_printed_ramp_is_not_the_index_ramp() -> None:
     assert 0.5 < np.max(np.abs(paper / code - 1)) < 2.5
 
 
-def test_only_dynamic_ntk_and_longrope_follow_the_length() -> None:
+@pytest.mark.parametrize(("length", "factor"), [(None, 1.0), (64, 1.0), (96, 1.5), (512, 8.0)])
+def test_dynamic_yarn_is_yarn_by_the_factor_of_the_length(
+    length: int | None, factor: float
+) -> None:
+    common: dict[str, Any] = {"head_dim": 32, "original_context": 64, "beta_fast": 16.0}
+    dynamic = frequencies(RopeSpec(scaling="dynamic_yarn", **common), length)
+    yarn = frequencies(RopeSpec(scaling="yarn", factor=factor, **common))
+    np.testing.assert_array_equal(dynamic.inv_freq, yarn.inv_freq)
+    assert dynamic.attention_factor == yarn.attention_factor
+
+
+def test_only_some_scalings_follow_the_length() -> None:
     dynamic = RopeSpec(head_dim=8, scaling="dynamic_ntk", factor=2.0, original_context=100)
     assert frequencies(dynamic).inv_freq.tolist() == frequencies(dynamic, 100).inv_freq.tolist()
     stretched = frequencies(dynamic, 150).inv_freq  # stretch 2 * 1.5 - 1 = 2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rrope_jax import rope
-from rrope_jax.rope import RopeSpec
+from rrope_jax.rope import SCALINGS, RopeSpec
 from tests.rope.strategies import specs
 
 _SIZE = {"hidden_size": 512, "num_attention_heads": 8}  # head_dim 64
@@ -641,10 +641,11 @@ def _agree(spec: RopeSpec, other: RopeSpec) -> None:
 
 @given(spec=specs(), length=st.one_of(st.none(), st.integers(2, 10**5)))
 def test_round_trip_keeps_frequencies(spec: RopeSpec, length: int | None) -> None:
-    if spec.scaling == "dynamic_ntk":
+    if (fixed := SCALINGS[spec.scaling].at_one_length) is not None:
         length = None
-        if spec.resonance or spec.attention_factor not in (None, 1.0):
-            with pytest.raises(ValueError, match=r"scaling='dynamic_ntk' .* scaling='ntk'"):
+        native = spec.scaling == "dynamic_ntk" and not spec.resonance
+        if not native or spec.attention_factor not in (None, 1.0):
+            with pytest.raises(ValueError, match=rf"scaling='{spec.scaling}' .* scaling='{fixed}'"):
                 rope.to_hf(spec)
             return
     keys = json.loads(json.dumps(rope.to_hf(spec, max_position_embeddings=length)))
@@ -667,6 +668,9 @@ def test_round_trip_keeps_frequencies(spec: RopeSpec, length: int | None) -> Non
         ({"scaling": "yarn", "factor": 4.0, "original_context": 64}, "yarn"),
         ({"scaling": "linear", "factor": 4.0, "attention_factor": 1.1}, "longrope"),
         ({"scaling": "none", "resonance": True}, "longrope"),
+        ({"scaling": "abf", "abf_theta": 5e5}, None),
+        ({"scaling": "cope", "clipped_features": 2}, "longrope"),
+        ({"scaling": "nope"}, "longrope"),
     ],
 )
 def test_writes_the_name_that_transformers_has(
@@ -682,6 +686,33 @@ def test_writes_the_name_that_transformers_has(
 def test_ntk_is_written_as_a_larger_base() -> None:
     keys = rope.to_hf(RopeSpec(head_dim=128, scaling="ntk", factor=8.0))
     assert keys["rope_theta"] == pytest.approx(10000 * 8 ** (128 / 126), rel=1e-14)
+
+
+def test_abf_is_written_as_its_base() -> None:
+    keys = rope.to_hf(RopeSpec(head_dim=8, scaling="abf", abf_theta=5e5))
+    assert keys["rope_theta"] == 5e5
+    assert keys["rope_scaling"] is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scaling": "nope"},
+        {"scaling": "hardclip", "clipped_features": 3},
+        {"scaling": "cope", "clipped_features": 3},
+        {"scaling": "rope_id", "original_context": 256},
+        {"scaling": "dprope", "factor": 4.0, "original_context": 64},
+        {"scaling": "abf", "abf_theta": 5e5},
+    ],
+)
+@pytest.mark.parametrize("resonance", [False, True])
+def test_features_that_never_turn_come_back(fields: dict[str, Any], resonance: bool) -> None:
+    spec = RopeSpec(head_dim=16, resonance=resonance, **fields)
+    back = rope.from_hf(json.loads(json.dumps(rope.to_hf(spec))))
+    ours, theirs = rope.frequencies(spec), rope.frequencies(back)
+    np.testing.assert_array_equal(theirs.inv_freq == 0, ours.inv_freq == 0)
+    np.testing.assert_allclose(theirs.inv_freq, ours.inv_freq, rtol=1e-12)  # of float64 factors
+    np.testing.assert_array_equal(theirs.periods, ours.periods)
 
 
 def test_resonance_is_written_as_factor_lists() -> None:

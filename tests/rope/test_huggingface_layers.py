@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rrope_jax import rope
-from rrope_jax.rope import RopeSpec
+from rrope_jax.rope import SCALINGS, RopeSpec
 from tests.rope.strategies import specs
 
 _SIZE = {"head_dim": 64, "max_position_embeddings": 8192}
@@ -323,7 +323,8 @@ def test_types_with_one_embedding_refuse_two(model_type: str | None) -> None:
 
 @st.composite
 def _two(draw: st.DrawFn) -> RopeSpec:
-    some = specs(num_features=4).filter(lambda spec: spec.scaling != "dynamic_ntk")  # see below
+    # see below
+    some = specs(num_features=4).filter(lambda spec: not SCALINGS[spec.scaling].at_one_length)
     full = draw(some)
     sliding = draw(some.filter(lambda spec: spec.head_dim == full.head_dim))
     return RopeSpec(**full.fields() | {"sliding_attention": sliding})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from rrope_jax import rope
-from rrope_jax.rope import RopeSpec
+from rrope_jax.rope import SCALINGS, RopeSpec
 from tests.rope.strategies import specs
 
 _SIZE = {"head_dim": 128, "max_position_embeddings": 262144}
@@ -174,7 +174,7 @@ def test_phi3_is_written_as_its_class_wants_it() -> None:
 
 @given(spec=specs(num_features=4))
 def test_phi3_round_trip(spec: RopeSpec) -> None:
-    if spec.scaling == "dynamic_ntk":
+    if SCALINGS[spec.scaling].at_one_length:
         return  # frequencies of every length: no lists
     keys = rope.to_hf(spec, model_type="phi3")
     assert keys["rope_parameters"]["rope_type"] in ("default", "longrope")
@@ -188,7 +188,7 @@ def test_phi3_in_transformers(spec: RopeSpec) -> None:
     from transformers import Phi3Config
     from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-    if spec.scaling == "dynamic_ntk":
+    if SCALINGS[spec.scaling].at_one_length:
         return
     keys = json.loads(json.dumps(rope.to_hf(spec, model_type="phi3")))
     sizes = {"hidden_size": 2 * spec.head_dim, "num_attention_heads": 2}

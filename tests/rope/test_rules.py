@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rrope_jax import rope
 from rrope_jax.rope import RopeSpec, analysis, coprime, cos_sin, design, frequencies, from_hf, to_hf
 from rrope_jax.rope.methods import method_of, parse_method, plain_variant
 from rrope_jax.rope.resonance import RULES
@@ -49,6 +50,33 @@ def test_theorem_1_holds_for_every_rule(rule: str, scaling: str) -> None:
     np.testing.assert_array_equal(gap[pre_critical], 0)
     plain = analysis.feature_gap(spec.with_method(scaling, resonance=False), L, LENGTH)
     assert plain[pre_critical].max() > 0.01
+
+
+@pytest.mark.parametrize("scaling", rope.SCALINGS)
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_goes_with_every_scaling(rule: str, scaling: str) -> None:
+    """There is no gap in features that repeat within training, and none starts to turn."""
+    shared = {
+        "factor": 4.0,
+        "original_context": L,
+        "clipped_features": 4,
+        "abf_theta": 5e5,
+        "shortest_wavelength": 6.0,
+        "short_factor": (1.0,) * 8,
+        "long_factor": (1.0, 1.0, 1.5, 2.0, 3.0, 4.0, 4.0, 4.0),
+        "partial_rotary_factor": 0.5 if scaling == "proportional" else 1.0,
+    }
+    fields = {"head_dim": 16, "theta": 1000.0, **shared, **FIELDS.get(rule, {})}
+    spec = rope.spec_for_method(fields, scaling, resonance=rule)
+    table = frequencies(spec, LENGTH)
+    plain = frequencies(spec.with_method(scaling, resonance=False), LENGTH)
+    never = plain.inv_freq == 0
+    np.testing.assert_array_equal(table.inv_freq == 0, never)
+    np.testing.assert_array_equal(table.periods[never], 0)
+    assert np.all(table.periods[plain.wavelengths <= L] > 0) or rule == "none"
+    gap = analysis.feature_gap(spec, L, LENGTH, seq_len=LENGTH)
+    np.testing.assert_array_equal(gap[(table.periods > 0) & (table.periods <= L)], 0)
+    assert parse_method(method_of(spec)) == (scaling, spec.resonance)
 
 
 @pytest.mark.parametrize("rule", FIELDS)

@@ -11,9 +11,8 @@ from rrope_jax.io.families.family import Gguf
 from rrope_jax.io.gguf import container as gguf_file
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies, llama3_context
-from rrope_jax.rope.factor_lists import NEVER_TURNS
 from rrope_jax.rope.resonance import RULE_FIELDS
-from rrope_jax.rope.scalings import stretched_theta
+from rrope_jax.rope.scalings import NEVER_TURNS, stretched_theta
 
 ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
 OURS = "rrope."
@@ -38,6 +37,10 @@ def _ntk(spec: RopeSpec) -> dict[str, Any]:
     return {_BASE: stretched_theta(spec, spec.extension)}
 
 
+def _abf(spec: RopeSpec) -> dict[str, Any]:
+    return {_BASE: float(spec.abf_theta or spec.theta)}
+
+
 def _yarn(spec: RopeSpec) -> dict[str, Any]:
     return _plain(spec) | {
         "rope.scaling.type": "yarn",
@@ -55,9 +58,10 @@ _NATIVE: dict[str, Callable[[RopeSpec], dict[str, Any]]] = {
     "none": _plain,
     "linear": _linear,
     "ntk": _ntk,
+    "abf": _abf,
     "yarn": _yarn,
 }
-_BASIC_FIELDS = ("head_dim", "theta", "scaling", "factor", "original_context")
+_BASIC_FIELDS = ("head_dim", "theta", "scaling", "factor", "original_context", "abf_theta")
 
 
 def is_native(gguf: Gguf, spec: RopeSpec) -> bool:
@@ -176,7 +180,8 @@ def factors_of(gguf: Gguf, spec: RopeSpec) -> dict[str, np.ndarray]:
     def factors(length: int | None) -> np.ndarray:
         scaled = frequencies(full, length).inv_freq
         divisors = np.full(plain.shape, NEVER_TURNS)
-        divisors[: scaled.size] = np.minimum(plain[: scaled.size] / scaled, NEVER_TURNS)
+        with np.errstate(divide="ignore"):  # a feature that never turns
+            divisors[: scaled.size] = np.minimum(plain[: scaled.size] / scaled, NEVER_TURNS)
         return divisors.astype(np.float32)
 
     return {

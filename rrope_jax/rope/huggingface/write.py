@@ -31,14 +31,14 @@ def to_hf(
 ) -> dict[str, Any]:
     """Writes a spec as config.json keys that stock transformers, v4 and v5, computes exactly.
 
-    Scalings that transformers supports keep its name. `ntk` becomes plain RoPE with a larger theta,
-    and `ntk_by_parts` becomes `llama3`; neither changes the frequencies. Everything else (any
-    resonance, `part_ntk`, an attention factor that the `rope_type` would ignore; for Phi-3 all
-    scalings) becomes `longrope` with one factor per feature, which preserves the frequencies and
-    the attention factor. With resonance, an extra key `resonance: true` tells `from_hf` that the
-    wavelengths are integers, and `resonance: "rational"` that they are fractions of at most
-    `resonance_period` tokens. Some runtimes ignore `attention_factor`; whoever exports the weights
-    must fold it into them.
+    Scalings that transformers supports keep its name. `ntk` and `abf` become plain RoPE with a
+    larger theta, and `ntk_by_parts` becomes `llama3`, none of which changes the frequencies.
+    Everything else (any resonance, `part_ntk`, `cope`, an attention factor that the `rope_type`
+    would ignore; for Phi-3 all scalings) becomes `longrope` with one factor per feature, which
+    preserves the frequencies and the attention factor. With resonance, an extra key
+    `resonance: true` tells `from_hf` that the wavelengths are integers, and
+    `resonance: "rational"` that they are fractions of at most `resonance_period` tokens. Some
+    runtimes ignore `attention_factor`; whoever exports the weights must fold it into them.
 
     Types with two embeddings (Gemma 3, OLMo 3) get `rope_parameters` by layer type, and the keys of
     transformers 4 beside them. Those cannot scale layers with a sliding window; if the spec does,
@@ -61,7 +61,7 @@ def to_hf(
       ValueError: the type has one embedding for all layers or no position temperature, and the spec
         has two embeddings or such a temperature; or the scaling is `dynamic_ntk`, whose frequencies
         depend on the length, and the spec has resonance or an attention factor, or
-        `max_position_embeddings` is not its original context.
+        `max_position_embeddings` is not its original context; or it is `dynamic_yarn`.
     """
     row = model_type_of(model_type) or LLAMA
     if (reason := why_not_in_hf(spec, model_type=model_type)) is not None:
@@ -223,6 +223,11 @@ def _as_default(spec: RopeSpec) -> RopeSpec:
     return dataclasses.replace(plain, theta=stretched_theta(spec, spec.extension))
 
 
+def _of_adjusted_base(spec: RopeSpec) -> RopeSpec:
+    plain = spec.with_method("none", resonance=False)
+    return dataclasses.replace(plain, theta=spec.abf_theta or spec.theta)
+
+
 def _as_llama3(spec: RopeSpec) -> RopeSpec:
     return dataclasses.replace(
         spec.with_method("llama3", resonance=False),
@@ -239,6 +244,7 @@ def _with_attention_factor(spec: RopeSpec) -> RopeSpec:
 # Scalings that transformers has under another name, or that its versions read differently.
 _REWRITES: dict[str, Callable[[RopeSpec], RopeSpec]] = {
     "ntk": _as_default,
+    "abf": _of_adjusted_base,
     "ntk_by_parts": _as_llama3,
     "longrope": _with_attention_factor,
 }

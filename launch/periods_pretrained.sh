@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# The experiment of docs/periods_pretrained.md: pretrained models under each rule of resonance.
+#
+#   bash launch/periods_pretrained.sh [TABLE...]
+#
+# Fetches models and texts, evaluates YaRN under every rule, without any fine-tune, and compares all
+# with YaRN itself. Tables are smollm2_16k (one document), smollm2_8k (three documents), gemma3_40k
+# (one document) and smollm2_32k (one document, three of the rules); all of them by default. Results
+# are in runs/periods_TABLE of the clone; stop it at any time and run it again, it goes on where it
+# was.
+set -euo pipefail
+
+# shellcheck source=launch/environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+prepare "$root/.venv"
+cd "$root"
+[[ -d texts ]] || bash launch/long_texts.sh
+
+# rule_flags RULE GROUP CONTEXT: sets `flags` to those of a rule in a group of the config, for a
+# model whose context before the extension has so many tokens.
+rule_flags() {
+  local group=$2 context=$3
+  case $1 in
+    yarn) flags=() ;;
+    nearest | coprime) flags=("$group.resonance=$1") ;;
+    rational_*) flags=("$group.resonance=rational" "$group.resonance_period=${1#rational_}") ;;
+    designed)
+      flags=("$group.resonance=designed" "$group.resonance_period=$context"
+        "$group.resonance_length=$((extended * context))")
+      ;;
+  esac
+}
+
+# evaluate_rules TABLE CONFIG MODEL GROUP CONTEXT FACTOR "RULE..." [FLAG...]
+evaluate_rules() {
+  local table=$1 config=$2 model=$3 group=$4 context=$5 extended=$6 rule runs=()
+  local rules=$7
+  shift 7
+  for rule in $rules; do
+    rule_flags "$rule" "$group" "$context"
+    .venv/bin/rrope evaluate --config="$config" --checkpoint="$model" \
+      --workdir="runs/periods_$table/$rule" "$group.scaling=yarn" "$group.factor=$extended" \
+      ${flags[@]+"${flags[@]}"} --config.eval.passkey.enabled=False "$@"
+    runs+=("runs/periods_$table/$rule")
+  done
+  .venv/bin/rrope evaluate --workdir="runs/periods_$table/compared" --compare "${runs[@]}"
+}
+
+smollm2() { # TABLE "RULE..." "CONTEXTS" [FLAG...]
+  local table=$1 rules=$2 contexts=$3 model
+  shift 3
+  model=$(bash launch/smollm2.sh)
+  evaluate_rules "$table" configs/evaluate_smollm2.py "${model#"$root/"}" --config.rope 8192 4 \
+    "$rules" --config.eval.perplexity.contexts="$contexts" "$@"
+}
+
+readonly TECHNICAL="--config.data.heldout=('debian_reference.txt',)"
+
+# P is the context before the extension, a sixteenth of it and a 256th of it.
+smollm2_rules="yarn nearest rational_8192 rational_512 rational_32 coprime designed"
+gemma3_rules="yarn nearest rational_32768 rational_2048 rational_128 coprime designed"
+
+run_table() {
+  case $1 in
+    smollm2_16k) smollm2 "$1" "$smollm2_rules" "(2048,4096,8192,16384)" "$TECHNICAL" ;;
+    smollm2_8k) smollm2 "$1" "$smollm2_rules" "(2048,4096,8192)" ;;
+    smollm2_32k)
+      smollm2 "$1" "yarn nearest rational_32" "(2048,4096,8192,16384,32768)" "$TECHNICAL"
+      ;;
+    gemma3_40k)
+      model=$(bash launch/gemma3.sh)
+      evaluate_rules "$1" configs/evaluate_gemma3.py "${model#"$root/"}" \
+        --config.rope.full_attention 32768 2 "$gemma3_rules" "$TECHNICAL"
+      ;;
+    *)
+      printf '%s\n' "$1 is no table; choose from ${tables[*]}" >&2
+      exit 2
+      ;;
+  esac
+}
+
+tables=(smollm2_16k smollm2_8k gemma3_40k smollm2_32k)
+for table in "${@:-${tables[@]}}"; do
+  run_table "$table"
+done

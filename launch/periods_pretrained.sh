@@ -4,10 +4,9 @@
 #   bash launch/periods_pretrained.sh [TABLE...]
 #
 # Fetches models and texts, evaluates YaRN under every rule, without any fine-tune, and compares all
-# with YaRN itself. Tables are smollm2_16k (one document), smollm2_8k (three documents), gemma3_40k
-# (one document) and smollm2_32k (one document, three of the rules); all of them by default. Results
-# are in runs/periods_TABLE of the clone; stop it at any time and run it again, it goes on where it
-# was.
+# with YaRN itself. Tables are smollm2_16k (three documents), gemma3_40k (one) and smollm2_32k (one,
+# three of the rules); all of them by default. Results are in runs/periods_TABLE of the clone; stop
+# it at any time and run it again, it goes on where it was.
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh
@@ -63,8 +62,7 @@ gemma3_rules="yarn nearest rational_32768 rational_2048 rational_128 coprime des
 
 run_table() {
   case $1 in
-    smollm2_16k) smollm2 "$1" "$smollm2_rules" "(2048,4096,8192,16384)" "$TECHNICAL" ;;
-    smollm2_8k) smollm2 "$1" "$smollm2_rules" "(2048,4096,8192)" ;;
+    smollm2_16k) smollm2 "$1" "$smollm2_rules" "(2048,4096,8192,16384)" ;;
     smollm2_32k)
       smollm2 "$1" "yarn nearest rational_32" "(2048,4096,8192,16384,32768)" "$TECHNICAL"
       ;;
@@ -80,7 +78,7 @@ run_table() {
   esac
 }
 
-tables=(smollm2_16k smollm2_8k gemma3_40k smollm2_32k)
+tables=(smollm2_16k gemma3_40k smollm2_32k)
 for table in "${@:-${tables[@]}}"; do
   run_table "$table"
 done

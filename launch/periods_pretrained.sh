@@ -4,9 +4,10 @@
 #   bash launch/periods_pretrained.sh [TABLE...]
 #
 # Fetches models and texts, evaluates YaRN under every rule, without any fine-tune, and compares all
-# with YaRN itself. Tables are smollm2_16k (three documents), gemma3_40k (one) and smollm2_32k (one,
-# three of the rules); all of them by default. Results are in runs/periods_TABLE of the clone; stop
-# it at any time and run it again, it goes on where it was.
+# with YaRN itself. Tables are smollm2_16k (one document), smollm2_8k (two others) and gemma3_40k
+# (one document); all of them by default. Results are in runs/periods_TABLE of the clone, and beside
+# one another in runs/periods_compared; stop it at any time and run it again, it goes on where it
+# was.
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh
@@ -43,7 +44,12 @@ evaluate_rules() {
       ${flags[@]+"${flags[@]}"} --config.eval.passkey.enabled=False "$@"
     runs+=("runs/periods_$table/$rule")
   done
-  .venv/bin/rrope evaluate --workdir="runs/periods_$table/compared" --compare "${runs[@]}"
+  .venv/bin/rrope evaluate --workdir="runs/periods_compared/$table" --compare "${runs[@]}"
+}
+
+# join MODEL: one table of all documents and contexts of a model.
+join() {
+  .venv/bin/rrope table --workdir="runs/periods_compared/$1" --runs "runs/periods_$1"_*/*
 }
 
 smollm2() { # TABLE "RULE..." "CONTEXTS" [FLAG...]
@@ -55,6 +61,7 @@ smollm2() { # TABLE "RULE..." "CONTEXTS" [FLAG...]
 }
 
 readonly TECHNICAL="--config.data.heldout=('debian_reference.txt',)"
+readonly OTHERS="--config.data.heldout=('anarchist_faq_E.txt','austen_persuasion.txt')"
 
 # P is the context before the extension, a sixteenth of it and a 256th of it.
 smollm2_rules="yarn nearest rational_8192 rational_512 rational_32 coprime designed"
@@ -62,10 +69,8 @@ gemma3_rules="yarn nearest rational_32768 rational_2048 rational_128 coprime des
 
 run_table() {
   case $1 in
-    smollm2_16k) smollm2 "$1" "$smollm2_rules" "(2048,4096,8192,16384)" ;;
-    smollm2_32k)
-      smollm2 "$1" "yarn nearest rational_32" "(2048,4096,8192,16384,32768)" "$TECHNICAL"
-      ;;
+    smollm2_16k) smollm2 "$1" "$smollm2_rules" "(2048,4096,8192,16384)" "$TECHNICAL" ;;
+    smollm2_8k) smollm2 "$1" "$smollm2_rules" "(2048,4096,8192)" "$OTHERS" ;;
     gemma3_40k)
       model=$(bash launch/gemma3.sh)
       evaluate_rules "$1" configs/evaluate_gemma3.py "${model#"$root/"}" \
@@ -78,7 +83,8 @@ run_table() {
   esac
 }
 
-tables=(smollm2_16k gemma3_40k smollm2_32k)
+tables=(smollm2_16k smollm2_8k gemma3_40k)
 for table in "${@:-${tables[@]}}"; do
   run_table "$table"
+  join "${table%_*}"
 done

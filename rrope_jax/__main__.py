@@ -38,6 +38,11 @@ COMMANDS = {
         "perplexity over the context, passkey, closed-ended tasks",
         ("config", "checkpoint", "workdir"),
     ),
+    "table": _Command(
+        "rrope_jax.jobs.table",
+        "one table of methods, from ablations and evaluations",
+        ("runs", "workdir"),
+    ),
     "generate": _Command("rrope_jax.jobs.generate", "continue a prompt", ("checkpoint", "prompt")),
     "convert": _Command(
         "rrope_jax.jobs.convert", "between Orbax, Hugging Face folders and GGUF", ("from", "to")

@@ -23,6 +23,7 @@ _PATH_FLAGS = (
     "from",
     "to",
     "compare",
+    "runs",
     "path",
     "against",
     "plot",
@@ -106,6 +107,21 @@ def parse(
         values[_CONFIG].value = loaded.lock()
     _check_paths(values, loaded)
     return values
+
+
+def one_flag_a_word(words: Sequence[str], flag: str) -> list[str]:
+    """Turns `FLAG A B` into `FLAG=A FLAG=B`, as absl flags take one value each."""
+    named: list[str] = []
+    listing = False
+    for word in words:
+        if word == flag:
+            listing = True
+        elif listing and not word.startswith("-"):
+            named.append(f"{flag}={word}")
+        else:
+            listing = listing and word.startswith(f"{flag}=")
+            named.append(word)
+    return named
 
 
 def _name_positional(words: list[str], name: str | None, values: flags.FlagValues) -> list[str]:

@@ -13,7 +13,7 @@ from absl import flags
 from flax import nnx
 
 from rrope_jax.cli import backend
-from rrope_jax.cli.command_line import parse
+from rrope_jax.cli.command_line import one_flag_a_word, parse
 from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.cli.settings import build, from_config
 from rrope_jax.data.pipeline import DataConfig, Text
@@ -78,7 +78,7 @@ _SECTIONS: Mapping[str, Callable[[Any, PretrainedModel, EvaluateSetting], Benchm
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    words = _one_flag_a_folder(argv)
+    words = one_flag_a_word(argv, _COMPARE)
     comparing = any(word.partition("=")[0] == _COMPARE for word in argv)
     values = parse(
         "evaluate",
@@ -192,21 +192,6 @@ def _read_results(folder: str) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict) or "method" not in found or "setting" not in found:
         raise UsageError(f"--compare: {path} is not a result of rrope evaluate")
-    return found
-
-
-def _one_flag_a_folder(words: Sequence[str]) -> list[str]:
-    """Turns `--compare A B` into `--compare=A --compare=B`, as absl flags take one value each."""
-    found: list[str] = []
-    comparing = False
-    for word in words:
-        if word == _COMPARE:
-            comparing = True
-        elif comparing and not word.startswith("-"):
-            found.append(f"{_COMPARE}={word}")
-        else:
-            comparing = comparing and word.startswith(f"{_COMPARE}=")
-            found.append(word)
     return found
 
 

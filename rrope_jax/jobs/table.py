@@ -11,7 +11,6 @@ from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import one_flag_a_word, parse
 from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.io import json_text
-from rrope_jax.jobs import table_rows
 from rrope_jax.posgen.results import Results
 from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.run.workdir import Workdir
@@ -38,12 +37,12 @@ def main(argv: Sequence[str]) -> int:
                 ablations[folder] = Results.from_json(found)
         else:
             evaluations[folder] = found
+    from rrope_jax.jobs import table_report, table_rows  # late, as they import matplotlib
+
     with refusing(_RUNS):
         rows = table_rows.join(ablations, evaluations, values.base)
     if not rows:
         raise UsageError(f"{_RUNS}: no run has finished anything; run them on, then make the table")
-    from rrope_jax.jobs import table_report  # late, as it imports matplotlib
-
     with Workdir.claim(values.workdir, {"table": values.base}) as workdir:
         backend.configure_logging()
         results = {
@@ -74,9 +73,9 @@ def _read(folder: str) -> dict[str, Any]:
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_multi_string(
-        "runs", None, "workdirs, after one another", flag_values=values, required=True
-    )
+    about = "workdirs, after one another"
+    flags.DEFINE_multi_string("runs", None, about, flag_values=values, required=True)
+    values["runs"].help = about  # absl adds that the flag can be repeated, which is not needed
     flags.DEFINE_string(
         "base", "yarn", "the method whose loss others are compared with", flag_values=values
     )

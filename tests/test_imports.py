@@ -20,6 +20,13 @@ PACKAGE = ROOT / "rrope_jax"
 LAYERS = (
     (
         "rrope_jax",
+        "rrope_jax.algorithmic.answers",
+        "rrope_jax.algorithmic.binary",
+        "rrope_jax.algorithmic.context_free",
+        "rrope_jax.algorithmic.context_sensitive",
+        "rrope_jax.algorithmic.expressions",
+        "rrope_jax.algorithmic.regular",
+        "rrope_jax.algorithmic.tasks",
         "rrope_jax.rope",
         "rrope_jax.posgen.config",
         "rrope_jax.posgen.splits",
@@ -33,6 +40,7 @@ LAYERS = (
     ("rrope_jax.data",),
     ("rrope_jax.train",),
     ("rrope_jax.evaluation", "rrope_jax.inspection", "rrope_jax.posgen", "rrope_jax.planning"),
+    ("rrope_jax.algorithmic",),
     ("rrope_jax.planning.roofline",),
     ("rrope_jax.cli",),
     ("rrope_jax.run",),
@@ -44,6 +52,7 @@ LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
 # What these parts may import from outside, besides the standard library.
 DEPENDENCIES = {
+    **{name: {"jax", "numpy"} for name in LAYERS[0] if name.startswith("rrope_jax.algorithmic.")},
     "rrope_jax.rope": {"jax", "numpy"},
     "rrope_jax.posgen.tasks": {"jax", "numpy"},
     "rrope_jax.posgen.splits": {"jax", "numpy"},
@@ -150,6 +159,7 @@ def test_walker_accepts_a_right_import(module: str, source: str) -> None:
         ("rrope_jax", ("jax", "numpy")),
         ("rrope_jax.rope", ("flax", "optax", "orbax", "matplotlib")),
         ("rrope_jax.posgen.tasks", ("flax", "optax", "orbax", "matplotlib")),
+        ("rrope_jax.algorithmic", ("flax", "optax", "orbax", "matplotlib")),
     ],
 )
 def test_light_modules_load_nothing_heavy(module: str, absent: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from rrope_jax.io.source import Source
 from rrope_jax.io.weights import Array, Part, Weight
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.rope.factor_lists import as_factor_lists
+from rrope_jax.rope.temperature import counts_in_original_context
 
 Temperatures = Mapping[str, float]
 """The factor on the queries and keys of each layer type that is rotated."""
@@ -77,16 +78,9 @@ def _listed(spec: RopeSpec, context: int) -> RopeSpec:
             "list of frequencies; convert with one of them as both"
         )
     listed = as_factor_lists(spec, context)
-    beta = spec.llama_4_scaling_beta
-    if beta and spec.original_context is not None:
-        context = spec.original_context  # what the temperature of a position counts in
-    return dataclasses.replace(
-        listed,
-        factor=1.0,
-        original_context=context,
-        attention_factor=1.0,
-        llama_4_scaling_beta=beta,
-    )
+    if counts_in_original_context(spec) and spec.original_context is not None:
+        context = spec.original_context
+    return dataclasses.replace(listed, factor=1.0, original_context=context, attention_factor=1.0)
 
 
 class FoldedSource(Source):

@@ -23,6 +23,8 @@ _FACTS: Mapping[str, str] = MappingProxyType(
         "resonance": "resonance",
         "attention_factor": "attention factor",
         "llama_4_scaling_beta": "position temperature",
+        "position_temperature": "position temperature",
+        "temperature_context": "its context",
         "original_context": "original context",
         "context": "context",
         "window": "window",

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from rrope_jax.cli.errors import UsageError, refusing
+from rrope_jax.cli.errors import refusing
 from rrope_jax.cli.settings import INLINE, Fields, SomeOf, build
 from rrope_jax.jobs.rope_fields import spec_of_method
 from rrope_jax.jobs.rope_groups import RopeFields, check_layers, merge, split
@@ -117,8 +117,21 @@ class PosgenSetting:
         model = build(ModelConfig, self.model, "config.model", vocab_size=self.task.vocab_size)
         with refusing("config"):
             return PosgenProgram(
-                self.task, model, self.train, self.positions, self.matmul_precision
+                self.task,
+                model,
+                self.train,
+                self.positions,
+                self.matmul_precision,
+                self._has_position_temperatures(),
             )
+
+    def _has_position_temperatures(self) -> bool:
+        groups = (*split(self.rope), *split(self.rope_at_test, "config.rope_at_test"))
+        return any(
+            group.get("llama_4_scaling_beta")
+            or group.get("position_temperature") not in (None, "none")
+            for group in groups
+        )
 
     def trainings(self, program: PosgenProgram) -> tuple[Training, ...]:
         """Returns all trainings of the grid.
@@ -141,11 +154,5 @@ class PosgenSetting:
             trained_as = map(PROTOCOLS[protocol], grid.methods)
             for method in dict.fromkeys((*grid.methods, *trained_as)):
                 spec = spec_of_method(*fields[protocol], method, head_dim=program.model.head_size)
-                for each in (spec, spec.of("sliding_attention")):
-                    if each.llama_4_scaling_beta:
-                        raise UsageError(
-                            f"config.rope.llama_4_scaling_beta = {each.llama_4_scaling_beta}: "
-                            "models of PosGen have no temperature by position; leave it unset"
-                        )
                 specs[protocol, method] = spec
         return trainings(tasks=grid.tasks, methods=grid.methods, seeds=grid.seeds, specs=specs)

@@ -22,7 +22,14 @@ from rrope_jax.model.flops import forward_flops
 from rrope_jax.model.layer_types import LAYER_TYPES
 from rrope_jax.model.layers import Rotation
 from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
-from rrope_jax.rope import PhaseTable, RopeSpec, cos_sin_from_table, phase_table
+from rrope_jax.rope import (
+    PhaseTable,
+    RopeSpec,
+    cos_sin_from_table,
+    phase_table,
+    query_temperature_from_table,
+    query_temperature_table,
+)
 from rrope_jax.rope.positions import PositionSampling, sample
 
 Array = jax.Array
@@ -59,6 +66,8 @@ class PosgenProgram:
       matmul_precision: Precision of float32 matmuls, one of `MATMUL_PRECISIONS`. None leaves it to
         JAX, which uses TF32 on NVIDIA GPUs and single-pass bfloat16 on TPUs. CPUs always use
         float32.
+      position_temperatures: Whether tables contain factors on queries by their position, 1 for an
+        embedding without. If not, no embedding has such a factor.
 
     Raises:
       ValueError: The precision is unknown, or parts of the setting do not fit together.
@@ -69,6 +78,7 @@ class PosgenProgram:
     train: PosgenTrainConfig
     positions: PositionSampling = PositionSampling()
     matmul_precision: str | None = None
+    position_temperatures: bool = False
 
     def __post_init__(self) -> None:
         if self.matmul_precision not in (None, *MATMUL_PRECISIONS):
@@ -107,7 +117,13 @@ class PosgenProgram:
         """
         windowed = "sliding_attention" in self.model.layer_types
         names = ("full_attention", *(("sliding_attention",) if windowed else ()))
-        return {name: phase_table(spec.of(name), seq_len) for name in names}
+        return {name: self._table(spec.of(name), seq_len) for name in names}
+
+    def _table(self, spec: RopeSpec, seq_len: int | None) -> PhaseTable:
+        table = phase_table(spec, seq_len)
+        if not self.position_temperatures:
+            return table
+        return table._replace(temperature=query_temperature_table(spec))
 
     def forward_flops(self, length: int) -> float:
         """Returns the FLOPs of a forward pass of one row, by `model.flops`.
@@ -227,10 +243,15 @@ class PosgenProgram:
         self, tables: Tables, positions: Array, fraction: Array | None = None
     ) -> Rotations:
         """Returns the rotation of each layer type of the model."""
+
+        def of_layers(table: PhaseTable) -> Rotation:
+            cos, sin = cos_sin_from_table(table, positions, fraction=fraction)
+            if table.temperature is None:
+                return Rotation(cos, sin)
+            return Rotation(cos, sin, query_temperature_from_table(table.temperature, positions))
+
         return {
-            name: Rotation(*cos_sin_from_table(tables[name], positions, fraction=fraction))
-            if LAYER_TYPES[name].rotates
-            else None
+            name: of_layers(tables[name]) if LAYER_TYPES[name].rotates else None
             for name in self.model.layer_types
         }
 

@@ -24,3 +24,7 @@ from rrope_jax.rope.scalings import SCALINGS as SCALINGS
 from rrope_jax.rope.spec import RopeSpec as RopeSpec
 from rrope_jax.rope.spec import spec_for_method as spec_for_method
 from rrope_jax.rope.temperature import query_temperature as query_temperature
+from rrope_jax.rope.temperature import (
+    query_temperature_from_table as query_temperature_from_table,
+)
+from rrope_jax.rope.temperature import query_temperature_table as query_temperature_table

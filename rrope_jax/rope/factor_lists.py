@@ -9,6 +9,7 @@ from rrope_jax.rope.frequencies import frequencies
 from rrope_jax.rope.resonance import rule_of_list
 from rrope_jax.rope.scalings import NEVER_TURNS, SCALINGS
 from rrope_jax.rope.spec import RopeSpec
+from rrope_jax.rope.temperature import counts_in_original_context
 
 _TOLERANCE = 1e-5  # for factors stored as float32
 
@@ -33,8 +34,8 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
     factor: float | None = 1.0
     if spec.scaling == "longrope" and spec.original_context is not None:
         factor, context = spec.factor, spec.original_context
-    if spec.llama_4_scaling_beta and spec.original_context is not None:
-        context = spec.original_context  # the temperature counts in it; both lists are the same
+    if counts_in_original_context(spec) and spec.original_context is not None:
+        context = spec.original_context  # both lists are the same
     plain = frequencies(RopeSpec(head_dim=spec.rotary_dim, theta=spec.theta)).inv_freq
 
     def factors(seq_len: int) -> tuple[float, ...]:
@@ -56,7 +57,9 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
         attention_factor=frequencies(spec).attention_factor,
         short_factor=factors(context),
         long_factor=factors(context + 1),
+        position_temperature=spec.position_temperature,
         llama_4_scaling_beta=spec.llama_4_scaling_beta,
+        temperature_context=spec.temperature_context,
         sliding_attention=spec.sliding_attention,
     )
 

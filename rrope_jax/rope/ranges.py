@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rrope_jax.rope.fields import INT32_MAX, is_int, is_number
+from rrope_jax.rope.temperature import counted_in
 
 _WIDEST_HEAD = 2**14
 _LARGEST = 1e30
@@ -215,9 +216,27 @@ _RANGES: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
     ),
     (
         "llama_4_scaling_beta",
-        lambda value, spec: value == 0 or spec.original_context is not None,
+        lambda value, spec: value == 0 or counted_in(spec) is not None,
         "0 without an original_context, which it counts in",
         "use a scaling that reads original_context (such as yarn with factor=1), or 0",
+    ),
+    (
+        "llama_4_scaling_beta",
+        lambda value, spec: value != 0 or spec.position_temperature != "llama4",
+        "above 0 with position_temperature='llama4'",
+        "Ministral 3 uses 0.1",
+    ),
+    (
+        "temperature_context",
+        lambda value, spec: value is None or _is_int_in(value, 2, INT32_MAX),
+        f"an integer from 2 to {INT32_MAX}",
+        "give the length, in tokens, that the model was trained at",
+    ),
+    (
+        "position_temperature",
+        lambda value, spec: value != "log_n" or (counted_in(spec) or 0) >= 2,
+        "given with a temperature_context of at least 2, or an original_context",
+        "it is 1 up to that length",
     ),
     (
         "truncate",

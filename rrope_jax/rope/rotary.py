@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 from rrope_jax.rope.fields import INT32_MAX
 from rrope_jax.rope.frequencies import frequencies
 from rrope_jax.rope.spec import RopeSpec
+from rrope_jax.rope.temperature import QueryTemperature
 
 _TURN = Fraction("6.283185307179586476925286766559005768394")  # 2 pi, finer than a float64
 
@@ -38,6 +39,8 @@ class PhaseTable(NamedTuple):
       period: int32[d/2], the tokens after which the feature repeats; 0 if it does not, or not
         within the int32 range.
       attention_factor: float32[], multiplied into cos and sin.
+      temperature: the factor on queries by their position, which cos and sin do not contain; None
+        where it is not asked for.
     """
 
     whole: ArrayLike
@@ -45,6 +48,7 @@ class PhaseTable(NamedTuple):
     low: ArrayLike
     period: ArrayLike
     attention_factor: ArrayLike
+    temperature: QueryTemperature | None = None
 
 
 @functools.lru_cache(maxsize=512)

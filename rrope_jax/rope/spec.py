@@ -13,6 +13,7 @@ from rrope_jax.rope.fields import INT32_MAX, check_fields, check_method, is_numb
 from rrope_jax.rope.ranges import check_ranges
 from rrope_jax.rope.resonance import unread_by_rule
 from rrope_jax.rope.scalings import SCALINGS, unread_fields
+from rrope_jax.rope.temperature import POSITION_TEMPERATURES, name_by_beta
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,8 +53,12 @@ class RopeSpec:
       abf_theta: the larger base of `abf`; with it, theta has no effect.
       clipped_features: how many features, the slowest ones, `cope` slows down and `hardclip` stops.
       shortest_wavelength: of the fastest feature under `rope_id`, in tokens.
-      llama_4_scaling_beta: queries at position p are multiplied by
+      position_temperature: the factor on queries that grows with their position, a key of
+        `rrope_jax.rope.temperature.POSITION_TEMPERATURES`. None is `llama4` where
+        llama_4_scaling_beta is set and `none` elsewhere; the two are kept as None.
+      llama_4_scaling_beta: under `llama4`, queries at position p are multiplied by
         1 + llama_4_scaling_beta * ln(1 + floor(p / L)), see `query_temperature`.
+      temperature_context: the L of the position temperature, in tokens; None is original_context.
       sliding_attention: the embedding of layers with a sliding window if they have another one, as
         in Gemma 3; a spec, or the `fields` of one. None if all layers have the same.
 
@@ -86,7 +91,9 @@ class RopeSpec:
     abf_theta: float | None = None
     clipped_features: int | None = None
     shortest_wavelength: float = 32.0
+    position_temperature: str | None = None
     llama_4_scaling_beta: float = 0.0
+    temperature_context: int | None = None
     sliding_attention: "RopeSpec | None" = None
 
     def __post_init__(self) -> None:
@@ -98,7 +105,13 @@ class RopeSpec:
             object.__setattr__(self, "factor", None)  # older files store 1
         check_fields(self, "scaling", SCALINGS)
         self._resolve_resonance()
+        if self.position_temperature is None:
+            object.__setattr__(self, "position_temperature", name_by_beta(self))
+        check_method(self, "position_temperature", POSITION_TEMPERATURES)
+        check_fields(self, "position_temperature", POSITION_TEMPERATURES)
         check_ranges(self)
+        if self.position_temperature == name_by_beta(self):  # as older files have it
+            object.__setattr__(self, "position_temperature", None)
         if self.resonance:  # raises if a feature has no period
             for seq_len in (None, INT32_MAX):
                 inv_freq = SCALINGS[self.scaling].inv_freq(self, seq_len)
@@ -169,6 +182,9 @@ class RopeSpec:
             fields["factor"] = self.extension
         if not self.llama_4_scaling_beta:
             del fields["llama_4_scaling_beta"]
+        for name in ("position_temperature", "temperature_context"):  # nor these
+            if fields[name] is None:
+                del fields[name]
         other = fields.pop("sliding_attention")
         return fields if other is None else fields | {"sliding_attention": other.fields()}
 

@@ -22,6 +22,7 @@ from rrope_jax import __main__ as cli
 from rrope_jax.cli.settings import from_config
 from rrope_jax.jobs.posgen_setting import PosgenSetting
 from rrope_jax.posgen.published import is_paper
+from rrope_jax.rope import query_temperature
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("posgen_tiny.py")
@@ -316,6 +317,28 @@ class TestShippedConfigs:
         assert is_paper(program, rope, at_test) == (file.stem == "posgen_paper")
         assert not is_paper(program, {**rope, "theta": 500.0}, at_test)
         assert program.train.steps > 0
+
+    @pytest.mark.parametrize(
+        ("group", "fields", "carried"),
+        [
+            ("rope", {}, False),
+            ("rope", {"position_temperature": "none"}, False),
+            ("rope", {"position_temperature": "log_n", "temperature_context": 8}, True),
+            ("rope_at_test", {"llama_4_scaling_beta": 0.1, "temperature_context": 8}, True),
+        ],
+    )
+    def test_temperature_by_position(
+        self, group: str, fields: dict[str, object], carried: bool
+    ) -> None:
+        config = runpy.run_path(str(TINY))["get_config"]()
+        config.methods = ("yarn",)
+        config[group].update(fields)
+        setting = from_config(PosgenSetting, config, "config")
+        program = setting.program()
+        assert program.position_temperatures is carried
+        (training,) = setting.trainings(program)
+        tested = training.evaluations[0].spec
+        assert (query_temperature(tested, 100) is not None) is carried
 
     def test_paper_is_60_trainings_and_120_cells(self) -> None:
         config = runpy.run_path(str(ROOT / "configs" / "posgen_paper.py"))["get_config"]()

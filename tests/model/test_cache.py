@@ -20,6 +20,7 @@ SPECS = {
     "resonance_yarn": RopeSpec(
         head_dim=4, theta=100.0, scaling="yarn", factor=4.0, original_context=8, resonance=True
     ),
+    "log_n": RopeSpec(head_dim=4, position_temperature="log_n", temperature_context=2),
 }
 
 
@@ -50,7 +51,7 @@ def _in_pieces(
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize(("name", "kv_heads"), [("none", 2), ("resonance_yarn", 1)])
+@pytest.mark.parametrize(("name", "kv_heads"), [("none", 2), ("resonance_yarn", 1), ("log_n", 2)])
 def test_prompt_and_steps_equal_the_whole(kv_heads: int, name: str) -> None:
     decoder = _decoder(SPECS[name], num_kv_heads=kv_heads)
     expected = jax.jit(lambda: decoder(TOKENS))()

@@ -119,6 +119,19 @@ class TestEvaluate:
         assert (measures.loss[0] != measures.loss[1]).any()
 
 
+def test_tables_carry_temperatures_by_position(initial: PosgenState) -> None:
+    """Beside each other in one program: a spec with such a temperature, and one without."""
+    program = dataclasses.replace(PROGRAM, position_temperatures=True)
+    log_n = dataclasses.replace(YARN, position_temperature="log_n", temperature_context=2)
+    rows_NT = np.asarray(PROGRAM.task.data("recursive", jax.random.key(0)).test_NT)
+    tables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(program.tables, (YARN, log_n)))
+    measures = _evaluate(program)(initial.params, rows_NT, tables)
+    for index, spec in enumerate((YARN, log_n)):
+        _, losses = _reference(initial.params, spec, rows_NT)
+        np.testing.assert_allclose(measures.loss[index], losses.mean(axis=0), rtol=1e-5)
+    assert (measures.loss[0] != measures.loss[1]).any()
+
+
 class TestLayerPlans:
     MODEL = dataclasses.replace(
         MODEL,

@@ -12,6 +12,7 @@ import numpy as np
 from rrope_jax import rope
 from rrope_jax.rope.positions import SAMPLERS
 from rrope_jax.rope.resonance import RULES
+from rrope_jax.rope.temperature import POSITION_TEMPERATURES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rope.md").read_text()
 
@@ -51,7 +52,8 @@ def test_code_of_the_page_runs() -> None:
     assert scope["cos"].shape == (2, 16, 32)
 
 
-def test_tables_name_every_scaling_rule_and_sampler() -> None:
+def test_tables_name_every_row() -> None:
     assert sorted(_first_column("Scalings")) == sorted(rope.SCALINGS)
     assert _first_column("Rules of resonance") == list(RULES)
+    assert _first_column("Temperatures by position") == list(POSITION_TEMPERATURES)
     assert _first_column("Positions to train at") == list(SAMPLERS)

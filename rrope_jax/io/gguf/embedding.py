@@ -13,6 +13,7 @@ from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies, llama3_context
 from rrope_jax.rope.resonance import RULE_FIELDS
 from rrope_jax.rope.scalings import NEVER_TURNS, stretched_theta
+from rrope_jax.rope.temperature import why_not_in_runtimes
 
 ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
 OURS = "rrope."
@@ -118,6 +119,8 @@ def obstacle(gguf: Gguf, model: ModelConfig, spec: RopeSpec, *, native: bool) ->
                 f"{', '.join(f'{key}={ours.get(key)!r}' for key in fields)}; write a Hugging Face "
                 "folder"
             )
+    if (reason := why_not_in_runtimes(spec)) is not None:
+        return reason
     if spec.llama_4_scaling_beta and not gguf.position_temperature:
         return (
             f"llama_4_scaling_beta={spec.llama_4_scaling_beta}: {name} has no temperature that "

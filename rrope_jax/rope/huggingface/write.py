@@ -20,6 +20,7 @@ from rrope_jax.rope.huggingface.rope_types import (
 from rrope_jax.rope.resonance import rule_of_list
 from rrope_jax.rope.scalings import stretched_theta
 from rrope_jax.rope.spec import RopeSpec
+from rrope_jax.rope.temperature import why_not_in_runtimes
 
 _LOG = logging.getLogger(__name__)
 # LLaMA's default of `max_position_embeddings`.
@@ -116,6 +117,9 @@ def why_not_in_hf(spec: RopeSpec, *, model_type: str | None = None) -> str | Non
             "for those with a sliding window; write the model as gemma3_text or olmo3, or give all "
             "layers the same embedding"
         )
+    for each in (spec.of(FULL), spec.of(SLIDING)):
+        if (reason := why_not_in_runtimes(each)) is not None:
+            return reason
     betas = {each.llama_4_scaling_beta for each in (spec.of(FULL), spec.of(SLIDING))}
     if betas != {0} and not row.position_temperature:
         return (

@@ -11,7 +11,7 @@ from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.jobs.rope_groups import FULL, PATH, SLIDING, Groups, check_layers, split
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies
-from rrope_jax.rope.methods import parse_method
+from rrope_jax.rope.methods import parse_method, split_period
 from rrope_jax.rope.resonance import RULE_FIELDS, unread_by_rule
 from rrope_jax.rope.scalings import SCALING_FIELDS, unread_fields
 
@@ -81,6 +81,9 @@ def _of_new_layers(every: Fields, own: Fields, name: str, model: ModelConfig) ->
 def spec_of_method(fields: Fields, path: str, method: str, **fixed: Any) -> RopeSpec:
     """Like `spec_of`, for the name of a method (`[rule_]scaling`)."""
     scaling, resonance = parse_method(method)
+    period = split_period(method)[1]
+    if period is not None:
+        fields = {**fields, "resonance_period": period}
     try:
         return spec_of(fields, path, scaling=scaling, resonance=resonance, **fixed)
     except UsageError as error:

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
 from rrope_jax.rope import RopeSpec
-from rrope_jax.rope.methods import method_name, parse_method
+from rrope_jax.rope.methods import with_scaling
 
 
 def _trained_as_itself(method: str) -> str:
@@ -22,7 +22,7 @@ def _trained_as_itself(method: str) -> str:
 
 
 def _trained_unscaled(method: str) -> str:
-    return method_name("none", resonance=parse_method(method)[1])
+    return with_scaling(method, "none")
 
 
 PROTOCOLS: dict[str, Callable[[str], str]] = {

@@ -17,7 +17,7 @@ from rrope_jax.reporting.colours import (
     VERMILLION,
     VIOLET,
 )
-from rrope_jax.rope.methods import is_resonance, plain_variant, rule_of, variants
+from rrope_jax.rope.methods import is_resonance, plain_variant, rule_of, split_period, variants
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,8 @@ def method_label(method: str) -> str:
     label = look.label if look else scaling
     rule = rule_of(method)
     if isinstance(rule, str):
-        return f"{rule.capitalize()} {label}"
+        period = split_period(method)[1]
+        return f"{rule.capitalize()}{'' if period is None else f' {period}'} {label}"
     return f"Resonance {label}" if rule else label
 
 
@@ -96,7 +97,9 @@ def method_colour(method: str) -> tuple[float, float, float]:
 def order_methods(methods: Iterable[str]) -> tuple[str, ...]:
     """Sorts distinct methods in report order: by scaling, plain first, then by rule."""
     listed = [name for scaling in _SCALINGS for name in variants(scaling)]
-    return in_order(methods, listed)
+    by_period = sorted(set(methods), key=lambda name: split_period(name)[1] or 0)
+    bare = in_order((split_period(name)[0] for name in by_period), listed)
+    return tuple(sorted(by_period, key=lambda name: bare.index(split_period(name)[0])))
 
 
 def in_order(names: Iterable[str], listed: Iterable[str]) -> tuple[str, ...]:

@@ -172,15 +172,38 @@ def coincidence(
             f"near={near} times the {test_length - train_length} unseen distances is more than "
             f"{MOST_PAIRS} pairs to compare; choose a smaller near"
         )
+    distances = np.arange(train_length - near + 1, test_length, dtype=np.int64)
     pre_critical = is_pre_critical(spec, train_length, seq_len=seq_len)
     if not pre_critical.any():
         return np.full(test_length - train_length, np.nan)
-    distances = np.arange(train_length - near + 1, test_length, dtype=np.int64)
     similarity = np.zeros(distances.size)
     for turns in _turns(spec, distances, seq_len, np.flatnonzero(pre_critical)):
         similarity += np.cos(2 * np.pi * turns)
     windows = np.lib.stride_tricks.sliding_window_view(similarity / pre_critical.sum(), near)
     return np.asarray(windows.max(axis=1))
+
+
+def pre_critical_cosines(
+    spec: RopeSpec,
+    train_length: int,
+    offsets: NDArray[np.int64],
+    *,
+    seq_len: int | None = None,
+) -> Float64Array:
+    """How alike the pre-critical features are at two distances that differ by an offset.
+
+    Args:
+      spec: the embedding.
+      train_length: L, in tokens; decides which features are pre-critical.
+      offsets: int64[N], in tokens, of either sign.
+      seq_len: the current length, for the scalings that depend on it (see `frequencies`).
+
+    Returns:
+      cos(2 pi offset / w), float64[N, pre-critical features].
+    """
+    pre_critical = np.flatnonzero(is_pre_critical(spec, train_length, seq_len=seq_len))
+    turns = list(_turns(spec, offsets, seq_len, pre_critical))
+    return np.cos(2 * np.pi * np.reshape(turns, (pre_critical.size, offsets.size)).T)
 
 
 def _turns(

@@ -1,14 +1,19 @@
 """Names of methods: `[rule_]scaling`, where plain RoPE is `rope` and the paper's rule `resonance`.
 
 Configs, results, reports and logs name an embedding's method this way: `rope`, `yarn`,
-`resonance_rope`, `resonance_yarn`, `rational_yarn`.
+`resonance_rope`, `resonance_yarn`, `rational_yarn`. A number after a rule that needs `resonance_period` sets it, so that
+one grid can have several: `rational16_yarn`, `rational32_yarn`.
 """
+
+import re
 
 from rrope_jax.rope.resonance import RULES
 from rrope_jax.rope.scalings import SCALINGS
 from rrope_jax.rope.spec import RopeSpec
 
 _PLAIN = "rope"
+_WITH_PERIOD = tuple(name for name, rule in RULES.items() if "resonance_period" in rule.requires)
+_PERIOD = re.compile(rf"({'|'.join(_WITH_PERIOD)})([1-9]\d*)_")
 
 
 def _prefixes() -> dict[str, bool | str]:
@@ -23,6 +28,24 @@ def method_name(scaling: str, *, resonance: bool | str) -> str:
     return next((p + plain for p, value in _prefixes().items() if value == resonance), plain)
 
 
+def split_period(method: str) -> tuple[str, int | None]:
+    """A name without the number of its rule, and the number: `rational16_yarn` -> 16.
+
+    The number is the method's `resonance_period`, None if the name has none.
+    """
+    number = _PERIOD.match(method)
+    if number is None:
+        return method, None
+    return f"{number[1]}_{method[number.end() :]}", int(number[2])
+
+
+def with_scaling(method: str, scaling: str) -> str:
+    """The name of another scaling under the same rule, with the same number."""
+    bare, period = split_period(method)
+    name = method_name(scaling, resonance=rule_of(bare))
+    return name if period is None else name.replace("_", f"{period}_", 1)
+
+
 def method_of(spec: RopeSpec) -> str:
     """The name of a spec's method."""
     return method_name(spec.scaling, resonance=spec.resonance)
@@ -30,7 +53,8 @@ def method_of(spec: RopeSpec) -> str:
 
 def rule_of(method: str) -> bool | str:
     """The `RopeSpec.resonance` of a method, known or not."""
-    return next((value for p, value in _prefixes().items() if method.startswith(p)), False)
+    bare = split_period(method)[0]
+    return next((value for p, value in _prefixes().items() if bare.startswith(p)), False)
 
 
 def is_resonance(method: str) -> bool:
@@ -40,7 +64,8 @@ def is_resonance(method: str) -> bool:
 
 def plain_variant(method: str) -> str:
     """The same scaling without resonance: `resonance_yarn` -> `yarn`."""
-    return next((method.removeprefix(p) for p in _prefixes() if method.startswith(p)), method)
+    bare = split_period(method)[0]
+    return next((bare.removeprefix(p) for p in _prefixes() if bare.startswith(p)), method)
 
 
 def variants(method: str) -> tuple[str, ...]:

@@ -14,11 +14,12 @@ from absl import flags
 from jax.sharding import Mesh
 
 from rrope_jax.cli import backend
-from rrope_jax.cli.command_line import parse
-from rrope_jax.cli.errors import refusing_layouts
+from rrope_jax.cli.command_line import one_flag_a_word, parse
+from rrope_jax.cli.errors import UsageError, refusing_layouts
 from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.io.array_checkpoints import ArrayCheckpoints
 from rrope_jax.io.orbax.checkpoint import SaveError
+from rrope_jax.jobs.posgen_compare import FLAG, compare
 from rrope_jax.jobs.posgen_setting import PosgenSetting
 from rrope_jax.posgen import ablation
 from rrope_jax.posgen.grid import Training
@@ -33,7 +34,11 @@ from rrope_jax.run.distributed import JobError, Peers
 from rrope_jax.run.stopping import held
 from rrope_jax.run.workdir import Workdir
 
-SUMMARY = "Trains and tests PosGen models for a grid of tasks, RoPE methods and seeds."
+SUMMARY = (
+    "Trains and tests PosGen models for a grid of tasks, RoPE methods and seeds. With --compare "
+    "DIR..., puts the results of several runs beside what their tables predict instead; that needs "
+    "--workdir only."
+)
 
 _LOG = logging.getLogger(__name__)
 _GROUPS = ("rope", "rope_at_test", "model", "train", "positions", "mesh")
@@ -41,9 +46,19 @@ _GROUPS = ("rope", "rope_at_test", "model", "train", "positions", "mesh")
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
+    comparing = any(word.partition("=")[0] == FLAG for word in argv)
     values = parse(
-        "posgen", SUMMARY, argv, _define, known=lambda config: unset_group(PosgenSetting)
+        "posgen",
+        SUMMARY,
+        one_flag_a_word(argv, FLAG),
+        _define,
+        config=not comparing,
+        known=lambda config: unset_group(PosgenSetting),
     )
+    if comparing:
+        if not values.compare:
+            raise UsageError(f"{FLAG} names no folder; give workdirs of rrope posgen")
+        return compare(values.compare, values.workdir)
     setting = from_config(PosgenSetting, values.config, "config")
     program = setting.program()
     planned = setting.trainings(program)
@@ -241,4 +256,7 @@ def _define(values: flags.FlagValues) -> None:
         "folder of the results and checkpoints",
         flag_values=values,
         required=True,
+    )
+    flags.DEFINE_multi_string(
+        "compare", None, "workdirs of runs, after one another", flag_values=values
     )

@@ -1,8 +1,8 @@
 """Names of methods: `[rule_]scaling`, where plain RoPE is `rope` and the paper's rule `resonance`.
 
 Configs, results, reports and logs name an embedding's method this way: `rope`, `yarn`,
-`resonance_rope`, `resonance_yarn`, `rational_yarn`. A number after a rule that needs `resonance_period` sets it, so that
-one grid can have several: `rational16_yarn`, `rational32_yarn`.
+`resonance_rope`, `resonance_yarn`, `rational_yarn`. A number after a rule that needs
+`resonance_period` sets it, so that one grid can have several: `rational16_yarn`, `rational32_yarn`.
 """
 
 import re

@@ -38,3 +38,19 @@ def test_unknown_method_is_named_with_the_known_ones(name: str) -> None:
         parse_method(name)
     assert repr(name) in str(caught.value)
     assert "resonance_" in str(caught.value)
+
+
+def test_a_number_after_a_rule_is_its_period() -> None:
+    assert parse_method("rational16_yarn") == ("yarn", "rational")
+    assert methods.split_period("rational16_yarn") == ("rational_yarn", 16)
+    assert methods.split_period("rational_yarn") == ("rational_yarn", None)
+    assert methods.plain_variant("designed64_ntk_by_parts") == "ntk_by_parts"
+    assert methods.with_scaling("rational16_yarn", "none") == "rational16_rope"
+    assert methods.with_scaling("resonance_yarn", "none") == "resonance_rope"
+    assert methods.is_resonance("rational16_rope")
+
+
+@pytest.mark.parametrize("name", ["resonance16_yarn", "coprime7_rope", "rational0_rope"])
+def test_rules_without_a_period_take_no_number(name: str) -> None:
+    with pytest.raises(ValueError, match="is unknown"):
+        parse_method(name)

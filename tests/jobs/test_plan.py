@@ -123,13 +123,17 @@ def test_what_does_not_fit_comes_with_the_nearest_change_that_does(tmp_path: Pat
     assert "Changes tried" in (tmp_path / "report.md").read_text()
 
 
-@pytest.mark.heavy
+@pytest.mark.long
 def test_a_sweep_leaves_out_meshes_that_rule_out_the_attention(tmp_path: Path) -> None:
-    """Dropout on attention weights cannot be split over seq."""
     run = _plan(tmp_path, "--topology=cpu:2", "--config.model.dropout=0.1", "--sweep")
     assert run.returncode == 0, run.stderr
     meshes = [tried["mesh"] for tried in _results(tmp_path)["sweep"]]
     assert {mesh["seq"] for mesh in meshes} == {1}
+
+
+@pytest.mark.slow
+def test_a_mesh_that_rules_out_the_attention_is_refused(tmp_path: Path) -> None:
+    """Dropout on attention weights cannot be split over seq."""
     refused = _plan(
         tmp_path / "a", "--topology=cpu:2", "--config.model.dropout=0.1", "--config.mesh.seq=2"
     )

@@ -461,7 +461,7 @@ class TestInterruption:
                 workdir,
                 number,
                 *LONGER,
-                saves=chance.randint(4, 16),
+                saves=chance.randint(10, 30),
                 delay=chance.uniform(0, 0.2),
             )
             for path, written in cells.items():

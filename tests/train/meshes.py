@@ -126,7 +126,10 @@ def layers() -> dict[str, dict[str, float]]:
     """
     both = _layered_program("chunked", qk_norm="all_heads", norm_placement="both")
     after = _layered_program("xla", qk_norm="head", norm_placement="after")
-    return {"both": gradients(both, ((1, 2, 2, 2), (1, 1, 4, 2))), "after": gradients(after, ((1, 2, 2, 2),))}
+    return {
+        "both": gradients(both, ((1, 2, 2, 2), (1, 1, 4, 2))),
+        "after": gradients(after, ((1, 2, 2, 2),)),
+    }
 
 
 def attend(implementation: str) -> dict[str, float]:

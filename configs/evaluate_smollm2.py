@@ -69,4 +69,16 @@ def get_config() -> ConfigDict:
     config.eval.closed_ended.context = 8192
     config.eval.closed_ended.max_tokens = 32
     config.eval.closed_ended.documents = placeholder(int)
+
+    # RULER's tasks; "qa_1" and "qa_2" also need squad and hotpotqa, the paths of their JSON files
+    config.eval.ruler = ConfigDict()
+    config.eval.ruler.enabled = False
+    config.eval.ruler.contexts = (2048, 4096, 8192, 16384, 32768)
+    config.eval.ruler.samples = 20
+    config.eval.ruler.seed = 42
+    config.eval.ruler.template = "base"
+    config.eval.ruler.text = placeholder(str)
+    config.eval.ruler.words = placeholder(str)
+    config.eval.ruler.squad = placeholder(str)
+    config.eval.ruler.hotpotqa = placeholder(str)
     return config

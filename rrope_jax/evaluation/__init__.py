@@ -1,1 +1,1 @@
-"""Evaluation of a decoder on long texts: perplexity, passkey retrieval, closed-ended tasks."""
+"""Evaluation of a decoder on long texts: perplexity, passkey, closed-ended tasks, RULER."""

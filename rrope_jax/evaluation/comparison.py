@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from rrope_jax.evaluation.plots import (
     context_axis,
     draw_passkey,
+    draw_ruler_means,
     mark_original_context,
     perplexity_axis,
     position_axis,
     position_curve,
 )
-from rrope_jax.evaluation.report import method_label, number
+from rrope_jax.evaluation.report import method_label, number, ruler_table
 from rrope_jax.reporting.colours import INK, PALETTE
 from rrope_jax.reporting.figure import Figures, ReportFigure, plots_section, pngs
 from rrope_jax.reporting.style import legend_below
@@ -150,6 +151,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         ]
     if closed := {label: run for label, run in runs.items() if run.get("closed_ended")}:
         parts += ["## Closed-ended tasks, accuracy in percent", _closed_ended(closed)]
+    if asked := {label: run for label, run in runs.items() if run.get("ruler_mean")}:
+        parts += _ruler(asked)
     parts += plots_section(_figures_of(results))
     return "\n\n".join(parts) + "\n"
 
@@ -204,6 +207,30 @@ def _closed_ended(runs: Mapping[str, Run]) -> str:
     }
     tasks = dict.fromkeys(task for entries in rows.values() for task in entries)
     return pivot_table("run", list(tasks), rows)
+
+
+def _ruler(runs: Mapping[str, Run]) -> list[str]:
+    """The means of all runs in two tables, and the tasks of each run."""
+    parts = [
+        "## RULER",
+        "Score in percent, mean over the tasks:",
+        _by_context(runs, "ruler_mean", "score", lambda value: f"{value:.1f}"),
+        "Mean negative log likelihood of the tokens of a right answer, nats:",
+        _by_context(runs, "ruler_mean", "answer_loss", lambda value: f"{value:.3f}"),
+    ]
+    asked = {
+        frozenset((cell["task"], cell["context"], cell["samples"]) for cell in run["ruler"])
+        for run in runs.values()
+    }
+    if len(asked) > 1:
+        parts.append(
+            "**The runs have other tasks, contexts or numbers of prompts, so that these means do "
+            "not compare; the tables below do where they have the same cells.**"
+        )
+    for label, run in runs.items():
+        table_of_run = ruler_table(run["ruler"], run["ruler_mean"], "score", "{:.1f}")
+        parts += [f"### {label}: score by task, percent", table_of_run]
+    return parts
 
 
 def _runs_with(results: Mapping[str, Any], key: str) -> dict[str, Run]:
@@ -290,6 +317,19 @@ def _draw_passkey(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def _draw_ruler(results: Mapping[str, Any]) -> Figure:
+    runs, colours = _runs_with(results, "ruler_mean"), _colours(results)
+    figure = Figure(figsize=(6.4, 4.4))
+    axes = figure.subplots()
+    for label, run in runs.items():
+        draw_ruler_means(axes, run, colours[label], label)
+    context_axis(axes, _contexts(runs, "ruler_mean"))
+    axes.set_ylabel("mean score over tasks, %")
+    legend_below(figure, axes.get_lines())
+    _mark_original(axes, runs)
+    return figure
+
+
 FIGURES: Figures = MappingProxyType(
     {
         "perplexity.png": ReportFigure(
@@ -310,6 +350,9 @@ FIGURES: Figures = MappingProxyType(
             "How often the key is repeated, and how probable the model finds it.",
             _draw_passkey,
             needs="passkey",
+        ),
+        "ruler.png": ReportFigure(
+            "RULER", "Mean score over the tasks.", _draw_ruler, needs="ruler_mean"
         ),
     }
 )

@@ -187,6 +187,54 @@ def _draw_passkey(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def draw_ruler_tasks(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Draws a heat map of RULER's scores over context and task."""
+    tasks = list(dict.fromkeys(cell["task"] for cell in cells))
+    contexts = sorted({cell["context"] for cell in cells})
+    grid = np.full((len(tasks), len(contexts)), np.nan)
+    for cell in cells:
+        grid[tasks.index(cell["task"]), contexts.index(cell["context"])] = cell["score"]
+    axes.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=100)
+    axes.grid(visible=False)
+    for row, column in np.argwhere(np.isfinite(grid)):
+        axes.text(
+            column,
+            row,
+            f"{grid[row, column]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=INK if grid[row, column] > 60 else "white",
+        )
+    axes.set_xticks(range(len(contexts)), [length_text(context) for context in contexts])
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.set_xlabel("context, tokens")
+
+
+def _draw_ruler(results: Mapping[str, Any]) -> Figure:
+    tasks = {cell["task"] for cell in results["ruler"]}
+    figure = Figure(figsize=(8.4, 1.6 + 0.26 * max(len(tasks), 6)))
+    left, right = figure.subplots(1, 2)
+    draw_ruler_tasks(left, results["ruler"])
+    left.set_title("score by task, %", loc="left")
+    draw_ruler_means(right, results, method_colour(results["method"]), None)
+    contexts = [mean["context"] for mean in results["ruler_mean"]]
+    context_axis(right, contexts)
+    right.set_title("mean over tasks, %", loc="left")
+    mark_original_context(right, results["original_context"])
+    return figure
+
+
+def draw_ruler_means(
+    axes: Axes, results: Mapping[str, Any], colour: Any, label: str | None
+) -> None:
+    """Draws a run's mean score over tasks by context."""
+    means = results["ruler_mean"]
+    contexts, scores = [mean["context"] for mean in means], [mean["score"] for mean in means]
+    axes.plot(contexts, scores, color=colour, lw=2, marker="o", ms=4, label=label)
+    axes.set_ylim(0, 100)
+
+
 FIGURES: Figures = MappingProxyType(
     {
         "perplexity.png": ReportFigure(
@@ -208,6 +256,12 @@ FIGURES: Figures = MappingProxyType(
             "digits drawn blindly would have -11.5 nats.",
             _draw_passkey,
             needs="passkey",
+        ),
+        "ruler.png": ReportFigure(
+            "RULER",
+            "Left, the score of each task; right, the mean over the tasks.",
+            _draw_ruler,
+            needs="ruler",
         ),
     }
 )

@@ -35,6 +35,9 @@ def headline(results: Mapping[str, Any]) -> str:
         f"{entry['task']} {100 * entry['accuracy']:.1f} %"
         for entry in results.get("closed_ended", ())
     ]
+    if means := results.get("ruler_mean"):
+        scores = (f"{length_text(mean['context'])} {mean['score']:.1f}" for mean in means)
+        said.append(f"RULER at {', '.join(scores)}")
     return f"{method_label(results)}: {'; '.join(said) or 'nothing is finished'}"
 
 
@@ -57,6 +60,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts += _passkey(results["passkey"])
     if results.get("closed_ended"):
         parts += _closed_ended(results["closed_ended"])
+    if results.get("ruler"):
+        parts += _ruler(results)
     parts += plots_section(figures_of(results))
     return "\n\n".join(parts) + "\n"
 
@@ -169,6 +174,39 @@ def _closed_ended(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             text_columns=2,
         ),
     ]
+
+
+def _ruler(results: Mapping[str, Any]) -> list[str]:
+    cells, means = results["ruler"], results["ruler_mean"]
+    samples = sorted({cell["samples"] for cell in cells})
+    return [
+        "## RULER",
+        "Percent of the expected strings that are in the answers (for qa_1 and qa_2, of answers "
+        "with one of them), by task and context, and the mean over the tasks; "
+        f"{' to '.join(map(str, dict.fromkeys((samples[0], samples[-1]))))} prompts each.",
+        ruler_table(cells, means, "score", "{:.1f}"),
+        "Mean negative log likelihood, in nats, of the tokens of a right answer that is put in the "
+        "model's mouth:",
+        ruler_table(cells, means, "answer_loss", "{:.2f}"),
+    ]
+
+
+def ruler_table(
+    cells: Sequence[Mapping[str, Any]], means: Sequence[Mapping[str, Any]], value: str, shown: str
+) -> str:
+    """A table of one value of RULER's results by task and context, with the mean in its last row.
+
+    Args:
+      cells: the entries of `ruler`.
+      means: the entries of `ruler_mean`.
+      value: `score` or `answer_loss`.
+      shown: the format of a value.
+    """
+    rows: dict[str, dict[int, str]] = {}
+    for cell in cells:
+        rows.setdefault(cell["task"], {})[cell["context"]] = shown.format(cell[value])
+    rows["**mean**"] = {mean["context"]: shown.format(mean[value]) for mean in means}
+    return pivot_table("task", sorted(mean["context"] for mean in means), rows)
 
 
 def number(value: float | None) -> str:

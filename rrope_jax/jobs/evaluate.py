@@ -1,4 +1,4 @@
-"""`rrope evaluate`: perplexity by context length, passkey retrieval and closed-ended tasks."""
+"""`rrope evaluate`: perplexity by context length, passkey retrieval, closed-ended tasks, RULER."""
 
 import dataclasses
 import logging
@@ -20,6 +20,8 @@ from rrope_jax.data.pipeline import DataConfig, Text
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
+from rrope_jax.evaluation.ruler.benchmark import Ruler
+from rrope_jax.evaluation.ruler.setting import RulerSetting
 from rrope_jax.evaluation.units import Benchmark, run_units
 from rrope_jax.io import json_text
 from rrope_jax.jobs.evaluate_setting import EvaluateSetting
@@ -37,7 +39,7 @@ from rrope_jax.run.stopping import held
 from rrope_jax.run.workdir import Workdir
 
 SUMMARY = (
-    "Perplexity over the context length, passkey retrieval and closed-ended tasks for a "
+    "Perplexity over the context length, passkey retrieval, closed-ended tasks and RULER for a "
     "checkpoint of any format. With --compare DIR..., puts the results of several runs into one "
     "table and one plot instead; that needs --workdir only."
 )
@@ -69,10 +71,15 @@ def _closed_ended(
     )
 
 
+def _ruler(section: RulerSetting, model: PretrainedModel, setting: EvaluateSetting) -> Ruler:
+    return Ruler(section, model.decoder, model.tokenizer, bos=setting.bos, stop_ids=model.stop_ids)
+
+
 _SECTIONS: Mapping[str, Callable[[Any, PretrainedModel, EvaluateSetting], Benchmark[Any]]] = {
     "perplexity": _perplexity,
     "passkey": _passkey,
     "closed_ended": _closed_ended,
+    "ruler": _ruler,
 }
 
 

@@ -9,11 +9,12 @@ from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.evaluation.closed_ended import ClosedEndedSetting
 from rrope_jax.evaluation.passkey import PasskeySetting
 from rrope_jax.evaluation.perplexity import PerplexitySetting
+from rrope_jax.evaluation.ruler.setting import RulerSetting
 from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.jobs.train_setting import PresetName
 from rrope_jax.model import ModelConfig
 
-_SECTIONS = ("perplexity", "passkey", "closed_ended")
+_SECTIONS = ("perplexity", "passkey", "closed_ended", "ruler")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,13 +22,14 @@ class Sections:
     """The group `config.eval`.
 
     Attributes:
-      perplexity, passkey, closed_ended: What to evaluate; None or `enabled=False` skips it.
+      perplexity, passkey, closed_ended, ruler: What to evaluate; None or `enabled=False` skips it.
       every_steps, length, batch_size, max_rows: Fields of `rrope train`, not read here.
     """
 
     perplexity: PerplexitySetting | None = None
     passkey: PasskeySetting | None = None
     closed_ended: ClosedEndedSetting | None = None
+    ruler: RulerSetting | None = None
     every_steps: Any = None
     length: Any = None
     batch_size: Any = None

@@ -133,3 +133,42 @@ def test_comparison_of_runs_with_different_sections() -> None:
 
 def test_lengths_as_people_say_them() -> None:
     assert [plots.length_text(n) for n in (100, 1024, 1536, 32768)] == ["100", "1K", "1536", "32K"]
+
+
+def ruler_run(*scores: tuple[str, int, float], **changes: Any) -> dict[str, Any]:
+    """A run of RULER with scores by task and context."""
+    contexts = sorted({context for _, context, _ in scores})
+    of = {c: [score for _, context, score in scores if context == c] for c in contexts}
+    return results(
+        ruler=[
+            {"task": task, "context": context, "score": score, "answer_loss": 1.5, "samples": 2}
+            for task, context, score in scores
+        ],
+        ruler_mean=[
+            {"context": c, "score": sum(of[c]) / len(of[c]), "answer_loss": 1.5} for c in contexts
+        ],
+        **changes,
+    )
+
+
+def test_report_of_ruler() -> None:
+    run = ruler_run(("vt", 2048, 40.0), ("cwe", 2048, 5.0), ("vt", 4096, 20.0))
+    text = report.markdown(run)
+    assert "| task | 2048 | 4096 |" in text
+    assert "| vt | 40.0 | 20.0 |" in text
+    assert "| cwe | 5.0 | n/a |" in text
+    assert "| **mean** | 22.5 | 20.0 |" in text
+    assert "; 2 prompts each." in text
+    assert "RULER at 2K 22.5, 4K 20.0" in report.headline(run)
+    assert plots.plots(run).keys() == {"ruler.png"}
+
+
+def test_comparison_of_ruler() -> None:
+    one, other = ruler_run(("vt", 2048, 40.0)), ruler_run(("vt", 2048, 60.0))
+    text = comparison.markdown(comparison.summarise({"a": one, "b": other}))
+    assert "| a | 40.0 |\n| b | 60.0 |" in text
+    assert "do not compare" not in text
+    more = ruler_run(("vt", 2048, 60.0), ("cwe", 2048, 0.0))
+    compared = comparison.summarise({"a": one, "b": more})
+    assert "these means do not compare" in comparison.markdown(compared)
+    assert comparison.plots(compared).keys() == {"ruler.png"}

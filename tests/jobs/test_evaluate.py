@@ -25,7 +25,7 @@ from tests.posgen.conftest import quick_compilation as quick_compilation
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "evaluate_smollm2.py"
-SECTIONS = ("perplexity", "passkey", "closed_ended")
+SECTIONS = ("perplexity", "passkey", "closed_ended", "ruler")
 PROSE = "It was a dark and stormy night; the rain fell in torrents. "
 
 
@@ -132,7 +132,8 @@ def test_report_shows_tables_and_figures(finished: Path) -> None:
         assert f"| {entry['context']} | " in report
     assert "Left out, with fewer tokens than the longest context: note.txt (5)." in report
     assert "| quiz | choice |" in report
-    for name in plots.FIGURES:
+    assert plots.figures_of(results).keys() == plots.FIGURES.keys() - {"ruler.png"}
+    for name in plots.figures_of(results):
         assert f"]({name})" in report
         assert (finished / name).read_bytes().startswith(b"\x89PNG")
     assert not re.search(r"\bnan\b", report)
@@ -302,9 +303,31 @@ def test_compare(finished: Path, scaled: Path, tmp_path: Path) -> None:
         assert (entry["lower_in"], entry["documents"]) == ((gaps < 0).sum(), 2)
     report = (workdir / "report.md").read_text()
     assert "| resonance_yarn | Resonance YaRN, factor 4 | 64 | yes |" in report
-    for name in comparison.FIGURES:
+    for name in comparison.FIGURES.keys() - {"ruler.png"}:
         assert f"]({name})" in report
         assert (workdir / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_ruler_resumes_reports_and_compares(checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    ruler = ["tasks=('fwe',)", "contexts=(640,)", "samples=1"]
+    overrides = [*only("ruler"), *(f"--config.eval.ruler.{field}" for field in ruler)]
+    command = [*words(checkpoint, texts, *overrides), f"--workdir={workdir}"]
+    assert main(command) == 0
+    (unit,) = workdir.glob("units/ruler/*.json")
+    written = unit.stat().st_mtime_ns
+    assert main(command) == 0
+    assert unit.stat().st_mtime_ns == written
+    (cell,) = results_of(workdir)["ruler"]
+    assert (cell["task"], cell["context"], cell["samples"]) == ("fwe", 640, 1)
+    report = (workdir / "report.md").read_text()
+    assert f"| fwe | {cell['score']:.1f} |" in report
+    assert f"| **mean** | {cell['score']:.1f} |" in report
+    assert (workdir / "ruler.png").read_bytes().startswith(b"\x89PNG")
+    compared = tmp_path / "compared"
+    assert main(["evaluate", "--compare", str(workdir), f"--workdir={compared}"]) == 0
+    assert f"| run | {cell['score']:.1f} |" in (compared / "report.md").read_text()
+    assert (compared / "ruler.png").read_bytes().startswith(b"\x89PNG")
 
 
 def key(entry: dict[str, Any]) -> tuple[str, int]:
@@ -366,6 +389,14 @@ def test_group_that_is_not_there(
         (["--config.eval.perplexity.protocol=slide"], "it has to be 'fragments' or 'sliding'"),
         (["--config.eval.passkey.contexts=(64,)"], "64 tokens are too few for a passkey"),
         (["--config.eval.closed_ended.files=('absent.jsonl',)"], "absent.jsonl"),
+        (
+            ["--config.eval.ruler.enabled=True", "--config.eval.ruler.contexts=(300,)"],
+            "config.eval.ruler: contexts: 300 tokens are too few for niah_single_1",
+        ),
+        (
+            ["--config.eval.ruler.enabled=True", "--config.eval.ruler.text=absent"],
+            "config.eval.ruler: source='absent'",
+        ),
         (only("nothing"), "nothing to evaluate"),
         (["--config.rope.scaling=yern"], "scaling='yern' is unknown"),
         (["--config.data.source=absent"], "config.data: source='absent'"),

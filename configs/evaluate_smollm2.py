@@ -53,6 +53,17 @@ def get_config() -> ConfigDict:
     config.eval.perplexity.last_tokens = placeholder(int)
     config.eval.perplexity.logits_chunk = 2048
 
+    # the same documents; evaluator: a checkpoint that tells key tokens in place of the model
+    config.eval.longppl = ConfigDict()
+    config.eval.longppl.enabled = False
+    config.eval.longppl.contexts = (8192, 16384, 32768)
+    config.eval.longppl.short_context = 4096
+    config.eval.longppl.window = 1024
+    config.eval.longppl.alpha = 2.0
+    config.eval.longppl.beta = -2.0
+    config.eval.longppl.evaluator = placeholder(str)
+    config.eval.longppl.documents = placeholder(int)
+
     config.eval.passkey = ConfigDict()
     config.eval.passkey.enabled = True
     config.eval.passkey.contexts = (2048, 4096, 8192, 16384, 32768)

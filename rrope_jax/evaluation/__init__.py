@@ -1,1 +1,1 @@
-"""Evaluation of a decoder on long texts: perplexity, passkey, closed-ended tasks, RULER."""
+"""Evaluation on long texts: perplexity, LongPPL, passkey, closed-ended tasks, RULER."""

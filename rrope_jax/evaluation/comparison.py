@@ -140,6 +140,8 @@ def markdown(results: Mapping[str, Any]) -> str:
             )
         if results["difference"]:
             parts += _difference(results["difference"])
+    if gained := {label: run for label, run in runs.items() if run.get("longppl")}:
+        parts += _longppl(gained)
     if keyed := {label: run for label, run in runs.items() if run.get("passkey")}:
         averages = {label: {"passkey": _over_depths(run)} for label, run in keyed.items()}
         parts += [
@@ -158,7 +160,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def _by_context(
-    runs: Mapping[str, Run], section: str, value: str, show: Callable[[float], str]
+    runs: Mapping[str, Run], section: str, value: str, show: Callable[[Any], str]
 ) -> str:
     rows = {
         label: {entry["context"]: show(entry[value]) for entry in run[section]}
@@ -183,6 +185,23 @@ def _difference(differences: Sequence[Mapping[str, Any]]) -> list[str]:
         "sample standard deviation over the documents, and in how many of them it is lower.",
         pivot_table("run", sorted({entry["context"] for entry in differences}), rows),
     ]
+
+
+def _longppl(runs: Mapping[str, Run]) -> list[str]:
+    parts = [
+        "## LongPPL",
+        "Perplexity of the tokens that need the context:",
+        _by_context(runs, "longppl", "longppl", number),
+        "Number of these tokens:",
+        _by_context(runs, "longppl", "key_tokens", str),
+    ]
+    evaluators = {run["setting"]["longppl"]["evaluator"] for run in runs.values()}
+    if len(runs) > 1 and (len(evaluators) > 1 or None in evaluators):
+        parts.append(
+            "**Each run has key tokens of its own, as no evaluator is common to all: these numbers "
+            "do not compare.**"
+        )
+    return parts
 
 
 def _over_depths(run: Run) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import functools
 import itertools
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -307,7 +307,8 @@ class Perplexity(Benchmark[Windows]):
         `perplexity` has one entry per context, over all documents; `perplexity_by_document` has one
         per context and fragment, whose `crc32` of token ids identifies it in comparisons;
         `loss_by_position` holds the mean losses along the longest windows, at the ends of the
-        contexts where only those are predicted.
+        contexts where only those are predicted; `perplexity_by_position` pools all
+        fragments in at most eight buckets, where all tokens are predicted.
         """
         by_document: list[dict[str, Any]] = []
         by_position: list[dict[str, Any]] = []
@@ -326,6 +327,7 @@ class Perplexity(Benchmark[Windows]):
             ],
             "perplexity_by_document": by_document,
             "loss_by_position": by_position,
+            "perplexity_by_position": [] if self._setting.last_tokens else _buckets(by_position),
             "too_short": [{"document": name, "tokens": n} for name, n in self.too_short],
         }
 
@@ -374,6 +376,30 @@ def _binned(losses_N: np.ndarray) -> dict[str, Any]:
     edges = np.unique(np.linspace(0, losses_N.size, _BINS + 1).astype(int))
     means = [float(losses_N[a:b].mean()) for a, b in itertools.pairwise(edges)]
     return {"end": edges[1:].tolist(), "loss": means}
+
+
+_BUCKETS = 8
+
+
+def _buckets(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Perplexity over all fragments, by position; neighboring parts of the curves are pooled.
+
+    `begin` and `end` are the positions of the first and last predicted token, from 0.
+    """
+    if not curves:
+        return []
+    ends = np.array(curves[0]["end"])
+    begins = np.concatenate([[0], ends[:-1]])
+    losses = np.mean([curve["loss"] for curve in curves], axis=0)
+    return [
+        {
+            "begin": int(begins[part[0]]) + 1,
+            "end": int(ends[part[-1]]),
+            "loss": (loss := float(np.average(losses[part], weights=(ends - begins)[part]))),
+            "perplexity": _perplexity(loss),
+        }
+        for part in np.array_split(np.arange(ends.size), min(_BUCKETS, ends.size))
+    ]
 
 
 def _perplexity(loss: float) -> float:

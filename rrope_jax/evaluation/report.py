@@ -28,6 +28,9 @@ def headline(results: Mapping[str, Any]) -> str:
         for entry in results.get("perplexity", ())
     ]
     said = [f"perplexity at {', '.join(parts)}"] if parts else []
+    if entries := [entry for entry in results.get("longppl", ()) if entry["key_tokens"]]:
+        shown = (f"{length_text(e['context'])} {number(e['longppl'])}" for e in entries)
+        said.append(f"LongPPL at {', '.join(shown)}")
     if cells := results.get("passkey"):
         accuracy = sum(cell["accuracy"] for cell in cells) / len(cells)
         said.append(f"passkey {100 * accuracy:.0f} % over {len(cells)} cells")
@@ -56,6 +59,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts.append(table(("setting", "value"), _setting_rows(results), text_columns=2))
     if results.get("perplexity"):
         parts += _perplexity(results)
+    if results.get("longppl"):
+        parts += _longppl(results)
     if results.get("passkey"):
         parts += _passkey(results["passkey"])
     if results.get("closed_ended"):
@@ -121,10 +126,20 @@ def _perplexity(results: Mapping[str, Any]) -> list[str]:
         "### Every document",
         _documents_table(results["perplexity_by_document"]),
     ]
+    if results.get("perplexity_by_position"):  # absent in results of earlier releases
+        parts += ["### By position in the longest context", _positions_table(results)]
     if results["too_short"]:
         names = ", ".join(f"{e['document']} ({e['tokens']})" for e in results["too_short"])
         parts.append(f"Left out, with fewer tokens than the longest context: {names}.")
     return parts
+
+
+def _positions_table(results: Mapping[str, Any]) -> str:
+    rows = [
+        (f"{each['begin']} to {each['end']}", number(each["perplexity"]), f"{each['loss']:.4f}")
+        for each in results["perplexity_by_position"]
+    ]
+    return table(("tokens", "perplexity", "loss, nats"), rows)
 
 
 def _documents_table(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -136,6 +151,33 @@ def _documents_table(entries: Sequence[Mapping[str, Any]]) -> str:
             name += f", from token {entry['start']}"
         rows.setdefault(name, {})[entry["context"]] = number(entry["perplexity"])
     return pivot_table("document", sorted({entry["context"] for entry in entries}), rows)
+
+
+def _longppl(results: Mapping[str, Any]) -> list[str]:
+    setting = results["setting"]["longppl"]
+    rows = [
+        (
+            str(entry["context"]),
+            number(entry["longppl"]),
+            str(entry["key_tokens"]),
+            number(entry["perplexity"]),
+            str(entry["tokens"]),
+            str(entry["documents"]),
+        )
+        for entry in results["longppl"]
+    ]
+    return [
+        "## LongPPL",
+        "Perplexity of the key tokens: those whose loss, by "
+        f"{setting['evaluator'] or 'the model'}, falls by more "
+        f"than {setting['alpha']:g} nats from {setting['short_context']} tokens of "
+        f"context to all of it, to less than {-setting['beta']:g}.",
+        table(
+            ("context", "LongPPL", "key tokens", "perplexity", "tokens", "documents"),
+            rows,
+            text_columns=0,
+        ),
+    ]
 
 
 def _passkey(cells: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -179,11 +221,12 @@ def _closed_ended(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 def _ruler(results: Mapping[str, Any]) -> list[str]:
     cells, means = results["ruler"], results["ruler_mean"]
     samples = sorted({cell["samples"] for cell in cells})
+    prompts = " to ".join(map(str, dict.fromkeys((samples[0], samples[-1]))))
     return [
         "## RULER",
         "Percent of the expected strings that are in the answers (for qa_1 and qa_2, of answers "
         "with one of them), by task and context, and the mean over the tasks; "
-        f"{' to '.join(map(str, dict.fromkeys((samples[0], samples[-1]))))} prompts each.",
+        f"{prompts} {'prompt' if samples[-1] == 1 else 'prompts'} each.",
         ruler_table(cells, means, "score", "{:.1f}"),
         "Mean negative log likelihood, in nats, of the tokens of a right answer that is put in the "
         "model's mouth:",

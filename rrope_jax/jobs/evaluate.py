@@ -1,6 +1,7 @@
 """`rrope evaluate`: perplexity by context length, passkey retrieval, closed-ended tasks, RULER."""
 
 import dataclasses
+import json
 import logging
 import os
 import zlib
@@ -18,6 +19,7 @@ from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.cli.settings import build, from_config
 from rrope_jax.data.pipeline import DataConfig, Text
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
+from rrope_jax.evaluation.longppl import LongPerplexity, LongPerplexitySetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
 from rrope_jax.evaluation.ruler.benchmark import Ruler
@@ -53,10 +55,37 @@ _FINGERPRINT_ELEMENTS = 4096
 def _perplexity(
     section: PerplexitySetting, model: PretrainedModel, setting: EvaluateSetting
 ) -> Perplexity:
+    return Perplexity(section, model.decoder, _heldout(model, setting))
+
+
+def _long_perplexity(
+    section: LongPerplexitySetting, model: PretrainedModel, setting: EvaluateSetting
+) -> LongPerplexity:
+    documents = _heldout(model, setting)
+    if section.evaluator is None:
+        return LongPerplexity(section, model.decoder, documents)
+    evaluator = load_model(
+        section.evaluator, rope={}, model={}, tokenizer=setting.data.get("tokenizer")
+    )
+    if evaluator.tokenizer.fingerprint != model.tokenizer.fingerprint:
+        raise ValueError(
+            f"evaluator={section.evaluator!r} has another tokenizer than the checkpoint, so its "
+            "key tokens are not those of the model; give one of the same family, or None"
+        )
+    return LongPerplexity(
+        section,
+        model.decoder,
+        documents,
+        evaluator=evaluator.decoder,
+        evaluator_id=json.dumps(_identity(evaluator), sort_keys=True),
+    )
+
+
+def _heldout(model: PretrainedModel, setting: EvaluateSetting) -> Sequence[tuple[str, np.ndarray]]:
+    """The held-out documents as tokens."""
     data = build(DataConfig, setting.data, "config.data")
     with refusing("config.data"):
-        documents = Text(data, model.tokenizer).heldout
-    return Perplexity(section, model.decoder, documents)
+        return Text(data, model.tokenizer).heldout
 
 
 def _passkey(section: PasskeySetting, model: PretrainedModel, setting: EvaluateSetting) -> Passkey:
@@ -77,6 +106,7 @@ def _ruler(section: RulerSetting, model: PretrainedModel, setting: EvaluateSetti
 
 _SECTIONS: Mapping[str, Callable[[Any, PretrainedModel, EvaluateSetting], Benchmark[Any]]] = {
     "perplexity": _perplexity,
+    "longppl": _long_perplexity,
     "passkey": _passkey,
     "closed_ended": _closed_ended,
     "ruler": _ruler,

@@ -7,6 +7,7 @@ from rrope_jax.cli.errors import UsageError
 from rrope_jax.cli.settings import Fields, SomeOf
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.evaluation.closed_ended import ClosedEndedSetting
+from rrope_jax.evaluation.longppl import LongPerplexitySetting
 from rrope_jax.evaluation.passkey import PasskeySetting
 from rrope_jax.evaluation.perplexity import PerplexitySetting
 from rrope_jax.evaluation.ruler.setting import RulerSetting
@@ -14,7 +15,7 @@ from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.jobs.train_setting import PresetName
 from rrope_jax.model import ModelConfig
 
-_SECTIONS = ("perplexity", "passkey", "closed_ended", "ruler")
+_SECTIONS = ("perplexity", "longppl", "passkey", "closed_ended", "ruler")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,11 +23,13 @@ class Sections:
     """The group `config.eval`.
 
     Attributes:
-      perplexity, passkey, closed_ended, ruler: What to evaluate; None or `enabled=False` skips it.
+      perplexity, longppl, passkey, closed_ended, ruler: What to evaluate; None or `enabled=False`
+        skips it.
       every_steps, length, batch_size, max_rows: Fields of `rrope train`, not read here.
     """
 
     perplexity: PerplexitySetting | None = None
+    longppl: LongPerplexitySetting | None = None
     passkey: PasskeySetting | None = None
     closed_ended: ClosedEndedSetting | None = None
     ruler: RulerSetting | None = None
@@ -48,7 +51,7 @@ class EvaluateSetting:
     Attributes:
       eval: What to measure.
       rope, model: Fields that replace the checkpoint's.
-      data: Fields of DataConfig; only perplexity needs a source.
+      data: Fields of DataConfig; only perplexity and longppl need a source.
       train, mesh, checkpoint: Groups of `rrope train`, not read here.
 
     Raises:

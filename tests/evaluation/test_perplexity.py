@@ -153,6 +153,15 @@ def test_loss_by_position_sums_up_to_the_loss(decoder: Decoder) -> None:
     (curve,) = results["loss_by_position"]
     assert curve["end"] == list(range(1, 33))
     assert np.mean(curve["loss"]) == pytest.approx(results["perplexity"][0]["loss"])
+    buckets = results["perplexity_by_position"]
+    assert [(each["begin"], each["end"]) for each in buckets] == [
+        (first, first + 3) for first in range(1, 33, 4)
+    ]
+    losses_T = reference_losses(decoder, random_tokens(0, 40))
+    for each in buckets:
+        expected = losses_T[each["begin"] - 1 : each["end"]].mean()
+        assert each["loss"] == pytest.approx(expected, rel=1e-5)
+        assert each["perplexity"] == pytest.approx(math.exp(each["loss"]))
 
 
 @pytest.mark.parametrize("last_tokens", [1, 6, 100])
@@ -173,6 +182,7 @@ def test_the_ends_of_contexts_alone(decoder: Decoder, last_tokens: int) -> None:
     (curve,) = found["loss_by_position"]
     assert curve["end"] == list(contexts)
     assert curve["loss"] == [entry["loss"] for entry in found["perplexity"]]
+    assert found["perplexity_by_position"] == []
     every = Perplexity(PerplexitySetting(contexts=contexts), decoder, documents)
     assert every.units[0].name != ends.units[0].name  # else one would be taken for the other
 

@@ -25,7 +25,7 @@ from tests.posgen.conftest import quick_compilation as quick_compilation
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "evaluate_smollm2.py"
-SECTIONS = ("perplexity", "passkey", "closed_ended", "ruler")
+SECTIONS = ("perplexity", "longppl", "passkey", "closed_ended", "ruler")
 PROSE = "It was a dark and stormy night; the rain fell in torrents. "
 
 
@@ -330,6 +330,31 @@ def test_ruler_resumes_reports_and_compares(checkpoint: Path, texts: Path, tmp_p
     assert (compared / "ruler.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_longppl_by_the_model_and_by_an_evaluator(
+    checkpoint: Path, texts: Path, tmp_path: Path
+) -> None:
+    fields = ["contexts=(128,)", "short_context=32", "window=32", "alpha=0.1", "beta=-9.0"]
+    overrides = [*only("longppl"), *(f"--config.eval.longppl.{field}" for field in fields)]
+    for name, more in {"self": [], "judge": [f"evaluator={checkpoint}"]}.items():
+        scaled = ["--config.rope.theta=50.0"]  # the evaluator keeps its own
+        judge = [f"--config.eval.longppl.{field}" for field in more]
+        command = [*words(checkpoint, texts, *overrides, *scaled, *judge)]
+        assert main([*command, f"--workdir={tmp_path / name}"]) == 0
+    (own,), (judged,) = (results_of(tmp_path / name)["longppl"] for name in ("self", "judge"))
+    assert (own["context"], own["documents"], own["tokens"]) == (128, 2, 254)
+    assert own["perplexity"] == judged["perplexity"]
+    assert own["key_tokens"] != judged["key_tokens"]
+    report = (tmp_path / "judge" / "report.md").read_text()
+    assert f"whose loss, by {checkpoint}, falls by more than 0.1 nats from 32 tokens" in report
+    assert f"| {judged['key_tokens']} |" in report
+    workdir = tmp_path / "compared"
+    folders = [str(tmp_path / name) for name in ("self", "judge")]
+    assert main(["evaluate", "--compare", *folders, f"--workdir={workdir}"]) == 0
+    compared = (workdir / "report.md").read_text()
+    assert f"| judge | {judged['key_tokens']} |" in compared
+    assert "these numbers do not compare" in compared
+
+
 def key(entry: dict[str, Any]) -> tuple[str, int]:
     return entry["document"], entry["context"]
 
@@ -392,6 +417,10 @@ def test_group_that_is_not_there(
         (
             ["--config.eval.ruler.enabled=True", "--config.eval.ruler.contexts=(300,)"],
             "config.eval.ruler: contexts: 300 tokens are too few for niah_single_1",
+        ),
+        (
+            ["--config.eval.longppl.enabled=True", "--config.eval.longppl.contexts=(5000,)"],
+            "config.eval.longppl: contexts=(5000,): none of 3 documents has 5000 tokens",
         ),
         (
             ["--config.eval.ruler.enabled=True", "--config.eval.ruler.text=absent"],

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The table of docs/method_table.md: every method on PosGen and on a pretrained model.
+#
+#   bash launch/method_table.sh
+#
+# Fetches model and text, trains and tests PosGen models, evaluates SmolLM2 under every method, and
+# joins all in one table and one plot, in runs/methods of the clone. Stop it at any time and run it
+# again, it goes on where it was.
+set -euo pipefail
+
+# shellcheck source=launch/environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+prepare "$root/.venv"
+cd "$root"
+model=$(bash launch/smollm2.sh)
+model=${model#"$root/"} # results name it as given
+[[ -d texts ]] || bash launch/long_texts.sh
+
+# Scalings in the order of docs/rope.md. NoPE has no wavelengths to round.
+readonly SCALINGS="rope linear ntk dynamic_ntk ntk_by_parts yarn dynamic_yarn llama3 dprope abf hardclip
+  cope rope_id"
+methods=(nope)
+for scaling in $SCALINGS; do
+  methods+=("$scaling" "resonance_$scaling")
+done
+
+posgen() { # NAME METHOD...
+  local IFS=,
+  .venv/bin/rrope posgen --config=configs/posgen_methods.py --workdir="runs/methods_$1" \
+    --config.methods="${*:2}"
+}
+posgen posgen "${methods[@]}"
+
+for method in "${methods[@]}"; do
+  .venv/bin/rrope evaluate --config="configs/evaluate_method.py:$method" \
+    --workdir="runs/methods_smollm2/$method" --checkpoint="$model"
+done
+
+.venv/bin/rrope table --workdir=runs/methods --runs runs/methods_posgen runs/methods_smollm2/*

@@ -19,7 +19,7 @@ from rrope_jax.reporting.figure import Figures, ReportFigure, plots_section, png
 from rrope_jax.reporting.style import legend_below
 from rrope_jax.reporting.table import pivot_table
 
-_SECONDS = "s a training"
+_TRAINED_AS, _SECONDS = "trained as", "s a training"
 _LINEAR = 0.01  # nats; differences below are drawn on a linear scale
 
 
@@ -55,10 +55,10 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    seconds = [_SECONDS] if tasks_of(rows) else []
+    of_trainings = [_TRAINED_AS, _SECONDS] if tasks_of(rows) else []
     return [
         *(_task_title(key, rows) for key in tasks_of(rows)),
-        *seconds,
+        *of_trainings,
         *(_context_title(key, rows) for key in contexts_of(rows)),
     ]
 
@@ -80,6 +80,8 @@ def _context_title(key: tuple[str, int], rows: Sequence[Row]) -> str:
 def _cells(row: Row, rows: Sequence[Row]) -> dict[str, str]:
     cells = {_task_title((a.protocol, a.task), rows): _accuracy_text(a) for a in row.accuracies}
     if row.accuracies:
+        trained_as = dict.fromkeys(each.summary.trained_as for each in row.accuracies)
+        cells[_TRAINED_AS] = ", ".join(trained_as)
         cells[_SECONDS] = f"{np.mean([each.seconds for each in row.accuracies]):.0f}"
     for loss in row.losses:
         cells[_context_title((loss.checkpoint, loss.context), rows)] = _loss_text(loss)

@@ -86,10 +86,10 @@ def test_ablations_and_evaluations_make_one_row_a_method(tmp_path: Path) -> None
     assert loss["std"] == pytest.approx(0.02**0.5)  # of 0.1 and 0.3
     assert (loss["lower_in"], loss["documents"]) == (0, 2)
     lines = report.splitlines()
-    assert "| method | Recursive | s a training | 64 |" in lines
-    assert "| yarn | 97.0 ± 1.4 (97.0) | 46 | 2.5000 |" in lines
-    assert "| nope | 50.0 (60.0) † | 45 | +0.2000 ± 0.1414 |" in lines
-    assert "| ntk | n/a | n/a | -0.1000 |" in lines
+    assert "| method | Recursive | trained as | s a training | 64 |" in lines
+    assert "| yarn | 97.0 ± 1.4 (97.0) | rope | 46 | 2.5000 |" in lines
+    assert "| nope | 50.0 (60.0) † | rope | 45 | +0.2000 ± 0.1414 |" in lines
+    assert "| ntk | n/a | n/a | n/a | -0.1000 |" in lines
     assert (tmp_path / "table" / "methods.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -123,8 +123,9 @@ def test_checkpoints_and_protocols_have_columns_of_their_own(tmp_path: Path) -> 
     _, report = table_of(tmp_path / "table", runs)
     assert (
         "| method | Recursive (scaled in training and test) | Recursive (scaled at test only) | "
-        "s a training | m.gguf at 2K | other.gguf at 2K |"
+        "trained as | s a training | m.gguf at 2K | other.gguf at 2K |"
     ) in report
+    assert "| yarn, rope | 45 |" in report
 
 
 def test_differences_are_over_the_same_tokens_only(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         documents = sorted({loss.documents for row in rows for loss in row.losses})
         notes.append(
             f"Text: loss minus that of {rows[0].name} on the same tokens, in nats a token, mean ± "
-            f"sample standard deviation over {' or '.join(map(str, documents))} documents; of "
+            f"sample standard deviation over {' or '.join(map(str, documents))} document"
+            f"{'' if documents == [1] else 's'}; of "
             f"{rows[0].name} the loss itself."
         )
     return notes

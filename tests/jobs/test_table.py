@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import runpy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,13 @@ import pytest
 
 from rrope_jax.__main__ import main
 from rrope_jax.posgen.results import Cell, Results
+from rrope_jax.rope import RopeSpec
+from rrope_jax.rope.methods import method_of, resonance_variant
+from rrope_jax.rope.scalings import SCALINGS
 
+ROOT = Path(__file__).parents[2]
+SCRIPT = (ROOT / "launch" / "method_table.sh").read_text()
+PLAIN = re.findall(r"\w+", re.findall(r'SCALINGS="(.*?)"', SCRIPT, re.S)[0])
 SETTING = {"train_length": 32, "test_length": 128, "seeds": [5, 6]}
 
 
@@ -165,3 +173,13 @@ def test_another_base_gets_other_differences(tmp_path: Path) -> None:
     assert list(rows) == ["ntk", "yarn"]
     assert "| yarn | +0.5000 |" in report
     assert main(["table", f"--workdir={tmp_path / 'table'}", "--runs", *runs]) == 2
+
+
+@pytest.mark.parametrize("method", ["nope", *PLAIN, *map(resonance_variant, PLAIN)])
+def test_every_method_of_the_script_gets_the_fields_that_it_reads(method: str) -> None:
+    config = runpy.run_path(str(ROOT / "configs" / "evaluate_method.py"))["get_config"](method)
+    fields = config.rope.to_dict()
+    if "original_context" in SCALINGS[fields["scaling"]].reads:  # the checkpoint's
+        fields["original_context"] = 8192
+    spec = RopeSpec(head_dim=64, theta=1e5, **fields)
+    assert method_of(spec) == method

@@ -83,8 +83,8 @@ class Generator:
     `score` feed, since its output is the first that they need. So the logits of the prompt are
     never computed.
 
-    Frequencies that depend on the length (`dynamic_ntk`, `longrope`) are always those at the
-    cache's capacity.
+    Frequencies and positions that depend on the length (`dynamic_ntk`, `longrope`, `jet_long`) are
+    always those at the cache's capacity.
     """
 
     def __init__(self, decoder: Decoder, *, chunk: int = 2048, unstack: bool | None = None):
@@ -181,7 +181,9 @@ class Generator:
         for row, prompt in zip(tokens_BT, prompts, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]
         return self._fill(
-            init_cache(self._config, len(prompts), capacity), tokens_BT, np.array(lengths) - 1
+            init_cache(self._config, len(prompts), capacity, self._decoder.rope),
+            tokens_BT,
+            np.array(lengths) - 1,
         )
 
     def read_on(self, cache: KVCache, last: int, tokens: Sequence[int]) -> KVCache:

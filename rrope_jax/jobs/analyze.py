@@ -17,7 +17,7 @@ from rrope_jax.jobs.rope_fields import spec_of, spec_of_method
 from rrope_jax.jobs.rope_groups import FULL, SLIDING, RopeFields
 from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.rope import RopeSpec, analysis, frequencies
-from rrope_jax.rope.methods import parse_method
+from rrope_jax.rope.methods import changes_far_positions
 from rrope_jax.run.workdir import Workdir
 
 SUMMARY = (
@@ -78,7 +78,11 @@ class Study:
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods={self.methods!r} must name at least one, and none twice")
         for method in self.methods:
-            parse_method(method)
+            if changes_far_positions(method):
+                raise ValueError(
+                    f"methods={self.methods!r}: {method!r} gives far pairs other positions, and "
+                    "tables are measured at the tokens' own; take the method without these"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

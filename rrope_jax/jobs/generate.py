@@ -80,7 +80,8 @@ def _continue(
     if not prompt:
         raise UsageError(f"--prompt={text!r} has no tokens; give another text, or --bos")
     capacity = len(prompt) + max_tokens
-    if capacity > model.description.context:
+    squeezed = model.description.rope.far_positions != "none"  # then the context is no limit
+    if capacity > model.description.context and not squeezed:
         _LOG.warning(
             "prompt and continuation take %d tokens, the model is meant for %d",
             capacity,
@@ -105,7 +106,7 @@ def _continue(
         read - began,
         len(written),
         done - read,
-        cache_bytes(model.decoder.config, 1, capacity) / 2**20,
+        cache_bytes(model.decoder.config, 1, capacity, model.decoder.rope) / 2**20,
     )
     return model.tokenizer.decode_after(prompt, written)
 

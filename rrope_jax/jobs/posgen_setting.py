@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from rrope_jax.cli.errors import refusing
+from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.cli.settings import INLINE, Fields, SomeOf, build
 from rrope_jax.jobs.rope_fields import spec_of_method
 from rrope_jax.jobs.rope_groups import RopeFields, check_layers, merge, split
@@ -12,7 +12,7 @@ from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig, check_tasks
 from rrope_jax.posgen.grid import PROTOCOLS, Training, trainings
 from rrope_jax.posgen.layout import AblationMeshConfig
 from rrope_jax.posgen.training import PosgenProgram
-from rrope_jax.rope.methods import parse_method
+from rrope_jax.rope.methods import changes_far_positions, parse_method
 from rrope_jax.rope.positions import PositionSampling
 
 _MOST_SEEDS = 10_000
@@ -123,6 +123,7 @@ class PosgenSetting:
                 self.positions,
                 self.matmul_precision,
                 self._has_position_temperatures(),
+                far_pairs=any(map(changes_far_positions, self.grid.methods)),
             )
 
     def _has_position_temperatures(self) -> bool:
@@ -154,5 +155,11 @@ class PosgenSetting:
             trained_as = map(PROTOCOLS[protocol], grid.methods)
             for method in dict.fromkeys((*grid.methods, *trained_as)):
                 spec = spec_of_method(*fields[protocol], method, head_dim=program.model.head_size)
+                for each in (spec, spec.of("sliding_attention")):
+                    if each.far_positions != "none" and not program.far_pairs:
+                        raise UsageError(
+                            f"config.rope: far_positions = {each.far_positions!r} of some layers "
+                            "is part of no method; choose methods by such names in config.methods"
+                        )
                 specs[protocol, method] = spec
         return trainings(tasks=grid.tasks, methods=grid.methods, seeds=grid.seeds, specs=specs)

@@ -11,7 +11,8 @@ from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.jobs.rope_groups import FULL, PATH, SLIDING, Groups, check_layers, split
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies
-from rrope_jax.rope.methods import parse_method, split_period
+from rrope_jax.rope.far_positions import FAR_FIELDS, FAR_POSITIONS, unread_by_far
+from rrope_jax.rope.methods import fields_of, split_period
 from rrope_jax.rope.resonance import RULE_FIELDS, unread_by_rule
 from rrope_jax.rope.scalings import SCALING_FIELDS, unread_fields
 
@@ -19,22 +20,29 @@ _LOG = logging.getLogger(__name__)
 
 
 def spec_of(
-    fields: Fields, path: str = PATH, *, scaling: str, resonance: bool | str, **fixed: Any
+    fields: Fields,
+    path: str = PATH,
+    *,
+    scaling: str,
+    resonance: bool | str,
+    far_positions: str = "none",
+    **fixed: Any,
 ) -> RopeSpec:
     """Builds the spec of a method, ignoring fields that only other scalings or rules use.
 
     Args:
-      fields: What the group `config.rope` contains; `scaling` and `resonance` at its top are
-        ignored. Those of one layer type replace the method's.
+      fields: What the group `config.rope` contains; `scaling`, `resonance` and `far_positions` at
+        its top are ignored. Those of one layer type replace the method's.
       path: The group's name in messages.
-      scaling, resonance: The method.
+      scaling, resonance, far_positions: The method.
       **fixed: Fields that the caller sets, such as `head_dim`.
 
     Raises:
       UsageError: A value is wrong.
     """
     groups = split(fields, path)
-    every = {**groups.all, "scaling": scaling, "resonance": resonance}
+    method = {"scaling": scaling, "resonance": resonance, "far_positions": far_positions}
+    every = {**groups.all, **method}
 
     def of_layers(name: str, own: Fields) -> RopeSpec:
         return _build({**every, **own}, f"{path}.{name}" if own else path, **fixed)
@@ -47,7 +55,11 @@ def spec_of(
 
 def _build(fields: Fields, path: str, **fixed: Any) -> RopeSpec:
     """Builds the spec of some layers, ignoring fields that only other scalings or rules use."""
-    unread = unread_fields(fields["scaling"]) | unread_by_rule(fields["resonance"])
+    unread = (
+        unread_fields(fields["scaling"])
+        | unread_by_rule(fields["resonance"])
+        | unread_by_far(fields["far_positions"])
+    )
     read = {name: fields[name] for name in fields if name not in unread}
     return build(RopeSpec, read, path, **fixed)
 
@@ -80,12 +92,11 @@ def _of_new_layers(every: Fields, own: Fields, name: str, model: ModelConfig) ->
 
 def spec_of_method(fields: Fields, path: str, method: str, **fixed: Any) -> RopeSpec:
     """Like `spec_of`, for the name of a method (`[rule_]scaling`)."""
-    scaling, resonance = parse_method(method)
     period = split_period(method)[1]
     if period is not None:
         fields = {**fields, "resonance_period": period}
     try:
-        return spec_of(fields, path, scaling=scaling, resonance=resonance, **fixed)
+        return spec_of(fields, path, **fields_of(method), **fixed)
     except UsageError as error:
         raise UsageError(f"method {method!r}: {error}") from error
 
@@ -194,6 +205,12 @@ def _changed(description: Description, old: RopeSpec, fields: Fields, path: str)
             f"{path}.{idle[0]} = {fields[idle[0]]!r} has no effect with resonance={rule!r}; set "
             f"{path}.resonance to a rule that reads it"
         )
+    method = fields.get("far_positions", old.far_positions)
+    if idle := sorted(unread_by_far(method).intersection(fields)):
+        raise UsageError(
+            f"{path}.{idle[0]} = {fields[idle[0]]!r} has no effect with far_positions={method!r}; "
+            f"set {path}.far_positions to a method that reads it"
+        )
     original = fields.get("original_context") or original_context(description)
     if _RESCALING.intersection(fields) and original is None:
         raise UsageError(
@@ -204,6 +221,8 @@ def _changed(description: Description, old: RopeSpec, fields: Fields, path: str)
     merged = _inherited(old, fields, path)
     if original:
         merged["original_context"] = original
+    if method in FAR_POSITIONS and "far_context" in FAR_POSITIONS[method].reads:
+        merged["far_context"] = merged["far_context"] or original
     merged |= fields
     spec = _build(merged, path, head_dim=description.model.head_size)
     if spec.scaling != old.scaling and old.scaling != "none":
@@ -230,6 +249,8 @@ def _inherited(old: RopeSpec, fields: Fields, path: str) -> dict[str, Any]:
     defaults = {field.name: field.default for field in dataclasses.fields(old)}
     if "resonance" in changed:
         inherited |= {name: defaults[name] for name in RULE_FIELDS}
+    if "far_positions" in changed:
+        inherited |= {name: defaults[name] for name in FAR_FIELDS}
     if "scaling" in changed:
         inherited |= {name: defaults[name] for name in SCALING_FIELDS - {"factor"}}
         if old.scaling == "longrope":  # its factor determines its temperature

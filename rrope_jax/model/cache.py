@@ -3,10 +3,15 @@
 Layers with a sliding window keep the last keys of each row in a ring: the token with index p is in
 entry p mod W. Their memory does not grow with the length.
 
+Where far pairs have other positions, every key is kept twice, once in the rotation of either. So
+nothing is rotated again, whatever the positions were, and the keys are those of a whole pass bit
+for bit, at half as much memory again. Keys without rotation would take no more memory than usual,
+but every step would have to rotate all of them twice, which is more work than attending to them.
+
 W is the size of the ring, at most the window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +21,9 @@ from numpy.typing import NDArray
 
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.model.config import ModelConfig
+from rrope_jax.model.far_layers import far_positions_by_type
 from rrope_jax.model.layer_types import LAYER_TYPES
+from rrope_jax.rope import RopeSpec
 
 
 class KVCache(NamedTuple):
@@ -28,6 +35,8 @@ class KVCache(NamedTuple):
         one matrix.
       window_key_LBKWH, window_value_LBKWH: the same for layers with a sliding window.
       length_B: int32[B], tokens per row and thus the index of the next token.
+      far_key_LBKSH, far_window_key_LBKWH: like `key_LBKSH` and `window_key_LBKWH`, the keys of far
+        pairs; None if there are none.
     """
 
     key_LBKSH: jax.Array
@@ -35,6 +44,8 @@ class KVCache(NamedTuple):
     window_key_LBKWH: jax.Array
     window_value_LBKWH: jax.Array
     length_B: jax.Array
+    far_key_LBKSH: jax.Array | None = None
+    far_window_key_LBKWH: jax.Array | None = None
 
     @property
     def capacity(self) -> int:
@@ -42,10 +53,18 @@ class KVCache(NamedTuple):
         return self.key_LBKSH.shape[3]
 
 
-def init_cache(config: ModelConfig, batch_size: int, capacity: int) -> KVCache:
+def init_cache(
+    config: ModelConfig, batch_size: int, capacity: int, rope: RopeSpec | None = None
+) -> KVCache:
     """An empty cache for `batch_size` rows of up to `capacity` tokens.
 
     Writing beyond the capacity is not detected under jit; the caller must bound the steps.
+
+    Args:
+      config: the model.
+      batch_size: number of rows.
+      capacity: tokens per row.
+      rope: the model's embedding; only that of far pairs matters.
     """
     dtype = jnp.dtype(config.compute_dtype)
     windowed = sum(LAYER_TYPES[name].windowed for name in config.layer_types_of_all)
@@ -55,19 +74,36 @@ def init_cache(config: ModelConfig, batch_size: int, capacity: int) -> KVCache:
         return jnp.zeros((layers, batch_size, config.kv_heads, tokens, config.head_size), dtype)
 
     whole = config.num_layers - windowed
+    far_types = () if rope is None else far_positions_by_type(config, rope, capacity)
+    far = {LAYER_TYPES[name].windowed for name in far_types}
     return KVCache(
         empty(whole, capacity),
         empty(whole, capacity),
         empty(windowed, ring),
         empty(windowed, ring),
         jnp.zeros((batch_size,), jnp.int32),
+        empty(whole, capacity) if False in far else None,
+        empty(windowed, ring) if True in far else None,
     )
 
 
-def cache_bytes(config: ModelConfig, batch_size: int, capacity: int) -> int:
+def check_far_keys(config: ModelConfig, cache: KVCache, far: Collection[str]) -> None:
+    """Raises ValueError if a cache does not hold the keys of far pairs of some layer types."""
+    for name in far:
+        windowed = LAYER_TYPES[name].windowed
+        if (cache.far_window_key_LBKWH if windowed else cache.far_key_LBKSH) is None:
+            raise ValueError(
+                f"the cache has no keys for the far pairs of {name} layers; make it with "
+                "init_cache(config, batch_size, capacity, rope)"
+            )
+
+
+def cache_bytes(
+    config: ModelConfig, batch_size: int, capacity: int, rope: RopeSpec | None = None
+) -> int:
     """The memory in bytes that `init_cache` takes for these arguments."""
-    shapes = jax.eval_shape(lambda: init_cache(config, batch_size, capacity))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
+    shapes = jax.eval_shape(lambda: init_cache(config, batch_size, capacity, rope))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def slots(layer_types: Sequence[str]) -> NDArray[np.int32]:
@@ -79,6 +115,11 @@ def slots(layer_types: Sequence[str]) -> NDArray[np.int32]:
         slot_L.append(counts[windowed])
         counts[windowed] += 1
     return np.array(slot_L, np.int32)
+
+
+# The keys, values and keys of far pairs of either kind of layer.
+_WHOLE = ("key_LBKSH", "value_LBKSH", "far_key_LBKSH")
+_RING = ("window_key_LBKWH", "window_value_LBKWH", "far_window_key_LBKWH")
 
 
 class LayerCache(NamedTuple):
@@ -97,38 +138,47 @@ class LayerCache(NamedTuple):
     count_B: jax.Array | None = None
 
     def grow(
-        self, k_BTKH: jax.Array, v_BTKH: jax.Array
-    ) -> tuple[KVCache, jax.Array, jax.Array, CausalMask]:
+        self, k_BTKH: jax.Array, v_BTKH: jax.Array, far_k_BTKH: jax.Array | None = None
+    ) -> tuple[KVCache, jax.Array, jax.Array, jax.Array | None, CausalMask]:
         """Writes T new entries to every row.
 
         `length_B` is left unchanged for the layers that follow.
 
         Returns:
-          The cache, the keys and values that the new queries may see, k_BSKH and v_BSKH, and the
-          mask for them.
+          The cache, the keys, values and keys of far pairs that the new queries may see, k_BSKH,
+          v_BSKH and k_BSKH or None, and the mask for them.
         """
+        names, new = _WHOLE if self.window is None else _RING, [k_BTKH, v_BTKH]
+        if far_k_BTKH is not None:
+            new.append(far_k_BTKH)
+        stacks = [getattr(self.cache, name) for name in names[: len(new)]]
         if self.window is not None:
-            return self._grow_ring(k_BTKH, v_BTKH)
-        grown = self.cache._replace(
-            key_LBKSH=self._write(self.cache.key_LBKSH, k_BTKH, self.cache.length_B),
-            value_LBKSH=self._write(self.cache.value_LBKSH, v_BTKH, self.cache.length_B),
-        )
-        k_BKSH, v_BKSH = grown.key_LBKSH[self.slot], grown.value_LBKSH[self.slot]
-        mask = CausalMask(start_B=self.cache.length_B)
-        return grown, k_BKSH.swapaxes(1, 2), v_BKSH.swapaxes(1, 2), mask
+            written, seen, mask = self._grow_ring(stacks, new)
+        else:
+            length_B = self.cache.length_B
+            written = [
+                self._write(stack, x_BTKH, length_B)
+                for stack, x_BTKH in zip(stacks, new, strict=True)
+            ]
+            seen = [stack[self.slot].swapaxes(1, 2) for stack in written]
+            mask = CausalMask(start_B=length_B)
+        grown = self.cache._replace(**dict(zip(names, written, strict=False)))
+        far_k_BSKH = None if far_k_BTKH is None else seen[2]
+        return grown, seen[0], seen[1], far_k_BSKH, mask
 
     def _grow_ring(
-        self, k_BTKH: jax.Array, v_BTKH: jax.Array
-    ) -> tuple[KVCache, jax.Array, jax.Array, CausalMask]:
-        cache, length_B = self.cache, self.cache.length_B
-        stacks, new = (cache.window_key_LBKWH, cache.window_value_LBKWH), (k_BTKH, v_BTKH)
-        W, (B, T) = stacks[0].shape[3], k_BTKH.shape[:2]
-        if T == 1 and self.count_B is None:  # the ring then holds what the query sees, in any order
+        self, stacks: Sequence[jax.Array], new: Sequence[jax.Array]
+    ) -> tuple[list[jax.Array], list[jax.Array], CausalMask]:
+        """The stacks with new entries [B, T, K, H], what the queries may see of each, the mask."""
+        length_B = self.cache.length_B
+        W, (B, T) = stacks[0].shape[3], new[0].shape[:2]
+        # the ring then holds what the query sees, in any order, unless far keys differ from near
+        if T == 1 and self.count_B is None and len(new) == 2:
             written = [
                 self._write(stack, x_B1KH, length_B % W)
                 for stack, x_B1KH in zip(stacks, new, strict=True)
             ]
-            k_BWKH, v_BWKH = (stack[self.slot].swapaxes(1, 2) for stack in written)
+            seen = [stack[self.slot].swapaxes(1, 2) for stack in written]
             mask = CausalMask(start_B=jnp.minimum(length_B, W - 1))
         else:
             row_W = jnp.arange(W, dtype=jnp.int32)
@@ -147,7 +197,6 @@ class LayerCache(NamedTuple):
                 )
                 for stack, x_BSKH in zip(stacks, seen, strict=True)
             ]
-            k_BWKH, v_BWKH = seen
             is_token_BW = length_B[:, None] + row_W >= W
             key_ids_BS = jnp.pad(jnp.where(is_token_BW, 0, -1), [(0, 0), (0, T)])
             mask = CausalMask(
@@ -156,8 +205,7 @@ class LayerCache(NamedTuple):
                 start_B=jnp.full((B,), W, jnp.int32),
                 window=self.window,
             )
-        grown = cache._replace(window_key_LBKWH=written[0], window_value_LBKWH=written[1])
-        return grown, k_BWKH, v_BWKH, mask
+        return written, seen, mask
 
     def _write(self, all_LBKSH: jax.Array, new_BTKH: jax.Array, start_B: jax.Array) -> jax.Array:
         new_BKTH = new_BTKH.swapaxes(1, 2)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,13 +14,15 @@ from rrope_jax.model.attention.call import CallShape
 from rrope_jax.model.attention.choice import choose
 from rrope_jax.model.attention.context_parallel import arrange
 from rrope_jax.model.attention.mask import CausalMask
-from rrope_jax.model.cache import KVCache, LayerCache, slots
+from rrope_jax.model.cache import KVCache, LayerCache, check_far_keys, slots
 from rrope_jax.model.config import REMAT_POLICIES, ModelConfig
 from rrope_jax.model.dropout import drop
+from rrope_jax.model.far_layers import far_positions_by_type
 from rrope_jax.model.layer_types import LAYER_TYPES
 from rrope_jax.model.layers import (
     STREAM,
     Attention,
+    FarRotation,
     FeedForward,
     RMSNorm,
     Rotation,
@@ -67,14 +69,17 @@ class Block(nnx.Module):
     ) -> tuple[jax.Array, KVCache | None]:
         """Returns x_BTD and the extended cache, or None without a cache, which has its own mask."""
         keys = [None] * 4 if dropout_key is None else list(jax.random.split(dropout_key, 4))
-        q_BTNH, k_BSKH, v_BSKH = self.attention.project(
+        q_BTNH, k_BSKH, v_BSKH, far = self.attention.project(
             _normed(self.attention_norm, x_BTD), rotation
         )
         grown = None
         if cache is not None:
-            grown, k_BSKH, v_BSKH, mask = cache.grow(k_BSKH, v_BSKH)
+            far_k_BSKH = None if far is None else far.k_BSKH
+            grown, k_BSKH, v_BSKH, far_k_BSKH, mask = cache.grow(k_BSKH, v_BSKH, far_k_BSKH)
+            if far is not None and far_k_BSKH is not None:
+                far = far._replace(k_BSKH=far_k_BSKH)
         assert mask is not None
-        mixed_BTD = self.attention.attend(q_BTNH, k_BSKH, v_BSKH, mask, keys[0])
+        mixed_BTD = self.attention.attend(q_BTNH, k_BSKH, v_BSKH, mask, keys[0], far)
         x_BTD = self._add(x_BTD, _normed(self.attention_post_norm, mixed_BTD), keys[1])
         hidden_BTD = self.feed_forward(_normed(self.feed_forward_norm, x_BTD), keys[2])
         return self._add(x_BTD, _normed(self.feed_forward_post_norm, hidden_BTD), keys[3]), grown
@@ -211,6 +216,7 @@ class Decoder(nnx.Module):
         Args:
           tokens_BT: int32[B, T], appended to every row.
           cache: from `init_cache` or an earlier call; `length_B + T` must not exceed its capacity.
+            Models with far positions need one for their spec.
           positions_BT: int32[B, T], rotary positions; None continues from the row's length.
           layers: the result of `layers_for_loop()` if tokens are decoded in a loop.
           count_B: int32[B], how many of the tokens each row has; the others are padding at its end,
@@ -218,6 +224,9 @@ class Decoder(nnx.Module):
 
         Returns:
           Logits, float32[B, T, V], and the extended cache.
+
+        Raises:
+          ValueError: the cache has no keys of far pairs, and the model needs them.
         """
         T = tokens_BT.shape[1]
         index_BT = cache.length_B[:, None] + jnp.arange(T, dtype=jnp.int32)
@@ -228,6 +237,7 @@ class Decoder(nnx.Module):
             index_BT if positions_BT is None else positions_BT,
             seq_len=cache.capacity,
         )
+        check_far_keys(self.config, cache, {name for name in by_type if _has_far(by_type[name])})
         graph, params_L = nnx.split(self.blocks)
 
         def block(
@@ -332,6 +342,7 @@ def rotations(
     """
     of_spec: dict[RopeSpec, Rotation] = {}
     by_type: dict[str, Rotation | None] = {}
+    far_by_type = far_positions_by_type(config, rope, seq_len)
     for name in config.layer_types:
         if not LAYER_TYPES[name].rotates:
             by_type[name] = None
@@ -341,10 +352,19 @@ def rotations(
             cos, sin = cos_sin(spec, positions, fraction=fraction, seq_len=seq_len)
             of_spec[spec] = Rotation(cos, sin, query_temperature(spec, positions))
         by_type[name] = of_spec[spec]
+        if (far := far_by_type.get(name)) is not None:
+            of_queries = cos_sin(spec, far.of_queries(positions), seq_len=seq_len)
+            of_keys = cos_sin(spec, far.of_keys(positions), seq_len=seq_len)
+            rotation = FarRotation(*of_queries, *of_keys, far.window)
+            by_type[name] = of_spec[spec]._replace(far=rotation)
     return by_type
 
 
-def _by_type(config: ModelConfig, rotation: tuple[jax.Array, ...] | Rotations) -> Rotations:
+def _has_far(rotation: Rotation | None) -> bool:
+    return rotation is not None and rotation.far is not None
+
+
+def _by_type(config: ModelConfig, rotation: tuple[Any, ...] | Rotations) -> Rotations:
     """Resolves cos and sin for all layers to those of each layer type."""
     if isinstance(rotation, Mapping):
         return rotation
@@ -365,7 +385,13 @@ def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> Decoder:
 
 
 def attention_names(
-    config: ModelConfig, rows: int, length: int, *, segmented: bool, dropout: bool
+    config: ModelConfig,
+    rows: int,
+    length: int,
+    *,
+    segmented: bool,
+    dropout: bool,
+    far: Collection[str] = (),
 ) -> dict[str, str]:
     """The attention implementations that a decoder uses for whole sequences on the current mesh.
 
@@ -374,6 +400,7 @@ def attention_names(
       rows, length: size of the batch, in rows and tokens per row; the mesh may split both.
       segmented: whether rows hold several segments.
       dropout: whether the attention weights have dropout.
+      far: the layer types in which far pairs have other positions.
 
     Returns:
       Layer type -> a key of `attention.choice.IMPLEMENTATIONS`.
@@ -395,7 +422,8 @@ def attention_names(
     )
     return {
         name: choose(
-            dataclasses.replace(shape, window=config.window_of(name)), config.attention
+            dataclasses.replace(shape, window=config.window_of(name), far=name in far),
+            config.attention,
         ).name
         for name in config.layer_types
     }

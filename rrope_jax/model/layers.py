@@ -8,7 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
+from rrope_jax.model.attention.call import FarPairs
 from rrope_jax.model.attention.choice import attention
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.model.config import ACTIVATIONS, ModelConfig
@@ -53,6 +55,22 @@ def _kernel(
     return parameter(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes)
 
 
+class FarRotation(NamedTuple):
+    """What the positions of a batch do to queries and keys of pairs that are far apart.
+
+    Attributes:
+      query_cos, query_sin, key_cos, key_sin: float32[B or 1, T, d/2] or [T, d/2], from
+        `rope.cos_sin` at the positions of far queries and keys.
+      window: as for `attention.call.FarPairs`.
+    """
+
+    query_cos: jax.Array
+    query_sin: jax.Array
+    key_cos: jax.Array
+    key_sin: jax.Array
+    window: ArrayLike
+
+
 class Rotation(NamedTuple):
     """What the positions of a batch do to queries and keys.
 
@@ -60,11 +78,13 @@ class Rotation(NamedTuple):
       cos, sin: float32[B or 1, T, d/2] or [T, d/2], from `rope.cos_sin`.
       temperature: a factor on queries, float32[B or 1, T], from `rope.query_temperature`; None for
         no factor.
+      far: the rotation of far pairs; None if all pairs have the same.
     """
 
     cos: jax.Array
     sin: jax.Array
     temperature: jax.Array | None = None
+    far: FarRotation | None = None
 
 
 class RMSNorm(nnx.Module):
@@ -109,22 +129,31 @@ class Attention(nnx.Module):
 
     def project(
         self, x_BTD: jax.Array, rotation: Rotation | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Scaled and rotated q_BTNH, rotated k_BTKH, and v_BTKH; no rotation if it is None."""
+    ) -> tuple[jax.Array, jax.Array, jax.Array, FarPairs | None]:
+        """Scaled and rotated q_BTNH, rotated k_BTKH, v_BTKH, and q and k of far pairs.
+
+        There is no rotation if it is None.
+        """
         kernels = (read(self.query), read(self.key), read(self.value))
         q_BTNH, k_BTKH, v_BTKH = project_together(x_BTD, kernels)
         q_BTNH = constrain(_finish(q_BTNH, self.query_bias, self.query_norm), _QUERIES)
         k_BTKH = constrain(_finish(k_BTKH, self.key_bias, self.key_norm), _KEYS)
         v_BTKH = constrain(_finish(v_BTKH, self.value_bias, None), _KEYS)
-        scale = self.config.scale
+        scale: float | jax.Array = self.config.scale
         if rotation is None:
-            return (q_BTNH.astype(jnp.float32) * scale).astype(q_BTNH.dtype), k_BTKH, v_BTKH
-        cos, sin, temperature_BT = rotation
-        if temperature_BT is None:
-            q_BTNH = rotate(q_BTNH, cos, sin, scale=scale)
-        else:
-            q_BTNH = rotate(q_BTNH, cos, sin, scale=scale * temperature_BT[..., None, None])
-        return q_BTNH, rotate(k_BTKH, cos, sin), v_BTKH
+            return (q_BTNH.astype(jnp.float32) * scale).astype(q_BTNH.dtype), k_BTKH, v_BTKH, None
+        cos, sin, temperature_BT, far = rotation
+        if temperature_BT is not None:
+            scale = scale * temperature_BT[..., None, None]
+        pairs = None
+        if far is not None:
+            pairs = FarPairs(
+                rotate(q_BTNH, far.query_cos, far.query_sin, scale=scale),
+                rotate(k_BTKH, far.key_cos, far.key_sin),
+                far.window,
+            )
+        q_BTNH = rotate(q_BTNH, cos, sin, scale=scale)
+        return q_BTNH, rotate(k_BTKH, cos, sin), v_BTKH, pairs
 
     def attend(
         self,
@@ -133,6 +162,7 @@ class Attention(nnx.Module):
         v_BSKH: jax.Array,
         mask: CausalMask,
         dropout_key: jax.Array | None,
+        far: FarPairs | None = None,
     ) -> jax.Array:
         """Attention followed by the output projection, x_BTD."""
         rate = self.config.dropout
@@ -146,6 +176,7 @@ class Attention(nnx.Module):
             dropout=(lambda weights_BKGTS: drop(weights_BKGTS, rate, dropout_key))
             if drops
             else None,
+            far=far,
         )
         return constrain(project(mixed_BTNH, read(self.out)), STREAM)
 

@@ -207,7 +207,9 @@ class TextTraining:
             details={
                 "parameters": parameters,
                 "attention": implementation,
-                "cache of a row when decoding, bytes": cache_bytes(model, 1, train.length),
+                "cache of a row when decoding, bytes": cache_bytes(
+                    model, 1, train.length, self.program.rope
+                ),
             },
         )
 

@@ -91,6 +91,7 @@ def attentions_of(program: PosgenProgram, mesh: Mesh) -> tuple[str, ...]:
       LayoutError: The devices do not support the model's attention implementation.
     """
     model, task, train = program.model, program.task, program.train
+    far = model.layer_types if program.far_pairs else ()
     with refused_for("model"), jax.set_mesh(mesh):
         training = attention_names(
             model,
@@ -98,9 +99,10 @@ def attentions_of(program: PosgenProgram, mesh: Mesh) -> tuple[str, ...]:
             task.train_length,
             segmented=False,
             dropout=model.dropout > 0,
+            far=far,
         )
         test = attention_names(
-            model, train.eval_batch_size, task.test_length, segmented=False, dropout=False
+            model, train.eval_batch_size, task.test_length, segmented=False, dropout=False, far=far
         )
     return (*training.values(), *test.values())
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -20,7 +21,7 @@ from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.decoder import Rotations
 from rrope_jax.model.flops import forward_flops
 from rrope_jax.model.layer_types import LAYER_TYPES
-from rrope_jax.model.layers import Rotation
+from rrope_jax.model.layers import FarRotation, Rotation
 from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
 from rrope_jax.rope import (
     PhaseTable,
@@ -30,12 +31,26 @@ from rrope_jax.rope import (
     query_temperature_from_table,
     query_temperature_table,
 )
+from rrope_jax.rope.far_positions import FarPositions, far_positions_of
 from rrope_jax.rope.positions import PositionSampling, sample
 
 Array = jax.Array
 
-Tables = Mapping[str, PhaseTable]
-"""Layer type -> the table of its embedding; types whose layers do not rotate have none."""
+
+class LayerTables(NamedTuple):
+    """The embedding of the layers of one type, as arrays.
+
+    Attributes:
+      phases: The table of its frequencies.
+      far: The positions of far pairs, int32 scalars; None in programs without such methods.
+    """
+
+    phases: PhaseTable
+    far: FarPositions | None = None
+
+
+Tables = Mapping[str, LayerTables]
+"""Layer type -> the tables of its embedding; types whose layers do not rotate have none."""
 
 MATMUL_PRECISIONS = ("bfloat16", "tensorfloat32", "float32")
 """Choices for the minimum precision of float32 matmuls, by JAX's names."""
@@ -68,6 +83,8 @@ class PosgenProgram:
         float32.
       position_temperatures: Whether tables contain factors on queries by their position, 1 for an
         embedding without. If not, no embedding has such a factor.
+      far_pairs: Whether some methods have other positions for far pairs. The program then computes
+        both attentions for all methods.
 
     Raises:
       ValueError: The precision is unknown, or parts of the setting do not fit together.
@@ -79,6 +96,7 @@ class PosgenProgram:
     positions: PositionSampling = PositionSampling()
     matmul_precision: str | None = None
     position_temperatures: bool = False
+    far_pairs: bool = False
 
     def __post_init__(self) -> None:
         if self.matmul_precision not in (None, *MATMUL_PRECISIONS):
@@ -119,11 +137,12 @@ class PosgenProgram:
         names = ("full_attention", *(("sliding_attention",) if windowed else ()))
         return {name: self._table(spec.of(name), seq_len) for name in names}
 
-    def _table(self, spec: RopeSpec, seq_len: int | None) -> PhaseTable:
-        table = phase_table(spec, seq_len)
-        if not self.position_temperatures:
-            return table
-        return table._replace(temperature=query_temperature_table(spec))
+    def _table(self, spec: RopeSpec, seq_len: int | None) -> LayerTables:
+        phases = phase_table(spec, seq_len)
+        if self.position_temperatures:
+            phases = phases._replace(temperature=query_temperature_table(spec))
+        far = jax.tree.map(np.int32, far_positions_of(spec, seq_len)) if self.far_pairs else None
+        return LayerTables(phases, far)
 
     def forward_flops(self, length: int) -> float:
         """Returns the FLOPs of a forward pass of one row, by `model.flops`.
@@ -244,11 +263,16 @@ class PosgenProgram:
     ) -> Rotations:
         """Returns the rotation of each layer type of the model."""
 
-        def of_layers(table: PhaseTable) -> Rotation:
-            cos, sin = cos_sin_from_table(table, positions, fraction=fraction)
-            if table.temperature is None:
-                return Rotation(cos, sin)
-            return Rotation(cos, sin, query_temperature_from_table(table.temperature, positions))
+        def of_layers(tables: LayerTables) -> Rotation:
+            phases, temperature, far = tables.phases, None, None
+            cos, sin = cos_sin_from_table(phases, positions, fraction=fraction)
+            if phases.temperature is not None:
+                temperature = query_temperature_from_table(phases.temperature, positions)
+            if tables.far is not None:
+                of_queries = cos_sin_from_table(phases, tables.far.of_queries(positions))
+                of_keys = cos_sin_from_table(phases, tables.far.of_keys(positions))
+                far = FarRotation(*of_queries, *of_keys, tables.far.window)
+            return Rotation(cos, sin, temperature, far)
 
         return {
             name: of_layers(tables[name]) if LAYER_TYPES[name].rotates else None

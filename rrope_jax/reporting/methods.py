@@ -51,6 +51,8 @@ _SCALINGS: Mapping[str, ScalingLook] = MappingProxyType(
         "hardclip": ScalingLook("HardClip", "#b0307a"),
         "cope": ScalingLook("CoPE", "#d0467f"),
         "rope_id": ScalingLook("RoPE-ID", "#2f4f9f"),
+        "self_extend": ScalingLook("SelfExtend", "#00808a"),
+        "jet_long": ScalingLook("Jet-Long", "#8a6d3b"),
     }
 )
 

@@ -3,10 +3,16 @@
 Configs, results, reports and logs name an embedding's method this way: `rope`, `yarn`,
 `resonance_rope`, `resonance_yarn`, `rational_yarn`. A number after a rule that needs
 `resonance_period` sets it, so that one grid can have several: `rational16_yarn`, `rational32_yarn`.
+Other positions for far pairs come before the scaling, or take its place if there is none:
+`self_extend`, `resonance_self_extend`, `self_extend_yarn`.
 """
 
+import itertools
 import re
+from collections.abc import Mapping
+from typing import Any
 
+from rrope_jax.rope.far_positions import FAR_POSITIONS
 from rrope_jax.rope.resonance import RULES
 from rrope_jax.rope.scalings import SCALINGS
 from rrope_jax.rope.spec import RopeSpec
@@ -22,9 +28,11 @@ def _prefixes() -> dict[str, bool | str]:
     return {"resonance_": True, **{f"{name}_": name for name in names}}
 
 
-def method_name(scaling: str, *, resonance: bool | str) -> str:
+def method_name(scaling: str, *, resonance: bool | str, far_positions: str = "none") -> str:
     """The name of a method, such as `resonance_yarn`."""
     plain = _PLAIN if scaling == "none" else scaling
+    if far_positions != "none":
+        plain = far_positions if scaling == "none" else f"{far_positions}_{scaling}"
     return next((p + plain for p, value in _prefixes().items() if value == resonance), plain)
 
 
@@ -48,7 +56,7 @@ def with_scaling(method: str, scaling: str) -> str:
 
 def method_of(spec: RopeSpec) -> str:
     """The name of a spec's method."""
-    return method_name(spec.scaling, resonance=spec.resonance)
+    return method_name(spec.scaling, resonance=spec.resonance, far_positions=spec.far_positions)
 
 
 def rule_of(method: str) -> bool | str:
@@ -60,6 +68,11 @@ def rule_of(method: str) -> bool | str:
 def is_resonance(method: str) -> bool:
     """Whether a method, known or not, is named as a variant with any rule of resonance."""
     return bool(rule_of(method))
+
+
+def changes_far_positions(method: str) -> bool:
+    """Whether a method, which must be known, has other positions for far pairs."""
+    return bool(fields_of(method)["far_positions"] != "none")
 
 
 def plain_variant(method: str) -> str:
@@ -79,18 +92,30 @@ def resonance_variant(method: str) -> str:
     return variants(method)[1]
 
 
+def fields_of(method: str) -> Mapping[str, Any]:
+    """The fields of `RopeSpec` whose values make a method: scaling, resonance, far_positions.
+
+    Raises:
+      ValueError: the method is unknown.
+    """
+    rule, bare = rule_of(method), split_period(method)[0]
+    for far, scaling in itertools.product(FAR_POSITIONS, SCALINGS):
+        if bare == method_name(scaling, resonance=rule, far_positions=far):
+            return {"scaling": scaling, "resonance": rule, "far_positions": far}
+    names = [method_name(key, resonance=False) for key in SCALINGS]
+    others = [method_name("none", resonance=False, far_positions=name) for name in FAR_POSITIONS]
+    raise ValueError(
+        f"method {method!r} is unknown; choose from {', '.join([*names, *others[1:]])}, each also "
+        f"with {', '.join(map(repr, _prefixes()))} in front, and scalings with "
+        f"{', '.join(repr(name + '_') for name in others[1:])}"
+    )
+
+
 def parse_method(method: str) -> tuple[str, bool | str]:
     """Splits a method's name into its scaling and its rule, a value of `RopeSpec.resonance`.
 
     Raises:
       ValueError: the method is unknown.
     """
-    plain = plain_variant(method)
-    scaling = "none" if plain == _PLAIN else plain
-    if scaling not in SCALINGS or plain == "none":
-        names = [method_name(key, resonance=False) for key in SCALINGS]
-        raise ValueError(
-            f"method {method!r} is unknown; choose from {', '.join(names)}, each also with "
-            f"{', '.join(map(repr, _prefixes()))} in front"
-        )
-    return scaling, rule_of(method)
+    fields = fields_of(method)
+    return fields["scaling"], fields["resonance"]

@@ -276,4 +276,23 @@ _RANGES: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
         "a number between 0 and 1",
         "it is the largest relative change of a wavelength; 0.15 is the default",
     ),
+    *(
+        (
+            name,
+            lambda value, spec: value is None or _is_int_in(value, 1, INT32_MAX),
+            f"a positive integer <= {INT32_MAX}",
+            mend,
+        )
+        for name, mend in (
+            ("far_context", "give the context length, in tokens, that the model was trained at"),
+            ("far_group", "SelfExtend uses 2 to 64, and 1 leaves all positions as they are"),
+            ("far_window", "it counts tokens; 1024 is usual"),
+        )
+    ),
+    (
+        "far_window",
+        lambda value, spec: spec.far_context is None or value <= spec.far_context,
+        "at most far_context ({spec.far_context!r})",
+        "near pairs keep their distances, which training must have seen",
+    ),
 )

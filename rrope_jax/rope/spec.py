@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rrope_jax.rope import resonance
+from rrope_jax.rope.far_positions import FAR_POSITIONS, unread_by_far
 from rrope_jax.rope.fields import INT32_MAX, check_fields, check_method, is_number
 from rrope_jax.rope.ranges import check_ranges
 from rrope_jax.rope.resonance import unread_by_rule
@@ -59,6 +60,12 @@ class RopeSpec:
       llama_4_scaling_beta: under `llama4`, queries at position p are multiplied by
         1 + llama_4_scaling_beta * ln(1 + floor(p / L)), see `query_temperature`.
       temperature_context: the L of the position temperature, in tokens; None is original_context.
+      far_positions: the method by which tokens that are far apart get other positions for each
+        other; a key of `rrope_jax.rope.far_positions.FAR_POSITIONS`.
+      far_window: pairs of tokens at least this far apart are far.
+      far_group: the tokens that share a far position under `self_extend`.
+      far_context: the context w, in tokens, into which `jet_long` squeezes far positions: that of
+        training.
       sliding_attention: the embedding of layers with a sliding window if they have another one, as
         in Gemma 3; a spec, or the `fields` of one. None if all layers have the same.
 
@@ -94,6 +101,10 @@ class RopeSpec:
     position_temperature: str | None = None
     llama_4_scaling_beta: float = 0.0
     temperature_context: int | None = None
+    far_positions: str = "none"
+    far_window: int | None = None
+    far_group: int | None = None
+    far_context: int | None = None
     sliding_attention: "RopeSpec | None" = None
 
     def __post_init__(self) -> None:
@@ -109,6 +120,8 @@ class RopeSpec:
             object.__setattr__(self, "position_temperature", name_by_beta(self))
         check_method(self, "position_temperature", POSITION_TEMPERATURES)
         check_fields(self, "position_temperature", POSITION_TEMPERATURES)
+        check_method(self, "far_positions", FAR_POSITIONS)
+        check_fields(self, "far_positions", FAR_POSITIONS)
         check_ranges(self)
         if self.position_temperature == name_by_beta(self):  # as older files have it
             object.__setattr__(self, "position_temperature", None)
@@ -170,11 +183,11 @@ class RopeSpec:
     def fields(self) -> dict[str, Any]:
         """The fields that determine the embedding, as JSON-ready values.
 
-        Fields that the scaling does not read are left out, and so are those of other layers and of
-        the position temperature if there are none; `factor` is resolved (see `extension`).
-        `RopeSpec(**spec.fields())` equals `spec`.
+        Fields that the scaling does not read are left out, and so are those of other layers, of
+        the position temperature and of far pairs if there are none; `factor` is resolved (see
+        `extension`). `RopeSpec(**spec.fields())` equals `spec`.
         """
-        unread = unread_fields(self.scaling) | unread_by_rule(self.resonance)
+        unread = _unread(self.scaling, self.resonance, self.far_positions)
         fields = {name: value for name, value in vars(self).items() if name not in unread}
         if fields.get("resonance_limit", 0) is None:  # older files do not have it
             del fields["resonance_limit"]
@@ -185,6 +198,8 @@ class RopeSpec:
         for name in ("position_temperature", "temperature_context"):  # nor these
             if fields[name] is None:
                 del fields[name]
+        if self.far_positions == "none":
+            del fields["far_positions"]
         other = fields.pop("sliding_attention")
         return fields if other is None else fields | {"sliding_attention": other.fields()}
 
@@ -208,7 +223,9 @@ class RopeSpec:
         """`factor`, or 1 if it is not set."""
         return 1.0 if self.factor is None else self.factor
 
-    def with_method(self, scaling: str, *, resonance: bool | str) -> "RopeSpec":
+    def with_method(
+        self, scaling: str, *, resonance: bool | str, far_positions: str = "none"
+    ) -> "RopeSpec":
         """Returns this spec with another method, resetting the fields that it does not read.
 
         One set of fields (a factor, a context, a ramp) can thus describe all methods of a
@@ -217,20 +234,33 @@ class RopeSpec:
         Raises:
           ValueError: the scaling is unknown, or needs a field that this spec leaves unset.
         """
-        return spec_for_method(vars(self), scaling, resonance=resonance)
+        return spec_for_method(
+            vars(self), scaling, resonance=resonance, far_positions=far_positions
+        )
 
 
-def spec_for_method(fields: Mapping[str, Any], scaling: str, *, resonance: bool | str) -> RopeSpec:
+def _unread(scaling: str, resonance: bool | str, far_positions: str) -> frozenset[str]:
+    """The fields that a method does not read."""
+    return unread_fields(scaling) | unread_by_rule(resonance) | unread_by_far(far_positions)
+
+
+def spec_for_method(
+    fields: Mapping[str, Any],
+    scaling: str,
+    *,
+    resonance: bool | str,
+    far_positions: str = "none",
+) -> RopeSpec:
     """Builds the spec of one method from fields shared by several methods.
 
     Args:
-      fields: RopeSpec fields; those that `scaling` and `resonance` do not read are ignored.
-      scaling: the method's scaling.
-      resonance: the method's resonance.
+      fields: RopeSpec fields; those that the method does not read are ignored.
+      scaling, resonance, far_positions: the method.
 
     Raises:
       ValueError: the scaling is unknown, or a field it needs is missing or out of range.
     """
-    unread = unread_fields(scaling) | unread_by_rule(resonance)
+    unread = _unread(scaling, resonance, far_positions)
     read = {name: fields[name] for name in fields.keys() - unread}
-    return RopeSpec(**{**read, "scaling": scaling, "resonance": resonance})
+    method = {"scaling": scaling, "resonance": resonance, "far_positions": far_positions}
+    return RopeSpec(**{**read, **method})

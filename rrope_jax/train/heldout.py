@@ -52,7 +52,14 @@ def check(program: Program, mesh: Mesh, config: HeldoutConfig) -> tuple[int, int
     rows = config.batch_size + -config.batch_size % parts("batch", mesh)
     check_length(length, mesh, "eval.length")
     with refused_for("eval"), jax.set_mesh(mesh):
-        attention_names(program.model, rows, length, segmented=program.segmented, dropout=False)
+        attention_names(
+            program.model,
+            rows,
+            length,
+            segmented=program.segmented,
+            dropout=False,
+            far=program.far_layers(length),
+        )
     return rows, length
 
 

@@ -196,7 +196,12 @@ def attention_of(program: Program, mesh: Mesh) -> dict[str, str]:
     rows = train.batch_size // train.accumulation
     with refused_for("model"), jax.set_mesh(mesh):
         return attention_names(
-            model, rows, train.length, segmented=program.segmented, dropout=model.dropout > 0
+            model,
+            rows,
+            train.length,
+            segmented=program.segmented,
+            dropout=model.dropout > 0,
+            far=program.far_layers(train.length),
         )
 
 

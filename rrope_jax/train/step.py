@@ -4,7 +4,7 @@ Letters: B rows of a batch, T tokens per row, D d_model.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -16,6 +16,7 @@ from flax import nnx
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.attention.context_parallel import arrange, restore
 from rrope_jax.model.decoder import abstract_decoder, rotations
+from rrope_jax.model.far_layers import far_positions_by_type
 from rrope_jax.rope import RopeSpec
 from rrope_jax.rope.positions import Positions, sample
 from rrope_jax.train.config import TrainConfig
@@ -87,6 +88,14 @@ class Program:
             lambda: sample(self.train.positions, jax.random.key(0), 1, self.train.length)
         )
         self._graph()  # raises if the embedding does not fit the model
+
+    def reach(self, length: int) -> int:
+        """The length in rows of `length` tokens, for what depends on the current length."""
+        return max(self.train.reach, length)
+
+    def far_layers(self, length: int) -> Collection[str]:
+        """The layer types in which far pairs have other positions, in rows of `length` tokens."""
+        return far_positions_by_type(self.model, self.rope, self.reach(length)).keys()
 
     def init(self, key: jax.Array) -> State:
         """The state of a new model with random parameters."""
@@ -177,7 +186,7 @@ class Program:
                 self.rope,
                 positions.whole,
                 fraction=positions.fraction,
-                seq_len=max(self.train.reach, length),
+                seq_len=self.reach(length),
             ),
             dropout_key=dropout_key,
             arranged=True,

@@ -175,6 +175,27 @@ class TestLayerPlans:
         assert (measures.loss[0] == measures.loss[1]).all()
 
 
+def test_one_program_tests_methods_with_and_without_far_positions() -> None:
+    specs = (
+        ROPE,
+        RopeSpec(head_dim=8, far_positions="self_extend", far_window=3, far_group=2),
+        dataclasses.replace(YARN, far_positions="jet_long", far_window=3, far_context=8),
+    )
+    model = dataclasses.replace(MODEL, initializer_range=0.3)  # so that the rotation matters
+    program = dataclasses.replace(PROGRAM, model=model, far_pairs=True)
+    state = jax.jit(program.init)(jax.random.key(1))
+    rows_NT = np.asarray(TASK.data("cot", jax.random.key(0)).test_NT)
+    length = rows_NT.shape[1] + 1  # of the reference's rows
+    stacked = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(program.tables(spec, length) for spec in specs)
+    )
+    measures = _evaluate(program)(state.params, rows_NT, stacked)
+    for index, spec in enumerate(specs):
+        _, losses = _reference(state.params, spec, rows_NT, model)
+        np.testing.assert_allclose(measures.loss[index], losses.mean(axis=0), rtol=1e-5)
+    assert abs(measures.loss[0] - measures.loss[1]).max() > 1e-3
+
+
 @pytest.fixture(scope="module")
 def batches(initial: PosgenState, rows: np.ndarray) -> list[tuple[int, int]]:
     """The two rows in the batch of each of 12 steps.

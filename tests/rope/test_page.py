@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrope_jax import rope
+from rrope_jax.rope.far_positions import FAR_POSITIONS
 from rrope_jax.rope.positions import SAMPLERS
 from rrope_jax.rope.resonance import RULES
 from rrope_jax.rope.temperature import POSITION_TEMPERATURES
@@ -56,4 +57,5 @@ def test_tables_name_every_row() -> None:
     assert sorted(_first_column("Scalings")) == sorted(rope.SCALINGS)
     assert _first_column("Rules of resonance") == list(RULES)
     assert _first_column("Temperatures by position") == list(POSITION_TEMPERATURES)
+    assert _first_column("Far pairs") == list(FAR_POSITIONS)
     assert _first_column("Positions to train at") == list(SAMPLERS)

@@ -11,6 +11,7 @@ from rrope_jax.io.families.family import Gguf
 from rrope_jax.io.gguf import container as gguf_file
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec, frequencies, llama3_context
+from rrope_jax.rope.far_positions import why_only_here
 from rrope_jax.rope.resonance import RULE_FIELDS
 from rrope_jax.rope.scalings import NEVER_TURNS, stretched_theta
 from rrope_jax.rope.temperature import why_not_in_runtimes
@@ -106,6 +107,8 @@ def obstacle(gguf: Gguf, model: ModelConfig, spec: RopeSpec, *, native: bool) ->
       spec: its embedding.
       native: whether the embedding is to be written as keys; else it becomes lists of factors.
     """
+    if (reason := why_only_here(spec)) is not None:
+        return reason
     name = f"llama.cpp's architecture {gguf.architecture!r}"
     if "sliding_attention" in model.layer_types:
         sliding = spec.of("sliding_attention")

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh
+from jax.typing import ArrayLike
 
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.model.platform import operations as platform
@@ -24,6 +25,7 @@ class CallShape:
       dropout: whether the attention weights have dropout.
       arranged: whether tokens are in the order of `context_parallel.arrange`.
       window: the sliding window, as in `CausalMask`.
+      far: whether far pairs have other queries and keys.
     """
 
     B: int
@@ -38,6 +40,21 @@ class CallShape:
     dropout: bool = False
     arranged: bool = False
     window: int | None = None
+    far: bool = False
+
+
+class FarPairs(NamedTuple):
+    """Queries and keys for pairs that are far apart, in place of the others; the values are shared.
+
+    Attributes:
+      q_BTNH, k_BSKH: like those of `Call`, rotated to the positions of far pairs.
+      window: a pair is far if its query comes at least so many tokens after its key; an int or
+        int32[].
+    """
+
+    q_BTNH: jax.Array
+    k_BSKH: jax.Array
+    window: ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +65,7 @@ class Call:
       q_BTNH, k_BSKH, v_BSKH: scaled and rotated queries, rotated keys, and values.
       mask: which keys each query may see.
       dropout: applied to the softmax weights, float32[B, K, G, T, S].
+      far: what far pairs have instead of `q_BTNH` and `k_BSKH`; None if all pairs have these.
       prepared: the device's part of the result of `Implementation.prepare`.
     """
 
@@ -56,6 +74,7 @@ class Call:
     v_BSKH: jax.Array
     mask: CausalMask
     dropout: Callable[[jax.Array], jax.Array] | None = None
+    far: FarPairs | None = None
     prepared: Any = None
 
     @property
@@ -76,6 +95,7 @@ class Call:
             dropout=self.dropout is not None,
             arranged=self.mask.arranged,
             window=self.mask.window,
+            far=self.far is not None,
         )
 
 
@@ -114,5 +134,6 @@ def fused_obstacle(shape: CallShape, platform_name: str) -> str | None:
     if here != platform_name:
         return f"it needs a {platform_name.upper()}, not a {here.upper()}"
     return dropout_obstacle(shape) or first_obstacle(
-        (shape.continued, "it has no mask for decoding with a cache")
+        (shape.continued, "it has no mask for decoding with a cache"),
+        (shape.far, "it has one rotation for all pairs, and far_positions gives far ones another"),
     )

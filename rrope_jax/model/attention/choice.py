@@ -6,7 +6,13 @@ from typing import NamedTuple
 import jax
 
 from rrope_jax.model.attention import chunked, context_parallel, cudnn, dense, splash
-from rrope_jax.model.attention.call import Call, CallShape, Implementation, dropout_obstacle
+from rrope_jax.model.attention.call import (
+    Call,
+    CallShape,
+    FarPairs,
+    Implementation,
+    dropout_obstacle,
+)
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.sharding import on_a_mesh, parts
 
@@ -51,8 +57,11 @@ def choose(shape: CallShape, implementation: str = "auto") -> Choice:
     """
     if shape.dropout and parts("length") > 1:
         raise ValueError("dropout on attention weights cannot be split over seq; set mesh.seq=1")
-    # XLA itself splits calls with a cache, and those with dropout, whose mask spans whole arrays
-    over_mesh = on_a_mesh() and not shape.continued and not shape.dropout
+    if shape.far and parts("length") > 1:
+        raise ValueError("rows under far_positions cannot be split over seq; set mesh.seq=1")
+    # XLA itself splits calls with a cache, those with far pairs, and those with dropout, whose mask
+    # spans whole arrays
+    over_mesh = on_a_mesh() and not (shape.continued or shape.far or shape.dropout)
     piece = context_parallel.piece(shape) if over_mesh else shape
     if implementation == "auto":
         name = next(
@@ -76,8 +85,12 @@ def attention(
     *,
     implementation: str = "auto",
     dropout: Callable[[jax.Array], jax.Array] | None = None,
+    far: FarPairs | None = None,
 ) -> jax.Array:
     """Softmax attention with float32 logits and softmax.
+
+    With `far`, the logits of far pairs come from its queries and keys, and one softmax goes over
+    both: attention within the window and attention beyond it, merged by log-sum-exp.
 
     Args:
       q_BTNH: queries, rotated and multiplied by the attention scale (`rope.rotate` does both).
@@ -85,6 +98,7 @@ def attention(
       mask: which keys each query may see.
       implementation: as in `choose`.
       dropout: applied to the softmax weights, float32[B, K, G, T, S]; None for no dropout.
+      far: what far pairs have instead of `q_BTNH` and `k_BSKH`; None if all pairs have these.
 
     Returns:
       An array of the shape and dtype of q_BTNH.
@@ -94,7 +108,7 @@ def attention(
     """
     if mask.window is not None and mask.window >= k_BSKH.shape[1]:
         mask = mask._replace(window=None)  # it holds all keys
-    call = Call(q_BTNH, k_BSKH, v_BSKH, mask, dropout)
+    call = Call(q_BTNH, k_BSKH, v_BSKH, mask, dropout, far)
     choice = choose(call.shape, implementation)
     row = IMPLEMENTATIONS[choice.name]
     if choice.over_mesh:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 # finite, so that the difference of two masked logits is not NaN
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
@@ -54,11 +55,19 @@ class CausalMask(NamedTuple):
 
     def dense(self, T: int, S: int) -> jax.Array:
         """The mask as bool[B or 1, T, S], True for visible pairs."""
-        query_T, key_S = jnp.arange(T, dtype=jnp.int32), jnp.arange(S, dtype=jnp.int32)
-        query_BT = query_T[None] if self.start_B is None else self.start_B[:, None] + query_T
+        query_BT, key_S = self._queries(T), jnp.arange(S, dtype=jnp.int32)
         visible_BTS = key_S <= query_BT[:, :, None]
         if self.window is not None:
             visible_BTS &= key_S > query_BT[:, :, None] - self.window
         if self.segment_ids_BT is not None and self.key_segments is not None:
             visible_BTS &= self.segment_ids_BT[:, :, None] == self.key_segments[:, None, :]
         return visible_BTS
+
+    def far(self, T: int, S: int, window: ArrayLike) -> jax.Array:
+        """The pairs of a key and a query at least `window` tokens after it, bool[B or 1, T, S]."""
+        return self._queries(T)[:, :, None] - jnp.arange(S, dtype=jnp.int32) >= window
+
+    def _queries(self, T: int) -> jax.Array:
+        """The indices of the queries among the keys, int32[B or 1, T]."""
+        query_T = jnp.arange(T, dtype=jnp.int32)
+        return query_T[None] if self.start_B is None else self.start_B[:, None] + query_T

@@ -79,7 +79,11 @@ _matmul_wide_gradient.defvjp(_matmul_forward, _matmul_backward)
 
 
 def one_query(
-    q_B1NH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visible_B1S: jax.Array
+    q_B1NH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    visible_B1S: jax.Array,
+    far: tuple[jax.Array, jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """Attention with one query per row, which is bound by reading the cache.
 
@@ -88,12 +92,20 @@ def one_query(
     """
     B, _, N, H = q_B1NH.shape
     K = k_BSKH.shape[2]
-    q_BKGH = q_B1NH.reshape(B, K, N // K, H)
-    k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
+    v_BKSH = v_BSKH.swapaxes(1, 2)
     heads = ((0, 1), (0, 1))
-    logits_BKGS = jax.lax.dot_general(
-        q_BKGH, k_BKSH, (((3,), (3,)), heads), preferred_element_type=jnp.float32
-    )
+
+    def logits(q_B1NH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
+        q_BKGH, k_BKSH = q_B1NH.reshape(B, K, N // K, H), k_BSKH.swapaxes(1, 2)
+        return jax.lax.dot_general(
+            q_BKGH, k_BKSH, (((3,), (3,)), heads), preferred_element_type=jnp.float32
+        )
+
+    logits_BKGS = logits(q_B1NH, k_BSKH)
+    if far is not None:
+        far_q_B1NH, far_k_BSKH, is_far_B1S = far
+        far_BKGS = logits(far_q_B1NH, far_k_BSKH)
+        logits_BKGS = jnp.where(is_far_B1S[:, None], far_BKGS, logits_BKGS)
     weights_BKGS = jax.nn.softmax(jnp.where(visible_B1S[:, None], logits_BKGS, MASKED), axis=-1)
     mixed_BKGH = jax.lax.dot_general(
         weights_BKGS.astype(v_BKSH.dtype), v_BKSH, (((3,), (2,)), heads)

@@ -34,8 +34,9 @@ class Operations:
       matmul: x_MI times kernel_IO, in the dtype of x or a preferred one.
       matmul_rows: x_MI times the transpose of kernel_OI, float32[M, O].
       joins_projections: whether queries, keys and values come from one wide product.
-      one_query: attention with one query per row, from q_B1NH, k_BSKH, v_BSKH and the mask
-        bool[B or 1, 1, S]; None to use the general form.
+      one_query: attention with one query per row, from q_B1NH, k_BSKH, v_BSKH, the mask
+        bool[B or 1, 1, S], and q_B1NH, k_BSKH and the mask of far pairs or None; None to use the
+        general form.
       chunks: the blocks of chunked attention.
       unstack: splits stacked parameters into layers, for a loop over tokens; None if a loop over
         layers reads the stack in place.
@@ -44,7 +45,7 @@ class Operations:
     matmul: Callable[[jax.Array, jax.Array, DTypeLike | None], jax.Array]
     matmul_rows: Callable[[jax.Array, jax.Array], jax.Array]
     joins_projections: bool
-    one_query: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array] | None
+    one_query: Callable[..., jax.Array] | None
     chunks: Chunks
     unstack: Callable[[Any], list[Any]] | None
 

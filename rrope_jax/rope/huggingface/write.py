@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rrope_jax.rope.factor_lists import as_factor_lists
+from rrope_jax.rope.far_positions import why_only_here
 from rrope_jax.rope.frequencies import frequencies
 from rrope_jax.rope.huggingface.layers import FULL, SLIDING
 from rrope_jax.rope.huggingface.model_types import LLAMA, ModelType, SlidingLayers, model_type_of
@@ -62,7 +63,8 @@ def to_hf(
       ValueError: the type has one embedding for all layers or no position temperature, and the spec
         has two embeddings or such a temperature; or the scaling is `dynamic_ntk`, whose frequencies
         depend on the length, and the spec has resonance or an attention factor, or
-        `max_position_embeddings` is not its original context; or it is `dynamic_yarn`.
+        `max_position_embeddings` is not its original context; or it is `dynamic_yarn`; or far pairs
+        have other positions.
     """
     row = model_type_of(model_type) or LLAMA
     if (reason := why_not_in_hf(spec, model_type=model_type)) is not None:
@@ -111,6 +113,9 @@ def why_not_in_hf(spec: RopeSpec, *, model_type: str | None = None) -> str | Non
       model_type: the type; None for LLaMA.
     """
     row, name = model_type_of(model_type) or LLAMA, model_type or "llama"
+    for each in (spec.of(FULL), spec.of(SLIDING)):
+        if (reason := why_only_here(each)) is not None:
+            return reason
     if spec.sliding_attention is not None and row.sliding is None:
         return (
             f"model_type={name!r} has one embedding for all layers and the spec has another one "

@@ -15,6 +15,7 @@ from rrope_jax.rope.far_positions import FAR_FIELDS, FAR_POSITIONS, unread_by_fa
 from rrope_jax.rope.methods import fields_of, split_period
 from rrope_jax.rope.resonance import RULE_FIELDS, unread_by_rule
 from rrope_jax.rope.scalings import SCALING_FIELDS, unread_fields
+from rrope_jax.rope.temperature import counts_in_original_context
 
 _LOG = logging.getLogger(__name__)
 
@@ -223,6 +224,9 @@ def _changed(description: Description, old: RopeSpec, fields: Fields, path: str)
         merged["original_context"] = original
     if method in FAR_POSITIONS and "far_context" in FAR_POSITIONS[method].reads:
         merged["far_context"] = merged["far_context"] or original
+    scaling = fields.get("scaling", old.scaling)
+    if counts_in_original_context(old) and "original_context" in unread_fields(scaling):
+        merged["temperature_context"] = old.original_context
     merged |= fields
     spec = _build(merged, path, head_dim=description.model.head_size)
     if spec.scaling != old.scaling and old.scaling != "none":

@@ -16,7 +16,7 @@ from rrope_jax.io.description import Description
 from rrope_jax.jobs.convert import ConvertSetting
 from rrope_jax.jobs.rope_fields import extend, original_context
 from rrope_jax.model import ModelConfig
-from rrope_jax.rope import RopeSpec, frequencies
+from rrope_jax.rope import RopeSpec, frequencies, query_temperature
 from tests.io import tiny
 
 MODEL = ModelConfig(vocab_size=8, d_model=64, num_layers=1, num_heads=4, d_ff=8)
@@ -55,6 +55,13 @@ def test_extension_takes_the_checkpoints_context() -> None:
         resonance=True,
     )
     assert found.context == 32768
+
+
+def test_a_position_temperature_outlives_the_scaling_whose_context_it_counts_in() -> None:
+    spec = dataclasses.replace(YARN.rope, llama_4_scaling_beta=0.1)
+    found = extend(dataclasses.replace(YARN, rope=spec), _group(scaling="nope")).rope
+    assert (found.scaling, found.temperature_context) == ("nope", 2048)
+    assert query_temperature(found, 5000) == query_temperature(spec, 5000)
 
 
 def test_original_context_can_be_given() -> None:

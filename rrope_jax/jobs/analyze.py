@@ -28,6 +28,7 @@ SUMMARY = (
 
 # The plot of coincidences shows the maximum of each of this many ranges of unseen distances.
 _STRETCHES = 512
+_LONGEST_SEARCH = 2**16  # tokens; the search for a base takes seconds at it
 _LONGEST_NUMBER = 14_000  # bits; Python converts integers of up to 4300 digits to text
 
 
@@ -205,8 +206,13 @@ def analyze(study: Study, spec: RopeSpec, specs: Mapping[str, RopeSpec]) -> dict
         ],
         "drawn_feature": drawn,
         "near": study.near,
+        "least_theta": _least_theta(study, spec),
         "methods": {
-            method: {**_measure(study, each), "coincidence": _coincidence(study, each)}
+            method: {
+                **_measure(study, each),
+                "coincidence": _coincidence(study, each),
+                **_resolution(study, each),
+            }
             for method, each in specs.items()
         },
     }
@@ -246,6 +252,25 @@ def _measure(study: Study, spec: RopeSpec) -> dict[str, Any]:
         "pre_critical": pre_critical.tolist(),
         "feature_gap": gap.tolist(),
     }
+
+
+def _resolution(study: Study, spec: RopeSpec) -> dict[str, Any]:
+    """Measures what an embedding's tables tell apart, and what its rule of resonance moved."""
+    train_length, length = study.train_length, study.test_length
+    distance = max(train_length - 1, 1)
+    return {
+        "distortion": analysis.distortion(spec, distance, seq_len=length).tolist(),
+        "distinct_angles": analysis.distinct_angles(spec, length, seq_len=length).tolist(),
+        "effective_rank": analysis.effective_rank(spec, train_length, seq_len=length),
+        "context_bound": analysis.context_bound(spec, length, seq_len=length),
+    }
+
+
+def _least_theta(study: Study, spec: RopeSpec) -> float | None:
+    """Finds the least base of plain RoPE for the test length; None where it would take long."""
+    if study.test_length > _LONGEST_SEARCH:
+        return None
+    return analysis.least_theta(spec.rotary_dim, study.test_length)
 
 
 def _coincidence(study: Study, spec: RopeSpec) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Nothing here writes files: `markdown` returns text, and `plots` PNG bytes by fil
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from rrope_jax.jobs.analyze_methods import (
+    draw_methods,
+    gap_table,
+    power,
+    resolution_caption,
+    resolution_table,
+)
 from rrope_jax.reporting.colours import BLUE, INK, VERMILLION
 from rrope_jax.reporting.figure import Figures, ReportFigure, pngs
 from rrope_jax.reporting.methods import method_colour, method_label, order_methods
@@ -34,7 +40,7 @@ def headline(results: Mapping[str, Any]) -> str:
     return (
         f"{results['critical_dimension']} of {len(results['features'])} features are pre-critical "
         f"at {results['train_length']} tokens; with whole wavelengths they repeat together after "
-        f"{_power(results['uniqueness'])} tokens"
+        f"{power(results['uniqueness'])} tokens"
     )
 
 
@@ -54,7 +60,7 @@ def markdown(results: Mapping[str, Any]) -> str:
                 for of_layers, fields in _embeddings(results).items()
             ),
             "## Methods\n",
-            _methods_table(results),
+            gap_table(results),
             "\nA feature is pre-critical when its wavelength is at most the training length: then "
             "training has gone round its whole circle. The gap is the chord, on a circle of radius "
             f"1, from the phase of the worst position in {train_length} to {test_length - 1} to "
@@ -63,6 +69,8 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"The closest coincidence is the distance in {train_length} to {test_length - 1} that "
             f"looks most like one of {_near(results)} to the pre-critical features, with the mean "
             "cosine of their angle differences: 1 is indistinguishable.\n",
+            f"{resolution_table(results)}\n",
+            f"{resolution_caption(results)}\n",
             *shown,
             "## Features\n",
             _features_table(results),
@@ -106,42 +114,8 @@ def _whole(wavelength: float) -> str:
     return _tokens(int(wavelength) if float(wavelength).is_integer() else wavelength)
 
 
-def _methods_table(results: Mapping[str, Any]) -> str:
-    header = (
-        "method",
-        "pre-critical features",
-        "largest gap among them",
-        "mean gap of the others",
-        "uniqueness, tokens",
-        "closest coincidence",
-        "attention factor",
-    )
-    rows = []
-    for method in order_methods(results["methods"]):
-        measured = results["methods"][method]
-        gap, pre_critical = np.array(measured["feature_gap"]), np.array(measured["pre_critical"])
-        rows.append(
-            (
-                method_label(method),
-                str(measured["critical_dimension"]),
-                f"{gap[pre_critical].max():.4g}" if pre_critical.any() else "none",
-                f"{gap[~pre_critical].mean():.4g}" if not pre_critical.all() else "none",
-                _power(measured["uniqueness"]) if is_resonance(method) else "none",
-                _coincidence(measured["coincidence"]),
-                f"{measured['attention_factor']:.4f}",
-            )
-        )
-    return table(header, rows)
-
-
 def _near(results: Mapping[str, Any]) -> str:
     return "0" if results["near"] == 1 else f"0 to {results['near'] - 1}"
-
-
-def _coincidence(measured: Mapping[str, Any]) -> str:
-    if measured["distance"] is None:
-        return "none"
-    return f"{measured['distance']} ({measured['similarity']:.3f})"
 
 
 def _features_table(results: Mapping[str, Any]) -> str:
@@ -180,11 +154,6 @@ def _change(feature: Mapping[str, Any]) -> float:
     if not math.isfinite(feature["wavelength"]):
         return 0.0
     return 100 * float(feature["resonant_wavelength"] / feature["wavelength"] - 1)
-
-
-def _power(value: int) -> str:
-    """Formats an integer; from a million on, with four digits: 7.058e51."""
-    return str(value) if value < 10**6 else f"{Decimal(value):.3e}".replace("+", "")
 
 
 def _draw_wavelengths(results: Mapping[str, Any]) -> Figure:
@@ -279,7 +248,7 @@ def _draw_feature_gap(results: Mapping[str, Any]) -> Figure:
             [0, 1e-4, 1e-3, 1e-2, 1e-1, 1], ["0", "0.0001", "0.001", "0.01", "0.1", "1"]
         )
         axes.minorticks_off()
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
         _shade_pre_critical(axes, results["methods"][methods[0]]["pre_critical"])
     for axes in panels[len(by_scaling) :]:
         axes.remove()
@@ -352,6 +321,12 @@ def _draw_angles(results: Mapping[str, Any]) -> Figure:
 
 FIGURES: Figures = MappingProxyType(
     {
+        "methods.png": ReportFigure(
+            "Methods side by side",
+            "What the two tables say of each method, with the largest gap and distortion of "
+            "pre-critical features.",
+            draw_methods,
+        ),
         "wavelengths.png": ReportFigure(
             "Wavelengths before and after rounding",
             "Shaded features are pre-critical. Rounding moves a wavelength by half a token at "

@@ -26,6 +26,10 @@ Float64Array = NDArray[np.float64]
 LONGEST = 2**24
 MOST_PAIRS = 2**30
 _FIRST_LOOK = 256
+# Positions whose table is held in memory at a time.
+_ROWS = 2**16
+# Quick looks at some distances, which suffice to refuse most bases.
+_NEARBY, _STRIDE = 128, 16
 
 
 def critical_dimension(spec: RopeSpec, train_length: int, *, seq_len: int | None = None) -> int:
@@ -301,11 +305,12 @@ def effective_rank(spec: RopeSpec, length: int, *, seq_len: int | None = None) -
       ValueError: the length is not an integer from 1 to `LONGEST`.
     """
     _check_length("length", length, 1, LONGEST)
-    positions = np.arange(length, dtype=np.int64)
-    columns = [
-        f(2 * np.pi * turns) for turns in _turns(spec, positions, seq_len) for f in (np.cos, np.sin)
-    ]
-    gram = np.array(columns) @ np.array(columns).T
+    gram = np.zeros(())
+    for start in range(0, length, _ROWS):
+        positions = np.arange(start, min(start + _ROWS, length), dtype=np.int64)
+        angles = [2 * np.pi * turns for turns in _turns(spec, positions, seq_len)]
+        columns = np.array([f(angle) for angle in angles for f in (np.cos, np.sin)])
+        gram = gram + columns @ columns.T
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
     share = singular / singular.sum()
     share = share[share > 0]
@@ -326,12 +331,19 @@ def context_bound(spec: RopeSpec, longest: int, *, seq_len: int | None = None) -
     start, stop = 0, min(_FIRST_LOOK, longest)
     while start < longest:  # in parts that double, since most tables fail early
         distances = np.arange(start, stop, dtype=np.int64)
-        total = sum(np.cos(2 * np.pi * turns) for turns in _turns(spec, distances, seq_len))
-        negative = np.flatnonzero(np.asarray(total) < 0)
+        negative = np.flatnonzero(_sum_of_cosines(spec, distances, seq_len) < 0)
         if negative.size:
             return start + int(negative[0])
         start, stop = stop, min(2 * stop, longest)
     return longest
+
+
+def _sum_of_cosines(
+    spec: RopeSpec, distances: NDArray[np.int64], seq_len: int | None
+) -> Float64Array:
+    """The sum over features of the cosine of their angle at each distance."""
+    turns = _turns(spec, distances, seq_len)
+    return np.asarray(sum(np.cos(2 * np.pi * each) for each in turns))
 
 
 def least_theta(head_dim: int, length: int) -> float:
@@ -345,9 +357,20 @@ def least_theta(head_dim: int, length: int) -> float:
       ValueError: the length is not an integer from 1 to `LONGEST`, or head_dim is not one of a
         `RopeSpec`.
     """
+    _check_length("length", length, 1, LONGEST)
+    sparse = np.arange(0, length, _STRIDE, dtype=np.int64)
+    failed = 0  # where the base before this one failed, which is near where this one does
 
     def suffices(theta: float) -> bool:
-        return context_bound(RopeSpec(head_dim=head_dim, theta=theta), length) == length
+        nonlocal failed
+        spec = RopeSpec(head_dim=head_dim, theta=theta)
+        nearby = np.linspace(failed, min(1.2 * failed + 1, length - 1), _NEARBY).astype(np.int64)
+        for distances in (nearby, sparse):
+            negative = distances[_sum_of_cosines(spec, distances, None) < 0]
+            if negative.size:
+                failed = int(negative[0])
+                return False
+        return context_bound(spec, length) == length
 
     low, high = 10.0, 10.0
     while not suffices(high):

@@ -18,6 +18,7 @@ POSGEN = ROOT / "configs" / "analyze_posgen.py"
 FILES = {
     "results.json",
     "report.md",
+    "methods.png",
     "wavelengths.png",
     "feature_gap.png",
     "coincidence.png",
@@ -140,6 +141,29 @@ def test_report_names_methods_and_figures(tmp_path: Path) -> None:
     for name in analyze_report.FIGURES:
         assert f"]({name})" in report
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_methods_side_by_side(tmp_path: Path) -> None:
+    methods = ("rope", "resonance_rope", "rational_rope", "nope", "cope")
+    results = analyze(
+        tmp_path / "run",
+        f"--config.methods={methods}",
+        "--config.rope.resonance_period=64",
+        "--config.rope.clipped_features=16",
+    )["methods"]
+    angles = [results[method]["distinct_angles"] for method in methods]
+    assert [each[0] for each in angles] == [256, 6, 44, 1, 256]  # 44 tokens of 7 turns
+    assert results["rope"]["distortion"] == [0.0] * 32
+    moved = [max(results[method]["distortion"][:9]) for method in methods[1:3]]
+    assert moved[0] > 10 * moved[1] > 0
+    ranks = [results[method]["effective_rank"] for method in methods]
+    assert ranks[3] == pytest.approx(1, rel=1e-4)  # square roots of eigenvalues that round to 0
+    assert ranks[0] > 10
+    assert results["rope"]["context_bound"] == 256
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "| NoPE | none | none | 1.0 | 256 |" in report
+    # the theta from which plain RoPE of 64 dimensions reaches 256 tokens
+    assert "from a base of 1412 on" in report
 
 
 def test_takes_the_config_of_another_command(tmp_path: Path) -> None:

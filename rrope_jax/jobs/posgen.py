@@ -227,7 +227,7 @@ def _nothing_finished(
             "rope": config["rope"],
             "rope_at_test": config["rope_at_test"],
             "model": program.model.fields(),
-            "train": dataclasses.asdict(program.train),
+            "train": program.train.fields(),
             "positions": config["positions"],
             "is_paper": is_paper(program, setting.rope, setting.rope_at_test),
         },

@@ -12,7 +12,13 @@ from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig, check_tasks
 from rrope_jax.posgen.grid import PROTOCOLS, Training, trainings
 from rrope_jax.posgen.layout import AblationMeshConfig
 from rrope_jax.posgen.training import PosgenProgram
-from rrope_jax.rope.methods import changes_far_positions, parse_method
+from rrope_jax.rope.learned import unrounded
+from rrope_jax.rope.methods import (
+    changes_far_positions,
+    fixed_variant,
+    is_learned,
+    parse_method,
+)
 from rrope_jax.rope.positions import PositionSampling
 
 _MOST_SEEDS = 10_000
@@ -44,7 +50,7 @@ class Grid:
                 raise ValueError(f"{name}={entries!r} must name at least one, and none twice")
         check_tasks(self.tasks)
         for method in self.methods:
-            parse_method(method)
+            parse_method(fixed_variant(method))
         for protocol in self.protocols:
             if protocol not in PROTOCOLS:
                 raise ValueError(
@@ -154,12 +160,17 @@ class PosgenSetting:
         for protocol in grid.protocols:
             trained_as = map(PROTOCOLS[protocol], grid.methods)
             for method in dict.fromkeys((*grid.methods, *trained_as)):
-                spec = spec_of_method(*fields[protocol], method, head_dim=program.model.head_size)
+                spec = spec_of_method(
+                    *fields[protocol], fixed_variant(method), head_dim=program.model.head_size
+                )
                 for each in (spec, spec.of("sliding_attention")):
                     if each.far_positions != "none" and not program.far_pairs:
                         raise UsageError(
                             f"config.rope: far_positions = {each.far_positions!r} of some layers "
                             "is part of no method; choose methods by such names in config.methods"
                         )
+                    if is_learned(method):
+                        with refusing(f"method {method!r}"):
+                            unrounded(each)
                 specs[protocol, method] = spec
         return trainings(tasks=grid.tasks, methods=grid.methods, seeds=grid.seeds, specs=specs)

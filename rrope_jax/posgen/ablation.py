@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from typing import Protocol
 
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh
 
-from rrope_jax.posgen.grid import Training
+from rrope_jax.posgen.grid import Evaluation, Training
 from rrope_jax.posgen.layout import (
     AblationMeshConfig,
     Round,
@@ -32,9 +32,16 @@ from rrope_jax.posgen.layout import (
     rounds,
 )
 from rrope_jax.posgen.results import Cell
-from rrope_jax.posgen.round_functions import RoundFunctions, inputs
+from rrope_jax.posgen.round_functions import (
+    RoundFunctions,
+    inputs,
+    programs,
+    spec_at_test,
+    tables_at_test,
+)
 from rrope_jax.posgen.training import PosgenProgram, PosgenState
 from rrope_jax.reporting.quantities import clock
+from rrope_jax.rope import frequencies
 
 _LOG = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 5.0
@@ -102,6 +109,7 @@ class _RoundRun:
         self, program: PosgenProgram, functions: RoundFunctions, round_: Round, store: TrainingStore
     ):
         self._program, self._functions, self._store = program, functions, store
+        self._round = round_
         start = inputs(program, round_)
         self.data = functions.data(round_.trainings[0].task, functions.place(start.data_key_S))
         self._train_key_S = functions.place(start.train_key_S)
@@ -152,7 +160,13 @@ class _RoundRun:
         """Tests all unfinished trainings and stores their cells."""
         accuracy_SEP, loss_SEP = self._evaluate(self.data.test_NT)
         for each in self._unfinished:
-            cells = _cells(self._program, each, accuracy_SEP[each.lane], loss_SEP[each.lane])
+            cells = _cells(
+                self._program,
+                each,
+                accuracy_SEP[each.lane],
+                loss_SEP[each.lane],
+                self._learned(each.lane),
+            )
             self._store.finish(each.training, cells)
 
     def _restore(self) -> None:
@@ -221,8 +235,21 @@ class _RoundRun:
 
     def _evaluate(self, rows_SNT: jax.Array) -> tuple[_Float64, _Float64]:
         """Returns accuracy and loss of all lanes, float64[S, E, P] each, on the host."""
-        measures = self._functions.evaluate(self._state.params, rows_SNT, self._tables_SE)
+        tables_SE = self._tables_SE
+        if self._program.learned:
+            log_ratios_S = jax.device_get(self._state.params.log_ratios)
+            tables_SE = self._functions.place(
+                tables_at_test(self._program, self._round, log_ratios_S)
+            )
+        measures = self._functions.evaluate(self._state.params, rows_SNT, tables_SE)
         return np.asarray(measures.accuracy, np.float64), np.asarray(measures.loss, np.float64)
+
+    def _learned(self, lane: int) -> dict[str, npt.NDArray[np.float32]] | None:
+        """Returns the logarithms of learned frequencies; None if they are not learned."""
+        if not self._program.learned:
+            return None
+        log_ratios_S = jax.device_get(self._state.params.log_ratios)
+        return {name: ratio_S[lane] for name, ratio_S in log_ratios_S.items()}
 
     def _count_seconds(self, active: list[_Unfinished], began: float) -> None:
         """Divides the time since `began` equally among the active trainings of each device."""
@@ -234,9 +261,21 @@ class _RoundRun:
 
 
 def _cells(
-    program: PosgenProgram, finished: _Unfinished, accuracy_EP: _Float64, loss_EP: _Float64
+    program: PosgenProgram,
+    finished: _Unfinished,
+    accuracy_EP: _Float64,
+    loss_EP: _Float64,
+    log_ratios: Mapping[str, npt.NDArray[np.float32]] | None,
 ) -> list[Cell]:
     """Returns the results of a training; P is the axis of generated positions."""
+
+    def inv_freq(evaluation: Evaluation) -> dict[str, tuple[float, ...]]:
+        if log_ratios is None:
+            return {}
+        spec = spec_at_test(program, evaluation, log_ratios)
+        by_type = {name: frequencies(spec.of(name), task.test_length) for name in log_ratios}
+        return {name: tuple(table.inv_freq.tolist()) for name, table in by_type.items()}
+
     task, training, progress = program.task, finished.training, finished.progress
     seed_length, in_distribution = task.seed_length, task.train_length - task.seed_length
     return [
@@ -256,6 +295,7 @@ def _cells(
             train_loss=tuple(progress.train_loss),
             steps=progress.step,
             seconds=progress.seconds,
+            inv_freq=inv_freq(evaluation),
         )
         for index, (evaluation, accuracy_P, loss_P) in enumerate(
             zip(training.evaluations, accuracy_EP, loss_EP, strict=False)  # the rest are padding
@@ -340,7 +380,8 @@ def run(
         steps * sum(len(share.trainings) for share in shares),
         program.train.batch_size * program.task.train_length,
     )
-    functions = RoundFunctions(program, mesh_here(mesh))
+    kinds = programs(program)
+    functions = {learned: RoundFunctions(kinds[learned], mesh_here(mesh)) for learned in kinds}
 
     def run_rounds() -> None:
         for share in shares:
@@ -349,7 +390,8 @@ def run(
             finished = sum(map(store.finished, share.trainings))
             log.skip(steps * finished)
             if finished < len(share.trainings):
-                run_round(_RoundRun(program, functions, share, store))
+                kind = share.learned
+                run_round(_RoundRun(kinds[kind], functions[kind], share, store))
 
     def run_round(run: _RoundRun) -> None:
         log.skip(run.steps_done)

@@ -5,7 +5,7 @@ Axes: N rows, T tokens.
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -149,6 +149,9 @@ class PosgenTrainConfig:
       b1, b2: AdamW's moment decays.
       gradient_clip: Maximum global norm of the gradients; None disables clipping.
       validate_every: Steps between validations; must divide `steps`.
+      frequency_rate: Learning rate of learned frequencies (methods `learned_*`), as a multiple of
+        `learning_rate`. It follows the same schedule, without weight decay and with a gradient norm
+        of its own.
       steps_per_call: Steps between the host's checks for progress, checkpoints and stop requests;
         must divide `validate_every`, which is the default.
       eval_batch_size: Rows per forward pass in validation and test; must divide both splits.
@@ -165,6 +168,7 @@ class PosgenTrainConfig:
     b1: float = 0.9
     b2: float = 0.999
     gradient_clip: float | None = None
+    frequency_rate: float = 1.0
     validate_every: int = 78
     steps_per_call: int | None = None
     eval_batch_size: int = 100
@@ -189,7 +193,7 @@ class PosgenTrainConfig:
                 f"steps_per_call={self.steps_per_call} must divide validate_every="
                 f"{self.validate_every}; 1 always does"
             )
-        for name in ("learning_rate", "weight_decay"):
+        for name in ("learning_rate", "weight_decay", "frequency_rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number >= 0")
         for name in ("b1", "b2", "warmup_fraction"):
@@ -197,6 +201,13 @@ class PosgenTrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip={self.gradient_clip} must be > 0, or None for none")
+
+    def fields(self) -> dict[str, Any]:
+        """All fields, without `frequency_rate` at its default, which older results lack."""
+        fields = dataclasses.asdict(self)
+        if self.frequency_rate == PosgenTrainConfig.frequency_rate:
+            del fields["frequency_rate"]
+        return fields
 
     @property
     def call_steps(self) -> int:

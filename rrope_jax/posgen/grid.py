@@ -7,21 +7,30 @@ methods into trainings:
 - `scaled_at_test` (the authors' code): models are trained unscaled, once without and once with
   resonance, and a scaling's tables are used only in validation and test.
 
-A training that serves several protocols or methods runs only once.
+A training that serves several protocols or methods runs only once. One that learns its frequencies
+(`learned_rope`) serves all rules of resonance, which move only what it has learned.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
 from rrope_jax.rope import RopeSpec
-from rrope_jax.rope.methods import with_scaling
+from rrope_jax.rope.methods import (
+    is_learned,
+    learned_variant,
+    method_name,
+    plain_variant,
+    with_scaling,
+)
 
 
 def _trained_as_itself(method: str) -> str:
-    return method
+    return plain_variant(method) if is_learned(method) else method
 
 
 def _trained_unscaled(method: str) -> str:
+    if is_learned(method):
+        return learned_variant(method_name("none", resonance=False))
     return with_scaling(method, "none")
 
 
@@ -39,7 +48,7 @@ class Evaluation:
     Attributes:
       protocol: A key of `PROTOCOLS`.
       method: The method tested.
-      spec: The method's embedding at test.
+      spec: The method's embedding at test, before what the training has learned moves it.
     """
 
     protocol: str
@@ -64,6 +73,11 @@ class Training:
     seed: int
     spec: RopeSpec
     evaluations: tuple[Evaluation, ...]
+
+    @property
+    def learned(self) -> bool:
+        """Whether the frequencies are learned, starting from those of `spec`."""
+        return is_learned(self.method)
 
     @property
     def name(self) -> str:

@@ -111,6 +111,8 @@ def attentions_of(program: PosgenProgram, mesh: Mesh) -> tuple[str, ...]:
 class Round:
     """Trainings of a task that run at the same time, in a single program.
 
+    Either all of them learn their frequencies or none, as these are different programs.
+
     Attributes:
       lanes: The training in each lane; None for an idle lane. Lanes are ordered by device, and all
         devices have the same number.
@@ -122,6 +124,11 @@ class Round:
     def trainings(self) -> tuple[Training, ...]:
         """The trainings, without idle lanes."""
         return tuple(training for training in self.lanes if training is not None)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the trainings learn their frequencies."""
+        return self.trainings[0].learned
 
     @property
     def evaluations(self) -> int:
@@ -148,15 +155,15 @@ def rounds(trainings: Sequence[Training], *, devices: int, lanes: int) -> tuple[
       devices: Number of devices along the axis.
       lanes: Maximum number of lanes per device; 0 for as many as its share of a task.
     """
-    by_task: dict[str, list[Training]] = {}
+    alike: dict[tuple[str, bool], list[Training]] = {}
     for training in trainings:
-        by_task.setdefault(training.task, []).append(training)
+        alike.setdefault((training.task, training.learned), []).append(training)
     all_rounds: list[Round] = []
-    for of_task in by_task.values():
-        share = -(-len(of_task) // devices)
+    for group in alike.values():
+        share = -(-len(group) // devices)
         size = devices * min(lanes or share, share)
-        idle = (None,) * (-len(of_task) % size)
-        filled = (*of_task, *idle)
+        idle = (None,) * (-len(group) % size)
+        filled = (*group, *idle)
         all_rounds += [Round(filled[i : i + size]) for i in range(0, len(filled), size)]
     order = {training: index for index, training in enumerate(trainings)}
     return tuple(sorted(all_rounds, key=lambda each: order[each.trainings[0]]))

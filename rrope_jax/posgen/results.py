@@ -39,6 +39,8 @@ class Cell:
       train_loss: Mean training losses between validations.
       steps: Optimizer steps of the training.
       seconds: Device time of the training, in all runs that worked on it.
+      inv_freq: Layer type -> the frequencies that were learned and tested, radians per token; empty
+        and not in JSON if none were learned.
     """
 
     task: str
@@ -56,6 +58,7 @@ class Cell:
     train_loss: tuple[float, ...] = ()
     steps: int = 0
     seconds: float = math.nan
+    inv_freq: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def key(self) -> CellKey:
@@ -64,10 +67,13 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the entry of results.json."""
-        return {
+        entry = {
             field.name: _without_nan(getattr(self, field.name))
             for field in dataclasses.fields(self)
         }
+        if not entry["inv_freq"]:
+            del entry["inv_freq"]
+        return entry
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
@@ -93,6 +99,10 @@ class Cell:
                 train_loss=tuple(map(_number, entry.get("train_loss", ()))),
                 steps=int(entry.get("steps", 0)),
                 seconds=_number(entry.get("seconds")),
+                inv_freq={
+                    name: tuple(map(_number, inv_freq_F))
+                    for name, inv_freq_F in dict(entry.get("inv_freq", {})).items()
+                },
             )
         except KeyError as error:
             raise ValueError(

@@ -8,7 +8,7 @@ other axis letters.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +17,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rrope_jax.posgen.config import seed_keys
-from rrope_jax.posgen.grid import Training
+from rrope_jax.posgen.grid import Evaluation, Training
 from rrope_jax.posgen.layout import AXIS, Round, default_lanes, rounds
 from rrope_jax.posgen.training import PosgenProgram, PosgenState, Tables
+from rrope_jax.rope import RopeSpec
+from rrope_jax.rope.learned import learned_spec
 
 Array = jax.Array
 
@@ -30,7 +32,7 @@ class RoundInputs(NamedTuple):
     Attributes:
       data_key_S, init_key_S, train_key_S: Random keys from `seed_keys`.
       tables_S: Tables for training.
-      tables_SE: Tables for validation and test.
+      tables_SE: Tables for validation and test, before what the trainings learn moves them.
     """
 
     data_key_S: Array
@@ -43,23 +45,54 @@ class RoundInputs(NamedTuple):
 def inputs(program: PosgenProgram, round_: Round) -> RoundInputs:
     """Makes a round's inputs; idle lanes and evaluations are padded by repeating others."""
     trainings = [training or round_.trainings[0] for training in round_.lanes]
-    # Only scalings that depend on the current length use these.
+    # Only scalings that depend on the current length use it.
     trained = max(program.task.train_length, program.positions.target_length or 0)
-    tested = program.task.test_length
     keys_S = [seed_keys(training.seed) for training in trainings]
     data_key_S, init_key_S, train_key_S = map(jnp.stack, zip(*keys_S, strict=True))
-    tables_SE = []
-    for training in trainings:
-        tables = [program.tables(evaluation.spec, tested) for evaluation in training.evaluations]
-        tables += tables[-1:] * (round_.evaluations - len(tables))
-        tables_SE.append(_stack(tables))
     return RoundInputs(
         data_key_S,
         init_key_S,
         train_key_S,
         _stack([program.tables(training.spec, trained) for training in trainings]),
-        _stack(tables_SE),
+        tables_at_test(program, round_),
     )
+
+
+def tables_at_test(
+    program: PosgenProgram, round_: Round, log_ratios_S: Mapping[str, Any] | None = None
+) -> Tables:
+    """Makes the tables for validation and test, with the leading axes S and E, on the host.
+
+    Args:
+      program, round_: The trainings.
+      log_ratios_S: What they have learned so far (`LearnedParams`); None for nothing.
+    """
+    tables_SE = []
+    for lane, training in enumerate(round_.lanes):
+        log_ratios = None
+        if log_ratios_S is not None:
+            log_ratios = {name: np.asarray(ratio_S[lane]) for name, ratio_S in log_ratios_S.items()}
+        tables = [
+            program.tables(spec_at_test(program, each, log_ratios), program.task.test_length)
+            for each in (training or round_.trainings[0]).evaluations
+        ]
+        tables += tables[-1:] * (round_.evaluations - len(tables))
+        tables_SE.append(_stack(tables))
+    return _stack(tables_SE)
+
+
+def spec_at_test(
+    program: PosgenProgram, evaluation: Evaluation, log_ratios: Mapping[str, Any] | None
+) -> RopeSpec:
+    """Returns the embedding of an evaluation, with the frequencies that a training has learned."""
+    if log_ratios is None:
+        return evaluation.spec
+    return learned_spec(evaluation.spec, log_ratios, program.task.train_length)
+
+
+def programs(program: PosgenProgram) -> dict[bool, PosgenProgram]:
+    """Returns the programs of an ablation: whether trainings learn their frequencies -> program."""
+    return {learned: dataclasses.replace(program, learned=learned) for learned in (False, True)}
 
 
 def _stack(tables: Sequence[Tables]) -> Tables:
@@ -180,11 +213,14 @@ def lower(
       program, trainings, lanes: As for `ablation.run`.
       mesh: The mesh; its devices may be those of a topology to compile for.
     """
-    alike: dict[tuple[int, int], list[Round]] = {}
+    alike: dict[tuple[bool, int, int], list[Round]] = {}
     for each in rounds(trainings, devices=mesh.size, lanes=lanes or default_lanes(mesh)):
-        alike.setdefault((len(each.lanes), each.evaluations), []).append(each)
+        alike.setdefault((each.learned, len(each.lanes), each.evaluations), []).append(each)
+    kinds = programs(program)
     return tuple(
-        phase for group in alike.values() for phase in _phases(program, group[0], len(group), mesh)
+        phase
+        for (learned, *_), group in alike.items()
+        for phase in _phases(kinds[learned], group[0], len(group), mesh)
     )
 
 

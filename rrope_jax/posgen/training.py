@@ -32,7 +32,8 @@ from rrope_jax.rope import (
     query_temperature_table,
 )
 from rrope_jax.rope.far_positions import FarPositions, far_positions_of
-from rrope_jax.rope.positions import PositionSampling, sample
+from rrope_jax.rope.learned import learned_cos_sin
+from rrope_jax.rope.positions import Positions, PositionSampling, sample
 
 Array = jax.Array
 
@@ -64,6 +65,18 @@ class PosgenState(NamedTuple):
     step: Array
 
 
+class LearnedParams(NamedTuple):
+    """The parameters of a training that learns its frequencies.
+
+    Attributes:
+      decoder: Those of the model.
+      log_ratios: Layer type -> the logarithms of `rope.learned`, float32[head_dim / 2].
+    """
+
+    decoder: Any
+    log_ratios: Mapping[str, Array]
+
+
 class PositionMeans(NamedTuple):
     """Teacher-forced means over rows for each generated position, float32[E, L' - (j+k)]."""
 
@@ -85,6 +98,8 @@ class PosgenProgram:
         embedding without. If not, no embedding has such a factor.
       far_pairs: Whether some methods have other positions for far pairs. The program then computes
         both attentions for all methods.
+      learned: Whether the frequencies are learned, starting from those of the tables. If so, the
+        parameters of a state are `LearnedParams`.
 
     Raises:
       ValueError: The precision is unknown, or parts of the setting do not fit together.
@@ -97,6 +112,7 @@ class PosgenProgram:
     matmul_precision: str | None = None
     position_temperatures: bool = False
     far_pairs: bool = False
+    learned: bool = False
 
     def __post_init__(self) -> None:
         if self.matmul_precision not in (None, *MATMUL_PRECISIONS):
@@ -133,9 +149,7 @@ class PosgenProgram:
           spec: The embedding.
           seq_len: The current length, for the scalings that depend on it.
         """
-        windowed = "sliding_attention" in self.model.layer_types
-        names = ("full_attention", *(("sliding_attention",) if windowed else ()))
-        return {name: self._table(spec.of(name), seq_len) for name in names}
+        return {name: self._table(spec.of(name), seq_len) for name in self._layers_with_tables}
 
     def _table(self, spec: RopeSpec, seq_len: int | None) -> LayerTables:
         phases = phase_table(spec, seq_len)
@@ -158,16 +172,28 @@ class PosgenProgram:
 
     def init(self, key: Array) -> PosgenState:
         """Initializes parameters and optimizer state."""
-        params = nnx.split(self._decoder(key))[1]
+        params: Any = nnx.split(self._decoder(key))[1]
+        if self.learned:
+            log_ratio_F = jnp.zeros(self.model.head_size // 2)
+            params = LearnedParams(params, dict.fromkeys(self._layers_with_tables, log_ratio_F))
         return PosgenState(params, self.optimizer().init(params), jnp.zeros((), jnp.int32))
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Returns AdamW with a one-cycle schedule."""
+        """Returns AdamW with a one-cycle schedule; learned frequencies have one of their own."""
+        config = self.train
+        decoder = self._adamw(config.learning_rate, config.weight_decay)
+        if not self.learned:
+            return decoder
+        frequencies = self._adamw(config.learning_rate * config.frequency_rate, 0.0)
+        kinds = LearnedParams("decoder", "frequencies")  # type: ignore[arg-type]  # a prefix
+        return optax.partition({"decoder": decoder, "frequencies": frequencies}, kinds)
+
+    def _adamw(self, learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
         config = self.train
         schedule = optax.cosine_onecycle_schedule(
-            config.steps, config.learning_rate, pct_start=config.warmup_fraction
+            config.steps, learning_rate, pct_start=config.warmup_fraction
         )
-        adamw = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
+        adamw = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=weight_decay)
         if config.gradient_clip is None:
             return adamw
         return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw)
@@ -189,10 +215,12 @@ class PosgenProgram:
 
         def step(state: PosgenState, rows_B: Array) -> tuple[PosgenState, Array]:
             step_position_key = jax.random.fold_in(position_key, state.step)
-            rotation = self._training_rotation(tables, step_position_key, rows_B.size)
+            positions = self._training_positions(step_position_key, rows_B.size)
             step_key = jax.random.fold_in(dropout_key, state.step) if self.model.dropout else None
 
             def objective(params: Any) -> Array:
+                log_ratios = params.log_ratios if self.learned else None
+                rotation = self._rotations(tables, positions, log_ratios)
                 nll_BT, _ = self._predict(params, train_NT[rows_B], rotation, step_key)
                 return jnp.mean(nll_BT)
 
@@ -209,7 +237,7 @@ class PosgenProgram:
         batches = rows_NT.reshape(-1, self.train.eval_batch_size, rows_NT.shape[1])
 
         def under_tables(tables: Tables) -> PositionMeans:
-            rotation = self._rotations(tables, jnp.arange(rows_NT.shape[1]))
+            rotation = self._rotations(tables, Positions(jnp.arange(rows_NT.shape[1])))
 
             def batch(rows_BT: Array) -> PositionMeans:
                 nll_BT, hit_BT = self._predict(params, rows_BT, rotation, None)
@@ -240,7 +268,7 @@ class PosgenProgram:
     ) -> tuple[Array, Array]:
         """Returns negative log likelihood and hit (0 or 1) of generated tokens, float32[B, T]."""
         graph = nnx.split(nnx.eval_shape(lambda: self._decoder(jax.random.key(0))))[0]
-        decoder = nnx.merge(graph, params)
+        decoder = nnx.merge(graph, params.decoder if self.learned else params)
         start_B1 = jnp.full_like(rows_BT[:, :1], self.task.start_token)
         inputs_BT = jnp.concatenate([start_B1, rows_BT[:, :-1]], axis=1)
         hidden_BTD = decoder.hidden(inputs_BT, rotation=rotation, dropout_key=dropout_key)
@@ -251,31 +279,42 @@ class PosgenProgram:
         hit_BT = (jnp.argmax(logits_BTV, axis=-1) == target_BT).astype(jnp.float32)
         return nll_BT, hit_BT
 
-    def _training_rotation(self, tables: Tables, key: Array, batch: int) -> Rotations:
+    @property
+    def _layers_with_tables(self) -> tuple[str, ...]:
+        windowed = "sliding_attention" in self.model.layer_types
+        return ("full_attention", *(("sliding_attention",) if windowed else ()))
+
+    def _training_positions(self, key: Array, batch: int) -> Positions:
         length = self.task.train_length
         if self.positions.sampler == "contiguous":  # one row for all sequences
-            return self._rotations(tables, jnp.arange(length))
-        whole_BT, fraction_BT = sample(self.positions, key, batch, length)
-        return self._rotations(tables, whole_BT, fraction_BT)
+            return Positions(jnp.arange(length))
+        return sample(self.positions, key, batch, length)
 
     def _rotations(
-        self, tables: Tables, positions: Array, fraction: Array | None = None
+        self, tables: Tables, positions: Positions, log_ratios: Mapping[str, Array] | None = None
     ) -> Rotations:
         """Returns the rotation of each layer type of the model."""
+        whole, fraction = positions
 
-        def of_layers(tables: LayerTables) -> Rotation:
-            phases, temperature, far = tables.phases, None, None
-            cos, sin = cos_sin_from_table(phases, positions, fraction=fraction)
+        def of_layers(name: str) -> Rotation:
+            phases, far = tables[name]
+
+            def cos_sin(whole: Array, fraction: Array | None = None) -> tuple[Array, Array]:
+                if log_ratios is None:
+                    return cos_sin_from_table(phases, whole, fraction=fraction)
+                return learned_cos_sin(phases, log_ratios[name], whole, fraction=fraction)
+
+            temperature = of_far = None
+            cos, sin = cos_sin(whole, fraction)
             if phases.temperature is not None:
-                temperature = query_temperature_from_table(phases.temperature, positions)
-            if tables.far is not None:
-                of_queries = cos_sin_from_table(phases, tables.far.of_queries(positions))
-                of_keys = cos_sin_from_table(phases, tables.far.of_keys(positions))
-                far = FarRotation(*of_queries, *of_keys, tables.far.window)
-            return Rotation(cos, sin, temperature, far)
+                temperature = query_temperature_from_table(phases.temperature, whole)
+            if far is not None:
+                of_queries, of_keys = (cos_sin(f(whole)) for f in (far.of_queries, far.of_keys))
+                of_far = FarRotation(*of_queries, *of_keys, far.window)
+            return Rotation(cos, sin, temperature, of_far)
 
         return {
-            name: of_layers(tables[name]) if LAYER_TYPES[name].rotates else None
+            name: of_layers(name) if LAYER_TYPES[name].rotates else None
             for name in self.model.layer_types
         }
 

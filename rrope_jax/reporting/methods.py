@@ -53,6 +53,8 @@ _SCALINGS: Mapping[str, ScalingLook] = MappingProxyType(
         "rope_id": ScalingLook("RoPE-ID", "#2f4f9f"),
         "self_extend": ScalingLook("SelfExtend", "#00808a"),
         "jet_long": ScalingLook("Jet-Long", "#8a6d3b"),
+        "learned_rope": ScalingLook("Learned RoPE", "#1f8a8a"),
+        "learned_yarn": ScalingLook("Learned YaRN", "#8a5a00"),
     }
 )
 

@@ -5,6 +5,8 @@ Configs, results, reports and logs name an embedding's method this way: `rope`, 
 `resonance_period` sets it, so that one grid can have several: `rational16_yarn`, `rational32_yarn`.
 Other positions for far pairs come before the scaling, or take its place if there is none:
 `self_extend`, `resonance_self_extend`, `self_extend_yarn`.
+In `[rule_]learned_scaling`, training learns the frequencies, from those of the scaling on, and the
+rule moves what it has learned.
 """
 
 import itertools
@@ -20,6 +22,7 @@ from rrope_jax.rope.spec import RopeSpec
 _PLAIN = "rope"
 _WITH_PERIOD = tuple(name for name, rule in RULES.items() if "resonance_period" in rule.requires)
 _PERIOD = re.compile(rf"({'|'.join(_WITH_PERIOD)})([1-9]\d*)_")
+_LEARNED = "learned_"
 
 
 def _prefixes() -> dict[str, bool | str]:
@@ -111,11 +114,27 @@ def fields_of(method: str) -> Mapping[str, Any]:
     )
 
 
+def is_learned(method: str) -> bool:
+    """Whether a method, known or not, is named as one whose frequencies are learned."""
+    return plain_variant(method).startswith(_LEARNED)
+
+
+def fixed_variant(method: str) -> str:
+    """The same method with the frequencies that learning starts from: `learned_yarn` -> `yarn`."""
+    plain = plain_variant(method)
+    return method.removesuffix(plain) + plain.removeprefix(_LEARNED)
+
+
+def learned_variant(method: str) -> str:
+    """The method of a training that learns its frequencies: `yarn` -> `learned_yarn`."""
+    return _LEARNED + plain_variant(method)
+
+
 def parse_method(method: str) -> tuple[str, bool | str]:
     """Splits a method's name into its scaling and its rule, a value of `RopeSpec.resonance`.
 
     Raises:
-      ValueError: the method is unknown.
+      ValueError: the method is unknown, or its frequencies are learned.
     """
     fields = fields_of(method)
     return fields["scaling"], fields["resonance"]

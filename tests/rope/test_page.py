@@ -36,7 +36,7 @@ def test_code_of_the_page_runs() -> None:
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     exec(blocks[0], scope)
     assert len([line for line in blocks[0].splitlines() if line]) <= 5
     assert scope["q"].shape == q.shape

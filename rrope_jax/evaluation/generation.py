@@ -83,8 +83,8 @@ class Generator:
     `score` feed, since its output is the first that they need. So the logits of the prompt are
     never computed.
 
-    Frequencies and positions that depend on the length (`dynamic_ntk`, `longrope`, `jet_long`) are
-    always those at the cache's capacity.
+    Frequencies and positions that depend on the length (`dynamic_ntk`, `dynamic_yarn`, `longrope`,
+    `jet_long`) are always those at the cache's capacity.
     """
 
     def __init__(self, decoder: Decoder, *, chunk: int = 2048, unstack: bool | None = None):

@@ -183,7 +183,7 @@ def length_groups(spec: RopeSpec, lengths: Sequence[int]) -> list[list[int]]:
     Those of sliding layers count, too.
 
     All lengths form one group, unless the scaling depends on the length (`dynamic_ntk`,
-    `longrope`).
+    `dynamic_yarn`, `longrope`).
     """
     groups: dict[tuple[tuple[bytes, float], ...], list[int]] = {}
     for length in sorted(lengths):

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from rrope_jax.io.families.table import FAMILIES
 from rrope_jax.model.attention.choice import IMPLEMENTATIONS, attention
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.posgen.tasks import TASKS
-from rrope_jax.rope import SCALINGS, methods, positions, resonance, scalings
+from rrope_jax.rope import SCALINGS, methods, positions, resonance, scalings, temperature
 from rrope_jax.rope.positions import SAMPLERS, PositionSampling
 from tests.io import tiny
 
@@ -52,6 +53,7 @@ def test_sections() -> None:
     assert list(SECTIONS) == [
         "A scaling",
         "A rule of resonance",
+        "A temperature by position",
         "A task",
         "A position sampler",
         "An attention implementation",
@@ -108,6 +110,20 @@ def test_add_a_rule_of_resonance(monkeypatch: pytest.MonkeyPatch) -> None:
     assert methods.method_of(spec) == "sevens_ntk"
     exported = rope.from_hf(rope.to_hf(spec, max_position_embeddings=64))
     assert rope.frequencies(exported).periods.tolist() == [7] * 4
+
+
+def test_add_a_temperature_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    def log2(spec: Any) -> temperature.QueryTemperature:
+        return temperature.QueryTemperature(beta=0.0, context=1, log_weight=1 / math.log(2))
+
+    row = temperature.PositionTemperature(log2)
+    monkeypatch.setitem(temperature.POSITION_TEMPERATURES, "log2", row)
+    spec = rope.RopeSpec(head_dim=8, position_temperature="log2")
+    assert rope.RopeSpec(**spec.fields()) == spec
+    factors = rope.query_temperature(spec, np.array([0, 1, 7]))
+    np.testing.assert_allclose(factors, [1, 1, 3], rtol=1e-6)  # float32 logarithms
+    with pytest.raises(ValueError, match="position_temperature='log2'"):
+        rope.to_hf(spec)
 
 
 def test_add_a_task(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,9 @@ posgen() { # NAME METHOD...
 }
 posgen posgen "${methods[@]}"
 
-for method in "${methods[@]}"; do
+for method in "${methods[@]}" yarn,log_n; do
   .venv/bin/rrope evaluate --config="configs/evaluate_method.py:$method" \
-    --workdir="runs/methods_smollm2/$method" --checkpoint="$model"
+    --workdir="runs/methods_smollm2/${method/,/_}" --checkpoint="$model"
 done
 
 .venv/bin/rrope table --workdir=runs/methods --runs runs/methods_posgen runs/methods_smollm2/*

@@ -183,3 +183,11 @@ def test_every_method_of_the_script_gets_the_fields_that_it_reads(method: str) -
         fields["original_context"] = 8192
     spec = RopeSpec(head_dim=64, theta=1e5, **fields)
     assert method_of(spec) == method
+
+
+def test_a_temperature_by_position_goes_with_a_method() -> None:
+    config = runpy.run_path(str(ROOT / "configs" / "evaluate_method.py"))["get_config"](
+        "yarn,log_n"
+    )
+    spec = RopeSpec(head_dim=64, original_context=8192, **config.rope.to_dict())
+    assert (method_of(spec), spec.position_temperature) == ("yarn", "log_n")

@@ -5,7 +5,8 @@
         --checkpoint=models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 After the colon comes the method, `[rule_]scaling`, which gets the fields below that it reads, and
-perhaps a temperature by position, as in `yarn,log_n`. launch/method_table.sh runs it for every row; docs/method_table.md has what came out.
+perhaps a temperature by position, as in `yarn,log_n`. launch/method_table.sh runs it for every row;
+docs/method_table.md has what came out.
 
 Cost: two minutes of one core a method, on one document.
 """

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rrope_jax.rope.methods import parse_method
+from rrope_jax.rope.far_positions import unread_by_far
+from rrope_jax.rope.methods import fields_of
 from rrope_jax.rope.scalings import unread_fields
 
 CONTEXT = 8192  # tokens, of SmolLM2
@@ -25,6 +26,8 @@ FIELDS = {
     "abf_theta": 500_000.0,
     "clipped_features": 10,
     "shortest_wavelength": 32.0,
+    "far_window": 1024,
+    "far_group": 4,
 }
 
 
@@ -33,11 +36,10 @@ def get_config(argument: str = "yarn") -> ConfigDict:
     evaluate = runpy.run_path(str(Path(__file__).with_name("evaluate_smollm2.py")))
     config: ConfigDict = evaluate["get_config"]()
     method, _, temperature = argument.partition(",")
-    scaling, resonance = parse_method(method)
-    unread = unread_fields(scaling)
-    config.rope = ConfigDict({name: FIELDS[name] for name in FIELDS if name not in unread})
-    config.rope.scaling = scaling
-    config.rope.resonance = resonance
+    fields = fields_of(method)
+    unread = unread_fields(fields["scaling"]) | unread_by_far(fields["far_positions"])
+    read = {name: FIELDS[name] for name in FIELDS if name not in unread}
+    config.rope = ConfigDict({**read, **fields})
     if temperature:
         config.rope.position_temperature = temperature
         config.rope.temperature_context = CONTEXT

@@ -20,21 +20,25 @@ model=${model#"$root/"} # results name it as given
 # Scalings in the order of docs/rope.md. NoPE has no wavelengths to round.
 readonly SCALINGS="rope linear ntk dynamic_ntk ntk_by_parts yarn dynamic_yarn llama3 dprope abf hardclip
   cope rope_id"
-methods=(nope)
+tables=(nope)
 for scaling in $SCALINGS; do
-  methods+=("$scaling" "resonance_$scaling")
+  tables+=("$scaling" "resonance_$scaling")
 done
+# Other positions for far pairs.
+readonly FAR=(self_extend resonance_self_extend jet_long resonance_jet_long)
 
-posgen() { # NAME METHOD...
-  local IFS=,
+posgen() { # NAME "METHOD..." [FLAG...]
   .venv/bin/rrope posgen --config=configs/posgen_methods.py --workdir="runs/methods_$1" \
-    --config.methods="${*:2}"
+    --config.methods="${2// /,}" "${@:3}"
 }
-posgen posgen "${methods[@]}"
+posgen posgen "${tables[*]}"
+posgen far "${FAR[*]}" --config.rope.far_window=16 --config.rope.far_group=8 \
+  --config.rope.far_context=32
 
-for method in "${methods[@]}" yarn,log_n; do
+for method in "${tables[@]}" "${FAR[@]}" yarn,log_n; do
   .venv/bin/rrope evaluate --config="configs/evaluate_method.py:$method" \
     --workdir="runs/methods_smollm2/${method/,/_}" --checkpoint="$model"
 done
 
-.venv/bin/rrope table --workdir=runs/methods --runs runs/methods_posgen runs/methods_smollm2/*
+.venv/bin/rrope table --workdir=runs/methods --runs runs/methods_{posgen,far} \
+  runs/methods_smollm2/*

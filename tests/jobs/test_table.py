@@ -19,6 +19,7 @@ from rrope_jax.rope.scalings import SCALINGS
 ROOT = Path(__file__).parents[2]
 SCRIPT = (ROOT / "launch" / "method_table.sh").read_text()
 PLAIN = re.findall(r"\w+", re.findall(r'SCALINGS="(.*?)"', SCRIPT, re.S)[0])
+FAR = re.findall(r"\w+", re.findall(r"FAR=\((.*?)\)", SCRIPT)[0])
 SETTING = {"train_length": 32, "test_length": 128, "seeds": [5, 6]}
 
 
@@ -175,12 +176,14 @@ def test_another_base_gets_other_differences(tmp_path: Path) -> None:
     assert main(["table", f"--workdir={tmp_path / 'table'}", "--runs", *runs]) == 2
 
 
-@pytest.mark.parametrize("method", ["nope", *PLAIN, *map(resonance_variant, PLAIN)])
+@pytest.mark.parametrize("method", ["nope", *PLAIN, *map(resonance_variant, PLAIN), *FAR])
 def test_every_method_of_the_script_gets_the_fields_that_it_reads(method: str) -> None:
     config = runpy.run_path(str(ROOT / "configs" / "evaluate_method.py"))["get_config"](method)
     fields = config.rope.to_dict()
     if "original_context" in SCALINGS[fields["scaling"]].reads:  # the checkpoint's
         fields["original_context"] = 8192
+    if fields["far_positions"] == "jet_long":
+        fields["far_context"] = 8192
     spec = RopeSpec(head_dim=64, theta=1e5, **fields)
     assert method_of(spec) == method
 

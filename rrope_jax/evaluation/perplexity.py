@@ -32,6 +32,7 @@ from rrope_jax.evaluation.units import (
 from rrope_jax.model import Decoder
 from rrope_jax.model.flops import causal_flops
 from rrope_jax.rope import RopeSpec, frequencies
+from rrope_jax.rope.far_positions import far_positions_of
 from rrope_jax.train.loss import next_token_losses
 
 
@@ -178,17 +179,21 @@ _EMBEDDINGS = ("full_attention", "sliding_attention")
 
 
 def length_groups(spec: RopeSpec, lengths: Sequence[int]) -> list[list[int]]:
-    """Groups lengths at which a spec has the same frequencies, ascending: one pass per group.
+    """Groups lengths at which a spec is the same embedding, ascending: one pass per group.
 
-    Those of sliding layers count, too.
+    Frequencies and the positions of far pairs count, those of sliding layers, too.
 
-    All lengths form one group, unless the scaling depends on the length (`dynamic_ntk`,
-    `dynamic_yarn`, `longrope`).
+    All lengths form one group, unless the scaling or the far positions depend on the length
+    (`dynamic_ntk`, `dynamic_yarn`, `longrope`, `jet_long`).
     """
-    groups: dict[tuple[tuple[bytes, float], ...], list[int]] = {}
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for length in sorted(lengths):
-        tables = [frequencies(spec.of(name), length) for name in _EMBEDDINGS]
-        same = tuple((table.inv_freq.tobytes(), table.attention_factor) for table in tables)
+        specs = [spec.of(name) for name in _EMBEDDINGS]
+        tables = [frequencies(each, length) for each in specs]
+        same = (
+            *((table.inv_freq.tobytes(), table.attention_factor) for table in tables),
+            *(far_positions_of(each, length) for each in specs),
+        )
         groups.setdefault(same, []).append(length)
     return list(groups.values())
 

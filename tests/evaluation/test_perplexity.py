@@ -95,6 +95,8 @@ def test_scalings_that_follow_the_length_need_a_forward_each() -> None:
         long_factor=(2.0, 3.0),
     )
     assert length_groups(longrope, [8, 16, 32, 64]) == [[8, 16], [32, 64]]
+    jet_long = RopeSpec(head_dim=8, far_positions="jet_long", far_window=4, far_context=16)
+    assert length_groups(jet_long, [8, 16, 24, 32, 64]) == [[8, 16], [24, 32], [64]]
     local = RopeSpec(head_dim=8, sliding_attention=DYNAMIC)
     assert length_groups(local, [64, 8, 16, 32]) == [[8, 16], [32], [64]]
 

@@ -171,9 +171,9 @@ FIGURES: Figures = MappingProxyType(
     {
         "methods.png": ReportFigure(
             "Every method",
-            "Left, PosGen: dots are means over seeds, strokes are seeds, hollow dots are tasks not "
-            "learned in distribution. Right, text: the loss beside the base method's, on a scale "
-            f"that is linear to {_LINEAR:g} nats.",
+            "PosGen: dots are means over seeds, strokes are seeds, hollow dots are tasks not "
+            "learned in distribution. Text: the loss beside the base method's, on a scale that is "
+            f"linear to {_LINEAR:g} nats.",
             _draw,
         ),
     }

@@ -14,9 +14,10 @@ from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.data.pipeline import Text, TextBatches
 from rrope_jax.io import pretrained
 from rrope_jax.io.orbax import layout
-from rrope_jax.io.orbax.checkpoint import BackgroundCheckpoints
+from rrope_jax.io.orbax.checkpoint import BackgroundCheckpoints, SaveError
 from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.rope import RopeSpec
+from rrope_jax.rope.learned import learned_spec
 from rrope_jax.rope.methods import method_of
 from rrope_jax.run.distributed import Peers
 from rrope_jax.run.identity import difference
@@ -32,7 +33,7 @@ from rrope_jax.train.sharded import (
     sharded_state_shapes,
     state_from_params,
 )
-from rrope_jax.train.step import Params, Program, State
+from rrope_jax.train.step import Program, State
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ FREE_MODEL_FIELDS = ("model.remat", "model.attention")
 
 # Keys of a checkpoint's metadata, besides the description.
 _DATA, _OWED, _CONTENT = "data", "owed", "content"
+_BEFORE_LEARNING = "description_before_learning"
 _TOKENIZER, _HELDOUT = "tokenizer", "heldout"
 _CONTENT_OF = {
     _TOKENIZER: "config.data: the tokenizer",
@@ -116,7 +118,8 @@ class TrainingRun:
             description.tokenizer.write(workdir.path / layout.TOKENIZER)
         first, steps = int(state.step), program.train.steps
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        _LOG.info("%.1f M parameters, %s", parameters / 1e6, _method(description.rope))
+        learned = ", frequencies learned" if state.log_ratios is not None else ""
+        _LOG.info("%.1f M parameters, %s%s", parameters / 1e6, _method(description.rope), learned)
         if first == steps and owed is None:
             _LOG.info("all %d steps are done", steps)
             return True
@@ -145,26 +148,29 @@ class TrainingRun:
         window: loop.Window | None,
         stopping: Callable[[], bool],
     ) -> loop.Hooks:
-        described = layout.description_to_json(self.description)
-
         def save(state: State, data_state: loop.DataState, owed: loop.Record | None = None) -> None:
             log.sync()
-            # `sound` is not saved: a run with a non-finite gradient resumes from before it
-            tree = {name: leaf for name, leaf in state._asdict().items() if name != "sound"}
             metadata = {
                 _DATA: data_state,
                 _OWED: owed,
                 _CONTENT: self.content,
-                layout.DESCRIPTION: described,
+                layout.DESCRIPTION: layout.description_to_json(self._learned(state)),
             }
-            store.save(int(state.step), tree, metadata)
+            if state.log_ratios is not None:
+                metadata[_BEFORE_LEARNING] = layout.description_to_json(self.description)
+            store.save(int(state.step), _saved(state), metadata)
 
         def report(record: Mapping[str, Any]) -> None:
             log.write(record)
             progress.report(record)
 
-        def evaluate(params: Params) -> Mapping[str, float]:
-            return {} if self.heldout is None else self.heldout(params, stopping)
+        def evaluate(state: State) -> Mapping[str, float]:
+            if self.heldout is None:
+                return {}
+            tables = None
+            if state.log_ratios is not None:
+                tables = self.program.tables(self._learned(state).rope, self.heldout.length)
+            return self.heldout(state.params, stopping, tables=tables)
 
         return loop.Hooks(
             log=report,
@@ -175,6 +181,24 @@ class TrainingRun:
             stopping=lambda number: stopping(),
             profile=window,
         )
+
+    def _learned(self, state: State) -> pretrained.Description:
+        """Describes the model with the frequencies that it has learned, if it learns any.
+
+        Raises:
+          SaveError: The rule of resonance has no periods for them.
+        """
+        if state.log_ratios is None:
+            return self.description
+        log_ratios = {name: np.asarray(ratio_F) for name, ratio_F in state.log_ratios.items()}
+        description = self.description
+        try:
+            rope = learned_spec(description.rope, log_ratios, description.context)
+        except ValueError as error:
+            raise SaveError(
+                f"the frequencies that step {state.step} has learned: {error}", own=True
+            ) from error
+        return dataclasses.replace(description, rope=rope)
 
     def _restore(
         self, store: BackgroundCheckpoints, peers: Peers
@@ -189,7 +213,7 @@ class TrainingRun:
             return None
         like = sharded_state_shapes(self.program, self.placement)
         restored = store.restore(
-            {name: leaf for name, leaf in like._asdict().items() if name != "sound"},
+            _saved(like),
             gather=lambda value: peers.gather("restored", value),
         )
         if restored is None:
@@ -219,7 +243,8 @@ class TrainingRun:
                     "or give another --workdir to begin anew"
                 )
         with refusing("--workdir: the model of the newest checkpoint"):
-            saved = layout.description_from_json(metadata[layout.DESCRIPTION])
+            described = metadata.get(_BEFORE_LEARNING, metadata[layout.DESCRIPTION])
+            saved = layout.description_from_json(described)
         if saved.family is None:  # older runs do not say which it is
             saved = dataclasses.replace(saved, family=self.description.family)
         there, here = map(layout.description_to_json, (saved, self.description))
@@ -249,6 +274,13 @@ class TrainingRun:
         _LOG.info("compiled the step in %.0f s%s", time.monotonic() - began, _memory(compiled))
         step: loop.Step = compiled
         return step
+
+
+def _saved(state: State) -> dict[str, Any]:
+    """Returns the parts of a state that checkpoints have."""
+    # `sound` is not saved: a run with a non-finite gradient resumes from before it
+    parts = state._asdict().items()
+    return {name: leaf for name, leaf in parts if name != "sound" and leaf is not None}
 
 
 def _keys(seed: int, placement: Placement) -> tuple[jax.Array, jax.Array]:

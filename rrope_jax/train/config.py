@@ -34,6 +34,9 @@ class TrainConfig:
       weight_decay: AdamW's decoupled decay, on matrices only.
       b1, b2, eps: AdamW's parameters.
       gradient_clip: upper bound on the gradient's global norm; None for no clipping.
+      frequency_rate: the learning rate of learned frequencies (`rope.learned`), as a multiple of
+        learning_rate, without decay and clipped by a norm of their own; None if they are not
+        learned.
       loss_chunk: tokens of a microbatch whose logits exist at a time; see `next_token_losses`.
       positions: how rotary positions are drawn.
       seed: seed of the parameters of a new model, of sampled positions and of dropout.
@@ -55,6 +58,7 @@ class TrainConfig:
     b2: float = 0.95
     eps: float = 1e-8
     gradient_clip: float | None = None
+    frequency_rate: float | None = None
     loss_chunk: int = 2048
     positions: PositionSampling = PositionSampling()
     seed: int = 0
@@ -85,6 +89,12 @@ class TrainConfig:
             raise ValueError(f"eps={self.eps} must be greater than 0; 1e-8 is usual")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip={self.gradient_clip} must be > 0, or None for none")
+        rate = self.frequency_rate
+        if rate is not None and not (math.isfinite(rate) and rate >= 0):
+            raise ValueError(
+                f"frequency_rate={rate} must be a finite number >= 0, or None if frequencies are "
+                "not learned"
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed} must be from 0 to 2^32 - 1")
 

@@ -13,7 +13,7 @@ from rrope_jax.model.decoder import attention_names
 from rrope_jax.sharding import parts, refused_for
 from rrope_jax.train.loop import EvaluationStopped
 from rrope_jax.train.sharded import Placement, check_length
-from rrope_jax.train.step import Batch, Params, Program
+from rrope_jax.train.step import Params, Program, Tables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,7 @@ class Heldout:
 
     Attributes:
       fingerprint: a digest of the rows.
+      length: tokens per row.
     """
 
     def __init__(
@@ -102,30 +103,37 @@ class Heldout:
             for i in range(0, len(chosen), batch_size)
         ]
         self._placement = placement
-        self._sum: Callable[[Params, Batch], tuple[jax.Array, jax.Array]] = jax.jit(
+        self.length = length
+        self._sum: Callable[..., tuple[jax.Array, jax.Array]] = jax.jit(
             program.heldout, out_shardings=placement.whole
         )
 
     def __call__(
-        self, params: Params, stopping: Callable[[], bool] = lambda: False
+        self,
+        params: Params,
+        stopping: Callable[[], bool] = lambda: False,
+        *,
+        tables: Tables | None = None,
     ) -> dict[str, float]:
         """Returns `eval_loss`, in nats per target.
 
         Args:
           params: parameters of the model.
           stopping: whether to stop; called before every batch, in all processes.
+          tables: as for `Program.heldout`.
 
         Raises:
           EvaluationStopped: `stopping` returned True.
         """
         sums: list[tuple[jax.Array, jax.Array]] = []
+        learned = () if tables is None else (tables,)
         with jax.set_mesh(self._placement.mesh):
             for batch in self._batches:
                 # the devices compute one batch while the host waits for the previous one
                 jax.block_until_ready(sums[-2:-1])
                 if stopping():
                     raise EvaluationStopped
-                sums.append(self._sum(params, self._placement.put_whole(batch)))
+                sums.append(self._sum(params, self._placement.put_whole(batch), *learned))
         totals = np.asarray(jax.device_get(sums), np.float64)
         return {"eval_loss": float(totals[:, 0].sum() / totals[:, 1].sum())}
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from rrope_jax.train.step import Batch, Measures, Params, State
+from rrope_jax.train.step import Batch, Measures, State
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,8 +77,9 @@ class Hooks:
       log: receives the record of every step, in order.
       save: saves a state.
       save_every: steps between checkpoints.
-      evaluate: returns numbers for the record of a step; a non-finite number ends the run. If it
-        raises `EvaluationStopped`, the run saves its state and ends, still owing these numbers.
+      evaluate: given the state, returns numbers for the record of a step; a non-finite number ends
+        the run. If it raises `EvaluationStopped`, the run saves its state and ends, still owing
+        these numbers.
       evaluate_every: steps between evaluations; None for never. The last step is evaluated, too.
       stopping: given the number of a step, whether to save and end after it; called after every
         step.
@@ -88,7 +89,7 @@ class Hooks:
     log: Callable[[Record], None]
     save: Save
     save_every: int
-    evaluate: Callable[[Params], Mapping[str, float]]
+    evaluate: Callable[[State], Mapping[str, float]]
     evaluate_every: int | None
     stopping: Callable[[int], bool]
     profile: Window | None = None
@@ -237,7 +238,7 @@ class _Run:
     def evaluate(self, record: Record) -> bool:
         """Evaluates the state and logs the record of its step; returns whether it finished."""
         try:
-            numbers = self._hooks.evaluate(self.state.params)
+            numbers = self._hooks.evaluate(self.state)
         except EvaluationStopped:
             return False
         self._speed.restart()

@@ -12,6 +12,9 @@ import optax
 
 from rrope_jax.train.config import SCHEDULES, TrainConfig
 
+LOG_RATIOS = "log_ratios"
+"""The key of learned frequencies among the trained parameters, beside those of the decoder."""
+
 
 def learning_rate(config: TrainConfig, step: jax.Array) -> jax.Array:
     """The learning rate of a step.
@@ -38,7 +41,9 @@ def learning_rate(config: TrainConfig, step: jax.Array) -> jax.Array:
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Global-norm clipping, then AdamW (arXiv 1711.05101) with decay on matrices only.
 
-    The decay of a step is `rate * weight_decay * parameter`, as in optax and PyTorch.
+    The decay of a step is `rate * weight_decay * parameter`, as in optax and PyTorch. Learned
+    frequencies are clipped by a norm of their own, so that the decoder is trained as without them,
+    and have `frequency_rate` times the learning rate.
     """
     adamw = optax.adamw(
         lambda step: learning_rate(config, step),
@@ -48,16 +53,30 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         weight_decay=config.weight_decay,
         mask=matrices,
     )
-    if config.gradient_clip is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw)
+    clips = []
+    if config.gradient_clip is not None:
+        clips = [optax.clip_by_global_norm(config.gradient_clip)]
+    if config.frequency_rate is None:
+        return optax.chain(*clips, adamw) if clips else adamw
+    apart = [optax.masked(clip, mask) for clip in clips for mask in (_decoder, _frequencies)]
+    return optax.chain(
+        *apart, adamw, optax.masked(optax.scale(config.frequency_rate), _frequencies)
+    )
+
+
+def _frequencies(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: name == LOG_RATIOS for name in params}
+
+
+def _decoder(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: name != LOG_RATIOS for name in params}
 
 
 def matrices(params: dict[str, Any]) -> dict[str, Any]:
-    """Distinguishes a decoder's matrices from its scales and biases.
+    """Distinguishes a decoder's matrices from its scales and biases, and from `LOG_RATIOS`.
 
     Args:
-      params: the pure dict of a decoder's parameters.
+      params: the pure dict of a decoder's parameters, with or without learned frequencies.
 
     Returns:
       A tree of bools like params, True for matrices.
@@ -65,7 +84,8 @@ def matrices(params: dict[str, Any]) -> dict[str, Any]:
 
     def is_matrix(path: tuple[Any, ...], parameter: Any) -> bool:
         name: str = path[-1].key  # the shape does not tell: those of all heads have two axes
-        return name != "scale" and not name.endswith("_bias")
+        is_vector = name == "scale" or name.endswith("_bias") or path[0].key == LOG_RATIOS
+        return not is_vector
 
     mask: dict[str, Any] = jax.tree.map_with_path(is_matrix, params)
     return mask

@@ -151,17 +151,21 @@ def make_placement(program: Program, mesh: Mesh) -> Placement:
     whole = NamedSharding(mesh, PartitionSpec())
     with refused_for("mesh"):
         params = parameter_shardings(program.model, mesh)
+    shapes = abstract_state(program)
+    log_ratios = None
+    if shapes.log_ratios is not None:
+        log_ratios = dict.fromkeys(shapes.log_ratios, whole)
+    state = State(params, (), whole, whole, log_ratios)  # type: ignore[arg-type]
     # moments are sharded like their parameters, counters are replicated
     opt_state = optax.tree.map_params(
         make_optimizer(program.train),
         lambda _, sharding: sharding,
-        abstract_state(program).opt_state,
-        params,
+        shapes.opt_state,
+        state.trained,
         transform_non_params=lambda _: whole,
     )
-    state = State(params, opt_state, whole, whole)  # type: ignore[arg-type]
     rows = NamedSharding(mesh, spec(("batch", "length"), mesh))
-    return Placement(mesh, state, rows, whole)
+    return Placement(mesh, state._replace(opt_state=opt_state), rows, whole)
 
 
 @functools.lru_cache(maxsize=2)

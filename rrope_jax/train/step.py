@@ -15,19 +15,31 @@ from flax import nnx
 
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.attention.context_parallel import arrange, restore
-from rrope_jax.model.decoder import abstract_decoder, rotations
+from rrope_jax.model.decoder import Rotations, abstract_decoder, rotations
 from rrope_jax.model.far_layers import far_positions_by_type
-from rrope_jax.rope import RopeSpec
+from rrope_jax.model.layer_types import LAYER_TYPES
+from rrope_jax.model.layers import Rotation
+from rrope_jax.rope import (
+    PhaseTable,
+    RopeSpec,
+    cos_sin_from_table,
+    phase_table,
+    query_temperature,
+)
+from rrope_jax.rope.learned import learned_cos_sin, unrounded
 from rrope_jax.rope.positions import Positions, sample
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.loss import next_token_losses
-from rrope_jax.train.optimizer import learning_rate, make_optimizer
+from rrope_jax.train.optimizer import LOG_RATIOS, learning_rate, make_optimizer
 
 Params = dict[str, Any]
 """A decoder's parameters as a pure dict."""
 
 Batch = Mapping[str, jax.Array]
 """Arrays [B, T] as in `data.packing.Rows`: tokens, targets, segment_ids, positions, weights."""
+
+Tables = Mapping[str, PhaseTable]
+"""Layer type -> the table of its embedding."""
 
 
 class State(NamedTuple):
@@ -39,12 +51,20 @@ class State(NamedTuple):
       step: int32[], number of steps done.
       sound: bool[], whether all losses and gradients so far were finite. Once it is False, steps
         change nothing, so steps that the host starts before noticing are harmless.
+      log_ratios: layer type -> the learned logarithms of `rope.learned`, float32[d/2]; None if
+        frequencies are not learned.
     """
 
     params: Params
     opt_state: Any
     step: jax.Array
     sound: jax.Array
+    log_ratios: Mapping[str, jax.Array] | None = None
+
+    @property
+    def trained(self) -> Params:
+        """All that the optimizer updates, as one dict."""
+        return self.params | ({} if self.log_ratios is None else {LOG_RATIOS: self.log_ratios})
 
 
 class Measures(NamedTuple):
@@ -88,6 +108,15 @@ class Program:
             lambda: sample(self.train.positions, jax.random.key(0), 1, self.train.length)
         )
         self._graph()  # raises if the embedding does not fit the model
+        if self.train.frequency_rate is None:
+            return
+        if not self._learning_layers:
+            raise ValueError(
+                f"train.frequency_rate={self.train.frequency_rate} has no effect: no layer of the "
+                "model rotates; leave it None"
+            )
+        for name in self._learning_layers:
+            unrounded(self.rope.of(name))  # raises if its frequencies cannot be learned
 
     def reach(self, length: int) -> int:
         """The length in rows of `length` tokens, for what depends on the current length."""
@@ -104,8 +133,14 @@ class Program:
 
     def state_from_params(self, params: Params) -> State:
         """The initial state of a model with these parameters."""
-        opt_state = make_optimizer(self.train).init(params)
-        return State(params, opt_state, jnp.zeros((), jnp.int32), jnp.ones((), bool))
+        log_ratios = None
+        if self._learning_layers:
+            log_ratios = {
+                name: jnp.zeros(self.rope.of(name).rotary_dim // 2)
+                for name in self._learning_layers
+            }
+        state = State(params, (), jnp.zeros((), jnp.int32), jnp.ones((), bool), log_ratios)
+        return state._replace(opt_state=make_optimizer(self.train).init(state.trained))
 
     def step(self, state: State, batch: Batch, key: jax.Array) -> tuple[State, Measures]:
         """One optimizer step.
@@ -122,26 +157,54 @@ class Program:
         config = self.train
         position_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         targets = jnp.sum(batch["weights"])
-        total, gradients = self._gradients(state.params, batch, position_key, dropout_key)
+        total, gradients = self._gradients(state.trained, batch, position_key, dropout_key)
         # divide by the targets of the whole batch, so that all count the same in any microbatch
         loss, gradients = jax.tree.map(lambda x: x / jnp.maximum(targets, 1.0), (total, gradients))
         gradient_norm = optax.tree.norm(gradients)
-        updates, opt_state = make_optimizer(config).update(gradients, state.opt_state, state.params)
-        sound = state.sound & jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
-        proposed = State(
-            optax.apply_updates(state.params, updates), opt_state, state.step + 1, sound
+        updates, opt_state = make_optimizer(config).update(
+            gradients, state.opt_state, state.trained
         )
+        sound = state.sound & jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+        params: Params = optax.apply_updates(state.trained, updates)
+        log_ratios = params.pop(LOG_RATIOS, None)
+        proposed = State(params, opt_state, state.step + 1, sound, log_ratios)
         chosen = jax.tree.map(lambda new, old: jnp.where(sound, new, old), proposed, state)
         rate = learning_rate(config, state.step)
         # set separately: when it turns False, the selection above keeps the old True
         return chosen._replace(sound=sound), Measures(loss, gradient_norm, rate, targets, sound)
 
-    def heldout(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Summed loss and number of targets of a batch, at its own positions, without dropout."""
+    def heldout(
+        self, params: Params, batch: Batch, tables: Tables | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Summed loss and number of targets of a batch, at its own positions, without dropout.
+
+        Args:
+          params: the decoder's parameters.
+          batch: as for `step`.
+          tables: from `tables`, for learned frequencies; None for those of the spec.
+        """
         _check_shapes(batch)
         positions = Positions(batch["positions"])
-        losses_BT = self._losses(params, batch, positions, None)
+        losses_BT = self._losses(params, batch, positions, None, tables)
         return jnp.sum(losses_BT * batch["weights"]), jnp.sum(batch["weights"])
+
+    def tables(self, rope: RopeSpec, length: int) -> Tables:
+        """The tables of an embedding for `heldout`, as NumPy arrays.
+
+        Args:
+          rope: what `rope.learned.learned_spec` makes of the program's embedding.
+          length: tokens per row.
+        """
+        seq_len = self.reach(length)
+        return {name: phase_table(rope.of(name), seq_len) for name in self._learning_layers}
+
+    @property
+    def _learning_layers(self) -> tuple[str, ...]:
+        """The layer types whose frequencies are learned."""
+        if self.train.frequency_rate is None:
+            return ()
+        types = dict.fromkeys(self.model.layer_types)
+        return tuple(name for name in types if LAYER_TYPES[name].rotates)
 
     def _gradients(
         self, params: Params, batch: Batch, position_key: jax.Array, dropout_key: jax.Array
@@ -172,28 +235,56 @@ class Program:
         return sums
 
     def _losses(
-        self, params: Params, batch: Batch, positions: Positions, dropout_key: jax.Array | None
+        self,
+        trained: Params,
+        batch: Batch,
+        positions: Positions,
+        dropout_key: jax.Array | None,
+        tables: Tables | None = None,
     ) -> jax.Array:
         """The loss of every target, even of weight 0: float32[B, T], in nats."""
+        params = {name: value for name, value in trained.items() if name != LOG_RATIOS}
         decoder = nnx.merge(self._graph(), params)
         length = batch["tokens"].shape[1]
         batch, positions = jax.tree.map(arrange, (dict(batch), positions))
         hidden_BTD = decoder.hidden(
             batch["tokens"],
             segment_ids_BT=batch["segment_ids"] if self.segmented else None,
-            rotation=rotations(
-                self.model,
-                self.rope,
-                positions.whole,
-                fraction=positions.fraction,
-                seq_len=self.reach(length),
-            ),
+            rotation=self._rotations(positions, length, trained.get(LOG_RATIOS), tables),
             dropout_key=dropout_key,
             arranged=True,
         )
         return restore(
             next_token_losses(decoder, hidden_BTD, batch["targets"], chunk=self.train.loss_chunk)
         )
+
+    def _rotations(
+        self,
+        positions: Positions,
+        length: int,
+        log_ratios: Mapping[str, jax.Array] | None,
+        tables: Tables | None,
+    ) -> Rotations:
+        """The rotation of each layer type: as learned so far, in tables, or of the spec."""
+        whole, fraction = positions
+        seq_len = self.reach(length)
+        if log_ratios is None and tables is None:
+            return rotations(self.model, self.rope, whole, fraction=fraction, seq_len=seq_len)
+
+        def of_layers(name: str) -> Rotation:
+            spec = self.rope.of(name)
+            if tables is not None:
+                cos, sin = cos_sin_from_table(tables[name], whole, fraction=fraction)
+            else:
+                assert log_ratios is not None
+                start = phase_table(unrounded(spec), seq_len)
+                cos, sin = learned_cos_sin(start, log_ratios[name], whole, fraction=fraction)
+            return Rotation(cos, sin, query_temperature(spec, whole))
+
+        return {
+            name: of_layers(name) if LAYER_TYPES[name].rotates else None
+            for name in self.model.layer_types
+        }
 
     def _positions(self, index_BT: jax.Array, key: jax.Array) -> Positions:
         """The rotary positions of tokens, from their indices within documents."""

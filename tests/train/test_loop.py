@@ -70,7 +70,7 @@ class _Run:
                 ("save", int(state.step), float(state.params["sum"]), place["number"])
             ),
             save_every=save_every,
-            evaluate=lambda params: {"eval_loss": spoiled or -float(params["sum"])},
+            evaluate=lambda state: {"eval_loss": spoiled or -float(state.params["sum"])},
             evaluate_every=evaluate_every,
             stopping=lambda number: number == stop_at,
         )

@@ -27,6 +27,7 @@ class _Counting:
     """A model whose loss on every target is the token before it."""
 
     model, train, segmented = PROGRAM.model, PROGRAM.train, PROGRAM.segmented
+    far_layers = PROGRAM.far_layers
 
     def heldout(self, params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
         return jnp.sum(batch["tokens"] * batch["weights"]), jnp.sum(batch["weights"])

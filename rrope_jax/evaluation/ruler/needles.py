@@ -4,7 +4,7 @@ import dataclasses
 import random
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import numpy as np
@@ -104,10 +104,12 @@ class Needles(Task):
             values_of[key] = [_DRAW[self.value](materials, draws) for _ in range(self.values)]
             needles += [self._needle(key, value) for value in values_of[key]]
         materials.shuffle(needles)
-        hide = {"essay": self._in_essay, "noise": self._in_noise, "needle": self._in_needles}
-        context_text = hide[self.haystack](materials, size, needles, list(values_of), draws)
-
         keys = list(values_of)
+        if self.haystack == "essay":
+            text = _in_essay(materials.essay, size, needles, draws)
+        else:
+            lines = [self._line(materials, keys, draws) for _ in range(size)]
+            text = _between_lines(lines, needles, draws)
         asked = [keys[i] for i in draws.sample(range(len(keys)), self.queries)]
         answers = tuple(value for key in asked for value in values_of[key])
         query = ", ".join(asked[:-1]) + ", and " + asked[-1] if len(asked) > 1 else asked[0]
@@ -116,10 +118,10 @@ class Needles(Task):
             kind = kind.removesuffix("s")
             for plural, singular in _SINGULAR:
                 task, answer_prefix = (
-                    text.replace(plural, singular) for text in (task, answer_prefix)
+                    each.replace(plural, singular) for each in (task, answer_prefix)
                 )
         prompt = materials.prompt(
-            task.format(kind=kind, context=context_text, query=query),
+            task.format(kind=kind, context=text, query=query),
             answer_prefix.format(kind=kind, query=query),
         )
         return Sample(prompt, answers, " " + ", ".join(answers))
@@ -131,59 +133,33 @@ class Needles(Task):
     def _needle(self, key: str, value: str) -> str:
         return _NEEDLE.format(kind=self.value, key=key, value=value)
 
-    def _new_key(
-        self, materials: Materials, draws: random.Random, taken: Mapping[str, object] | list[str]
-    ) -> str:
+    def _new_key(self, materials: Materials, draws: random.Random, taken: Collection[str]) -> str:
         """A key that is not taken, so that a question has one answer (RULER does not look)."""
         while (key := _DRAW[self.key](materials, draws)) in taken:
             pass
         return key
 
-    def _in_noise(
-        self,
-        materials: Materials,
-        size: int,
-        needles: list[str],
-        keys: list[str],
-        draws: random.Random,
-    ) -> str:
-        del materials, keys
-        return _inserted([NOISE] * size, needles, draws)
+    def _line(self, materials: Materials, keys: Collection[str], draws: random.Random) -> str:
+        """A line that the needles are hidden among."""
+        if self.haystack == "noise":
+            return NOISE
+        key = self._new_key(materials, draws, keys)
+        return self._needle(key, _DRAW[self.value](materials, draws))
 
-    def _in_needles(
-        self,
-        materials: Materials,
-        size: int,
-        needles: list[str],
-        keys: list[str],
-        draws: random.Random,
-    ) -> str:
-        others = [
-            self._needle(self._new_key(materials, draws, keys), _DRAW[self.value](materials, draws))
-            for _ in range(size)
-        ]
-        return _inserted(others, needles, draws)
 
-    def _in_essay(
-        self,
-        materials: Materials,
-        size: int,
-        needles: list[str],
-        keys: list[str],
-        draws: random.Random,
-    ) -> str:
-        del keys
-        repeats = -(-size // len(materials.essay))
-        sentences = split_sentences(" ".join((materials.essay * repeats)[:size]))
-        places = sorted(
-            int(len(sentences) * (depth / 100)) for depth in draws.sample(_DEPTHS, len(needles))
-        )
-        parts: list[str] = []
-        begin = 0
-        for place, needle in zip(places, needles, strict=True):
-            parts += [" ".join(sentences[begin:place]), needle]
-            begin = place
-        return " ".join([*parts, " ".join(sentences[begin:])])
+def _in_essay(words: tuple[str, ...], size: int, needles: list[str], draws: random.Random) -> str:
+    """The first words, repeated if need be, with needles between the sentences."""
+    repeats = -(-size // len(words))
+    sentences = split_sentences(" ".join((words * repeats)[:size]))
+    places = sorted(
+        int(len(sentences) * (depth / 100)) for depth in draws.sample(_DEPTHS, len(needles))
+    )
+    parts: list[str] = []
+    begin = 0
+    for place, needle in zip(places, needles, strict=True):
+        parts += [" ".join(sentences[begin:place]), needle]
+        begin = place
+    return " ".join([*parts, " ".join(sentences[begin:])])
 
 
 def split_sentences(text: str) -> list[str]:
@@ -198,9 +174,9 @@ def split_sentences(text: str) -> list[str]:
     return [*sentences, text[begin:]]
 
 
-def _inserted(sentences: list[str], needles: list[str], draws: random.Random) -> str:
-    """The sentences with needles at drawn places, one on each line."""
-    places = sorted(draws.sample(range(len(sentences)), len(needles)), reverse=True)
+def _between_lines(lines: list[str], needles: list[str], draws: random.Random) -> str:
+    """The lines with needles between them."""
+    places = sorted(draws.sample(range(len(lines)), len(needles)), reverse=True)
     for place, needle in zip(places, needles, strict=True):
-        sentences.insert(place, needle)
-    return "\n".join(sentences)
+        lines.insert(place, needle)
+    return "\n".join(lines)

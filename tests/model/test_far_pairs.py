@@ -92,7 +92,7 @@ def _dense(mask: CausalMask, window: Any) -> Any:
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("window", [1, 4, 7])
+@pytest.mark.parametrize("window", [1, 4])
 @pytest.mark.parametrize(("mask", "queries", "keys"), MASKS.values(), ids=MASKS)
 def test_one_softmax_goes_over_near_and_far_pairs(
     mask: CausalMask, queries: int, keys: int, window: int
@@ -207,7 +207,9 @@ PLANS: dict[str, dict[str, Any]] = {
         ("self_extend", "a window with far pairs", "xla"),
         ("self_extend", "a window with far pairs", "chunked"),
         ("resonance_jet_long_yarn", "a window without", "xla"),
-        ("resonance_jet_long_yarn", "a window without", "chunked"),
+        pytest.param(
+            "resonance_jet_long_yarn", "a window without", "chunked", marks=pytest.mark.heavy
+        ),
     ],
 )
 def test_decoding_in_pieces_equals_the_whole(name: str, plan: str, implementation: str) -> None:

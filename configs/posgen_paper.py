@@ -6,6 +6,8 @@ Model, data and optimization are those of section 6.1 and Appendix C.1 of arXiv 
 the layers of T5-Small that the authors' code uses. On an accelerator the trainings of a task run
 as one program (`lanes`); several devices share them.
 
+The grid of periods (docs/findings.md) at this size, 140 trainings: bash launch/periods.sh paper
+
 Cost: 60 trainings of 11,700 steps (`scaled_training`); `scaled_at_test` tests 30 of them again.
 """
 

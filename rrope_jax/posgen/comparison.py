@@ -111,11 +111,14 @@ class TableRow:
 class Correlation:
     """Spearman's rank correlation between a number and mean OOD accuracy over tables.
 
+    Only the seeds that all tables have count, as seeds differ.
+
     Attributes:
       setting, task: Where.
       tables: Which rows: a `TableRow.group`, or `all`.
       number: A key of `NUMBERS`.
       count: Number of tables.
+      seeds: Number of seeds.
       rho: The correlation; its sign is as measured, for a higher number.
       low, high: 90 % interval by bootstrap over seeds; nan for one seed.
       p: Share of permutations of the tables with a correlation at least as far in the predicted
@@ -127,6 +130,7 @@ class Correlation:
     tables: str
     number: str
     count: int
+    seeds: int
     rho: float
     low: float
     high: float
@@ -286,7 +290,9 @@ def correlations(rows: Sequence[TableRow]) -> tuple[Correlation, ...]:
         for row in of_task:
             groups.setdefault(row.group, []).append(row)
         for name, of_group in groups.items():
-            if len(of_group) < 3 or (name != "all" and len(of_group) == len(of_task)):
+            seeds = set.intersection(*({cell.seed for cell in row.cells} for row in of_group))
+            whole = name != "all" and len(of_group) == len(of_task)
+            if len(of_group) < 3 or not seeds or whole:
                 continue
             found += [_correlation(name, number, of_group) for number in NUMBERS]
     return tuple(found)
@@ -294,15 +300,15 @@ def correlations(rows: Sequence[TableRow]) -> tuple[Correlation, ...]:
 
 def _correlation(tables: str, number: str, rows: Sequence[TableRow]) -> Correlation:
     predicted = np.array([getattr(row.prediction, number) for row in rows], np.float64)
-    seeds = sorted(set.intersection(*({cell.seed for cell in row.cells} for row in rows)))
-    means = np.array([row.ood.mean for row in rows])
+    seeds = set.intersection(*({cell.seed for cell in row.cells} for row in rows))
+    by_seed_RS = np.array(
+        [[cell.ood_accuracy for cell in row.cells if cell.seed in seeds] for row in rows]
+    )
+    means = by_seed_RS.mean(axis=1)
     rho = float(spearman(predicted, means))
     random = np.random.default_rng(0)
     low = high = math.nan
     if len(seeds) > 1:
-        by_seed_RS = np.array(
-            [[cell.ood_accuracy for cell in row.cells if cell.seed in seeds] for row in rows]
-        )
         drawn = random.integers(len(seeds), size=(_BOOTSTRAPS, len(seeds)))
         resampled = spearman(predicted, by_seed_RS[:, drawn].mean(axis=2).T)
         low, high = np.nanquantile(resampled, _INTERVAL).tolist()
@@ -312,7 +318,9 @@ def _correlation(tables: str, number: str, rows: Sequence[TableRow]) -> Correlat
         shuffled = random.permuted(np.tile(means, (_PERMUTATIONS, 1)), axis=1)
         as_far = sign * spearman(predicted, shuffled) >= sign * rho - 1e-12
         p = (1 + int(as_far.sum())) / (1 + _PERMUTATIONS)
-    return Correlation(rows[0].setting, rows[0].task, tables, number, len(rows), rho, low, high, p)
+    return Correlation(
+        rows[0].setting, rows[0].task, tables, number, len(rows), len(seeds), rho, low, high, p
+    )
 
 
 def chance_of_hit(row: TableRow) -> float:

@@ -127,6 +127,7 @@ def _correlations(rows: Sequence[TableRow]) -> list[str]:
             NUMBERS[each.number][0],
             "positive" if NUMBERS[each.number][1] > 0 else "negative",
             str(each.count),
+            str(each.seeds),
             _signed(each.rho),
             NOT_AVAILABLE
             if math.isnan(each.low)
@@ -136,11 +137,11 @@ def _correlations(rows: Sequence[TableRow]) -> list[str]:
         for each in found
     ]
     return [
-        "Rank correlation (Spearman) of each number with the mean OOD accuracy over tables, with a "
-        "90 % interval by bootstrap over seeds, and the share of permutations of the tables that "
-        "come as far in the predicted direction:",
+        "Rank correlation (Spearman) of each number with the OOD accuracy over n tables, means of "
+        "the seeds that all of them have, with a 90 % interval by bootstrap over seeds, and the "
+        "share of permutations of the tables that come as far in the predicted direction:",
         table(
-            ("tables", "number", "predicted", "n", "correlation", "interval", "p"),
+            ("tables", "number", "predicted", "n", "seeds", "correlation", "interval", "p"),
             lines,
             text_columns=3,
         ),

@@ -2,8 +2,8 @@
 
 The sum of the tasks telescopes: after the first generated token, x_l = 2 x_{l-1} - x_{l-1-d}, where
 d is j + k in Recursive and k in Chain-of-Thought (and, at every second token, in Semi-recursive).
-Models find this rule (docs/findings.md). So a model has to attend to the token at distance d, and
-it fails where a token at another distance looks the same.
+Models find this rule (docs/resonance_on_posgen.md). So a model has to attend to the token at
+distance d, and it fails where a token at another distance looks the same.
 
 How alike two distances look depends on how much each feature counts. Here these amplitudes are the
 least ones with which a query finds its token at the training length: no result enters.

@@ -107,6 +107,30 @@ def test_the_smollm2_experiment_runs_every_method(machine: Machine) -> None:
     assert sorted(compared.split("--compare ")[1].split(" ")) == sorted(workdirs)
 
 
+def test_the_periods_are_trained_as_one_grid_and_compared(machine: Machine) -> None:
+    machine.add_python("python3", "3.11")
+    run = machine.run("launch/periods.sh", "paper", "--config.num_seeds=1")
+    assert run.returncode == 0, run.stderr
+    trained, compared = (call for call in machine.calls() if call.startswith("rrope "))
+    rules = (
+        "",
+        "resonance_",
+        "rational32_",
+        "rational64_",
+        "rational256_",
+        "coprime_",
+        "designed_",
+    )
+    methods = ",".join(rule + scaling for scaling in ("rope", "yarn") for rule in rules)
+    assert f" --config.methods={methods} " in trained
+    assert trained.startswith("rrope posgen --config=configs/posgen_paper.py ")
+    assert trained.endswith(" --config.num_seeds=1")
+    assert compared.endswith(" --workdir=runs/periods_paper_predicted --compare runs/periods_paper")
+    refused = machine.run("launch/periods.sh", "small")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("usage: ")
+
+
 def _page_text(tmp_path: Path, html: str) -> str:
     page = tmp_path / "page.html"
     page.write_text(html)

@@ -31,7 +31,7 @@ def test_report_is_that_of_the_results() -> None:
     assert (FOLDER / "report.md").read_text() == markdown(COLLECTED)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/findings.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/resonance_on_posgen.md"])
 @pytest.mark.parametrize("method", METHODS)
 def test_table_spans_the_means_of_all_processors(page: str, method: str) -> None:
     text = (ROOT / page).read_text()

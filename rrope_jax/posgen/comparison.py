@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrope_jax.posgen import labels
-from rrope_jax.posgen.prediction import Prediction, predict
+from rrope_jax.posgen.prediction import NEEDED_DISTANCE, Prediction, predict
 from rrope_jax.posgen.results import Cell, Results
 from rrope_jax.posgen.summary import SeedStatistics, have_learned, seed_statistics
 from rrope_jax.reporting.methods import method_label, order_methods
@@ -141,8 +141,7 @@ def table_rows(runs: Iterable[Results], spec_of: SpecOf) -> tuple[TableRow, ...]
     """Gathers the cells of several runs by embedding, and predicts each.
 
     Runs of one name are one setting. An embedding that two protocols share is one row. Tasks
-    without a prediction, that is Semi-recursive, are left out: its rule changes from token to
-    token.
+    without a prediction are left out.
 
     Args:
       runs: The results, complete or not.
@@ -162,7 +161,7 @@ def table_rows(runs: Iterable[Results], spec_of: SpecOf) -> tuple[TableRow, ...]
                 "them another name with --config.name"
             )
         for cell in results.cells:
-            if cell.task == "semi_recursive":
+            if cell.task not in NEEDED_DISTANCE:
                 continue
             at_test = spec_of(results, cell.protocol, cell.method)
             in_training = spec_of(results, cell.protocol, cell.trained_as)

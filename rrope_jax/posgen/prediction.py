@@ -10,6 +10,8 @@ least ones with which a query finds its token at the training length: no result 
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +56,13 @@ class Prediction:
     angles: int
 
 
-def needed_distance(task: str, *, j: int, k: int) -> int:
-    """The distance from the newest token, in tokens, of the other one that the short rule reads."""
-    return j + k if task == "recursive" else k
+NEEDED_DISTANCE: Mapping[str, Callable[[int, int], int]] = MappingProxyType(
+    {"recursive": lambda j, k: j + k, "cot": lambda j, k: k}
+)
+"""Task -> (j, k) -> the distance from the newest token of the other one that its short rule reads.
+
+Tasks whose rule changes from token to token are not predicted, and so not here.
+"""
 
 
 def predict(
@@ -74,7 +80,7 @@ def predict(
 
     Args:
       spec: The embedding at test.
-      task: A key of `TASKS`.
+      task: A key of `NEEDED_DISTANCE`.
       j, k: Parameters of the task.
       train_length, test_length: L and L', in tokens.
 
@@ -87,7 +93,7 @@ def predict(
             f"no feature turns within train_length={train_length}, so nothing can be predicted "
             "from coincidences; use a smaller theta or a longer train_length"
         )
-    needed = needed_distance(task, j=j, k=k)
+    needed = NEEDED_DISTANCE[task](j, k)
     # At position l, the newest token is x_{l-1} and the oldest one, x_0, is at distance l - 1.
     seen = np.arange(-needed, train_length - 1 - needed)
     unseen = np.arange(train_length - 1 - needed, test_length - 1 - needed)

@@ -10,6 +10,7 @@ from rrope_jax import __main__ as cli
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
+@pytest.mark.slow
 def test_runs_of_an_earlier_release_are_put_beside_their_predictions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

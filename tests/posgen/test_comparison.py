@@ -146,6 +146,7 @@ def test_one_seed_has_no_interval() -> None:
     assert all(math.isnan(each.low) for each in comparison.correlations(_rows_in_order(1)))
 
 
+@pytest.mark.slow
 def test_report_and_figures() -> None:
     rows = _rows_in_order()
     text = comparison_report.markdown(rows)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrope_jax.posgen import prediction
-from rrope_jax.posgen.prediction import FOCUS, needed_distance, predict
+from rrope_jax.posgen.prediction import FOCUS, NEEDED_DISTANCE, predict
 from rrope_jax.rope import RopeSpec, analysis
 
 
@@ -26,8 +26,8 @@ def _predict(spec: RopeSpec, task: str = "recursive", **lengths: int) -> predict
 
 
 def test_distance_of_the_short_rule() -> None:
-    assert needed_distance("recursive", j=1, k=3) == 4  # 2 x_{l-1} - x_{l-5}
-    assert needed_distance("cot", j=1, k=3) == 3  # 2 x_{l-1} - x_{l-4}
+    assert NEEDED_DISTANCE["recursive"](1, 3) == 4  # 2 x_{l-1} - x_{l-5}
+    assert NEEDED_DISTANCE["cot"](1, 3) == 3  # 2 x_{l-1} - x_{l-4}
 
 
 def test_one_feature_of_six_tokens_by_hand() -> None:

@@ -18,6 +18,7 @@ from rrope_jax.posgen.results import Cell, Results
 from rrope_jax.posgen.summary import SeedStatistics, have_learned, seed_statistics
 from rrope_jax.reporting.methods import method_label, order_methods
 from rrope_jax.rope import RopeSpec
+from rrope_jax.rope.methods import is_learned
 
 Float64Array = NDArray[np.float64]
 SpecOf = Callable[[Results, str, str], RopeSpec]
@@ -141,7 +142,7 @@ def table_rows(runs: Iterable[Results], spec_of: SpecOf) -> tuple[TableRow, ...]
     """Gathers the cells of several runs by embedding, and predicts each.
 
     Runs of one name are one setting. An embedding that two protocols share is one row. Tasks
-    without a prediction are left out.
+    without a prediction are left out, and so are methods that learn their frequencies.
 
     Args:
       runs: The results, complete or not.
@@ -161,7 +162,7 @@ def table_rows(runs: Iterable[Results], spec_of: SpecOf) -> tuple[TableRow, ...]
                 "them another name with --config.name"
             )
         for cell in results.cells:
-            if cell.task not in NEEDED_DISTANCE:
+            if cell.task not in NEEDED_DISTANCE or is_learned(cell.method):
                 continue
             at_test = spec_of(results, cell.protocol, cell.method)
             in_training = spec_of(results, cell.protocol, cell.trained_as)

@@ -97,6 +97,7 @@ def test_protocols_and_runs_that_share_an_embedding_share_a_row() -> None:
             _cell("rope", 1),
             _cell("yarn", 1, "scaled_at_test", trained_as="rope"),
             _cell("rope", 1, task="semi_recursive"),
+            _cell("learned_rope", 1),
         ),
     ]
     rows = comparison.table_rows(runs, _spec_of)

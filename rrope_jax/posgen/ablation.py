@@ -10,12 +10,11 @@ checkpoints, so a run can also resume on another mesh.
 import collections
 import dataclasses
 import logging
-import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent import futures
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -111,7 +110,9 @@ class _RoundRun:
         self._program, self._functions, self._store = program, functions, store
         self._round = round_
         start = inputs(program, round_)
-        self.data = functions.data(round_.trainings[0].task, functions.place(start.data_key_S))
+        self._train_data, self._validation_data, self._test_data = functions.data(
+            round_.trainings[0].task, functions.place(start.data_key_S)
+        )
         self._train_key_S = functions.place(start.train_key_S)
         self._tables_S, self._tables_SE = functions.place((start.tables_S, start.tables_SE))
         self._state: PosgenState = functions.init(functions.place(start.init_key_S))
@@ -158,7 +159,7 @@ class _RoundRun:
 
     def finish(self) -> None:
         """Tests all unfinished trainings and stores their cells."""
-        accuracy_SEP, loss_SEP = self._evaluate(self.data.test_NT)
+        accuracy_SEP, loss_SEP = self._evaluate(self._test_data)
         for each in self._unfinished:
             cells = _cells(
                 self._program,
@@ -200,7 +201,7 @@ class _RoundRun:
         self._state, losses = self._functions.train(
             self._state,
             self._functions.place(active_S),
-            self.data.train_NT,
+            self._train_data,
             self._tables_S,
             self._train_key_S,
         )
@@ -224,7 +225,7 @@ class _RoundRun:
 
     def _validate(self, behind: list[_Unfinished]) -> None:
         began = time.perf_counter()
-        _, loss_SEP = self._evaluate(self.data.validation_NT)
+        _, loss_SEP = self._evaluate(self._validation_data)
         for each in behind:
             progress, evaluations = each.progress, len(each.training.evaluations)
             progress.validation_step.append(progress.step)
@@ -233,7 +234,7 @@ class _RoundRun:
             progress.pending_loss = []
         self._count_seconds(behind, began)
 
-    def _evaluate(self, rows_SNT: jax.Array) -> tuple[_Float64, _Float64]:
+    def _evaluate(self, data_S: Any) -> tuple[_Float64, _Float64]:
         """Returns accuracy and loss of all lanes, float64[S, E, P] each, on the host."""
         tables_SE = self._tables_SE
         if self._program.learned:
@@ -241,7 +242,7 @@ class _RoundRun:
             tables_SE = self._functions.place(
                 tables_at_test(self._program, self._round, log_ratios_S)
             )
-        measures = self._functions.evaluate(self._state.params, rows_SNT, tables_SE)
+        measures = self._functions.evaluate(self._state.params, data_S, tables_SE)
         return np.asarray(measures.accuracy, np.float64), np.asarray(measures.loss, np.float64)
 
     def _learned(self, lane: int) -> dict[str, npt.NDArray[np.float32]] | None:
@@ -267,29 +268,25 @@ def _cells(
     loss_EP: _Float64,
     log_ratios: Mapping[str, npt.NDArray[np.float32]] | None,
 ) -> list[Cell]:
-    """Returns the results of a training; P is the axis of generated positions."""
+    """Returns the results of a training; P is the axis of what `program.evaluate` measures."""
 
     def inv_freq(evaluation: Evaluation) -> dict[str, tuple[float, ...]]:
         if log_ratios is None:
             return {}
-        spec = spec_at_test(program, evaluation, log_ratios)
-        by_type = {name: frequencies(spec.of(name), task.test_length) for name in log_ratios}
+        spec, tested = spec_at_test(program, evaluation, log_ratios), program.task.test_length
+        by_type = {name: frequencies(spec.of(name), tested) for name in log_ratios}
         return {name: tuple(table.inv_freq.tolist()) for name, table in by_type.items()}
 
-    task, training, progress = program.task, finished.training, finished.progress
-    seed_length, in_distribution = task.seed_length, task.train_length - task.seed_length
+    training, progress = finished.training, finished.progress
     return [
-        Cell(
+        program.cell(
+            accuracy_P,
+            loss_P,
             task=training.task,
             method=evaluation.method,
             protocol=evaluation.protocol,
             trained_as=training.method,
             seed=training.seed,
-            id_accuracy=float(accuracy_P[:in_distribution].mean()),
-            ood_accuracy=float(accuracy_P[in_distribution:].mean()),
-            id_loss=float(loss_P[:in_distribution].mean()),
-            ood_loss=float(loss_P[in_distribution:].mean()),
-            accuracy_by_position=(math.nan,) * seed_length + tuple(accuracy_P.tolist()),
             validation_step=tuple(progress.validation_step),
             validation_loss=tuple(losses_E[index] for losses_E in progress.validation_loss),
             train_loss=tuple(progress.train_loss),

@@ -5,7 +5,7 @@ Axes: N rows, T tokens.
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -39,6 +39,36 @@ def seed_keys(seed: int) -> SeedKeys:
     They depend only on the seed, so methods share data, initial parameters and batches.
     """
     return SeedKeys(*jax.random.split(jax.random.key(seed), 3))
+
+
+class ProgramTask(Protocol):
+    """What a program needs to know of its task; `TaskConfig` is PosGen's."""
+
+    @property
+    def train_length(self) -> int:
+        """Tokens per training sequence, without the start token."""
+
+    @property
+    def test_length(self) -> int:
+        """Tokens per test sequence, without the start token."""
+
+    @property
+    def seed_length(self) -> int:
+        """Number of tokens at the start of every sequence that are not predicted."""
+
+    @property
+    def start_token(self) -> int:
+        """Id of the token before every sequence."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, with the start token."""
+
+    def check(self, vocab_size: int, train: "PosgenTrainConfig") -> None:
+        """Raises ValueError if a model or an optimization does not fit the data."""
+
+    def data(self, task: str, key: Array) -> Any:
+        """Makes the data of a seed: a tuple of three pytrees, for training, validation and test."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +133,23 @@ class TaskConfig:
     def vocab_size(self) -> int:
         """Number of tokens of the task, plus one for the start token."""
         return self.modulus + 1
+
+    def check(self, vocab_size: int, train: "PosgenTrainConfig") -> None:
+        """Raises ValueError if a model or an optimization does not fit the data."""
+        if vocab_size != self.vocab_size:
+            raise ValueError(
+                f"the model's vocab_size={vocab_size} must be modulus + 1 = {self.vocab_size}"
+            )
+        if train.batch_size > self.train_sequences:
+            raise ValueError(
+                f"batch_size={train.batch_size} exceeds train_sequences={self.train_sequences}"
+            )
+        for name in ("validation_sequences", "test_sequences"):
+            if getattr(self, name) % train.eval_batch_size:
+                raise ValueError(
+                    f"eval_batch_size={train.eval_batch_size} must divide {name}="
+                    f"{getattr(self, name)}"
+                )
 
     def split(self, key: Array) -> Splits:
         """Draws the seed tokens of each split's rows."""

@@ -129,8 +129,10 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def training_cells(entries: Any, training: Training) -> tuple[Cell, ...]:
-    """Reads the cells of one training from JSON.
+def training_cells(
+    entries: Any, training: Training, cell_type: type[Cell] = Cell
+) -> tuple[Cell, ...]:
+    """Reads the cells of one training from JSON, as instances of `cell_type`.
 
     Raises:
       ValueError: The cells are not those of the training, or one cannot be read.
@@ -144,7 +146,7 @@ def training_cells(entries: Any, training: Training) -> tuple[Cell, ...]:
     names = ("task", "method", "protocol", "trained_as", "seed")
     if [tuple(map(entry.get, names)) for entry in entries] != expected:
         raise ValueError("it has other cells")
-    return tuple(map(Cell.from_json, entries))
+    return tuple(map(cell_type.from_json, entries))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

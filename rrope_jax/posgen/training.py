@@ -8,12 +8,14 @@ Axes: N rows, B batch, T tokens, E embeddings tested.
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import optax
 from flax import nnx
 
@@ -22,7 +24,8 @@ from rrope_jax.model.decoder import Rotations
 from rrope_jax.model.flops import forward_flops
 from rrope_jax.model.layer_types import LAYER_TYPES
 from rrope_jax.model.layers import FarRotation, Rotation
-from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig
+from rrope_jax.posgen.config import PosgenTrainConfig, ProgramTask
+from rrope_jax.posgen.results import Cell
 from rrope_jax.rope import (
     PhaseTable,
     RopeSpec,
@@ -88,6 +91,9 @@ class PositionMeans(NamedTuple):
 class PosgenProgram:
     """The functions of a PosGen setting. All methods are pure and may be jitted or vmapped.
 
+    Programs of other tasks differ in what `_batch_rows`, `_batch`, `_loss`, `_training_positions`,
+    `evaluate` and `cell` do with the data of `task.data`.
+
     Attributes:
       task, model, train: The setting.
       positions: How training positions are sampled; in validation and test, they start from 0.
@@ -105,7 +111,7 @@ class PosgenProgram:
       ValueError: The precision is unknown, or parts of the setting do not fit together.
     """
 
-    task: TaskConfig
+    task: ProgramTask
     model: ModelConfig
     train: PosgenTrainConfig
     positions: PositionSampling = PositionSampling()
@@ -120,25 +126,10 @@ class PosgenProgram:
                 f"matmul_precision={self.matmul_precision!r} is unknown; choose one of "
                 f"{', '.join(MATMUL_PRECISIONS)}, or None for JAX's own choice"
             )
-        if self.model.vocab_size != self.task.vocab_size:
-            raise ValueError(
-                f"the model's vocab_size={self.model.vocab_size} must be modulus + 1 = "
-                f"{self.task.vocab_size}"
-            )
-        if self.train.batch_size > self.task.train_sequences:
-            raise ValueError(
-                f"batch_size={self.train.batch_size} exceeds train_sequences="
-                f"{self.task.train_sequences}"
-            )
+        self.task.check(self.model.vocab_size, self.train)
         jax.eval_shape(  # raises if the sampling does not fit the training length
             lambda: sample(self.positions, jax.random.key(0), 1, self.task.train_length)
         )
-        for name in ("validation_sequences", "test_sequences"):
-            if getattr(self.task, name) % self.train.eval_batch_size:
-                raise ValueError(
-                    f"eval_batch_size={self.train.eval_batch_size} must divide {name}="
-                    f"{getattr(self.task, name)}"
-                )
 
     def tables(self, spec: RopeSpec, seq_len: int | None = None) -> Tables:
         """Returns the tables of an embedding for the model's layers, as NumPy arrays.
@@ -199,7 +190,7 @@ class PosgenProgram:
         return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw)
 
     def train_steps(
-        self, state: PosgenState, train_NT: Array, tables: Tables, key: Array, *, steps: int
+        self, state: PosgenState, train_NT: Any, tables: Tables, key: Array, *, steps: int
     ) -> tuple[PosgenState, Array]:
         """Runs `steps` optimizer steps in one scan.
 
@@ -210,19 +201,19 @@ class PosgenProgram:
           The new state and the training losses, float32[steps].
         """
         batch_key, dropout_key, position_key = jax.random.split(key, 3)
-        rows_SB = self._batch_rows(batch_key, state.step, steps)
+        rows_SB = self._batch_rows(batch_key, train_NT, state.step, steps)
         optimizer = self.optimizer()
 
         def step(state: PosgenState, rows_B: Array) -> tuple[PosgenState, Array]:
             step_position_key = jax.random.fold_in(position_key, state.step)
-            positions = self._training_positions(step_position_key, rows_B.size)
+            batch = self._batch(train_NT, rows_B)
+            positions = self._training_positions(step_position_key, batch)
             step_key = jax.random.fold_in(dropout_key, state.step) if self.model.dropout else None
 
             def objective(params: Any) -> Array:
                 log_ratios = params.log_ratios if self.learned else None
                 rotation = self._rotations(tables, positions, log_ratios)
-                nll_BT, _ = self._predict(params, train_NT[rows_B], rotation, step_key)
-                return jnp.mean(nll_BT)
+                return self._loss(params, batch, rotation, step_key)
 
             loss, gradients = jax.value_and_grad(objective)(state.params)
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -232,7 +223,7 @@ class PosgenProgram:
         with self._products():  # includes the backward pass and optax's schedule
             return jax.lax.scan(step, state, rows_SB)
 
-    def evaluate(self, params: Any, rows_NT: Array, tables: Tables) -> PositionMeans:
+    def evaluate(self, params: Any, rows_NT: Any, tables: Tables) -> PositionMeans:
         """Computes teacher-forced accuracy and loss under each of E stacked tables."""
         batches = rows_NT.reshape(-1, self.train.eval_batch_size, rows_NT.shape[1])
 
@@ -249,6 +240,25 @@ class PosgenProgram:
         with self._products():
             by_tables: PositionMeans = jax.lax.map(under_tables, tables)
         return by_tables
+
+    def cell(self, accuracy_P: npt.NDArray[Any], loss_P: npt.NDArray[Any], **fields: Any) -> Cell:
+        """Makes the results of a test.
+
+        Args:
+          accuracy_P: From `evaluate`, under the tables of the test.
+          loss_P: The same.
+          **fields: The other fields of the cell.
+        """
+        known = self.task.seed_length
+        in_distribution = self.task.train_length - known
+        return Cell(
+            id_accuracy=float(accuracy_P[:in_distribution].mean()),
+            ood_accuracy=float(accuracy_P[in_distribution:].mean()),
+            id_loss=float(loss_P[:in_distribution].mean()),
+            ood_loss=float(loss_P[in_distribution:].mean()),
+            accuracy_by_position=(math.nan,) * known + tuple(accuracy_P.tolist()),
+            **fields,
+        )
 
     def _products(self) -> contextlib.AbstractContextManager[Any]:
         """Returns a context in which traced matmuls have `matmul_precision`."""
@@ -284,11 +294,23 @@ class PosgenProgram:
         windowed = "sliding_attention" in self.model.layer_types
         return ("full_attention", *(("sliding_attention",) if windowed else ()))
 
-    def _training_positions(self, key: Array, batch: int) -> Positions:
+    def _batch(self, train_NT: Any, rows_B: Array) -> Any:
+        """Returns the training data of the rows with the given indices."""
+        return train_NT[rows_B]
+
+    def _loss(
+        self, params: Any, batch: Any, rotation: Rotations, dropout_key: Array | None
+    ) -> Array:
+        """Returns the training loss on what `_batch` returned."""
+        nll_BT, _ = self._predict(params, batch, rotation, dropout_key)
+        return jnp.mean(nll_BT)
+
+    def _training_positions(self, key: Array, batch: Any) -> Positions:
+        """Returns the positions for what `_batch` returned."""
         length = self.task.train_length
         if self.positions.sampler == "contiguous":  # one row for all sequences
             return Positions(jnp.arange(length))
-        return sample(self.positions, key, batch, length)
+        return sample(self.positions, key, batch.shape[0], length)
 
     def _rotations(
         self, tables: Tables, positions: Positions, log_ratios: Mapping[str, Array] | None = None
@@ -318,9 +340,9 @@ class PosgenProgram:
             for name in self.model.layer_types
         }
 
-    def _batch_rows(self, key: Array, first_step: Array, steps: int) -> Array:
+    def _batch_rows(self, key: Array, train_NT: Any, first_step: Array, steps: int) -> Array:
         """Returns row indices, int32[steps, B], with a new permutation in every epoch."""
-        rows, batch = self.task.train_sequences, self.train.batch_size
+        rows, batch = train_NT.shape[0], self.train.batch_size
         per_epoch = rows // batch
         first_epoch = first_step // per_epoch
         epochs = first_epoch + jnp.arange((steps - 1) // per_epoch + 2)

@@ -32,6 +32,9 @@ class _Command(NamedTuple):
 
 COMMANDS = {
     "posgen": _Command("rrope_jax.jobs.posgen", "train, test and report the PosGen ablation"),
+    "algorithmic": _Command(
+        "rrope_jax.jobs.algorithmic", "train on short algorithmic questions, test on long ones"
+    ),
     "train": _Command("rrope_jax.jobs.train", "train a decoder on text, or continue one"),
     "evaluate": _Command(
         "rrope_jax.jobs.evaluate",

@@ -1,11 +1,12 @@
 """`rrope posgen`: runs an ablation on PosGen and reports the results."""
 
 import dataclasses
+import importlib
 import itertools
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.io.array_checkpoints import ArrayCheckpoints
 from rrope_jax.io.orbax.checkpoint import SaveError
 from rrope_jax.jobs.posgen_compare import FLAG, compare
-from rrope_jax.jobs.posgen_setting import PosgenSetting
+from rrope_jax.jobs.posgen_setting import AblationSetting, PosgenSetting
 from rrope_jax.posgen import ablation
 from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.layout import AblationMeshConfig, lay_out
@@ -62,32 +63,57 @@ def main(argv: Sequence[str]) -> int:
     setting = from_config(PosgenSetting, values.config, "config")
     program = setting.program()
     planned = setting.trainings(program)
+    config = values.config.to_dict()
     return distributed.run(
         "posgen",
-        lambda peers: _run(values, setting, program, planned, peers),
+        lambda peers: run(
+            values,
+            setting,
+            [(program, planned)],
+            lambda: _nothing_finished(setting, config, program, planned),
+            peers,
+            report_module="rrope_jax.posgen.report",
+        ),
         preemption=False,
     )
 
 
-def _run(
+def run(
     values: flags.FlagValues,
-    setting: PosgenSetting,
-    program: PosgenProgram,
-    planned: tuple[Training, ...],
+    setting: AblationSetting,
+    parts: Sequence[tuple[PosgenProgram, tuple[Training, ...]]],
+    nothing_finished: Callable[[], Results],
     peers: Peers,
+    *,
+    report_module: str,
+    cell_type: type[Cell] = Cell,
 ) -> int:
-    """Runs the ablation in every process; only process 0 logs and writes the results."""
+    """Runs an ablation in every process; only process 0 logs and writes the results.
+
+    Args:
+      values: The parsed flags.
+      setting: The config.
+      parts: Programs and their trainings, which run one after another.
+      nothing_finished: Makes the results without any cells, once the backend runs.
+      peers: The processes.
+      report_module: Module with `markdown` and `plots` of results.
+      cell_type: Class of the cells.
+
+    Returns:
+      The exit code.
+    """
+    planned = tuple(itertools.chain.from_iterable(trainings for _, trainings in parts))
     config = values.config.to_dict()
     peers.check_same({"config": config})
     backend.silence_orbax()
-    mesh = _mesh(setting.mesh, program, len(planned), peers.count)
-    from rrope_jax.posgen import report  # late: errors must not wait for matplotlib
+    mesh = _mesh(setting.mesh, parts, peers.count)
+    report = importlib.import_module(report_module)  # late: errors must not wait for matplotlib
 
     with peers.claim(values.workdir, _identity(config)) as workdir:
         backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
         _LOG.info("%s", backend.describe())
-        store = _WorkdirStore(workdir)
-        results = _nothing_finished(setting, config, program, planned)
+        store = _WorkdirStore(workdir, cell_type)
+        results = nothing_finished()
         done = sum(map(store.finished, planned))
         _LOG.info("%s: %d trainings, %d of them done", setting.name, len(planned), done)
         if peers.first:
@@ -95,14 +121,15 @@ def _run(
                 store.forget(training)  # a killed process or an earlier release left it
         peers.barrier("counted")  # before any process finishes more
         try:
-            ablation.run(
-                program,
-                planned,
-                store,
-                mesh=mesh,
-                lanes=setting.lanes,
-                save_every_seconds=setting.save_every_seconds,
-            )
+            for program, trainings in parts:
+                ablation.run(
+                    program,
+                    trainings,
+                    store,
+                    mesh=mesh,
+                    lanes=setting.lanes,
+                    save_every_seconds=setting.save_every_seconds,
+                )
             peers.barrier("trained")
         except SaveError as error:
             raise JobError(f"{error}; what was saved before is kept") from error
@@ -128,12 +155,17 @@ def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return identity
 
 
-def _mesh(mesh: AblationMeshConfig, program: PosgenProgram, trainings: int, processes: int) -> Mesh:
+def _mesh(
+    mesh: AblationMeshConfig,
+    parts: Sequence[tuple[PosgenProgram, tuple[Training, ...]]],
+    processes: int,
+) -> Mesh:
     """Starts the backend and makes the mesh of its devices."""
-    automatic = min(trainings, cores() * processes)
+    automatic = min(max(len(trainings) for _, trainings in parts), cores() * processes)
     use_cpu_devices(automatic if mesh.ablation == -1 else mesh.ablation, processes)
     with refusing_layouts():
-        return lay_out(program, mesh)
+        meshes = [lay_out(program, mesh) for program, _ in parts]
+    return meshes[0]
 
 
 def cores() -> int:
@@ -167,8 +199,8 @@ def use_cpu_devices(devices: int, processes: int = 1) -> None:
 class _WorkdirStore:
     """Stores finished cells as JSON, and unfinished states as Orbax checkpoints, in the workdir."""
 
-    def __init__(self, workdir: Workdir):
-        self._workdir = workdir
+    def __init__(self, workdir: Workdir, cell_type: type[Cell]):
+        self._workdir, self._cell_type = workdir, cell_type
         self._pieces = FinishedPieces(workdir, "cells")
         self._cells: dict[str, tuple[Cell, ...]] = {}  # cache, by training name
 
@@ -178,7 +210,9 @@ class _WorkdirStore:
     def cells(self, training: Training) -> tuple[Cell, ...] | None:
         """Returns the cells that `finish` wrote; None if they are missing or damaged."""
         if training.name not in self._cells:
-            cells = self._pieces.get(training.name, lambda raw: training_cells(raw, training))
+            cells = self._pieces.get(
+                training.name, lambda raw: training_cells(raw, training, self._cell_type)
+            )
             if cells is None:
                 return None
             self._cells[training.name] = cells

@@ -1,14 +1,14 @@
 """The setting, program and trainings that a config of `rrope posgen` describes."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.cli.settings import INLINE, Fields, SomeOf, build
 from rrope_jax.jobs.rope_fields import spec_of_method
 from rrope_jax.jobs.rope_groups import RopeFields, check_layers, merge, split
 from rrope_jax.model import ModelConfig
-from rrope_jax.posgen.config import PosgenTrainConfig, TaskConfig, check_tasks
+from rrope_jax.posgen.config import PosgenTrainConfig, ProgramTask, TaskConfig, check_tasks
 from rrope_jax.posgen.grid import PROTOCOLS, Training, trainings
 from rrope_jax.posgen.layout import AblationMeshConfig
 from rrope_jax.posgen.training import PosgenProgram
@@ -20,6 +20,8 @@ from rrope_jax.rope.methods import (
     parse_method,
 )
 from rrope_jax.rope.positions import PositionSampling
+
+ProgramT = TypeVar("ProgramT", bound=PosgenProgram)
 
 _MOST_SEEDS = 10_000
 
@@ -48,7 +50,7 @@ class Grid:
             entries = getattr(self, name)
             if not entries or len(set(entries)) < len(entries):
                 raise ValueError(f"{name}={entries!r} must name at least one, and none twice")
-        check_tasks(self.tasks)
+        self._check_tasks()
         for method in self.methods:
             parse_method(fixed_variant(method))
         for protocol in self.protocols:
@@ -70,6 +72,9 @@ class Grid:
                 "the number of different random keys"
             )
 
+    def _check_tasks(self) -> None:
+        check_tasks(self.tasks)
+
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the grid."""
@@ -77,12 +82,11 @@ class Grid:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PosgenSetting:
-    """A config of `rrope posgen`; the fields of `task` and `grid` are at its top level.
+class AblationSetting:
+    """A config of an ablation, without its data; the fields of `grid` are at its top level.
 
     Attributes:
       name: Title of the report.
-      task: The data.
       grid: The trainings.
       rope: Fields of RopeSpec for all methods.
       rope_at_test: Fields that replace those of `rope` under the protocol `scaled_at_test`.
@@ -97,7 +101,6 @@ class PosgenSetting:
     """
 
     name: str
-    task: Annotated[TaskConfig, INLINE]
     grid: Annotated[Grid, INLINE]
     rope: RopeFields
     rope_at_test: RopeFields
@@ -114,16 +117,16 @@ class PosgenSetting:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
 
-    def program(self) -> PosgenProgram:
-        """Returns the functions that all trainings share.
+    def program_of(self, kind: type[ProgramT], task: ProgramTask) -> ProgramT:
+        """Returns the functions that all trainings of a task share.
 
         Raises:
           UsageError: The groups contradict each other.
         """
-        model = build(ModelConfig, self.model, "config.model", vocab_size=self.task.vocab_size)
+        model = build(ModelConfig, self.model, "config.model", vocab_size=task.vocab_size)
         with refusing("config"):
-            return PosgenProgram(
-                self.task,
+            return kind(
+                task,
                 model,
                 self.train,
                 self.positions,
@@ -174,3 +177,22 @@ class PosgenSetting:
                             unrounded(each)
                 specs[protocol, method] = spec
         return trainings(tasks=grid.tasks, methods=grid.methods, seeds=grid.seeds, specs=specs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PosgenSetting(AblationSetting):
+    """A config of `rrope posgen`; the fields of `task` and `grid` are at its top level.
+
+    Attributes:
+      task: The data.
+    """
+
+    task: Annotated[TaskConfig, INLINE]
+
+    def program(self) -> PosgenProgram:
+        """Returns the functions that all trainings share.
+
+        Raises:
+          UsageError: The groups contradict each other.
+        """
+        return self.program_of(PosgenProgram, self.task)

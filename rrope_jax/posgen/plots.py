@@ -85,7 +85,8 @@ def _line_style(method: str) -> dict[str, Any]:
     }
 
 
-def _line_handles(methods: Sequence[str]) -> list[Artist]:
+def line_handles(methods: Sequence[str]) -> list[Artist]:
+    """Returns lines for a legend of methods."""
     return [Line2D([], [], label=method_label(m), **_line_style(m)) for m in methods]
 
 
@@ -96,7 +97,7 @@ def _draw_guessing(axes: Axes, modulus: int) -> Line2D:
     )
 
 
-def _draw_over_seeds(axes: Axes, x_N: np.ndarray, y_SN: np.ndarray, method: str) -> None:
+def draw_over_seeds(axes: Axes, x_N: np.ndarray, y_SN: np.ndarray, method: str) -> None:
     """Draws the mean over seeds as a line, with a band from the lowest to the highest seed."""
     colour = method_colour(method)
     axes.fill_between(x_N, y_SN.min(axis=0), y_SN.max(axis=0), color=colour, alpha=0.18, lw=0)
@@ -234,7 +235,7 @@ def _draw_accuracy_by_position(results: Results) -> Figure:
                     for cell in of_method
                 ]
             )
-            _draw_over_seeds(axes, np.arange(accuracy_ST.shape[1]), 100 * accuracy_ST, method)
+            draw_over_seeds(axes, np.arange(accuracy_ST.shape[1]), 100 * accuracy_ST, method)
         axes.axvline(train_length, color=INK, lw=1)
         axes.annotate(
             f"training length {train_length}",
@@ -250,7 +251,7 @@ def _draw_accuracy_by_position(results: Results) -> Figure:
         axes.set(xlim=(0, test_length), ylim=(0, 103))
         axes.set_xlabel("\n".join(["position", *_not_learned(list(of_methods.values()))]))
     methods = order_methods(cell.method for cell in cells)
-    legend_below(figure, [*_line_handles(methods), guessing])
+    legend_below(figure, [*line_handles(methods), guessing])
     return figure
 
 
@@ -269,14 +270,14 @@ def _draw_validation_loss(results: Results) -> Figure:
             step_N, loss_SN = _losses_over_seeds(
                 [cell for cell in of_panel if cell.method == method]
             )
-            _draw_over_seeds(axes, step_N, loss_SN, method)
+            draw_over_seeds(axes, step_N, loss_SN, method)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set(xlabel="training step")
-    legend_below(figure, _line_handles(order_methods(cell.method for cell in cells)))
+    legend_below(figure, line_handles(order_methods(cell.method for cell in cells)))
     return figure
 
 

@@ -29,7 +29,8 @@ __all__ = ["markdown", "plots"]
 _NOT_LEARNED = "†"
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """Formats a fraction in percent, without the sign."""
     return NOT_AVAILABLE if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
@@ -37,25 +38,26 @@ def _points(fraction: float) -> str:
     return NOT_AVAILABLE if math.isnan(fraction) else f"{100 * fraction:+.2f}"
 
 
-def _mean_std(statistics: SeedStatistics | None, num_seeds: int) -> str:
+def mean_std(statistics: SeedStatistics | None, num_seeds: int) -> str:
     """Formats `mean ± std`, followed by n if it is not the setting's number of seeds."""
     if statistics is None or statistics.n == 0:
         return NOT_AVAILABLE
-    text = _percent(statistics.mean)
+    text = percent(statistics.mean)
     if statistics.n > 1:
-        text += f" ± {_percent(statistics.std)}"
+        text += f" ± {percent(statistics.std)}"
     return text if statistics.n == num_seeds else f"{text} (n={statistics.n})"
 
 
-def _ood_text(row: MethodSummary | None, num_seeds: int) -> str:
+def ood_text(row: MethodSummary | None, num_seeds: int) -> str:
     """Formats the OOD `mean ± std`, marked if the task is not learned in distribution."""
     if row is None:
         return NOT_AVAILABLE
-    text = _mean_std(row.ood, num_seeds)
+    text = mean_std(row.ood, num_seeds)
     return text if row.learned else f"{text} {_NOT_LEARNED}"
 
 
-def _setting_value(value: Any) -> str:
+def setting_value(value: Any) -> str:
+    """Formats a value of the table of settings."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
     if isinstance(value, (list, tuple)):
@@ -75,7 +77,7 @@ def _header(results: Results) -> list[str]:
         )
     parts.append(
         f"Each token is a function of j + k = {setting['j']} + {setting['k']} earlier ones modulo "
-        f"{setting['modulus']}, so guessing scores {_percent(1 / setting['modulus'])} %. Models "
+        f"{setting['modulus']}, so guessing scores {percent(1 / setting['modulus'])} %. Models "
         f"are trained on sequences of {train_length} tokens and tested, teacher-forced, on "
         f"{test_length}: *in distribution* means positions {context} to {train_length - 1}, "
         f"*OOD* positions {train_length} to {test_length - 1}. A cell is one trained model tested "
@@ -86,7 +88,7 @@ def _header(results: Results) -> list[str]:
     if setting.get("matmul_precision") is not None:  # earlier releases have no such key
         shown["float32 products"] = setting["matmul_precision"]
     shown |= {"backend": results.backend, "versions": results.versions}
-    rows = [(key, _setting_value(value)) for key, value in shown.items()]
+    rows = [(key, setting_value(value)) for key, value in shown.items()]
     parts.append(table(("setting", "value"), rows, text_columns=2))
     if not setting["is_paper"]:
         parts.append(
@@ -129,7 +131,7 @@ def _not_learned(rows: Sequence[MethodSummary]) -> str | None:
     if not low:
         return None
     names = "; ".join(
-        f"{method_label(row.method)} on {labels.task_label(row.task)} ({_percent(row.id.mean)})"
+        f"{method_label(row.method)} on {labels.task_label(row.task)} ({percent(row.id.mean)})"
         for row in low
     )
     return (
@@ -158,8 +160,8 @@ def _differences_section(differences: Sequence[ResonanceDifference], is_paper: b
             method_label(row.scaling),
             row.verdict,
             _points(row.mean),
-            _percent(row.spread),
-            _percent(row.std),
+            percent(row.spread),
+            percent(row.std),
             str(row.n),
             f"{row.wins} of {row.n}",
         ]
@@ -204,7 +206,7 @@ def _paper_section(rows: Sequence[MethodSummary], num_seeds: int) -> list[str]:
         for task in tasks:
             ours = summaries.get((task, method))
             line.append(_published_text(published.TABLE_1.get((task, method))))
-            line.append(_ood_text(ours, num_seeds))
+            line.append(ood_text(ours, num_seeds))
         lines.append(line)
     sources = ("paper", "ours")
     header = ["method", *(f"{labels.task_label(task)}, {s}" for task in tasks for s in sources)]
@@ -241,7 +243,7 @@ def _seeds_section(cells: Sequence[Cell], seeds: Sequence[int]) -> list[str]:
     lines = []
     for (_, task, method), of_row in by_row(cells).items():
         by_seed = {
-            cell.seed: f"{_percent(cell.ood_accuracy)} ({_percent(cell.id_accuracy)})"
+            cell.seed: f"{percent(cell.ood_accuracy)} ({percent(cell.id_accuracy)})"
             for cell in of_row
         }
         entries = (by_seed.get(seed, NOT_AVAILABLE) for seed in seeds)
@@ -263,13 +265,13 @@ def _protocol_section(protocol: str, results: Results) -> list[str]:
         parts.append(labels.PROTOCOL_NOTES[protocol])
     parts += [
         f"### OOD accuracy, {num_seeds} {'seed' if num_seeds == 1 else 'seeds'}",
-        _accuracy_table(rows, lambda row: _ood_text(row, num_seeds)),
+        _accuracy_table(rows, lambda row: ood_text(row, num_seeds)),
     ]
     if not_learned := _not_learned(rows):
         parts.append(not_learned)
     parts += [
         "### In-distribution accuracy",
-        _accuracy_table(rows, lambda row: _mean_std(row.id if row else None, num_seeds)),
+        _accuracy_table(rows, lambda row: mean_std(row.id if row else None, num_seeds)),
     ]
     if differences:
         parts += _differences_section(differences, setting["is_paper"])
@@ -280,7 +282,8 @@ def _protocol_section(protocol: str, results: Results) -> list[str]:
     )
 
 
-def _missing_section(results: Results) -> list[str]:
+def missing_section(results: Results) -> list[str]:
+    """Lists the cells that a partial run has not finished; empty for a complete one."""
     missing, unnamed = results.missing_cells()
     seeds: dict[tuple[str, str, str], list[str]] = {}
     for protocol, task, method, seed in missing:
@@ -312,5 +315,5 @@ def markdown(results: Results) -> str:
         parts += _protocol_section(protocol, results.of_protocol(protocol))
     if results.cells:
         parts += plots_section(FIGURES)
-    parts += _missing_section(results)
+    parts += missing_section(results)
     return "\n\n".join(parts) + "\n"

@@ -1,9 +1,11 @@
-"""Four algorithmic tasks of three levels, three methods, some minutes on two CPU cores.
+"""Three algorithmic tasks, one of each level, under four methods, some minutes on two CPU cores.
 
     rrope algorithmic --config=configs/algorithmic_quick.py --workdir=runs/algorithmic_quick
 
-Questions of up to 20 tokens in training, up to 100 in the test. docs/algorithmic.md says what came
-out. `--config.tasks` takes any of the 15 names.
+Questions of up to 20 tokens in training, up to 100 in the test, and a small model. Models are
+trained unscaled and the scaling is switched on for the test, so 12 trainings serve 24 cells. It was
+chosen on seed 100 and is reported on seeds 0 and 1; docs/algorithmic.md says what to expect.
+`--config.tasks` takes any of the 15 names.
 """
 
 from ml_collections import ConfigDict
@@ -13,8 +15,8 @@ def get_config() -> ConfigDict:
     """The config of `rrope algorithmic`."""
     config = ConfigDict()
     config.name = "algorithmic_quick"
-    config.tasks = ("even_pairs", "reverse_string", "missing_duplicate_string", "bucket_sort")
-    config.methods = ("rope", "resonance_rope", "yarn")
+    config.tasks = ("even_pairs", "reverse_string", "bucket_sort")
+    config.methods = ("rope", "resonance_rope", "yarn", "resonance_yarn")
     config.protocols = ("scaled_at_test",)
     config.num_seeds = 2
     config.first_seed = 0
@@ -31,7 +33,7 @@ def get_config() -> ConfigDict:
     config.rope = ConfigDict()
     config.rope.theta = 10_000.0
     config.rope.factor = 5.0
-    config.rope.original_context = 42  # tokens of a question of 20, its separator, answer and end
+    config.rope.original_context = 42  # a question of 20, its separator, and an answer as long
     config.rope.beta_fast = 2.0
     config.rope.beta_slow = 1.0
     config.rope_at_test = ConfigDict()
@@ -50,9 +52,9 @@ def get_config() -> ConfigDict:
     config.model.activation = "relu"
 
     config.train = ConfigDict()
-    config.train.steps = 2_000
+    config.train.steps = 1_500
     config.train.batch_size = 32
-    config.train.learning_rate = 1e-3
+    config.train.learning_rate = 2e-3
     config.train.warmup_fraction = 0.1
     config.train.weight_decay = 1e-2
     config.train.gradient_clip = 1.0

@@ -18,7 +18,7 @@ from rrope_jax.algorithmic.results import LengthCell
 from rrope_jax.algorithmic.sequences import TokenSequence
 from rrope_jax.model.decoder import Rotations
 from rrope_jax.posgen.training import PosgenProgram, PositionMeans, Tables
-from rrope_jax.rope.positions import sample
+from rrope_jax.rope.positions import SAMPLERS, sample
 
 Array = jax.Array
 
@@ -29,8 +29,8 @@ class AlgorithmicProgram(PosgenProgram):
 
     Attributes:
       task: The task and its lengths.
-      positions: How training positions are sampled. `randomized` positions are sampled in the test,
-        too, as in arXiv 2305.16843; otherwise test positions start from 0.
+      positions: How training positions are sampled, and those of the test if the sampler's source
+        does so (`rope.positions.Sampler.at_test`); otherwise test positions start from 0.
 
     Raises:
       ValueError: As for `PosgenProgram`; or the sampling does not fit the test length.
@@ -102,7 +102,7 @@ class AlgorithmicProgram(PosgenProgram):
 
     @property
     def _samples_at_test(self) -> bool:
-        return self.positions.sampler == "randomized"
+        return SAMPLERS[self.positions.sampler].at_test
 
     def _batch_rows(self, key: Array, train_NT: Array, first_step: Array, steps: int) -> Array:
         """Returns the numbers of the steps' rows, int32[steps, B], each used once."""
@@ -140,7 +140,7 @@ class AlgorithmicProgram(PosgenProgram):
             return self._rotations(tables, jnp.arange(length))
         sample_key, choice_key = jax.random.split(key)
         whole_BT, fraction_BT = sample(self.positions, sample_key, batch, length)
-        if self.positions.sampler == "randomized":
+        if SAMPLERS[self.positions.sampler].scattered:
             keys_B = jax.random.split(choice_key, batch)
             whole_BT = jax.vmap(_uniform_subset)(keys_B, whole_BT, rows.length)
         return self._rotations(tables, whole_BT, fraction_BT)

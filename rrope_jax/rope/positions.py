@@ -175,11 +175,15 @@ class Sampler:
       row: (sampling, key, length) -> the positions of one sequence.
       reads: the fields of `PositionSampling` that it reads.
       requires: the subset of `reads` without a usable default.
+      at_test: whether its source samples the positions of the test, too.
+      scattered: whether a uniform subset of a row is distributed as a shorter row.
     """
 
     row: Callable[[PositionSampling, jax.Array, int], Positions]
     reads: frozenset[str] = frozenset()
     requires: frozenset[str] = frozenset()
+    at_test: bool = False
+    scattered: bool = False
 
 
 _TARGET = frozenset({"target_length"})
@@ -189,5 +193,5 @@ SAMPLERS: dict[str, Sampler] = {
     "contiguous": Sampler(_contiguous),
     "pose": Sampler(_pose, _TARGET | {"num_chunks"}, _TARGET),
     "e2_llm": Sampler(_e2_llm, _SCALE | {"context", "fixed_tokens"}, _SCALE),
-    "randomized": Sampler(_randomized, _TARGET, _TARGET),
+    "randomized": Sampler(_randomized, _TARGET, _TARGET, at_test=True, scattered=True),
 }

@@ -18,7 +18,7 @@ from rrope_jax.algorithmic.results import LengthCell
 from rrope_jax.algorithmic.sequences import TokenSequence
 from rrope_jax.model.decoder import Rotations
 from rrope_jax.posgen.training import PosgenProgram, PositionMeans, Tables
-from rrope_jax.rope.positions import SAMPLERS, sample
+from rrope_jax.rope.positions import SAMPLERS, Positions, sample
 
 Array = jax.Array
 
@@ -66,9 +66,10 @@ class AlgorithmicProgram(PosgenProgram):
             rows = self.task.sequences(
                 jax.random.split(row_key, batch), jnp.full(batch, at[1]), draws.width
             )
+            positions = self._positions(position_key, rows, self._samples_at_test)
 
             def under_tables(tables: Tables) -> tuple[Array, Array, Array]:
-                rotation = self._rotation(tables, position_key, rows, self._samples_at_test)
+                rotation = self._rotations(tables, positions)
                 return self._answer_sums(params, rows, rotation, None)
 
             sums: tuple[Array, Array, Array] = jax.lax.map(under_tables, tables)
@@ -128,22 +129,20 @@ class AlgorithmicProgram(PosgenProgram):
         nll, hits, tokens = (jnp.sum(jnp.where(is_answer_BT, x_BT, 0.0)) for x_BT in counted)
         return nll, hits, tokens
 
-    def _training_rotation(self, tables: Tables, key: Array, batch: TokenSequence) -> Rotations:
-        return self._rotation(tables, key, batch, self.positions.sampler != "contiguous")
+    def _training_positions(self, key: Array, batch: TokenSequence) -> Positions:
+        return self._positions(key, batch, self.positions.sampler != "contiguous")
 
-    def _rotation(
-        self, tables: Tables, key: Array, rows: TokenSequence, sampled: bool
-    ) -> Rotations:
-        """Returns the rotation of rows at sampled positions or at those from 0."""
+    def _positions(self, key: Array, rows: TokenSequence, sampled: bool) -> Positions:
+        """Returns the positions of rows, sampled or from 0."""
         batch, length = rows.tokens.shape
         if not sampled:
-            return self._rotations(tables, jnp.arange(length))
+            return Positions(jnp.arange(length))
         sample_key, choice_key = jax.random.split(key)
-        whole_BT, fraction_BT = sample(self.positions, sample_key, batch, length)
-        if SAMPLERS[self.positions.sampler].scattered:
-            keys_B = jax.random.split(choice_key, batch)
-            whole_BT = jax.vmap(_uniform_subset)(keys_B, whole_BT, rows.length)
-        return self._rotations(tables, whole_BT, fraction_BT)
+        positions = sample(self.positions, sample_key, batch, length)
+        if not SAMPLERS[self.positions.sampler].scattered:
+            return positions
+        keys_B = jax.random.split(choice_key, batch)
+        return Positions(jax.vmap(_uniform_subset)(keys_B, positions.whole, rows.length))
 
 
 def _uniform_subset(key: Array, positions_T: Array, length: Array) -> Array:

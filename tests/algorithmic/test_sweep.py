@@ -15,7 +15,7 @@ from rrope_jax.algorithmic.sequences import TokenSequence, sequence
 from rrope_jax.model import ModelConfig
 from rrope_jax.posgen.config import PosgenTrainConfig, seed_keys
 from rrope_jax.rope import RopeSpec
-from rrope_jax.rope.positions import PositionSampling
+from rrope_jax.rope.positions import Positions, PositionSampling
 
 SWEEP = SweepConfig(train_length=6, test_length=12, test_step=3, test_rows=8, validation_rows=8)
 MODEL = ModelConfig(vocab_size=4, d_model=16, num_layers=1, num_heads=2, d_ff=24)
@@ -70,7 +70,7 @@ def test_only_answers_count() -> None:
 
     @jax.jit
     def loss(rows: TokenSequence) -> jax.Array:
-        rotation = program._rotation(tables, key, rows, sampled=False)
+        rotation = program._rotations(tables, program._training_positions(key, rows))
         return program._loss(params, rows, rotation, None)
 
     wider = TokenSequence(
@@ -96,7 +96,7 @@ def test_evaluate_measures_each_length_under_each_table() -> None:
 
     @jax.jit
     def predict(rows_BT: jax.Array) -> jax.Array:
-        rotation = program._rotations(program.tables(specs[1]), jnp.arange(25))
+        rotation = program._rotations(program.tables(specs[1]), Positions(jnp.arange(25)))
         return program._predict(state.params, rows_BT, rotation, None)[0]
 
     key, length = test.key_P[2], test.length_P[2]
@@ -116,15 +116,7 @@ def test_evaluate_measures_each_length_under_each_table() -> None:
 def test_randomized_positions_of_short_rows_span_the_range_in_training_and_test() -> None:
     program = _program(RANDOMIZED)
     rows = TokenSequence(jnp.zeros((400, 13), int), jnp.zeros((400, 13), bool), jnp.full(400, 3))
-    seen: list[np.ndarray] = []
-
-    def record(tables: object, whole_BT: jax.Array, fraction_BT: object) -> dict[str, None]:
-        seen.append(np.asarray(whole_BT))
-        return {}
-
-    object.__setattr__(program, "_rotations", record)
-    program._training_rotation({}, jax.random.key(0), rows)
-    (positions_BT,) = seen
+    positions_BT = np.asarray(program._training_positions(jax.random.key(0), rows).whole)
     first_B3 = positions_BT[:, :3]
     assert (np.diff(first_B3, axis=-1) > 0).all()
     # A uniform subset of three of 0 .. 199 has quarters of the range between them, on average; the

@@ -170,7 +170,7 @@ class TrainingRun:
             tables = None
             if state.log_ratios is not None:
                 tables = self.program.tables(self._learned(state).rope, self.heldout.length)
-            return self.heldout(state.params, stopping, tables=tables)
+            return self.heldout(state.params, stopping, tables)
 
         return loop.Hooks(
             log=report,

@@ -112,7 +112,6 @@ class Heldout:
         self,
         params: Params,
         stopping: Callable[[], bool] = lambda: False,
-        *,
         tables: Tables | None = None,
     ) -> dict[str, float]:
         """Returns `eval_loss`, in nats per target.

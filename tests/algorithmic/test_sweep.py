@@ -126,23 +126,6 @@ def test_randomized_positions_of_short_rows_span_the_range_in_training_and_test(
     assert not _program()._samples_at_test
 
 
-def test_steps_in_pieces_equal_steps_in_one() -> None:
-    program = _program(RANDOMIZED)
-    keys = seed_keys(1)
-    data, _, _ = program.task.data("reverse_string", keys.data)
-    tables = program.tables(RopeSpec(head_dim=8))
-    step = jax.jit(functools.partial(program.train_steps, steps=3))
-    start = jax.jit(program.init)(keys.init)
-    middle, first = step(start, data, tables, keys.train)
-    end, second = step(middle, data, tables, keys.train)
-    whole, losses = jax.jit(functools.partial(program.train_steps, steps=6))(
-        start, data, tables, keys.train
-    )
-    np.testing.assert_allclose(np.concatenate([first, second]), losses, rtol=1e-5)  # two programs
-    assert whole.step == end.step == 6
-    assert len(set(losses.tolist())) == 6
-
-
 def test_a_task_without_a_question_in_distribution_is_refused() -> None:
     sweep = dataclasses.replace(SWEEP, train_length=2, test_step=2)
     with pytest.raises(ValueError, match="shortest solve_equation has 3 tokens"):

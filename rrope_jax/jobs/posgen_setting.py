@@ -132,7 +132,7 @@ class AblationSetting:
                 self.positions,
                 self.matmul_precision,
                 self._has_position_temperatures(),
-                far_pairs=any(map(changes_far_positions, self.grid.methods)),
+                far_pairs=any(map(changes_far_positions, map(fixed_variant, self.grid.methods))),
             )
 
     def _has_position_temperatures(self) -> bool:

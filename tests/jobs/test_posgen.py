@@ -340,6 +340,18 @@ class TestShippedConfigs:
         tested = training.evaluations[0].spec
         assert (query_temperature(tested, 100) is not None) is carried
 
+    @pytest.mark.parametrize(
+        ("methods", "far"),
+        [(("rope", "resonance_learned_yarn"), False), (("learned_rope", "self_extend"), True)],
+    )
+    def test_learned_methods_may_stand_beside_any(
+        self, methods: tuple[str, ...], far: bool
+    ) -> None:
+        config = runpy.run_path(str(TINY))["get_config"]()
+        config.methods = methods
+        program = from_config(PosgenSetting, config, "config").program()
+        assert program.far_pairs is far
+
     def test_paper_is_60_trainings_and_120_cells(self) -> None:
         config = runpy.run_path(str(ROOT / "configs" / "posgen_paper.py"))["get_config"]()
         setting = from_config(PosgenSetting, config, "config")

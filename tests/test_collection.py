@@ -27,7 +27,7 @@ def _collect(hash_seed: str, cache: Path) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.long
 def test_two_processes_collect_the_same_tests(tmp_path: Path) -> None:
     first = _collect("1", tmp_path)
     time.sleep(1.5)  # so that a time in whole seconds is another one

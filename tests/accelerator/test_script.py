@@ -314,7 +314,7 @@ def test_all_parts_in_one_call(tmp_path: Path) -> None:
             assert "failed" not in value, f"{part}/{name}: {value}"
 
 
-@pytest.mark.heavy
+@pytest.mark.long
 def test_killed_in_the_grid_and_continued_elsewhere(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

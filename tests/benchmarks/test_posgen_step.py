@@ -127,7 +127,7 @@ def _run(*options: str, hide_torch: bool) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_script_without_torch() -> None:
     printed = _run(
         *("--sizes", "quick", "--steps", "2", "--repeats", "1", "--grid_repeats", "1"),

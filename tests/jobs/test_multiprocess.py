@@ -202,6 +202,7 @@ def test_stopped_together_and_gone_on_with_by_four_and_by_one(
     _assert_same(workdir, unbroken)
 
 
+@pytest.mark.long
 class TestTorus:
     """Processes whose devices lie as the chips of a slice do: their rows are not consecutive."""
 

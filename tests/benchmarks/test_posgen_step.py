@@ -140,7 +140,7 @@ def test_script_without_torch() -> None:
     assert "nan" not in printed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.peers
 def test_script_with_torch() -> None:
     options = ["--sizes", "quick", "--parts", "gemm", "step", "--steps", "2", "--repeats", "1"]

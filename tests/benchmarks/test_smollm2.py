@@ -41,7 +41,7 @@ TOKENS = np.random.default_rng(1).integers(0, TINY.model.vocab_size, 40).astype(
 
 
 @pytest.mark.peers
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("preset", ["tiny", "gemma3_tiny"])
 def test_both_compute_the_same(
     preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -116,6 +116,7 @@ def test_transformers(
     assert losses_T.mean() < 3
 
 
+@pytest.mark.long
 def test_generation_beyond_the_window(model: Model, peer: Any) -> None:
     import torch
 
@@ -132,6 +133,7 @@ def test_generation_beyond_the_window(model: Model, peer: Any) -> None:
     assert ours == theirs
 
 
+@pytest.mark.long
 def test_llama_cpp(
     model: Model,
     gemma3: Path,

@@ -222,7 +222,8 @@ class TestDamage:
         capsys.readouterr()
         assert main(_words(folder)) == 0
         said = capsys.readouterr().err
-        assert f"checkpoint {folder / 'run' / 'checkpoints' / '4'} cannot be read (damaged" in said
+        # by whom it is noticed depends on what the bit belongs to: the order in the file varies
+        assert f"checkpoint {folder / 'run' / 'checkpoints' / '4'} cannot be read (" in said
         assert "going on from step 2" in said
         assert _losses(folder) == _losses(whole)
 

@@ -14,7 +14,14 @@ from rrope_jax.algorithmic.labels import (
 )
 from rrope_jax.algorithmic.plots import FIGURES, plots
 from rrope_jax.posgen.labels import order_protocols, protocol_label
-from rrope_jax.posgen.report import mean_std, missing_section, ood_text, percent, setting_value
+from rrope_jax.posgen.report import (
+    mean_std,
+    missing_section,
+    ood_text,
+    partial_note,
+    percent,
+    setting_table,
+)
 from rrope_jax.posgen.results import Cell, Results
 from rrope_jax.posgen.summary import LEARNED_ID_ACCURACY, MethodSummary, by_row, summarise
 from rrope_jax.reporting.figure import plots_section
@@ -28,12 +35,7 @@ _SWEEP = ("train_length", "test_length", "test_step", "test_rows")
 
 def _header(results: Results) -> list[str]:
     setting = results.setting
-    parts = [f"# Algorithmic tasks: {results.name}"]
-    if not results.complete:
-        parts.append(
-            f"**Partial run: {len(results.cells)} of {results.cells_expected} cells are finished."
-            "** What is missing is listed at the end; a number from fewer seeds carries its n."
-        )
+    parts = [f"# Algorithmic tasks: {results.name}", *partial_note(results)]
     parts.append(
         f"Models are trained on questions of up to {setting['train_length']} tokens, drawn afresh "
         f"in every step, and tested on every {setting['test_step']}th length up to "
@@ -44,12 +46,8 @@ def _header(results: Results) -> list[str]:
         "trained model tested under one method. All accuracies are in percent; ± is the sample "
         "standard deviation over seeds."
     )
-    shown = {key: setting[key] for key in ("seeds", *_SWEEP, "rope", "positions", "model", "train")}
-    if setting.get("matmul_precision") is not None:
-        shown["float32 products"] = setting["matmul_precision"]
-    shown |= {"backend": results.backend, "versions": results.versions}
-    rows = [(key, setting_value(value)) for key, value in shown.items()]
-    return [*parts, table(("setting", "value"), rows, text_columns=2)]
+    keys = ("seeds", *_SWEEP, "rope", "positions", "model", "train")
+    return [*parts, setting_table(results, keys)]
 
 
 def _accuracy_table(

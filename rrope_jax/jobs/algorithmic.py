@@ -7,14 +7,10 @@ from absl import flags
 
 from rrope_jax.algorithmic.program import AlgorithmicProgram
 from rrope_jax.algorithmic.results import LengthCell
-from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.jobs import posgen
 from rrope_jax.jobs.algorithmic_setting import AlgorithmicSetting
-from rrope_jax.posgen.grid import Training
-from rrope_jax.posgen.results import Results
-from rrope_jax.reporting.writing import versions
 from rrope_jax.run import distributed
 
 SUMMARY = (
@@ -41,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
             values,
             setting,
             parts,
-            lambda: _nothing_finished(setting, config, parts),
+            _described(setting, config, parts[0][0]),
             peers,
             report_module="rrope_jax.algorithmic.report",
             cell_type=LengthCell,
@@ -50,24 +46,13 @@ def main(argv: Sequence[str]) -> int:
     )
 
 
-def _nothing_finished(
-    setting: AlgorithmicSetting,
-    config: Mapping[str, Any],
-    parts: Sequence[tuple[AlgorithmicProgram, tuple[Training, ...]]],
-) -> Results:
-    """Returns the results of the grid without any cells."""
-    model = parts[0][0].model.fields()
+def _described(
+    setting: AlgorithmicSetting, config: Mapping[str, Any], program: AlgorithmicProgram
+) -> dict[str, Any]:
+    """Returns the `setting` of results.json."""
+    model = program.model.fields()
     del model["vocab_size"]  # each task has its own
-    planned = [training for _, trainings in parts for training in trainings]
-    return Results(
-        name=setting.name,
-        setting={**config, "seeds": setting.grid.seeds, "model": model},
-        backend=backend.describe(),
-        versions=versions("jax", "flax", "optax", "orbax-checkpoint"),
-        cells_expected=sum(len(training.evaluations) for training in planned),
-        complete=False,
-        cells=(),
-    )
+    return {**config, "seeds": setting.grid.seeds, "model": model}
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
             values,
             setting,
             [(program, planned)],
-            lambda: _nothing_finished(setting, config, program, planned),
+            _described(setting, config, program),
             peers,
             report_module="rrope_jax.posgen.report",
         ),
@@ -82,7 +82,7 @@ def run(
     values: flags.FlagValues,
     setting: AblationSetting,
     parts: Sequence[tuple[PosgenProgram, tuple[Training, ...]]],
-    nothing_finished: Callable[[], Results],
+    described: Mapping[str, Any],
     peers: Peers,
     *,
     report_module: str,
@@ -94,7 +94,7 @@ def run(
       values: The parsed flags.
       setting: The config.
       parts: Programs and their trainings, which run one after another.
-      nothing_finished: Makes the results without any cells, once the backend runs.
+      described: What results.json has as its `setting`.
       peers: The processes.
       report_module: Module with `markdown` and `plots` of results.
       cell_type: Class of the cells.
@@ -113,7 +113,7 @@ def run(
         backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
         _LOG.info("%s", backend.describe())
         store = _WorkdirStore(workdir, cell_type)
-        results = nothing_finished()
+        results = _nothing_finished(setting.name, described, planned)
         done = sum(map(store.finished, planned))
         _LOG.info("%s: %d trainings, %d of them done", setting.name, len(planned), done)
         if peers.first:
@@ -245,26 +245,30 @@ class _WorkdirStore:
         return ArrayCheckpoints(self._folder(training))
 
 
+def _described(
+    setting: PosgenSetting, config: Mapping[str, Any], program: PosgenProgram
+) -> dict[str, Any]:
+    """Returns the `setting` of results.json."""
+    return {
+        **{key: value for key, value in config.items() if key not in _GROUPS},
+        **{field: getattr(setting.task, field) for field in ("splits", "combination")},
+        "seeds": setting.grid.seeds,
+        "rope": config["rope"],
+        "rope_at_test": config["rope_at_test"],
+        "model": program.model.fields(),
+        "train": program.train.fields(),
+        "positions": config["positions"],
+        "is_paper": is_paper(program, setting.rope, setting.rope_at_test),
+    }
+
+
 def _nothing_finished(
-    setting: PosgenSetting,
-    config: Mapping[str, Any],
-    program: PosgenProgram,
-    planned: Sequence[Training],
+    name: str, described: Mapping[str, Any], planned: Sequence[Training]
 ) -> Results:
-    """Returns the results of the grid without any cells."""
+    """Returns the results of the grid without any cells; the backend must run."""
     return Results(
-        name=setting.name,
-        setting={
-            **{key: value for key, value in config.items() if key not in _GROUPS},
-            **{field: getattr(setting.task, field) for field in ("splits", "combination")},
-            "seeds": setting.grid.seeds,
-            "rope": config["rope"],
-            "rope_at_test": config["rope_at_test"],
-            "model": program.model.fields(),
-            "train": program.train.fields(),
-            "positions": config["positions"],
-            "is_paper": is_paper(program, setting.rope, setting.rope_at_test),
-        },
+        name=name,
+        setting=dict(described),
         backend=backend.describe(),
         versions=versions("jax", "flax", "optax", "orbax-checkpoint"),
         cells_expected=sum(len(training.evaluations) for training in planned),

@@ -15,6 +15,7 @@ from rrope_jax.rope.far_positions import FAR_FIELDS, FAR_POSITIONS, unread_by_fa
 from rrope_jax.rope.methods import fields_of, split_period
 from rrope_jax.rope.resonance import RULE_FIELDS, unread_by_rule
 from rrope_jax.rope.scalings import SCALING_FIELDS, unread_fields
+from rrope_jax.rope.spec import unread_by_method
 from rrope_jax.rope.temperature import counts_in_original_context
 
 _LOG = logging.getLogger(__name__)
@@ -56,11 +57,7 @@ def spec_of(
 
 def _build(fields: Fields, path: str, **fixed: Any) -> RopeSpec:
     """Builds the spec of some layers, ignoring fields that only other scalings or rules use."""
-    unread = (
-        unread_fields(fields["scaling"])
-        | unread_by_rule(fields["resonance"])
-        | unread_by_far(fields["far_positions"])
-    )
+    unread = unread_by_method(fields["scaling"], fields["resonance"], fields["far_positions"])
     read = {name: fields[name] for name in fields if name not in unread}
     return build(RopeSpec, read, path, **fixed)
 

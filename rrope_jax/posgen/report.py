@@ -56,7 +56,7 @@ def ood_text(row: MethodSummary | None, num_seeds: int) -> str:
     return text if row.learned else f"{text} {_NOT_LEARNED}"
 
 
-def setting_value(value: Any) -> str:
+def _setting_value(value: Any) -> str:
     """Formats a value of the table of settings."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
@@ -65,16 +65,32 @@ def setting_value(value: Any) -> str:
     return str(value)
 
 
+def partial_note(results: Results) -> list[str]:
+    """Says how many cells of an unfinished run there are; empty for a complete one."""
+    if results.complete:
+        return []
+    return [
+        f"**Partial run: {len(results.cells)} of {results.cells_expected} cells are finished."
+        "** What is missing is listed at the end; a number from fewer seeds carries its n."
+    ]
+
+
+def setting_table(results: Results, keys: Sequence[str]) -> str:
+    """Makes the table of some keys of the setting, the backend and the versions."""
+    setting = results.setting
+    shown = {key: setting[key] for key in keys}
+    if setting.get("matmul_precision") is not None:  # earlier releases have no such key
+        shown["float32 products"] = setting["matmul_precision"]
+    shown |= {"backend": results.backend, "versions": results.versions}
+    rows = [(key, _setting_value(value)) for key, value in shown.items()]
+    return table(("setting", "value"), rows, text_columns=2)
+
+
 def _header(results: Results) -> list[str]:
     setting = results.setting
     train_length, test_length = setting["train_length"], setting["test_length"]
     context = setting["j"] + setting["k"]
-    parts = [f"# PosGen: {results.name}"]
-    if not results.complete:
-        parts.append(
-            f"**Partial run: {len(results.cells)} of {results.cells_expected} cells are finished."
-            "** What is missing is listed at the end; a number from fewer seeds carries its n."
-        )
+    parts = [f"# PosGen: {results.name}", *partial_note(results)]
     parts.append(
         f"Each token is a function of j + k = {setting['j']} + {setting['k']} earlier ones modulo "
         f"{setting['modulus']}, so guessing scores {percent(1 / setting['modulus'])} %. Models "
@@ -84,12 +100,7 @@ def _header(results: Results) -> list[str]:
         "under one method. All accuracies are in percent; ± is the sample standard deviation "
         "over seeds."
     )
-    shown = {key: setting[key] for key in ("seeds", "splits", "rope", "model", "train")}
-    if setting.get("matmul_precision") is not None:  # earlier releases have no such key
-        shown["float32 products"] = setting["matmul_precision"]
-    shown |= {"backend": results.backend, "versions": results.versions}
-    rows = [(key, setting_value(value)) for key, value in shown.items()]
-    parts.append(table(("setting", "value"), rows, text_columns=2))
+    parts.append(setting_table(results, ("seeds", "splits", "rope", "model", "train")))
     if not setting["is_paper"]:
         parts.append(
             "This is another setting than the paper's (usually a smaller one): its numbers do not "

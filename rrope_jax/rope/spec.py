@@ -187,7 +187,7 @@ class RopeSpec:
         the position temperature and of far pairs if there are none; `factor` is resolved (see
         `extension`). `RopeSpec(**spec.fields())` equals `spec`.
         """
-        unread = _unread(self.scaling, self.resonance, self.far_positions)
+        unread = unread_by_method(self.scaling, self.resonance, self.far_positions)
         fields = {name: value for name, value in vars(self).items() if name not in unread}
         if fields.get("resonance_limit", 0) is None:  # older files do not have it
             del fields["resonance_limit"]
@@ -239,7 +239,7 @@ class RopeSpec:
         )
 
 
-def _unread(scaling: str, resonance: bool | str, far_positions: str) -> frozenset[str]:
+def unread_by_method(scaling: str, resonance: bool | str, far_positions: str) -> frozenset[str]:
     """The fields that a method does not read."""
     return unread_fields(scaling) | unread_by_rule(resonance) | unread_by_far(far_positions)
 
@@ -260,7 +260,7 @@ def spec_for_method(
     Raises:
       ValueError: the scaling is unknown, or a field it needs is missing or out of range.
     """
-    unread = _unread(scaling, resonance, far_positions)
+    unread = unread_by_method(scaling, resonance, far_positions)
     read = {name: fields[name] for name in fields.keys() - unread}
     method = {"scaling": scaling, "resonance": resonance, "far_positions": far_positions}
     return RopeSpec(**{**read, **method})

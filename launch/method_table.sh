@@ -34,11 +34,14 @@ posgen() { # NAME "METHOD..." [FLAG...]
 posgen posgen "${tables[*]}"
 posgen far "${FAR[*]}" --config.rope.far_window=16 --config.rope.far_group=8 \
   --config.rope.far_context=32
+posgen learned "learned_rope resonance_learned_rope"
+posgen log_n "rope yarn resonance_rope resonance_yarn" --config.rope_at_test.position_temperature=log_n \
+  --config.rope_at_test.temperature_context=33
 
 for method in "${tables[@]}" "${FAR[@]}" yarn,log_n; do
   .venv/bin/rrope evaluate --config="configs/evaluate_method.py:$method" \
     --workdir="runs/methods_smollm2/${method/,/_}" --checkpoint="$model"
 done
 
-.venv/bin/rrope table --workdir=runs/methods --runs runs/methods_{posgen,far} \
+.venv/bin/rrope table --workdir=runs/methods --runs runs/methods_{posgen,far,learned,log_n} \
   runs/methods_smollm2/*

@@ -7,13 +7,16 @@ every type:
     int, float   a number; a field of type int takes no fraction
     str          the text as is, which may be empty
     bool or str  as for bool, and any other value is text
-    tuple, list  comma-separated elements, a Python literal such as ('a', 'b'), or repeated flags;
-                 an empty value makes it empty
+    tuple, list  comma-separated elements, or a Python literal such as ('a', 'b'); an empty value
+                 makes it empty
     None         a Python literal if it parses as one, otherwise text, as the type is unknown
 
 If the elements in the config are strings, so are the new ones (`--config.tasks=1,2` names two
 tasks). Otherwise elements that look like numbers become numbers. An element that contains a comma
 must be quoted: "('a, b',)".
+
+If a field is set more than once, the last flag wins, for tuples and lists too. A script can thus
+put a user's flags after its own. (Flags of ml_collections concatenate repeated tuples instead.)
 """
 
 import ast
@@ -103,8 +106,7 @@ def _type_of(config: ConfigDict, key: str) -> Any:
 def apply(config: ConfigDict, overrides: Sequence[Override], known: ConfigDict) -> None:
     """Sets fields, which must exist in the config.
 
-    If a field is set more than once, the last flag wins. For tuples and lists, the values are
-    concatenated, starting over at each None.
+    If a field is set more than once, the last flag wins.
 
     Args:
       config: The config.
@@ -119,13 +121,9 @@ def apply(config: ConfigDict, overrides: Sequence[Override], known: ConfigDict) 
         holder, name = _holder(config, override.key)
         kind = SWITCH_OR_TEXT if _is_either(known, override.key) else holder.get_type(name)
         try:
-            value = _read(override, kind, holder[name])
+            values[override.key] = _read(override, kind, holder[name])
         except ValueError as error:
             raise ValueError(f"{override.word}: {error}") from None
-        before = values.get(override.key)
-        if isinstance(value, tuple | list) and before is not None:
-            value = before + value
-        values[override.key] = value
     for key, value in values.items():
         holder, name = _holder(config, key)
         if _is_either(known, key):

@@ -27,6 +27,7 @@ from rrope_jax.posgen.grid import Training
 from rrope_jax.posgen.layout import AblationMeshConfig, lay_out
 from rrope_jax.posgen.published import is_paper
 from rrope_jax.posgen.results import Cell, Results, training_cells
+from rrope_jax.posgen.round_functions import LearnedFrequenciesError
 from rrope_jax.posgen.training import PosgenProgram, PosgenState
 from rrope_jax.reporting.pieces import FinishedPieces
 from rrope_jax.reporting.writing import print_written, versions, write_results
@@ -133,6 +134,8 @@ def run(
             peers.barrier("trained")
         except SaveError as error:
             raise JobError(f"{error}; what was saved before is kept") from error
+        except LearnedFrequenciesError as error:
+            raise JobError(f"{error}; trainings that ended before are in the report") from error
         finally:  # a stopped run also reports what it has finished
             with held():
                 results = _with_finished(results, planned, store)

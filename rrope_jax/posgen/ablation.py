@@ -364,6 +364,7 @@ def run(
 
     Raises:
       FloatingPointError: A training diverged; earlier results are in the store.
+      LearnedFrequenciesError: A rule has no periods for what a training has learned; likewise.
     """
     mesh = mesh or make_mesh(AblationMeshConfig())
     lanes = lanes or default_lanes(mesh)

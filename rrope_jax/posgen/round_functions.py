@@ -26,6 +26,10 @@ from rrope_jax.rope.learned import learned_spec
 Array = jax.Array
 
 
+class LearnedFrequenciesError(ValueError):
+    """A rule of resonance has no periods for the frequencies that a training has learned."""
+
+
 class RoundInputs(NamedTuple):
     """The inputs of a round, on the host.
 
@@ -66,15 +70,21 @@ def tables_at_test(
     Args:
       program, round_: The trainings.
       log_ratios_S: What they have learned so far (`LearnedParams`); None for nothing.
+
+    Raises:
+      LearnedFrequenciesError: A method of the tests has no table for what was learned.
     """
     tables_SE = []
     for lane, training in enumerate(round_.lanes):
         log_ratios = None
         if log_ratios_S is not None:
             log_ratios = {name: np.asarray(ratio_S[lane]) for name, ratio_S in log_ratios_S.items()}
+        tested = training or round_.trainings[0]
         tables = [
-            program.tables(spec_at_test(program, each, log_ratios), program.task.test_length)
-            for each in (training or round_.trainings[0]).evaluations
+            program.tables(
+                _spec_of_lane(program, tested, each, log_ratios), program.task.test_length
+            )
+            for each in tested.evaluations
         ]
         tables += tables[-1:] * (round_.evaluations - len(tables))
         tables_SE.append(_stack(tables))
@@ -88,6 +98,22 @@ def spec_at_test(
     if log_ratios is None:
         return evaluation.spec
     return learned_spec(evaluation.spec, log_ratios, program.task.train_length)
+
+
+def _spec_of_lane(
+    program: PosgenProgram,
+    training: Training,
+    evaluation: Evaluation,
+    log_ratios: Mapping[str, Any] | None,
+) -> RopeSpec:
+    """`spec_at_test`, whose errors name the training."""
+    try:
+        return spec_at_test(program, evaluation, log_ratios)
+    except ValueError as error:
+        raise LearnedFrequenciesError(
+            f"method {evaluation.method!r} has no table for the frequencies that {training.name} "
+            f"has learned: {error}"
+        ) from error
 
 
 def programs(program: PosgenProgram) -> dict[bool, PosgenProgram]:

@@ -76,7 +76,7 @@ def _parse(file: Path, *words: str) -> ConfigDict:
         (["--config.model.kinds=a,b"], "model.kinds", ("a", "b")),
         (["--config.model.kinds=('a', 'b')"], "model.kinds", ("a", "b")),
         (["--config.model.kinds=['a', 'b']"], "model.kinds", ("a", "b")),
-        (["--config.model.kinds=a", "--config.model.kinds=b"], "model.kinds", ("a", "b")),
+        (["--config.model.kinds=a", "--config.model.kinds=b"], "model.kinds", ("b",)),
         (["--config.model.kinds=a"], "model.kinds", ("a",)),
         (["--config.model.window=512"], "model.window", 512),
         (["--config.model.window=None"], "model.window", None),

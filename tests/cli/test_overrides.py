@@ -57,7 +57,7 @@ def _flags(key: str, value: Any) -> Iterator[list[str]]:
         yield [flag if value else f"--noconfig.{key}"]
     if isinstance(value, tuple):
         yield [f"{flag}={','.join(map(str, value))}"]
-        yield [f"{flag}={element}" for element in value] or [f"{flag}="]
+        yield [f"{flag}=other", f"{flag}={value}"]  # the last one wins
         yield [flag, str(list(value))]
     if not isinstance(value, bool) and value is not None:  # a switch takes no word after it
         yield [flag, str(value)]

@@ -382,6 +382,31 @@ def test_divergence_is_told_and_keeps_what_is_finished(rrope: Run, tmp_path: Pat
     assert "Partial run: 0 of 4 cells" in (tmp_path / "run" / "report.md").read_text()
 
 
+@pytest.mark.slow
+def test_learned_frequencies_without_periods_are_told_in_one_line(
+    rrope: Run, tmp_path: Path
+) -> None:
+    run = rrope(
+        tmp_path / "run",
+        "--config.methods=coprime_learned_rope",
+        "--config.protocols=scaled_training",
+        "--config.train.steps=4",
+        "--config.train.validate_every=4",
+        # of 16 features, several get as fast as is allowed, and only one can have a period of 2
+        "--config.model.num_heads=1",
+        "--config.model.head_dim=32",
+        "--config.train.frequency_rate=1000",
+        "--config.rope.resonance_limit=2",
+    )
+    assert (run.returncode, "Traceback" in run.stderr) == (1, False)
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("rrope posgen: method 'coprime_learned_rope' has no table for the ")
+    assert "cot-learned_rope-0 has learned: resonance='coprime' finds no " in last
+    assert "up to resonance_limit=2" in last
+    results = _results(tmp_path / "run")
+    assert (results["complete"], results["cells"]) == (False, [])
+
+
 def _start(environment: dict[str, str], workdir: Path, *overrides: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "rrope_jax", *_words(workdir, *overrides)],

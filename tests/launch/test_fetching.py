@@ -5,6 +5,11 @@ import runpy
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from rrope_jax.cli.command_line import parse
+from rrope_jax.cli.settings import unset_group
+from rrope_jax.jobs.posgen_setting import PosgenSetting
 from tests.launch.machine import ROOT, Machine
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -107,9 +112,12 @@ def test_the_smollm2_experiment_runs_every_method(machine: Machine) -> None:
     assert sorted(compared.split("--compare ")[1].split(" ")) == sorted(workdirs)
 
 
-def test_the_periods_are_trained_as_one_grid_and_compared(machine: Machine) -> None:
+def test_the_periods_are_trained_as_one_grid_and_compared(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine.add_python("python3", "3.11")
-    run = machine.run("launch/periods.sh", "paper", "--config.num_seeds=1")
+    flags = ("--config.num_seeds=1", "--config.tasks=cot")
+    run = machine.run("launch/periods.sh", "paper", *flags)
     assert run.returncode == 0, run.stderr
     trained, compared = (call for call in machine.calls() if call.startswith("rrope "))
     rules = (
@@ -124,7 +132,12 @@ def test_the_periods_are_trained_as_one_grid_and_compared(machine: Machine) -> N
     methods = ",".join(rule + scaling for scaling in ("rope", "yarn") for rule in rules)
     assert f" --config.methods={methods} " in trained
     assert trained.startswith("rrope posgen --config=configs/posgen_paper.py ")
-    assert trained.endswith(" --config.num_seeds=1")
+    assert trained.endswith(" --config.num_seeds=1 --config.tasks=cot")
+    monkeypatch.chdir(ROOT)
+    words = [word for word in trained.split() if word.startswith("--config")]
+    known = unset_group(PosgenSetting)
+    config = parse("posgen", "", words, lambda _: None, known=lambda _: known).config
+    assert (config.tasks, config.num_seeds) == (("cot",), 1)
     assert compared.endswith(" --workdir=runs/periods_paper_predicted --compare runs/periods_paper")
     refused = machine.run("launch/periods.sh", "small")
     assert (refused.returncode, refused.stdout) == (2, "")

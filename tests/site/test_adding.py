@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrope_jax import posgen, rope
+from rrope_jax import algorithmic, posgen, rope
+from rrope_jax.algorithmic import tasks as algorithmic_tasks
+from rrope_jax.algorithmic.answers import single, uniform_tokens
 from rrope_jax.io import pretrained
 from rrope_jax.io.conversion import convert
 from rrope_jax.io.families.table import FAMILIES
@@ -55,6 +57,7 @@ def test_sections() -> None:
         "A rule of resonance",
         "A temperature by position",
         "A task",
+        "An algorithmic task",
         "A position sampler",
         "An attention implementation",
         "A model family",
@@ -73,6 +76,7 @@ def test_files_exist(section: str, name: str) -> None:
     [
         # Names that are words of something else as well are left out.
         ("A task", set(TASKS) - {"recursive"}),
+        ("An algorithmic task", set(algorithmic.TASKS)),
         ("A position sampler", set(SAMPLERS) - {"contiguous"}),
         ("An attention implementation", set(IMPLEMENTATIONS) - {"xla"}),
         ("A model family", {"mistral"}),
@@ -130,6 +134,21 @@ def test_add_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "first_half", lambda steps: steps // 2)
     tokens = posgen.generate("first_half", jnp.array([[1, 0, 0, 0]]), 8, modulus=7)
     assert tokens.shape == (1, 8)
+
+
+def test_add_an_algorithmic_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = algorithmic_tasks.AlgorithmicTask(
+        level="regular",
+        question=("0", "1", "2"),
+        answer=("0", "1", "2"),
+        draw=uniform_tokens(3),
+        solve=lambda tokens_W, length: single(tokens_W[0]),
+        answer_length=lambda length: 1,
+    )
+    monkeypatch.setattr(algorithmic_tasks, "TASKS", {**algorithmic.TASKS, "first_token": row})
+    drawn = algorithmic.generate("first_token", jax.random.key(0), 3, width=4)
+    assert drawn.answer.tolist() == [drawn.question[0]]
+    assert algorithmic.solve("first_token", [2, 1, 0]).tokens.tolist() == [2]
 
 
 def test_add_a_sampler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ from rrope_jax.io.description import FOLDED_TEMPERATURE, Description
 from rrope_jax.io.source import Source
 from rrope_jax.io.weights import Array, Part, Weight
 from rrope_jax.rope import RopeSpec, frequencies
-from rrope_jax.rope.factor_lists import as_factor_lists
-from rrope_jax.rope.temperature import counts_in_original_context
+from rrope_jax.rope.factor_lists import as_factor_lists, counting_in_original_context
+from rrope_jax.rope.temperature import counted_in, temperature_name
 
 Temperatures = Mapping[str, float]
 """The factor on the queries and keys of each layer type that is rotated."""
@@ -77,9 +77,9 @@ def _listed(spec: RopeSpec, context: int) -> RopeSpec:
             "scaling='longrope' with a short_factor and a long_factor that differ has no single "
             "list of frequencies; convert with one of them as both"
         )
-    listed = as_factor_lists(spec, context)
-    if counts_in_original_context(spec) and spec.original_context is not None:
-        context = spec.original_context
+    listed = as_factor_lists(counting_in_original_context(spec), context)
+    if temperature_name(listed) != "none":
+        context = counted_in(listed)
     return dataclasses.replace(listed, factor=1.0, original_context=context, attention_factor=1.0)
 
 

@@ -1,5 +1,6 @@
 """Factor lists: arbitrary frequencies as per-feature divisors of plain RoPE's."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -62,6 +63,25 @@ def as_factor_lists(spec: RopeSpec, context: int) -> RopeSpec:
         temperature_context=spec.temperature_context,
         sliding_attention=spec.sliding_attention,
     )
+
+
+def counting_in_original_context(spec: RopeSpec) -> RopeSpec:
+    """Rewrites a spec so that its position temperature counts in `original_context`.
+
+    Other runtimes have no `temperature_context`. Where the scaling has another original context,
+    the result is a `longrope` spec with two equal lists, of which this length chooses one.
+
+    Args:
+      spec: the embedding, with frequencies that do not depend on the length; a spec without a
+        `temperature_context` is returned as it is.
+    """
+    context = spec.temperature_context
+    if context is None:
+        return spec
+    if context != spec.original_context:
+        listed = as_factor_lists(spec, context)
+        spec = dataclasses.replace(listed, factor=1.0, original_context=context)
+    return dataclasses.replace(spec, temperature_context=None)
 
 
 def llama3_context(factors: Sequence[float], *, theta: float) -> int | None:

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from rrope_jax.rope.scalings import SCALINGS
+
 
 class QueryTemperature(NamedTuple):
     """The coefficients of (1 + beta ln(1 + floor(p / context))) max(1, log_weight ln(1 + p)).
@@ -110,11 +112,19 @@ def why_not_in_runtimes(spec: Any) -> str | None:
             "that of llama_4_scaling_beta; keep the model as a checkpoint of ours, or set "
             "position_temperature to 'none' for another model"
         )
-    if spec.temperature_context not in (None, spec.original_context):
+    if spec.temperature_context in (None, spec.original_context):
+        return None
+    fixed = SCALINGS[spec.scaling].at_one_length
+    if fixed is not None or spec.short_factor != spec.long_factor:
+        mend = (
+            "convert with one of its lists as both"
+            if fixed is None
+            else f"convert with scaling={fixed!r} and a fixed factor"
+        )
         return (
             f"temperature_context={spec.temperature_context}: other runtimes count the position "
-            f"temperature in original_context ({spec.original_context}); use a scaling that reads "
-            "original_context (such as yarn with factor=1), and set it to this length"
+            f"temperature in original_context ({spec.original_context}), from which scaling="
+            f"{spec.scaling!r} also tells which frequencies apply; {mend}"
         )
     return None
 

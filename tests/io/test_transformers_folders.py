@@ -91,3 +91,24 @@ def test_folders_for_transformers(name: str, portable: bool, tmp_path: Path) -> 
     expected = tiny.logits(made)
     assert np.abs(_their_logits(peer) - expected).max() <= _TOLERANCE * np.abs(expected).max()
     assert peer.config.max_position_embeddings == 256
+
+
+@pytest.mark.parametrize("file", ["model", "model.gguf"])
+@pytest.mark.parametrize("scaling", ["none", "yarn"])
+def test_a_temperature_that_counts_in_another_length(
+    scaling: str, file: str, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    yarn = {"scaling": "yarn", "factor": 4.0, "original_context": 16}
+    fields: dict[str, Any] = yarn if scaling == "yarn" else {}
+    spec = RopeSpec(head_dim=12, llama_4_scaling_beta=0.8, temperature_context=5, **fields)
+    made = tiny.decoder(spec)
+    expected = np.asarray(made(tiny.TOKENS))
+    folder = tiny.save(made, tmp_path / file, "gguf" if file.endswith("gguf") else "hf")
+    read, _ = pretrained.load(folder)
+    computed = [np.asarray(read(tiny.TOKENS))]
+    if folder.is_dir():
+        computed.append(_their_logits(AutoModelForCausalLM.from_pretrained(folder)))
+    for logits in computed:
+        assert np.abs(logits - expected).max() <= _TOLERANCE * np.abs(expected).max()

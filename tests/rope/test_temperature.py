@@ -102,11 +102,61 @@ def test_lists_of_factors_keep_it() -> None:
     [
         (LOG_N, "position_temperature='log_n': other runtimes have no such factor"),
         (
-            RopeSpec(**{**LLAMA_4.fields(), "temperature_context": 8}),
-            r"temperature_context=8: .* in original_context \(16\); use a scaling that reads",
+            RopeSpec(
+                head_dim=8,
+                scaling="dynamic_ntk",
+                factor=4.0,
+                original_context=16,
+                llama_4_scaling_beta=0.1,
+                temperature_context=8,
+            ),
+            r"temperature_context=8: .* original_context \(16\), .* scaling='ntk' and a fixed",
+        ),
+        (
+            RopeSpec(
+                head_dim=8,
+                scaling="longrope",
+                original_context=16,
+                short_factor=(1.0,) * 4,
+                long_factor=(2.0,) * 4,
+                llama_4_scaling_beta=0.1,
+                temperature_context=8,
+            ),
+            r"temperature_context=8: .* original_context \(16\), .* one of its lists as both",
         ),
     ],
 )
 def test_what_other_runtimes_lack(spec: RopeSpec, message: str, model_type: str | None) -> None:
     with pytest.raises(ValueError, match=message):
         rope.to_hf(spec, model_type=model_type)
+
+
+YARN = {"scaling": "yarn", "factor": 4.0, "original_context": 16}
+LISTS = {"short_factor": (1.0, 2.0, 3.0, 4.0), "long_factor": (1.0, 2.0, 3.0, 4.0)}
+
+
+@pytest.mark.parametrize("context", [8, 16])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        YARN,
+        {**YARN, "resonance": True},
+        {"scaling": "longrope", "original_context": 16} | LISTS,
+    ],
+)
+def test_another_length_to_count_in_is_exported_as_lists(
+    fields: dict[str, Any], context: int
+) -> None:
+    spec = RopeSpec(head_dim=8, llama_4_scaling_beta=0.1, temperature_context=context, **fields)
+    keys = rope.to_hf(spec, model_type="ministral3")
+    assert keys["rope_parameters"]["original_max_position_embeddings"] == context
+    read = rope.from_hf({**keys, "model_type": "ministral3"})
+    positions = np.arange(0, 100, 3)
+    np.testing.assert_array_equal(
+        query_temperature(read, positions), query_temperature(spec, positions)
+    )
+    for length in (None, 7, 12, 60):
+        found, expected = rope.frequencies(read, length), rope.frequencies(spec, length)
+        np.testing.assert_allclose(found.inv_freq, expected.inv_freq, rtol=1e-12)
+        np.testing.assert_allclose(found.attention_factor, expected.attention_factor, rtol=1e-7)

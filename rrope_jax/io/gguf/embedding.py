@@ -78,7 +78,7 @@ def is_native(gguf: Gguf, spec: RopeSpec) -> bool:
             basic |= {"mscale": 1.0, "mscale_all_dim": spec.mscale_all_dim}
     if len(gguf.frequency_factors) == 2 and spec.scaling == "longrope":
         return not spec.llama_4_scaling_beta
-    if spec.scaling not in _NATIVE:
+    if spec.scaling not in _NATIVE or spec.temperature_context is not None:
         return False
     own = RopeSpec(**basic)
     if spec == own:

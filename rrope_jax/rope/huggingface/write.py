@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rrope_jax.rope.factor_lists import as_factor_lists
+from rrope_jax.rope.factor_lists import as_factor_lists, counting_in_original_context
 from rrope_jax.rope.far_positions import why_only_here
 from rrope_jax.rope.frequencies import frequencies
 from rrope_jax.rope.huggingface.layers import FULL, SLIDING
@@ -208,6 +208,7 @@ def _extended_length(spec: RopeSpec) -> int | None:
 
 def _in_terms_of_transformers(spec: RopeSpec, length: int, row: ModelType) -> RopeSpec:
     """The spec itself, or an equivalent one that transformers computes exactly."""
+    spec = counting_in_original_context(spec)
     rows = [row for row in ROPE_TYPES.values() if row.scaling == spec.scaling]
     reads_attention_factor = any(row.attention_factor for row in rows)
     needs_attention_factor = frequencies(spec).attention_factor != 1 and not reads_attention_factor

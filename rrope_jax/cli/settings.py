@@ -4,6 +4,8 @@ A command's setting is a dataclass with one field for each group of the config. 
 one of:
 
 - a dataclass, built from the group;
+- a union of dataclasses: the first of which the group has all required fields, else the last;
+- `Mapping[str, Dataclass]`: a group of groups of any names;
 - `Annotated[Fields, SomeOf(RopeSpec)]`: some fields of a dataclass that is completed elsewhere, for
   example from a checkpoint. Names and types are checked, but nothing is built;
 - `Annotated[TaskConfig, INLINE]`: a dataclass whose fields are at the top level of the config.
@@ -100,7 +102,11 @@ def _unset(annotations: Mapping[str, Any], within: tuple[type[Any], ...]) -> Con
     group = ConfigDict()
     for name, annotation in annotations.items():
         is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-        kind = typing.get_args(annotation)[0] if is_union else annotation
+        kind = annotation
+        if is_union:  # of dataclasses, or with None
+            kind = typing.get_args(annotation)[-1 if _is_group(annotation) else 0]
+        if typing.get_origin(kind) is Mapping:
+            continue  # the names are the config's
         if INLINE in typing.get_args(kind):
             group.update(unset_group(typing.get_args(kind)[0]))
         elif typing.get_origin(kind) is Annotated:
@@ -164,7 +170,11 @@ def _annotations(cls: type[Any]) -> dict[str, Any]:
 
 
 def _is_group(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is Annotated or dataclasses.is_dataclass(annotation)
+    if typing.get_origin(annotation) in (Annotated, Mapping):
+        return True
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return all(map(dataclasses.is_dataclass, typing.get_args(annotation)))
+    return dataclasses.is_dataclass(annotation)
 
 
 def _required(cls: type[Any]) -> Iterator[str]:
@@ -190,6 +200,8 @@ def _try_convert(annotation: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
         return value
+    if origin in (typing.Union, types.UnionType) and _is_group(annotation):
+        return _try_convert(_chosen(arguments, value), value, path)
     if origin in (typing.Union, types.UnionType):
         attempts = (_try_convert(option, value, path) for option in arguments)
         return next((a for a in attempts if a is not _MISMATCH), _MISMATCH)
@@ -200,6 +212,10 @@ def _try_convert(annotation: Any, value: Any, path: str) -> Any:
         return read_fields(arguments[1].annotations, value, path) if is_group else _MISMATCH
     if origin is tuple:
         return _try_convert_tuple(arguments, value, path)
+    if origin is Mapping:
+        if not isinstance(value, ConfigDict):
+            return _MISMATCH
+        return {name: _convert(arguments[1], value[name], f"{path}.{name}") for name in value}
     if dataclasses.is_dataclass(annotation):
         if not isinstance(value, ConfigDict):
             return value if isinstance(value, typing.cast(type, annotation)) else _MISMATCH
@@ -213,6 +229,15 @@ def _try_convert(annotation: Any, value: Any, path: str) -> Any:
     if annotation is None:
         annotation = types.NoneType
     return value if isinstance(value, origin or annotation) else _MISMATCH
+
+
+def _chosen(classes: tuple[type[Any], ...], group: Any) -> type[Any]:
+    """The first of several dataclasses whose required fields a group has, else the last."""
+    if isinstance(group, ConfigDict):
+        for cls in classes:
+            if all(group.get(name) is not None for name in _required(cls)):
+                return cls
+    return classes[-1]
 
 
 def _try_convert_tuple(elements: tuple[Any, ...], value: Any, path: str) -> Any:

@@ -1,19 +1,19 @@
 """Batches of packed text, of which each process reads its own rows."""
 
-import dataclasses
 import functools
 import hashlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import grain
 import numpy as np
 
-from rrope_jax.data.packing import PACKINGS, Row, Rows, Summary
-from rrope_jax.data.text import TextConfig, documents, split
-from rrope_jax.data.token_store import Tokens, tokenize
+from rrope_jax.data.config import DataConfig as DataConfig  # also found here by users
+from rrope_jax.data.corpus import Corpus
+from rrope_jax.data.packing import Row, Rows, Summary
+from rrope_jax.data.token_store import Tokens
 from rrope_jax.data.tokenizers import Tokenizer
 
 _LOG = logging.getLogger(__name__)
@@ -22,40 +22,12 @@ _LOG = logging.getLogger(__name__)
 _READ_THREADS = 4
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(TextConfig):
-    """The fields of `config.data`: the source of the text, and how to make rows of it.
+class RowSequence(Protocol):
+    """The rows of a whole run in order; their number is larger than any run needs."""
 
-    Attributes:
-      tokenizer: a source as for `load_tokenizer`; None for the model's own tokenizer.
-      bos, eos: whether to add the tokenizer's `bos` token before each document, and `eos` after.
-      packing: a key of `packing.PACKINGS`.
-      seed: seed for the order of documents and rows.
-      prefetch: number of batches to prepare in advance.
-      cache_dir: folder to cache token ids in; None keeps them in memory.
+    def __len__(self) -> int: ...
 
-    Raises:
-      ValueError: a field is out of range.
-    """
-
-    tokenizer: str | None = None
-    bos: bool = False
-    eos: bool = False
-    packing: str = "documents"
-    seed: int = 0
-    prefetch: int = 2
-    cache_dir: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.packing not in PACKINGS:
-            raise ValueError(
-                f"packing={self.packing!r} is unknown; choose one of {', '.join(PACKINGS)}"
-            )
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed} must be from 0 to 2^32 - 1")
-        if self.prefetch < 1:
-            raise ValueError(f"prefetch={self.prefetch} must be at least 1")
+    def __getitem__(self, index: int) -> Row: ...
 
 
 class TextBatches(Iterator[Row]):
@@ -67,27 +39,26 @@ class TextBatches(Iterator[Row]):
     dropped.
 
     Attributes:
-      summary: statistics of one epoch.
+      summary: statistics of one epoch, of all texts together if there are several.
       waiting_seconds: total time spent waiting for batches.
     """
 
     def __init__(
         self,
-        text: Rows,
+        rows_of_run: RowSequence,
         *,
+        summary: Summary,
         fingerprint: str,
-        seed: int,
         batch_size: int,
         rows: Sequence[int],
         prefetch: int,
     ):
-        """Not for direct use; call `Text.batches`."""
-        self.summary: Summary = text.summary
+        """Not for direct use; call `Text.batches` or `Mixture.batches`."""
+        self.summary = summary
         self.waiting_seconds = 0.0
         self._identity = {"data": fingerprint, "batch_size": batch_size}
         self._batch_size, self._prefetch = batch_size, prefetch
-        shuffled = grain.MapDataset.source(text).shuffle(seed=seed).repeat()
-        self._source = _OwnRows(shuffled, batch_size, rows)
+        self._source = _OwnRows(rows_of_run, batch_size, rows)
         self._step = 0
         self._reader = self._read()
 
@@ -100,7 +71,12 @@ class TextBatches(Iterator[Row]):
 
     def state(self) -> dict[str, Any]:
         """Returns the position of the iterator, JSON-serializable and the same on every host."""
-        return {**self._identity, _NEXT_ROW: self._step * self._batch_size}
+        return {**self._identity, _NEXT_ROW: self.rows_before}
+
+    @property
+    def rows_before(self) -> int:
+        """The number of rows before the next batch, over all processes."""
+        return self._step * self._batch_size
 
     def restore(self, state: dict[str, Any]) -> None:
         """Resumes where `state()` was called, even if by a process with other rows of the batches.
@@ -156,7 +132,7 @@ class _OwnRows:
       own: number of this process's rows in each batch.
     """
 
-    def __init__(self, rows: grain.MapDataset[Row], batch_size: int, numbers: Sequence[int]):
+    def __init__(self, rows: RowSequence, batch_size: int, numbers: Sequence[int]):
         self.own = len(numbers)
         self._rows, self._batch_size, self._numbers = rows, batch_size, numbers
 
@@ -169,22 +145,41 @@ class _OwnRows:
         return row
 
 
+class PackedText(NamedTuple):
+    """The rows of a text, and their order over all epochs.
+
+    Attributes:
+      rows: the rows of an epoch, unshuffled.
+      shuffled: the rows of all epochs, of which each is shuffled differently.
+      fingerprint: a string that changes with any row or the order.
+    """
+
+    rows: Rows
+    shuffled: grain.MapDataset[Row]
+    fingerprint: str
+
+
 class Text:
     """The text of a config, opened and split once; each part is tokenized on first use."""
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer):
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer, corpus: Corpus | None = None):
         """Opens the source.
 
         Args:
           config: the text source, and how to pack it.
           tokenizer: the model's tokenizer.
+          corpus: the source, if it is open already.
 
         Raises:
           ValueError: the text cannot be read.
         """
-        self._config, self._tokenizer = config, tokenizer
-        self._documents = documents(config)
-        self._parts = split(config, self._documents.names)
+        self._config = config
+        self._corpus = corpus or Corpus(config, config, tokenizer)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether a document is held out, of whatever size."""
+        return self._corpus.holds_out
 
     @functools.cached_property
     def heldout(self) -> list[tuple[str, np.ndarray]]:
@@ -196,13 +191,14 @@ class Text:
         Raises:
           ValueError: the text cannot be read, or no document is held out.
         """
-        if not len(self._parts.heldout):
+        config = self._config
+        if not self.holds_out:
             raise ValueError(
-                f"no document of source={self._config.source!r} is held out; name some in heldout, "
+                f"no document of source={config.source!r} is held out; name some in heldout, "
                 "or set heldout_share"
             )
-        tokens = self._tokenize(self._parts.heldout)
-        end = -1 if self._config.eos else None
+        tokens = self._corpus.heldout.of_sizes(config.min_tokens, config.max_tokens)
+        end = -1 if config.eos else None
         arrays = (np.asarray(array[:end], np.int32) for array in tokens.arrays)
         return list(zip(tokens.names, arrays, strict=True))
 
@@ -213,11 +209,32 @@ class Text:
         Raises:
           ValueError: the text cannot be read.
         """
-        random = np.random.default_rng(self._config.seed)
-        return self._tokenize(self._parts.train[random.permutation(len(self._parts.train))])
+        return self._corpus.train.of_sizes(self._config.min_tokens, self._config.max_tokens)
+
+    def pack(self, length: int) -> PackedText:
+        """Packs the training documents into rows.
+
+        Args:
+          length: tokens per row.
+
+        Raises:
+          ValueError: there is no text to train on, or the length is out of range.
+        """
+        config = self._config
+        rows = Rows(self.train.arrays, length=length, packing=config.packing)
+        layout = f"{self.train.fingerprint} {config.packing} {length} {config.seed}"
+        shuffled = grain.MapDataset.source(rows).shuffle(seed=config.seed).repeat()
+        return PackedText(
+            rows, shuffled, hashlib.blake2b(layout.encode(), digest_size=16).hexdigest()
+        )
 
     def batches(
-        self, *, batch_size: int, length: int, rows: Sequence[int] | None = None
+        self,
+        *,
+        batch_size: int,
+        length: int,
+        rows: Sequence[int] | None = None,
+        steps: int | None = None,
     ) -> TextBatches:
         """Returns batches of the training documents (those not held out).
 
@@ -226,38 +243,50 @@ class Text:
           length: tokens per row.
           rows: indices of the rows of a batch that this process provides, in any order; None for
             all.
+          steps: number of batches that the whole run reads, for `max_epochs`; None to not check it.
 
         Raises:
-          ValueError: there is no text to train on, or an argument is out of range.
+          ValueError: there is no text to train on or too little, or an argument is out of range.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
-        own_rows = range(batch_size) if rows is None else tuple(rows)
-        if not own_rows or not all(0 <= row < batch_size for row in own_rows):
-            raise ValueError(
-                f"rows={own_rows} must be some of the {batch_size} rows of a batch, from 0 to "
-                f"{batch_size - 1}"
-            )
-        config = self._config
-        packed = Rows(self.train.arrays, length=length, packing=config.packing)
-        _LOG.info("text to train on: %s", packed.summary)
-        layout = f"{self.train.fingerprint} {config.packing} {length} {config.seed}"
+        own_rows = check_rows(rows, batch_size)
+        packed = self.pack(length)
+        _LOG.info("text to train on: %s", packed.rows.summary)
+        if steps is not None:
+            check_epochs(self._config.max_epochs, len(packed.rows), steps * batch_size)
         return TextBatches(
-            packed,
-            fingerprint=hashlib.blake2b(layout.encode(), digest_size=16).hexdigest(),
-            seed=config.seed,
+            packed.shuffled,
+            summary=packed.rows.summary,
+            fingerprint=packed.fingerprint,
             batch_size=batch_size,
             rows=own_rows,
-            prefetch=config.prefetch,
+            prefetch=self._config.prefetch,
         )
 
-    def _tokenize(self, indices: np.ndarray) -> Tokens:
-        config = self._config
-        return tokenize(
-            self._documents,
-            indices,
-            self._tokenizer,
-            bos=config.bos,
-            eos=config.eos,
-            cache_dir=config.cache_dir,
+
+def check_rows(rows: Sequence[int] | None, batch_size: int) -> Sequence[int]:
+    """The indices of a process's rows of a batch; raises ValueError if they are none of it."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    own_rows = range(batch_size) if rows is None else tuple(rows)
+    if not own_rows or not all(0 <= row < batch_size for row in own_rows):
+        raise ValueError(
+            f"rows={own_rows} must be some of the {batch_size} rows of a batch, from 0 to "
+            f"{batch_size - 1}"
+        )
+    return own_rows
+
+
+def check_epochs(max_epochs: int | None, rows: int, needed: int) -> None:
+    """Raises ValueError if training reads a text more often than it may.
+
+    Args:
+      max_epochs: how often it may; None for no bound.
+      rows: rows of an epoch.
+      needed: rows that training reads.
+    """
+    if max_epochs is not None and needed > max_epochs * rows:
+        raise ValueError(
+            f"max_epochs={max_epochs}, but training reads {needed} rows of this text, which has "
+            f"{rows}: {needed / rows:.3g} epochs; give more text or a lower share of the steps, or "
+            "raise max_epochs"
         )

@@ -41,6 +41,24 @@ class Tokens(NamedTuple):
     arrays: Sequence[np.ndarray]
     fingerprint: str
 
+    def of_sizes(self, smallest: int | None, largest: int | None) -> "Tokens":
+        """The documents of `smallest` to `largest` tokens; None sets no bound.
+
+        The fingerprint is that of all documents and the bounds.
+        """
+        if smallest is None and largest is None:
+            return self
+        sizes_N = np.array([len(array) for array in self.arrays], np.int64)
+        inside_N = sizes_N >= (smallest or 0)
+        if largest is not None:
+            inside_N &= sizes_N <= largest
+        places = np.flatnonzero(inside_N)
+        return Tokens(
+            Names(len(places), lambda place: self.names[places[place]]),
+            _Chosen(self.arrays, places),
+            _digest([self.fingerprint, f"{smallest} {largest}"]),
+        )
+
 
 def tokenize(
     documents: Documents,
@@ -107,6 +125,19 @@ class _Slices(Sequence[np.ndarray]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._array[self._starts_N[index] : self._stops_N[index]]
+
+
+class _Chosen(Sequence[np.ndarray]):
+    """Some elements of a sequence of arrays, which are made on access."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], places: np.ndarray):
+        self._arrays, self._places = arrays, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._arrays[self._places[index]]
 
 
 def _special(tokenizer: Tokenizer, name: str, is_added: bool) -> list[int]:

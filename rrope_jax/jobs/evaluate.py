@@ -17,7 +17,8 @@ from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import one_flag_a_word, parse
 from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.cli.settings import build, from_config
-from rrope_jax.data.pipeline import DataConfig, Text
+from rrope_jax.data.config import DataConfig, MixtureConfig
+from rrope_jax.data.mixture import open_text
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
 from rrope_jax.evaluation.longppl import LongPerplexity, LongPerplexitySetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
@@ -83,9 +84,13 @@ def _long_perplexity(
 
 def _heldout(model: PretrainedModel, setting: EvaluateSetting) -> Sequence[tuple[str, np.ndarray]]:
     """The held-out documents as tokens."""
-    data = build(DataConfig, setting.data, "config.data")
+    data: MixtureConfig | DataConfig
+    if "sources" in setting.data:
+        data = build(MixtureConfig, setting.data, "config.data")
+    else:
+        data = build(DataConfig, setting.data, "config.data")
     with refusing("config.data"):
-        return Text(data, model.tokenizer).heldout
+        return open_text(data, model.tokenizer).heldout
 
 
 def _passkey(section: PasskeySetting, model: PretrainedModel, setting: EvaluateSetting) -> Passkey:

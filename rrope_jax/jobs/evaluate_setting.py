@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.cli.settings import Fields, SomeOf
-from rrope_jax.data.pipeline import DataConfig
+from rrope_jax.data.config import DataConfig, MixtureConfig
 from rrope_jax.evaluation.closed_ended import ClosedEndedSetting
 from rrope_jax.evaluation.longppl import LongPerplexitySetting
 from rrope_jax.evaluation.passkey import PasskeySetting
@@ -51,7 +51,7 @@ class EvaluateSetting:
     Attributes:
       eval: What to measure.
       rope, model: Fields that replace the checkpoint's.
-      data: Fields of DataConfig; only perplexity and longppl need a source.
+      data: Fields of DataConfig or MixtureConfig; only perplexity and longppl need a source.
       train, mesh, checkpoint: Groups of `rrope train`, not read here.
 
     Raises:
@@ -63,7 +63,9 @@ class EvaluateSetting:
     model: Annotated[Fields, SomeOf(ModelConfig, PresetName)] = dataclasses.field(
         default_factory=dict
     )
-    data: Annotated[Fields, SomeOf(DataConfig)] = dataclasses.field(default_factory=dict)
+    data: Annotated[Fields, SomeOf(DataConfig, MixtureConfig)] = dataclasses.field(
+        default_factory=dict
+    )
     train: Any = None
     mesh: Any = None
     checkpoint: Any = None

@@ -14,7 +14,7 @@ from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError, refusing_layouts
 from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.jobs.posgen_setting import PosgenSetting
-from rrope_jax.jobs.train_setting import TrainSetting, is_here
+from rrope_jax.jobs.train_setting import TrainSetting, is_here, known_fields
 from rrope_jax.planning import saved, topology
 from rrope_jax.planning.compilation import Keep
 from rrope_jax.planning.plan import Plan, make_plan
@@ -45,9 +45,7 @@ _OF_THE_LARGEST = ("fits", "why_not", "peak_bytes_per_device", "memory", "bytes_
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    values = parse(
-        "plan", SUMMARY, argv, _define, known=lambda config: unset_group(_setting_of(config))
-    )
+    values = parse("plan", SUMMARY, argv, _define, known=_known)
     planned: Job
     if _setting_of(values.config) is PosgenSetting:
         ablation = from_config(PosgenSetting, values.config, "config")
@@ -75,6 +73,12 @@ def main(argv: Sequence[str]) -> int:
         print(report.markdown(results, figures=False))
         print_written(written)
     return 0
+
+
+def _known(config: ConfigDict) -> ConfigDict:
+    return (
+        known_fields(config) if _setting_of(config) is TrainSetting else unset_group(PosgenSetting)
+    )
 
 
 def _setting_of(config: ConfigDict) -> type[Any]:

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from absl import flags
 from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError, refusing, refusing_layouts
-from rrope_jax.cli.settings import from_config, unset_group
+from rrope_jax.cli.settings import from_config
 from rrope_jax.io.orbax import layout
 from rrope_jax.io.orbax.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
 from rrope_jax.io.paths import check_orbax
-from rrope_jax.jobs.train_setting import TrainSetting
+from rrope_jax.jobs.train_setting import TrainSetting, known_fields
 from rrope_jax.jobs.training_run import TrainingRun
 from rrope_jax.run import distributed
 from rrope_jax.run.distributed import JobError, Peers
@@ -42,6 +42,8 @@ _FREE = (
     # paths of the text and the initial model, whose contents are compared instead
     "data.source",
     "data.data_dir",
+    # a bound that only refuses
+    "data.max_epochs",
     "checkpoint.init_from",
     # placement, chunk sizes and rematerialization, which only change rounding
     *(f"mesh.{field.name}" for field in dataclasses.fields(MeshConfig)),
@@ -49,13 +51,15 @@ _FREE = (
     "train.loss_chunk",
     "eval.batch_size",
 )
+# The same of every text of a mixture, and a bound that only refuses
+_FREE_OF_SOURCES = ("source", "data_dir", "max_epochs")
 # These also change the dropout masks.
 _FREE_WITHOUT_DROPOUT = ("model.attention", "train.accumulation")
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    values = parse("train", SUMMARY, argv, _define, known=lambda config: unset_group(TrainSetting))
+    values = parse("train", SUMMARY, argv, _define, known=known_fields)
     setting = from_config(TrainSetting, values.config, "config")
     window = _window(values.profile, setting.train.steps, values.workdir)
     with refusing("--workdir"):
@@ -134,13 +138,25 @@ def _identity(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns the workdir's identity, and the names of the fields that may differ."""
     free = _FREE if program.model.dropout else (*_FREE, *_FREE_WITHOUT_DROPOUT)
+    sources: Mapping[str, Any] = config["data"].get("sources") or {}
+    for place in _FREE_OF_SOURCES:
+        free += tuple(f"data.sources.{name}.{place}" for name in sources)
     identity = {}
     for group, group_fields in config.items():
         fields = group_fields or {}
-        bound = {name: fields[name] for name in fields if f"{group}.{name}" not in free}
+        bound = _without(free, fields, group)
         if bound or (not fields and not any(name.startswith(f"{group}.") for name in free)):
             identity[group] = bound
     return identity, free
+
+
+def _without(free: Collection[str], fields: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Returns nested fields without those whose path is in `free`."""
+    return {
+        name: _without(free, value, f"{path}.{name}") if isinstance(value, Mapping) else value
+        for name, value in fields.items()
+        if f"{path}.{name}" not in free
+    }
 
 
 def _failure(reason: str, store: BackgroundCheckpoints) -> JobError:

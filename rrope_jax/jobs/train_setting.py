@@ -5,9 +5,12 @@ import functools
 import os
 from typing import Annotated, Any
 
+from ml_collections import ConfigDict
+
+from rrope_jax.cli import config_file
 from rrope_jax.cli.errors import UsageError, refusing
-from rrope_jax.cli.settings import Fields, SomeOf, build
-from rrope_jax.data.pipeline import DataConfig
+from rrope_jax.cli.settings import Fields, SomeOf, build, unset_group
+from rrope_jax.data.config import DataConfig, MixtureConfig, WeightedSource
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_files
 from rrope_jax.io import pretrained
 from rrope_jax.io.source import Source
@@ -83,7 +86,7 @@ class TrainSetting:
         default_factory=dict
     )
     rope: RopeFields = dataclasses.field(default_factory=dict)
-    data: DataConfig
+    data: MixtureConfig | DataConfig
     train: TrainConfig
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
@@ -95,8 +98,7 @@ class TrainSetting:
             raise UsageError(
                 f"config.model.preset = {name!r} is unknown; choose from {', '.join(PRESETS)}"
             )
-        held_out = self.data.heldout or self.data.heldout_share
-        if self.eval.every_steps is not None and not held_out:
+        if self.eval.every_steps is not None and not self.data.holds_out:
             raise UsageError(
                 f"config.eval.every_steps={self.eval.every_steps}, but no text is held out: name "
                 "documents in config.data.heldout, or set config.data.heldout_share"
@@ -149,9 +151,8 @@ class TrainSetting:
         Raises:
           UsageError: The groups contradict each other.
         """
-        segmented = self.data.packing != "one_document_per_row"
         with refusing("config"):
-            return Program(description.model, description.rope, self.train, segmented)
+            return Program(description.model, description.rope, self.train, self.data.segmented)
 
     def open_tokenizer(self, description: pretrained.Description) -> Tokenizer:
         """Opens the tokenizer of the run; raises UsageError if it does not fit the model."""
@@ -217,6 +218,15 @@ class TrainSetting:
                 f"config.model.{fixed[0]} = {self.model[fixed[0]]!r}: a checkpoint that is "
                 f"continued has its own; only {', '.join(pretrained.OVERRIDABLE)} can be set"
             )
+
+
+def known_fields(config: ConfigDict) -> ConfigDict:
+    """All fields of a config of `rrope train`, unset; see `command_line.parse`."""
+    known = unset_group(TrainSetting)
+    sources = config_file.value_of(config, "data.sources")
+    if isinstance(sources, ConfigDict):
+        known.data.sources = ConfigDict({name: unset_group(WeightedSource) for name in sources})
+    return known
 
 
 def is_here(name: str | None) -> bool:

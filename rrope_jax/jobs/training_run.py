@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +11,13 @@ import numpy as np
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.errors import UsageError, refusing
+from rrope_jax.data.mixture import MixedBatches, Mixture, SourceReading, open_text
 from rrope_jax.data.pipeline import Text, TextBatches
 from rrope_jax.io import pretrained
 from rrope_jax.io.orbax import layout
 from rrope_jax.io.orbax.checkpoint import BackgroundCheckpoints, SaveError
 from rrope_jax.jobs.train_setting import TrainSetting
+from rrope_jax.reporting.table import table
 from rrope_jax.rope import RopeSpec
 from rrope_jax.rope.learned import learned_spec
 from rrope_jax.rope.methods import method_of
@@ -36,6 +38,9 @@ from rrope_jax.train.sharded import (
 from rrope_jax.train.step import Program, State
 
 _LOG = logging.getLogger(__name__)
+
+SOURCES_FILE = "sources.json"
+"""The file, in the workdir, with what was read of each text if there are several."""
 
 FREE_MODEL_FIELDS = ("model.remat", "model.attention")
 """Model fields that only change rounding, so they may differ from a checkpoint's."""
@@ -84,15 +89,15 @@ class TrainingRun:
         tokenizer = setting.open_tokenizer(description)
         train = program.train
         with refusing("config.data"):
-            text = Text(setting.data, tokenizer)
+            text = open_text(setting.data, tokenizer)
             heldout = None
             if setting.eval.every_steps is not None:
-                documents = [tokens for _, tokens in text.heldout]
-                heldout = Heldout(program, placement, setting.eval, documents)
+                heldout = Heldout(program, placement, setting.eval, _heldout(text))
             batches = text.batches(
                 batch_size=train.batch_size,
                 length=train.length,
                 rows=rows_of_process(placement.mesh, jax.process_index(), train.batch_size),
+                steps=train.steps,
             )
         content = {
             _TOKENIZER: tokenizer.fingerprint,
@@ -122,6 +127,7 @@ class TrainingRun:
         _LOG.info("%.1f M parameters, %s%s", parameters / 1e6, _method(description.rope), learned)
         if first == steps and owed is None:
             _LOG.info("all %d steps are done", steps)
+            self._report_sources(workdir, peers)
             return True
         step = self._compile()
         peers.barrier("compiled")  # compilation may take longer than devices wait for each other
@@ -129,7 +135,7 @@ class TrainingRun:
         records = MetricsLog(workdir.path, after=logged) if peers.first else NoLog()
         with records as log, store:
             hooks = self._hooks(store, log, Progress(first=logged, steps=steps), window, stopping)
-            return loop.run(
+            done = loop.run(
                 step,
                 state,
                 self.batches,
@@ -139,6 +145,16 @@ class TrainingRun:
                 hooks=hooks,
                 owed=owed,
             )
+        self._report_sources(workdir, peers)
+        return done
+
+    def _report_sources(self, workdir: Workdir, peers: Peers) -> None:
+        """Writes what was read of each text, if there are several."""
+        if not isinstance(self.batches, MixedBatches) or not peers.first:
+            return
+        readings = self.batches.read()
+        _LOG.info("read of each text:\n%s", _sources_table(readings))
+        workdir.write_json(SOURCES_FILE, [reading._asdict() for reading in readings])
 
     def _hooks(
         self,
@@ -274,6 +290,30 @@ class TrainingRun:
         _LOG.info("compiled the step in %.0f s%s", time.monotonic() - began, _memory(compiled))
         step: loop.Step = compiled
         return step
+
+
+def _heldout(text: Text | Mixture) -> list[np.ndarray] | dict[str, list[np.ndarray]]:
+    """Returns the tokens of the held-out documents, by text if there are several."""
+    if isinstance(text, Text):
+        return [tokens for _, tokens in text.heldout]
+    return {
+        name: [tokens for _, tokens in documents]
+        for name, documents in text.heldout_by_source.items()
+    }
+
+
+def _sources_table(readings: Sequence[SourceReading]) -> str:
+    lines = [
+        (
+            each.name,
+            f"{each.rows:,}",
+            f"{each.targets:,}",
+            f"{each.share:.2%}",
+            f"{each.epochs:.3g}",
+        )
+        for each in readings
+    ]
+    return table(("text", "rows", "targets", "share", "epochs"), lines)
 
 
 def _saved(state: State) -> dict[str, Any]:

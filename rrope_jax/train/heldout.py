@@ -8,12 +8,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rrope_jax.data.packing import Rows
+from rrope_jax.data.packing import Row, Rows
 from rrope_jax.model.decoder import attention_names
 from rrope_jax.sharding import parts, refused_for
 from rrope_jax.train.loop import EvaluationStopped
 from rrope_jax.train.sharded import Placement, check_length
 from rrope_jax.train.step import Params, Program, Tables
+
+EVAL_LOSS = "eval_loss"
+"""The metric of all held-out text; that of one of several texts has the text's name after it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class HeldoutConfig:
       every_steps: steps between measurements; None for no measurements.
       length: tokens per row; None for the training length.
       batch_size: rows per forward pass.
-      max_rows: number of rows to use, spread evenly over the text; None for all.
+      max_rows: number of rows of each text to use, spread evenly over it; None for all.
 
     Raises:
       ValueError: a field is not positive.
@@ -76,7 +79,7 @@ class Heldout:
         program: Program,
         placement: Placement,
         config: HeldoutConfig,
-        documents: Sequence[np.ndarray],
+        documents: Sequence[np.ndarray] | Mapping[str, Sequence[np.ndarray]],
     ) -> None:
         """Cuts documents into rows, each of one document.
 
@@ -84,23 +87,28 @@ class Heldout:
           program: the program that computes the losses.
           placement: the shardings of its arrays.
           config: which rows to measure, in which batches.
-          documents: int[N_d], tokens of each document; the same for every process.
+          documents: int[N_d], tokens of each document; the same for every process. For several
+            texts, those of each by its name; `config.max_rows` then counts for each.
 
         Raises:
           ValueError: the documents have no token to predict.
           LayoutError: as for `check`.
         """
         batch_size, length = check(program, placement.mesh, config)
-        rows = Rows(documents, length=length, packing="one_document_per_row")
-        count = min(len(rows), config.max_rows or len(rows))
-        chosen = [rows[i * len(rows) // count] for i in range(count)]
-        self.fingerprint = _digest(chosen)
-        # pad the last batch with rows of weight 0
-        empty = {name: np.zeros_like(array) for name, array in chosen[0].items()}
-        chosen += [empty] * (-len(chosen) % batch_size)
+        several = isinstance(documents, Mapping)
+        of_text = documents if isinstance(documents, Mapping) else {"": documents}
+        chosen = {
+            name: _choose(
+                Rows(text, length=length, packing="one_document_per_row"), config.max_rows
+            )
+            for name, text in of_text.items()
+        }
+        self.fingerprint = _digest([row for rows in chosen.values() for row in rows])
+        # each batch with the name of what it adds to, besides all
         self._batches = [
-            {name: np.stack([row[name] for row in chosen[i : i + batch_size]]) for name in empty}
-            for i in range(0, len(chosen), batch_size)
+            (f"{EVAL_LOSS}_{name}" if several else EVAL_LOSS, batch)
+            for name, rows in chosen.items()
+            for batch in _batches(rows, batch_size)
         ]
         self._placement = placement
         self.length = length
@@ -114,7 +122,7 @@ class Heldout:
         stopping: Callable[[], bool] = lambda: False,
         tables: Tables | None = None,
     ) -> dict[str, float]:
-        """Returns `eval_loss`, in nats per target.
+        """Returns `eval_loss`, in nats per target, and `eval_loss_NAME` of each of several texts.
 
         Args:
           params: parameters of the model.
@@ -127,14 +135,34 @@ class Heldout:
         sums: list[tuple[jax.Array, jax.Array]] = []
         learned = () if tables is None else (tables,)
         with jax.set_mesh(self._placement.mesh):
-            for batch in self._batches:
+            for _, batch in self._batches:
                 # the devices compute one batch while the host waits for the previous one
                 jax.block_until_ready(sums[-2:-1])
                 if stopping():
                     raise EvaluationStopped
                 sums.append(self._sum(params, self._placement.put_whole(batch), *learned))
         totals = np.asarray(jax.device_get(sums), np.float64)
-        return {"eval_loss": float(totals[:, 0].sum() / totals[:, 1].sum())}
+        losses = {EVAL_LOSS: float(totals[:, 0].sum() / totals[:, 1].sum())}
+        names = np.array([name for name, _ in self._batches])
+        for name in dict.fromkeys(names.tolist()):
+            losses[name] = float(totals[names == name, 0].sum() / totals[names == name, 1].sum())
+        return losses
+
+
+def _choose(rows: Rows, most: int | None) -> list[Row]:
+    """At most so many rows, spread evenly."""
+    count = min(len(rows), most or len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def _batches(rows: Sequence[Row], batch_size: int) -> list[Row]:
+    """Stacks rows; the last batch is padded with rows of weight 0."""
+    empty = {name: np.zeros_like(array) for name, array in rows[0].items()}
+    padded = [*rows, *[empty] * (-len(rows) % batch_size)]
+    return [
+        {name: np.stack([row[name] for row in padded[i : i + batch_size]]) for name in empty}
+        for i in range(0, len(padded), batch_size)
+    ]
 
 
 def _digest(rows: Sequence[Mapping[str, np.ndarray]]) -> str:

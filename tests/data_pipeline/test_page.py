@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rrope_jax.cli.settings import from_config
+from rrope_jax.data.config import MixtureConfig, ReadingConfig, SourceConfig
 from rrope_jax.data.packing import PACKINGS, Rows
 from rrope_jax.data.pipeline import DataConfig
 from rrope_jax.data.posgen_tfds import Posgen, PosgenConfig
@@ -63,11 +64,28 @@ def test_posgen_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batches_of_the_page() -> None:
     scope: dict[str, Any] = {}
     exec(BLOCKS[2], scope)
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     assert scope["batch"]["tokens"].shape == (8, 4096)
     last = BLOCKS[2].splitlines()[-1].partition("#")
     ((name, ids),) = eval(last[0], scope)
     assert (name, ids.tolist(), ids.dtype) == ("emma.txt", [3, 4, 5], np.int32)
+
+
+def test_mixture_of_the_page() -> None:
+    scope: dict[str, Any] = {"config": ConfigDict(), "ConfigDict": ConfigDict}
+    exec(BLOCKS[3], scope)
+    made = from_config(MixtureConfig, scope["config"].data, "config.data")
+    assert {name: source.weight for name, source in made.sources.items()} == {
+        "books": 0.6,
+        "short": 0.1,
+        "code": 0.3,
+    }
+    assert (made.sources["books"].min_tokens, made.sources["short"].max_tokens) == (32768, 32767)
+    own = re.search(r"Each has its own (.*?);(.*?)are those of all", PAGE, re.DOTALL)
+    assert own is not None
+    of_each, of_all = (set(re.findall(r"`(\w+)`", part)) for part in own.groups())
+    assert of_each == {field.name for field in dataclasses.fields(SourceConfig)}
+    assert of_all == {field.name for field in dataclasses.fields(ReadingConfig)}
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

@@ -183,7 +183,9 @@ def test_tiny_is_as_large_as_it_says() -> None:
     assert (program.model.vocab_size, description.context) == (258, 256)
 
 
-@pytest.mark.parametrize("name", ["tiny_from_scratch.py", "extend_smollm2.py"])
+@pytest.mark.parametrize(
+    "name", ["tiny_from_scratch.py", "mixture_from_scratch.py", "extend_smollm2.py"]
+)
 def test_every_group_is_read(name: str) -> None:
     assert from_config(TrainSetting, _config(name), "config").checkpoint.keep >= 1
 

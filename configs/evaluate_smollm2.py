@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
     config.data.cache_dir = placeholder(str)
 
     config.eval = ConfigDict()
+    config.eval.batch_size = 1  # prompts or fragments of one length at a time
     config.eval.perplexity = ConfigDict()
     config.eval.perplexity.enabled = True
     config.eval.perplexity.protocol = "fragments"

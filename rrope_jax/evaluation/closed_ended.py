@@ -5,7 +5,6 @@ questions, and `outputs`, the answers in the same order.
 """
 
 import dataclasses
-import functools
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -251,22 +250,33 @@ class ClosedEnded(Benchmark[QuestionedDocument]):
         return Unit(
             unit_name("closed_ended", [task, index], depends_on),
             flops,
-            functools.partial(self._run, tokens, questions),
+            self._run,
+            (tokens, questions),
             QuestionedDocument(task, metric, line.outputs, max(0, len(document) - room)),
+            shape=bool(questions),
         )
 
-    def _run(self, document: list[int], questions: Sequence[list[int]]) -> dict[str, Any]:
-        """Reads the document once and asks every question from its cache."""
+    def _run(self, inputs: Sequence[tuple[list[int], list[list[int]]]]) -> list[dict[str, Any]]:
+        """Reads every document once and asks its questions, one after another, from its cache."""
         setting = self._setting
-        shared = self._generator.read([document], capacity=setting.context)
-        answers = []
-        for question in questions:
-            cache = self._generator.read_on(shared, document[-1], question)
-            (written,) = self._generator.generate(
-                question[-1:], cache, max_tokens=setting.max_tokens, stop_ids=self._stop_ids
+        documents = [document for document, _ in inputs]
+        shared = self._generator.read(documents, capacity=setting.context)
+        last_tokens = [document[-1] for document in documents]
+        answers: list[list[str]] = [[] for _ in inputs]
+        for number in range(max(len(questions) for _, questions in inputs)):
+            # where a document has no more questions, its last one is asked again and not counted
+            asked = [questions[min(number, len(questions) - 1)] for _, questions in inputs]
+            cache = self._generator.read_on_rows(shared, last_tokens, asked)
+            written = self._generator.generate(
+                [question[-1] for question in asked],
+                cache,
+                max_tokens=setting.max_tokens,
+                stop_ids=self._stop_ids,
             )
-            answers.append(self._tokenizer.decode(written))
-        return {"answers": answers}
+            for row, tokens, (_, questions) in zip(answers, written, inputs, strict=True):
+                if number < len(questions):
+                    row.append(self._tokenizer.decode(tokens))
+        return [{"answers": row} for row in answers]
 
     def results(self, store: UnitStore) -> dict[str, Any]:
         """The entries of results.json, from the finished units in the store.

@@ -109,9 +109,13 @@ class Generator:
             return grown
 
         def score(
-            state: Any, tokens_BT: jax.Array, targets_BT: jax.Array, cache: KVCache
+            state: Any,
+            tokens_BT: jax.Array,
+            targets_BT: jax.Array,
+            count_B: jax.Array | None,
+            cache: KVCache,
         ) -> tuple[jax.Array, jax.Array]:
-            logits_BTV, _ = nnx.merge(graph, state).decode(tokens_BT, cache)
+            logits_BTV, _ = nnx.merge(graph, state).decode(tokens_BT, cache, count_B=count_B)
             log_probability_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
             chosen_BT1 = jnp.take_along_axis(log_probability_BTV, targets_BT[..., None], axis=-1)
             return chosen_BT1[..., 0], jnp.argmax(logits_BTV, axis=-1) == targets_BT
@@ -177,33 +181,37 @@ class Generator:
                 f"a prompt of {max(lengths)} tokens does not fit a cache of {capacity}; raise the "
                 "capacity or cut the prompt"
             )
-        tokens_BT = np.zeros((len(prompts), max(lengths) - 1), np.int32)
-        for row, prompt in zip(tokens_BT, prompts, strict=True):
-            row[: len(prompt) - 1] = prompt[:-1]
         return self._fill(
             init_cache(self._config, len(prompts), capacity, self._decoder.rope),
-            tokens_BT,
+            _padded([prompt[:-1] for prompt in prompts]),
             np.array(lengths) - 1,
         )
 
     def read_on(self, cache: KVCache, last: int, tokens: Sequence[int]) -> KVCache:
-        """Returns a copy of a one-row cache extended by tokens, except for the last of them.
+        """Returns a copy of a one-row cache extended by tokens; see `read_on_rows`."""
+        return self.read_on_rows(cache, [last], [tokens])
+
+    def read_on_rows(
+        self, cache: KVCache, last_tokens: Sequence[int], tokens: Sequence[Sequence[int]]
+    ) -> KVCache:
+        """Returns a copy of a cache with every row extended by tokens, except for the last of them.
 
         Args:
-          cache: a cache of one row; it is not modified.
-          last: the token that was left out of the cache.
-          tokens: token ids that follow it, at least one.
+          cache: a cache; it is not modified.
+          last_tokens: the token of every row that was left out of the cache.
+          tokens: token ids that follow it, at least one per row.
 
         Raises:
           ValueError: the tokens do not fit the cache.
         """
-        needed = int(cache.length_B[0]) + 1 + len(tokens)
+        lengths_B = np.array([len(row) for row in tokens])
+        needed = int((np.asarray(cache.length_B) + 1 + lengths_B).max())
         if needed > cache.capacity:
             raise ValueError(
                 f"{needed} tokens do not fit a cache of {cache.capacity}; raise the capacity"
             )
-        row_BT = np.array([[last, *tokens[:-1]]], np.int32)
-        return self._fill(jax.tree.map(jnp.copy, cache), row_BT, np.array([row_BT.shape[1]]))
+        rows = [[last, *row[:-1]] for last, row in zip(last_tokens, tokens, strict=True)]
+        return self._fill(jax.tree.map(jnp.copy, cache), _padded(rows), lengths_B)
 
     def _fill(self, cache: KVCache, tokens_BT: np.ndarray, lengths_B: np.ndarray) -> KVCache:
         """Appends so many tokens to each row; the cache is donated."""
@@ -264,23 +272,48 @@ class Generator:
     def score(
         self, last: int, cache: KVCache, continuation: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The log probability of a continuation of a prompt, token by token.
+        """The log probability of a continuation of the prompt of one row; see `score_rows`."""
+        (scores,) = self.score_rows([last], cache, [continuation])
+        return scores
+
+    def score_rows(
+        self,
+        last_tokens: Sequence[int],
+        cache: KVCache,
+        continuations: Sequence[Sequence[int]],
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The log probabilities of continuations of the prompts, token by token.
 
         Args:
-          last: the prompt's last token.
-          cache: a cache of one row, from `read`; it is not modified.
-          continuation: token ids.
+          last_tokens: the last token of every prompt.
+          cache: from `read`; it is not modified.
+          continuations: token ids of every row.
 
         Returns:
-          Log probabilities in nats, float32[len(continuation)], and whether each token is the most
-          probable one, bool[len(continuation)].
+          For every row, log probabilities in nats, float32[len(continuation)], and whether each
+          token is the most probable one, bool[len(continuation)].
         """
-        tokens_BT = np.array([[last, *continuation[:-1]]], np.int32)
-        targets_BT = np.array([continuation], np.int32)
-        scores = self._score(self._state, tokens_BT, targets_BT, cache)
+        fed = [[last, *row[:-1]] for last, row in zip(last_tokens, continuations, strict=True)]
+        lengths = [len(row) for row in continuations]
+        # without padding, as if there were one row
+        count_B = None if len(set(lengths)) == 1 else np.array(lengths, np.int32)
+        scores = self._score(self._state, _padded(fed), _padded(continuations), count_B, cache)
         wait(scores)
         log_probability_BT, best_BT = map(np.asarray, scores)
-        return log_probability_BT[0], best_BT[0]
+        return [
+            (log_probability_T[:length], best_T[:length])
+            for log_probability_T, best_T, length in zip(
+                log_probability_BT, best_BT, lengths, strict=True
+            )
+        ]
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Rows of tokens as one array, int32[B, T], with zeros after the shorter ones."""
+    tokens_BT = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for padded_T, row in zip(tokens_BT, rows, strict=True):
+        padded_T[: len(row)] = row
+    return tokens_BT
 
 
 def _pieces(tokens: int, chunk: int, room: int) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ PKU-ML/LongPPL).
 """
 
 import dataclasses
-import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -80,6 +80,7 @@ class LongPerplexity(Benchmark[LongFragment]):
         *,
         evaluator: Decoder | None = None,
         evaluator_id: str = "",
+        batch_size: int = 1,
     ):
         """Plans the units; computes nothing.
 
@@ -89,11 +90,12 @@ class LongPerplexity(Benchmark[LongFragment]):
           documents: (name, tokens int32[N]) of each document.
           evaluator: the model that tells key tokens; None for `decoder`.
           evaluator_id: identifies the evaluator's weights and rotary embedding, if there is one.
+          batch_size: short contexts of a document per forward pass.
 
         Raises:
           ValueError: no document is long enough.
         """
-        self._setting = setting
+        self._setting, self._batch_size = setting, batch_size
         self._model = decoder.config
         self._losses = Losses(decoder, logits_chunk=setting.logits_chunk)
         self._evaluator_id = evaluator_id
@@ -124,8 +126,10 @@ class LongPerplexity(Benchmark[LongFragment]):
         return Unit(
             unit_name("longppl", [part.document, N], depends_on),
             flops,
-            functools.partial(self._run, part),
+            self._run,
             part,
+            part,
+            shape=N,
         )
 
     @property
@@ -133,20 +137,30 @@ class LongPerplexity(Benchmark[LongFragment]):
         """Whether the model itself tells key tokens."""
         return self._evaluator_losses is None
 
-    def _run(self, part: LongFragment) -> dict[str, Any]:
-        setting, tokens_N = self._setting, part.tokens_N
-        losses = self._losses(tokens_N[None])[0]
+    def _run(self, parts: Sequence[LongFragment]) -> list[dict[str, Any]]:
+        """The losses of fragments of one length."""
+        setting, tokens_BN = self._setting, np.stack([part.tokens_N for part in parts])
+        losses_BN = self._losses(tokens_BN)
         evaluator = self._evaluator_losses or self._losses
-        later = np.arange(setting.short_context, tokens_N.size)
-        long = losses[later - 1] if self._alone else evaluator(tokens_N[None], later)[0]
-        short = short_context_losses(
-            evaluator, tokens_N, short_context=setting.short_context, window=setting.window
-        )
-        result = {"losses": losses, "long": long, "short": short}
-        for values in result.values():
-            if not np.isfinite(values).all():
-                raise FloatingPointError(f"a loss of {part.document} is not finite")
-        return {name: [round(float(v), 6) for v in values] for name, values in result.items()}
+        later = np.arange(setting.short_context, tokens_BN.shape[1])
+        long_BN = losses_BN[:, later - 1] if self._alone else evaluator(tokens_BN, later)
+        results = []
+        for part, losses, long in zip(parts, losses_BN, long_BN, strict=True):
+            short = short_context_losses(
+                evaluator,
+                part.tokens_N,
+                short_context=setting.short_context,
+                window=setting.window,
+                batch_size=self._batch_size,
+            )
+            result = {"losses": losses, "long": long, "short": short}
+            for values in result.values():
+                if not np.isfinite(values).all():
+                    raise FloatingPointError(f"a loss of {part.document} is not finite")
+            results.append(
+                {name: [round(float(v), 6) for v in values] for name, values in result.items()}
+            )
+        return results
 
     def results(self, store: UnitStore) -> dict[str, Any]:
         """The entries of results.json, from the finished units in the store.
@@ -200,7 +214,12 @@ def key_tokens(
 
 
 def short_context_losses(
-    losses: Losses, tokens_N: np.ndarray, *, short_context: int, window: int
+    losses: Losses,
+    tokens_N: np.ndarray,
+    *,
+    short_context: int,
+    window: int,
+    batch_size: int = 1,
 ) -> np.ndarray:
     """Losses of all tokens but the first `short_context`, each from a short context.
 
@@ -212,16 +231,19 @@ def short_context_losses(
       tokens_N: int32[N].
       short_context: tokens before the first of a window.
       window: tokens of a window.
+      batch_size: short contexts per forward pass.
 
     Returns:
       float32[N - short_context], nats.
     """
-    return np.concatenate(
-        [
-            losses(tokens_N[None, start:end], np.arange(short_context, end - start))[0]
-            for start, end in _spans(tokens_N.size, short_context, window)
-        ]
-    )
+    parts = []
+    spans = _spans(tokens_N.size, short_context, window)
+    for size, of_size in itertools.groupby(spans, lambda span: span[1] - span[0]):
+        rows = [tokens_N[start:end] for start, end in of_size]
+        for first in range(0, len(rows), batch_size):
+            batch = np.stack(rows[first : first + batch_size])
+            parts.append(losses(batch, np.arange(short_context, size)).reshape(-1))
+    return np.concatenate(parts)
 
 
 def _spans(tokens: int, short_context: int, window: int) -> list[tuple[int, int]]:

@@ -6,7 +6,6 @@ wording is our own and can be changed in `PasskeySetting`.
 """
 
 import dataclasses
-import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -164,18 +163,30 @@ class Passkey(Benchmark[tuple[int, float]]):
         return Unit(
             unit_name("passkey", [context, depth, trial], depends_on),
             causal_flops(self._model, 0, len(prompt.tokens), logits=False),
-            functools.partial(self._run, prompt, context),
+            self._run,
+            (prompt, context),
             (context, depth),
+            shape=(context, len(prompt.answer)),
         )
 
-    def _run(self, prompt: Prompt, context: int) -> dict[str, Any]:
-        cache = self._generator.read([prompt.tokens], capacity=context)
-        last = prompt.tokens[-1]
-        log_probability, best = self._generator.score(last, cache, prompt.answer)
-        (written,) = self._generator.generate(
-            [last], cache, max_tokens=len(prompt.answer) + self._setting.extra_tokens
+    def _run(self, inputs: Sequence[tuple[Prompt, int]]) -> list[dict[str, Any]]:
+        """The results of prompts of one context, whose answers have as many tokens."""
+        prompts = [prompt for prompt, _ in inputs]
+        cache = self._generator.read([each.tokens for each in prompts], capacity=inputs[0][1])
+        last_tokens = [each.tokens[-1] for each in prompts]
+        answers = [each.answer for each in prompts]
+        scores = self._generator.score_rows(last_tokens, cache, answers)
+        written = self._generator.generate(
+            last_tokens, cache, max_tokens=len(answers[0]) + self._setting.extra_tokens
         )
-        answer = self._tokenizer.decode(written)
+        return [
+            self._result(prompt, self._tokenizer.decode(row), *of_row)
+            for prompt, row, of_row in zip(prompts, written, scores, strict=True)
+        ]
+
+    def _result(
+        self, prompt: Prompt, answer: str, log_probability: np.ndarray, best: np.ndarray
+    ) -> dict[str, Any]:
         return {
             "key": prompt.key,
             "answer": answer,

@@ -10,7 +10,6 @@ fragment yields the losses of all shorter ones, unless the frequencies depend on
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 import zlib
@@ -141,7 +140,7 @@ class Losses:
 
 
 def document_losses(
-    losses: Losses, tokens_N: np.ndarray, *, window: int, stride: int
+    losses: Losses, tokens_N: np.ndarray, *, window: int, stride: int, batch_size: int = 1
 ) -> np.ndarray:
     """Losses of a document's tokens, each predicted from the preceding tokens of a sliding window.
 
@@ -155,6 +154,7 @@ def document_losses(
       tokens_N: int32[N], at least one window long.
       window: tokens that the model sees at a time.
       stride: tokens by which the window advances, less than `window`.
+      batch_size: windows per forward pass.
 
     Returns:
       float32[N - 1], nats.
@@ -167,11 +167,14 @@ def document_losses(
         raise ValueError(f"the document has {N} tokens; a window of {window} needs as many")
     parts: list[np.ndarray] = []
     scored = 0
-    for end in [*range(window, N, stride), N]:
-        losses_T = losses(tokens_N[None, end - window : end])[0]
-        new = end - scored if parts else losses_T.size
-        parts.append(losses_T[losses_T.size - new :])
-        scored = end
+    ends = [*range(window, N, stride), N]
+    for first in range(0, len(ends), batch_size):
+        batch = ends[first : first + batch_size]
+        losses_BT = losses(np.stack([tokens_N[end - window : end] for end in batch]))
+        for end, losses_T in zip(batch, losses_BT, strict=True):
+            new = end - scored if parts else losses_T.size
+            parts.append(losses_T[losses_T.size - new :])
+            scored = end
     return np.concatenate(parts)
 
 
@@ -221,6 +224,8 @@ class Perplexity(Benchmark[Windows]):
         setting: PerplexitySetting,
         decoder: Decoder,
         documents: Sequence[tuple[str, np.ndarray]],
+        *,
+        batch_size: int = 1,
     ):
         """Plans the units; computes nothing.
 
@@ -228,11 +233,12 @@ class Perplexity(Benchmark[Windows]):
           setting: what to measure.
           decoder: the model.
           documents: (name, tokens int32[N]) of each document.
+          batch_size: windows of a document per forward pass, where it has several.
 
         Raises:
           ValueError: no document is long enough.
         """
-        self._setting = setting
+        self._setting, self._batch_size = setting, batch_size
         self._model = decoder.config
         self._losses = Losses(decoder, logits_chunk=setting.logits_chunk)
         longest = max(setting.contexts)
@@ -290,21 +296,33 @@ class Perplexity(Benchmark[Windows]):
         return Unit(
             unit_name("perplexity", [part.document, part.start, tokens_N.size, window], depends_on),
             forwards * causal_flops(self._model, 0, window, logits=part.at_S is None),
-            functools.partial(self._run, part, stride),
+            self._run_window if forwards == 1 else self._run_windows,
             part,
+            part,
+            # all fragments of one length predict the same tokens
+            shape=window if forwards == 1 else None,
         )
 
-    def _run(self, part: Windows, stride: int) -> dict[str, Any]:
-        if part.at_S is None:
-            at_S = np.arange(1, part.tokens_N.size)
-            losses = document_losses(self._losses, part.tokens_N, window=part.window, stride=stride)
-        else:
-            at_S = part.at_S
-            losses = self._losses(part.tokens_N[None], at_S)[0]
-        if not np.isfinite(losses).all():
-            index = int(np.argmin(np.isfinite(losses)))
-            raise FloatingPointError(f"the loss of token {at_S[index]} is {losses[index]}")
-        return {"losses": [round(float(loss), 6) for loss in losses]}
+    def _run_window(self, parts: Sequence[Windows]) -> list[dict[str, Any]]:
+        """The losses of several windows of one length, which are one forward pass."""
+        at_S = parts[0].at_S
+        losses_BS = self._losses(np.stack([part.tokens_N for part in parts]), at_S)
+        return [_result(losses_S, at_S) for losses_S in losses_BS]
+
+    def _run_windows(self, parts: Sequence[Windows]) -> list[dict[str, Any]]:
+        """The losses of documents over which a window moves."""
+        return [
+            _result(
+                document_losses(
+                    self._losses,
+                    part.tokens_N,
+                    window=part.window,
+                    stride=self._setting.stride,
+                    batch_size=self._batch_size,
+                )
+            )
+            for part in parts
+        ]
 
     def results(self, store: UnitStore) -> dict[str, Any]:
         """The entries of results.json, from the finished units in the store.
@@ -366,6 +384,15 @@ class Perplexity(Benchmark[Windows]):
             "tokens": losses_N.size,
             "crc32": zlib.crc32(_bytes(tokens_N)),
         }
+
+
+def _result(losses_S: np.ndarray, at_S: np.ndarray | None = None) -> dict[str, Any]:
+    """The result of a unit; refuses losses that are not finite."""
+    if not np.isfinite(losses_S).all():
+        index = int(np.argmin(np.isfinite(losses_S)))
+        token = index + 1 if at_S is None else at_S[index]
+        raise FloatingPointError(f"the loss of token {token} is {losses_S[index]}")
+    return {"losses": [round(float(loss), 6) for loss in losses_S]}
 
 
 def _bytes(tokens_N: np.ndarray) -> bytes:

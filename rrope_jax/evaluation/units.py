@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import jax
@@ -34,14 +34,24 @@ class Unit(Generic[Part]):
       name: unique in a workdir under any config, since it covers everything that the result depends
         on besides the model.
       flops: rough cost, for estimating the remaining time.
-      run: computes the result, as JSON values.
+      compute: computes the results, as JSON values, of several units at once, from their inputs.
+      inputs: those of this unit.
       part: the subject of the unit.
+      shape: units of the same `compute` and shape can be in one batch; None if this unit has to be
+        computed alone.
     """
 
     name: str
     flops: float
-    run: Callable[[], dict[str, Any]]
+    compute: Callable[[Sequence[Any]], Sequence[dict[str, Any]]]
+    inputs: Any
     part: Part
+    shape: Hashable = None
+
+    def run(self) -> dict[str, Any]:
+        """Computes the result of this unit alone."""
+        (result,) = self.compute([self.inputs])
+        return result
 
 
 class UnitStore(Protocol):
@@ -74,8 +84,14 @@ class Benchmark(abc.ABC, Generic[Part]):
                 yield unit.part, result
 
 
-def run_units(units: Sequence[Unit[Any]], store: UnitStore) -> None:
-    """Runs the units missing from the store, in order, and stores each result as it finishes."""
+def run_units(units: Sequence[Unit[Any]], store: UnitStore, *, batch_size: int = 1) -> None:
+    """Runs the units missing from the store, in order, and stores each result as it finishes.
+
+    Args:
+      units: the units.
+      store: where results are looked up and stored.
+      batch_size: units of the same shape to compute at once, at most.
+    """
     left = [unit for unit in units if store.get(unit.name) is None]
     if not left:
         _LOG.info("all units are finished already")
@@ -84,15 +100,36 @@ def run_units(units: Sequence[Unit[Any]], store: UnitStore) -> None:
     flops_left = sum(unit.flops for unit in left)
     flops_done = 0.0
     start = time.monotonic()
-    for number, unit in enumerate(left, start=1):
+    done = 0
+    for batch in _batches(left, batch_size):
         began = time.monotonic()
-        _LOG.info("%d of %d: %s", number, len(left), unit.name)
-        store.put(unit.name, unit.run())
-        flops_done += unit.flops
-        flops_left -= unit.flops
+        first, others = batch[0], len(batch) - 1
+        numbers = f"{done + 1} to {done + len(batch)}" if others else f"{done + 1}"
+        more = f" and {others} more" if others else ""
+        _LOG.info("%s of %d: %s%s", numbers, len(left), first.name, more)
+        results = first.compute([unit.inputs for unit in batch])
+        for unit, result in zip(batch, results, strict=True):
+            store.put(unit.name, result)
+            flops_done += unit.flops
+            flops_left -= unit.flops
+        done += len(batch)
         now = time.monotonic()
         remaining = (now - start) / flops_done * flops_left
         _LOG.info("    took %s, about %s left", clock(now - began), clock(remaining))
+
+
+def _batches(units: Sequence[Unit[Any]], batch_size: int) -> list[list[Unit[Any]]]:
+    """Puts units of the same shape into batches, in the order of the first unit of each."""
+    batches: list[list[Unit[Any]]] = []
+    open_batches: dict[Hashable, list[Unit[Any]]] = {}
+    for unit in units:
+        kind = (unit.compute, unit.shape)
+        batch = open_batches.get(kind)
+        if batch is None or unit.shape is None or len(batch) == batch_size:
+            batch = open_batches[kind] = []
+            batches.append(batch)
+        batch.append(unit)
+    return batches
 
 
 def unit_name(section: str, parts: Sequence[Any], depends_on: Any) -> str:

@@ -56,7 +56,9 @@ _FINGERPRINT_ELEMENTS = 4096
 def _perplexity(
     section: PerplexitySetting, model: PretrainedModel, setting: EvaluateSetting
 ) -> Perplexity:
-    return Perplexity(section, model.decoder, _heldout(model, setting))
+    return Perplexity(
+        section, model.decoder, _heldout(model, setting), batch_size=setting.eval.batch_size
+    )
 
 
 def _long_perplexity(
@@ -64,7 +66,7 @@ def _long_perplexity(
 ) -> LongPerplexity:
     documents = _heldout(model, setting)
     if section.evaluator is None:
-        return LongPerplexity(section, model.decoder, documents)
+        return LongPerplexity(section, model.decoder, documents, batch_size=setting.eval.batch_size)
     evaluator = load_model(
         section.evaluator, rope={}, model={}, tokenizer=setting.data.get("tokenizer")
     )
@@ -79,6 +81,7 @@ def _long_perplexity(
         documents,
         evaluator=evaluator.decoder,
         evaluator_id=json.dumps(_identity(evaluator), sort_keys=True),
+        batch_size=setting.eval.batch_size,
     )
 
 
@@ -171,7 +174,7 @@ def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
         _LOG.info("%s", constant["backend"])
         _LOG.info("%s: %s", checkpoint, report.method_label(constant))
         try:
-            run_units(units, store)
+            run_units(units, store, batch_size=setting.eval.batch_size)
         finally:  # a stopped run also reports what it has finished
             with held():
                 missing = sum(store.get(unit.name) is None for unit in units)

@@ -25,7 +25,11 @@ class Sections:
     Attributes:
       perplexity, longppl, passkey, closed_ended, ruler: What to evaluate; None or `enabled=False`
         skips it.
-      every_steps, length, batch_size, max_rows: Fields of `rrope train`, not read here.
+      batch_size: Prompts or documents of one length to compute at once.
+      every_steps, length, max_rows: Fields of `rrope train`, not read here.
+
+    Raises:
+      ValueError: `batch_size` is not positive.
     """
 
     perplexity: PerplexitySetting | None = None
@@ -33,10 +37,14 @@ class Sections:
     passkey: PasskeySetting | None = None
     closed_ended: ClosedEndedSetting | None = None
     ruler: RulerSetting | None = None
+    batch_size: int = 1
     every_steps: Any = None
     length: Any = None
-    batch_size: Any = None
     max_rows: Any = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
 
     def enabled(self) -> dict[str, Any]:
         """Returns the settings of the enabled sections by name."""

@@ -213,9 +213,17 @@ class LayerCache(NamedTuple):
             start = (self.slot, 0, 0, start_B[0], 0)
             return jax.lax.dynamic_update_slice(all_LBKSH, new_BKTH[None], start)
 
+        T, S = new_BKTH.shape[2], all_LBKSH.shape[3]
+
         def write(row_LKSH: jax.Array, new_KTH: jax.Array, first: jax.Array) -> jax.Array:
-            start = (self.slot, 0, first, 0)
-            return jax.lax.dynamic_update_slice(row_LKSH, new_KTH[None], start)
+            # what does not fit is padding, which must not push the row's last tokens aside
+            start = jnp.minimum(first, S - T)
+            index_T = jnp.arange(T) - (first - start)
+            at = (self.slot, 0, start, 0)
+            old_KTH = jax.lax.dynamic_slice(row_LKSH, at, (1, *new_KTH.shape))[0]
+            shifted_KTH = jnp.take(new_KTH, jnp.maximum(index_T, 0), axis=1)
+            kept_KTH = jnp.where(index_T[:, None] < 0, old_KTH, shifted_KTH)
+            return jax.lax.dynamic_update_slice(row_LKSH, kept_KTH[None], at)
 
         over_rows = jax.vmap(write, in_axes=(1, 0, 0), out_axes=1)
         return over_rows(all_LBKSH, new_BKTH, start_B)

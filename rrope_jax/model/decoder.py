@@ -215,8 +215,9 @@ class Decoder(nnx.Module):
 
         Args:
           tokens_BT: int32[B, T], appended to every row.
-          cache: from `init_cache` or an earlier call; `length_B + T` must not exceed its capacity.
-            Models with far positions need one for their spec.
+          cache: from `init_cache` or an earlier call; the tokens of every row must fit its
+            capacity, in a cache of one row those of the padding too. Models with far positions
+            need one for their spec.
           positions_BT: int32[B, T], rotary positions; None continues from the row's length.
           layers: the result of `layers_for_loop()` if tokens are decoded in a loop.
           count_B: int32[B], how many of the tokens each row has; the others are padding at its end,

@@ -97,9 +97,9 @@ class Parrot:
     def read(self, prompts: Any, *, capacity: int) -> None:
         assert max(map(len, prompts)) <= capacity
 
-    def score(self, last: int, cache: None, continuation: list[int]) -> Any:
-        size = len(continuation)
-        return np.full(size, -0.5, np.float32), np.arange(size) % 2 == 0
+    def score_rows(self, last: Any, cache: None, continuations: list[list[int]]) -> Any:
+        sizes = [len(continuation) for continuation in continuations]
+        return [(np.full(size, -0.5, np.float32), np.arange(size) % 2 == 0) for size in sizes]
 
     def generate(self, last: Any, cache: None, *, max_tokens: int) -> list[list[int]]:
         return [self._ids[:max_tokens]]

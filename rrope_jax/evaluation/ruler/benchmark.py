@@ -1,6 +1,5 @@
-"""RULER as a benchmark: prompts asked one by one, scores by task and length."""
+"""RULER as a benchmark: prompts asked in batches, scores by task and length."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 from rrope_jax.data.tokenizers import Tokenizer
 from rrope_jax.evaluation.generation import Generator
 from rrope_jax.evaluation.ruler import scoring
-from rrope_jax.evaluation.ruler.prompts import Prompts
+from rrope_jax.evaluation.ruler.prompts import Prompt, Prompts
 from rrope_jax.evaluation.ruler.setting import RulerSetting
 from rrope_jax.evaluation.ruler.tasks import TASKS
 from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, unit_name
@@ -22,6 +21,18 @@ class Cell(NamedTuple):
 
     task: str
     context: int
+
+
+class _AskedPrompt(NamedTuple):
+    """A prompt, and the tokens of a right answer."""
+
+    prompt: Prompt
+    right: list[int]
+
+    @property
+    def size(self) -> int:
+        """The number of tokens of both."""
+        return len(self.prompt.tokens) + len(self.right)
 
 
 class Ruler(Benchmark[Cell]):
@@ -65,28 +76,50 @@ class Ruler(Benchmark[Cell]):
         return Unit(
             unit_name("ruler", [*cell, index], depends_on),
             causal_flops(self._model, 0, cell.context, logits=False),
-            functools.partial(self._run, cell, index),
+            self._run,
+            (cell, index),
             cell,
+            shape=(cell.context, TASKS[cell.task].max_tokens),
         )
 
-    def _run(self, cell: Cell, index: int) -> dict[str, Any]:
-        sample, tokens, size = self._prompts.write(*cell, index)
-        written = self._tokenizer.encode(sample.written)
-        # the right answer may be longer than what the model may write
-        cache = self._generator.read(
-            [tokens], capacity=max(cell.context, len(tokens) + len(written))
+    def _run(self, inputs: Sequence[tuple[Cell, int]]) -> list[dict[str, Any]]:
+        """The results of samples at one context, whose answers may be as long."""
+        cell = inputs[0][0]
+        samples = [
+            _AskedPrompt(prompt, self._tokenizer.encode(prompt.sample.written))
+            for prompt in (self._prompts.write(*each, index) for each, index in inputs)
+        ]
+        by_capacity: dict[int, list[int]] = {}
+        for number, sample in enumerate(samples):
+            # the right answer may be longer than what the model may write
+            by_capacity.setdefault(max(cell.context, sample.size), []).append(number)
+        results: dict[int, dict[str, Any]] = {}
+        for capacity, numbers in by_capacity.items():
+            batch = [samples[number] for number in numbers]
+            answers = self._ask(batch, capacity, TASKS[cell.task].max_tokens)
+            results |= dict(zip(numbers, answers, strict=True))
+        return [results[number] for number in range(len(inputs))]
+
+    def _ask(
+        self, samples: Sequence[_AskedPrompt], capacity: int, max_tokens: int
+    ) -> list[dict[str, Any]]:
+        """The results of samples in one cache, whose capacity some embeddings depend on."""
+        cache = self._generator.read([each.prompt.tokens for each in samples], capacity=capacity)
+        last_tokens = [each.prompt.tokens[-1] for each in samples]
+        scores = self._generator.score_rows(last_tokens, cache, [each.right for each in samples])
+        answers = self._generator.generate(
+            last_tokens, cache, max_tokens=max_tokens, stop_ids=self._stop_ids
         )
-        log_probability, _ = self._generator.score(tokens[-1], cache, written)
-        (answer,) = self._generator.generate(
-            tokens[-1:], cache, max_tokens=TASKS[cell.task].max_tokens, stop_ids=self._stop_ids
-        )
-        return {
-            "expected": list(sample.answers),
-            "answer": self._tokenizer.decode(answer),
-            "answer_loss": -float(log_probability.mean()),
-            "tokens": len(tokens),
-            "size": size,
-        }
+        return [
+            {
+                "expected": list(each.prompt.sample.answers),
+                "answer": self._tokenizer.decode(answer),
+                "answer_loss": -float(log_probability.mean()),
+                "tokens": len(each.prompt.tokens),
+                "size": each.prompt.size,
+            }
+            for each, answer, (log_probability, _) in zip(samples, answers, scores, strict=True)
+        ]
 
     def results(self, store: UnitStore) -> dict[str, Any]:
         """The entries of results.json, from the finished units in the store.

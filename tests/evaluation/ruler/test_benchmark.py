@@ -37,9 +37,9 @@ class Reciter:
     def read(self, prompts: Any, *, capacity: int) -> None:
         assert max(map(len, prompts)) <= capacity
 
-    def score(self, last: int, cache: None, continuation: list[int]) -> Any:
-        self._right = continuation
-        return np.full(len(continuation), -0.5, np.float32), None
+    def score_rows(self, last: Any, cache: None, continuations: list[list[int]]) -> Any:
+        (self._right,) = continuations
+        return [(np.full(len(self._right), -0.5, np.float32), None)]
 
     def generate(self, last: Any, cache: None, *, max_tokens: int, stop_ids: Any) -> Any:
         assert stop_ids == (257,)

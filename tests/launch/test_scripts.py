@@ -306,3 +306,13 @@ class TestCi:
         assert run.returncode == 1
         assert "everything passed" not in run.stdout
         assert not any(" -m pytest" in call for call in machine.calls())
+
+    def test_fails_as_the_site_does_which_runs_beside_others(self, machine: Machine) -> None:
+        machine.add_python("python3", "3.11")
+        machine.add_python("python3.12", "3.12")
+        machine.add_model()
+        machine.page_with_a_dead_link.touch()
+        run = machine.run(".ci/run")
+        assert run.returncode == 1
+        assert "=== documentation site" in run.stdout
+        assert "everything passed" not in run.stdout

@@ -16,8 +16,14 @@ class DecoderSource(Source):
         """Wraps a decoder.
 
         Raises:
-          ValueError: the description is that of a different model.
+          ValueError: the description is that of a different model, or the parameters are not
+            float32.
         """
+        if decoder.config.weight_dtype != "float32":
+            raise ValueError(
+                f"the decoder's parameters are rounded to {decoder.config.weight_dtype}; load it "
+                "without weight_dtype to convert it"
+            )
         if (decoder.config, decoder.rope) != (description.model, description.rope):
             raise ValueError(
                 "the description is not the decoder's: take its config as model and its rope as "

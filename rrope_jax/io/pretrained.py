@@ -20,6 +20,7 @@ from rrope_jax.io.source import Source
 from rrope_jax.io.target import left_behind
 from rrope_jax.io.weights import parameter_shapes
 from rrope_jax.model import Decoder
+from rrope_jax.model.config import WEIGHT_DTYPES
 from rrope_jax.model.decoder import abstract_decoder
 from rrope_jax.rope import RopeSpec
 
@@ -35,7 +36,10 @@ FORMATS: dict[str, _Format] = {
     "hf": _Format(is_huggingface, HuggingFaceSource),
 }
 # Fields of ModelConfig that any weights can have: how to compute, and which layers see what.
-OVERRIDABLE = ("compute_dtype", "remat", "attention", "dropout", "layer_types", "sliding_window")
+OVERRIDABLE = (
+    *("compute_dtype", "remat", "attention", "dropout", "layer_types", "sliding_window"),
+    "weight_dtype",
+)
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -89,16 +93,22 @@ def describe(path: str | os.PathLike[str]) -> Description:
     return open_source(path).description
 
 
-def load_params(source: Source, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Loads the parameters of a checkpoint in float32.
+def load_params(
+    source: Source,
+    shardings: Mapping[str, Any] | None = None,
+    *,
+    weight_dtype: str = "float32",
+) -> dict[str, Any]:
+    """Loads the parameters of a checkpoint.
 
-    Parameters are loaded one at a time, largest first, to keep the host's peak memory low. Each
-    process reads only what its devices need.
+    Parameters are loaded one at a time, largest first, to keep the host's peak memory low, and
+    rounded on the way. Each process reads only what its devices need.
 
     Args:
       source: the checkpoint.
       shardings: a sharding for each parameter, in the structure of the result; None puts everything
         on the default device.
+      weight_dtype: as in ModelConfig, which gives the dtypes and structure of the result.
 
     Returns:
       Arrays in the structure of `nnx.to_pure_dict(nnx.state(decoder))`.
@@ -109,11 +119,23 @@ def load_params(source: Source, shardings: Mapping[str, Any] | None = None) -> d
     source.check()
     shapes = parameter_shapes(source.description.model)
     flat_shardings = {} if shardings is None else nnx.traversals.flatten_mapping(shardings)
+    dtypes = WEIGHT_DTYPES[weight_dtype]
     params = {}
     for weight in sorted(shapes, key=lambda weight: -math.prod(shapes[weight])):
         path = tuple(weight.path.split("."))
+        sharding = flat_shardings.get(path)
+        if weight.is_kernel and dtypes.kernels == "int8":
+            scale_path = (*path[:-1], f"{path[-1]}_scale")
+            kernel = source.int8_kernel(weight, sharding, flat_shardings.get(scale_path))
+            params[path], params[scale_path] = jax.block_until_ready(kernel)
+            continue
+        dtype = "float32"
+        if weight.is_kernel:
+            dtype = dtypes.kernels
+        elif weight.is_embedding:
+            dtype = dtypes.embeddings
         # Wait: an unfinished copy would keep its source buffer alive.
-        params[path] = jax.block_until_ready(source.parameter(weight, flat_shardings.get(path)))
+        params[path] = jax.block_until_ready(source.parameter(weight, sharding, dtype))
     nested: dict[str, Any] = nnx.traversals.unflatten_mapping(params)
     return nested
 
@@ -125,7 +147,7 @@ def load(
     model: Mapping[str, Any] = MappingProxyType({}),
     shardings: Any = None,
 ) -> tuple[Decoder, Description]:
-    """Builds the decoder of a checkpoint with float32 parameters.
+    """Builds the decoder of a checkpoint, with float32 parameters unless `model` says otherwise.
 
     Args:
       checkpoint: a path as for `open_source`, or an opened source.
@@ -154,5 +176,6 @@ def load(
     graph, state = nnx.split(abstract_decoder(description.model, description.rope))
     if isinstance(shardings, nnx.State):
         shardings = nnx.to_pure_dict(shardings)
-    nnx.replace_by_pure_dict(state, load_params(source, shardings))
+    params = load_params(source, shardings, weight_dtype=description.model.weight_dtype)
+    nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graph, state), description

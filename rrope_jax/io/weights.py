@@ -49,6 +49,16 @@ class Weight:
         """Whether this is the scale of a norm."""
         return self.path.endswith("norm.scale")
 
+    @property
+    def is_kernel(self) -> bool:
+        """Whether this is a matrix of a layer."""
+        return self.stacked and bool(self.inputs)
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether this is the embedding or the output matrix."""
+        return self in (EMBEDDING, OUTPUT)
+
     def layers(self, config: ModelConfig) -> range:
         """The layers that have this weight; only 0 if it is not stacked."""
         return range(config.num_layers if self.stacked else 1)

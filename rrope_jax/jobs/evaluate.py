@@ -30,6 +30,7 @@ from rrope_jax.io import json_text
 from rrope_jax.jobs.evaluate_setting import EvaluateSetting
 from rrope_jax.jobs.pretrained_model import (
     PretrainedModel,
+    advising_on_memory,
     define_checkpoint,
     load_model,
     settable,
@@ -174,7 +175,8 @@ def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
         _LOG.info("%s", constant["backend"])
         _LOG.info("%s: %s", checkpoint, report.method_label(constant))
         try:
-            run_units(units, store, batch_size=setting.eval.batch_size)
+            with advising_on_memory(model.decoder.config):
+                run_units(units, store, batch_size=setting.eval.batch_size)
         finally:  # a stopped run also reports what it has finished
             with held():
                 missing = sum(store.get(unit.name) is None for unit in units)

@@ -15,6 +15,7 @@ from rrope_jax.cli.settings import Fields, SomeOf, from_config
 from rrope_jax.evaluation.generation import Generator, Sampling
 from rrope_jax.jobs.pretrained_model import (
     PretrainedModel,
+    advising_on_memory,
     define_checkpoint,
     load_model,
     settable,
@@ -26,7 +27,8 @@ from rrope_jax.model.cache import cache_bytes
 SUMMARY = (
     "Prints how a checkpoint continues a prompt, greedily or sampled. --config.rope.scaling=yarn "
     "--config.rope.factor=4 and the like change its rotary embedding, without training; "
-    "--config.model.compute_dtype=bfloat16 its arithmetic."
+    "--config.model.compute_dtype=bfloat16 its arithmetic, --config.model.weight_dtype=int8 what "
+    "its weights take in memory."
 )
 
 _LOG = logging.getLogger(__name__)
@@ -64,7 +66,9 @@ def main(argv: Sequence[str]) -> int:
         values.checkpoint, rope=setting.rope, model=setting.model, tokenizer=values.tokenizer
     )
     backend.configure_logging()
-    print(_continue(model, values.prompt, values.max_tokens, sampling, values.seed, values.bos))
+    with advising_on_memory(model.decoder.config):
+        text = _continue(model, values.prompt, values.max_tokens, sampling, values.seed, values.bos)
+    print(text)
     return 0
 
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -13,7 +16,10 @@ from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
 from rrope_jax.io.tokenizer.end_of_text import end_ids
 from rrope_jax.jobs.rope_fields import extend, original_context
-from rrope_jax.model import Decoder
+from rrope_jax.model import Decoder, ModelConfig
+from rrope_jax.model.config import WEIGHT_DTYPES
+from rrope_jax.model.decoder import parameter_bytes
+from rrope_jax.reporting.quantities import gib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +98,9 @@ def load_model(
                 "of a tokenizer.json"
             )
         loaded_tokenizer = load_tokenizer(source)
-        decoder, description = pretrained.load(opened, rope=changed.rope, model=overrides)
+        check_memory(model_changed)
+        with advising_on_memory(model_changed):
+            decoder, description = pretrained.load(opened, rope=changed.rope, model=overrides)
     description = dataclasses.replace(description, context=changed.context)
     try:
         fitting = loaded_tokenizer.for_model(description.model.vocab_size)
@@ -100,6 +108,50 @@ def load_model(
         raise UsageError(f"the tokenizer {error}") from error
     context = original_context(original) or original.context
     return PretrainedModel(decoder, description, context, fitting)
+
+
+def check_memory(model: ModelConfig) -> None:
+    """Raises UsageError if the parameters alone take more than the device's memory.
+
+    Devices that do not tell their memory, such as CPUs, are not checked.
+    """
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit is not None and parameter_bytes(model) > limit:
+        raise UsageError(
+            f"config.model.weight_dtype={model.weight_dtype!r}: the parameters take "
+            f"{gib(parameter_bytes(model))}, the device has {gib(limit)}; {_less_memory(model)}"
+        )
+
+
+@contextmanager
+def advising_on_memory(model: ModelConfig) -> Iterator[None]:
+    """Turns the runtime's error for exhausted memory into a UsageError that says what helps."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UsageError(
+            f"the device's memory is exhausted ({str(error).splitlines()[0]}); the parameters take "
+            f"{gib(parameter_bytes(model))}: {_less_memory(model)}"
+        ) from error
+
+
+def _less_memory(model: ModelConfig) -> str:
+    """What takes less memory, as the end of an error."""
+    used = parameter_bytes(model)
+    sizes = {
+        dtype: parameter_bytes(dataclasses.replace(model, weight_dtype=dtype))
+        for dtype in WEIGHT_DTYPES
+    }
+    smaller = [
+        f"config.model.weight_dtype={dtype} takes {gib(size)}"
+        for dtype, size in sizes.items()
+        if size < used
+    ]
+    if model.compute_dtype == "float32":
+        smaller.append("config.model.compute_dtype=bfloat16 halves the rest")
+    return ", ".join([*smaller, "shorter contexts and smaller chunks take less, too"])
 
 
 def settable(setting: type[Any]) -> ConfigDict:

@@ -58,6 +58,25 @@ _LARGEST = {
     "head_dim": 2**14,
     "sliding_window": 2**31 - 1,
 }
+
+
+class WeightDtype(NamedTuple):
+    """The dtypes of parameters in memory; norms and biases always are float32.
+
+    Attributes:
+      kernels: of the matrices of layers; `int8` ones have a scale (`rrope_jax.model.int8`).
+      embeddings: of the embedding and the output matrix.
+    """
+
+    kernels: str
+    embeddings: str
+
+
+WEIGHT_DTYPES = {
+    "float32": WeightDtype("float32", "float32"),
+    "bfloat16": WeightDtype("bfloat16", "bfloat16"),
+    "int8": WeightDtype("int8", "bfloat16"),
+}
 _POSITIVE = (
     "attention_scale",
     "logit_scale",
@@ -77,6 +96,7 @@ _LATER = frozenset(
         "norm_offset",
         "embedding_scale",
         "residual_scale",
+        "weight_dtype",
     }
 )
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
@@ -86,6 +106,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "norm_placement": ("before", "after", "both"),
     "initialization": ("normal", "t5"),
     "compute_dtype": ("float32", "bfloat16"),
+    "weight_dtype": WEIGHT_DTYPES,
     "remat": REMAT_POLICIES,
     "attention": ("auto", *IMPLEMENTATIONS),
 }
@@ -129,8 +150,10 @@ class ModelConfig:
         (scaled by fan-in, queries also by head_dim; 1 for the embedding).
       initializer_range: the standard deviation of `normal`.
       rms_norm_eps: added to the mean square in RMSNorm.
-      compute_dtype: dtype of activations and matrix products; parameters, softmax and logits are
+      compute_dtype: dtype of activations and matrix products; norms, softmax and logits are
         float32.
+      weight_dtype: dtype of parameters in memory, a key of `WEIGHT_DTYPES`; they are cast to
+        compute_dtype on use. Only float32 parameters are trained or saved.
       remat: what the backward pass recomputes: `none` (nothing, or in models of many layers only
         cheap elementwise operations, which is faster than saving them), `dots` (attention too) or
         `full` (whole blocks).
@@ -166,6 +189,7 @@ class ModelConfig:
     compute_dtype: str = "float32"
     remat: str = "none"
     attention: str = "auto"
+    weight_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         layer_types: Any = self.layer_types
@@ -262,6 +286,14 @@ class ModelConfig:
         if "sliding_attention" not in fields.get("layer_types", self.layer_types):
             fields = {"sliding_window": None, **fields}
         return dataclasses.replace(self, **fields)
+
+    def check_trainable(self) -> None:
+        """Raises ValueError if the parameters are rounded, since updates would be lost."""
+        if self.weight_dtype != "float32":
+            raise ValueError(
+                f"model.weight_dtype={self.weight_dtype!r} is for evaluation and generation; "
+                "parameters are trained in float32, so leave it out"
+            )
 
     @property
     def layer_types_of_all(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from rrope_jax.model.attention.choice import choose
 from rrope_jax.model.attention.context_parallel import arrange
 from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.model.cache import KVCache, LayerCache, check_far_keys, slots
-from rrope_jax.model.config import REMAT_POLICIES, ModelConfig
+from rrope_jax.model.config import REMAT_POLICIES, WEIGHT_DTYPES, ModelConfig
 from rrope_jax.model.dropout import drop
 from rrope_jax.model.far_layers import far_positions_by_type
 from rrope_jax.model.layer_types import LAYER_TYPES
@@ -107,7 +107,7 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, rope: RopeSpec, *, rngs: nnx.Rngs):
-        """Initializes the parameters in float32.
+        """Initializes the parameters in float32, then rounds them to the config's weight_dtype.
 
         Raises:
           ValueError: the spec's head_dim is not the model's.
@@ -122,7 +122,8 @@ class Decoder(nnx.Module):
         std = 1.0 if config.initialization == "t5" else config.initializer_range
         V, D = config.vocab_size, config.d_model
         embedding_VD = std * jax.random.normal(rngs.params(), (V, D), jnp.float32)
-        self.embedding = parameter(embedding_VD, ("vocab_size", "d_model"))
+        dtype = WEIGHT_DTYPES[config.weight_dtype].embeddings
+        self.embedding = parameter(embedding_VD.astype(dtype), ("vocab_size", "d_model"))
         keys = jax.random.split(rngs.params(), config.num_layers)
         self.blocks = nnx.vmap(lambda key: Block(config, rngs=nnx.Rngs(params=key)))(keys)
         self.final_norm = RMSNorm(config, (D,))
@@ -131,7 +132,7 @@ class Decoder(nnx.Module):
         else:
             out_std = D**-0.5 if config.initialization == "t5" else config.initializer_range
             output_DV = out_std * jax.random.normal(rngs.params(), (D, V), jnp.float32)
-            self.output = parameter(output_DV, ("d_model", "vocab_size"))
+            self.output = parameter(output_DV.astype(dtype), ("d_model", "vocab_size"))
 
     def __call__(
         self,
@@ -270,10 +271,13 @@ class Decoder(nnx.Module):
 
         On platforms that would otherwise copy every layer out of the stack for every token, this
         returns the parameters of each layer separately; they share the memory of the stack. Compile
-        time then grows with depth. Returns None on platforms where this does not help.
+        time then grows with depth. Returns None on platforms where this does not help, and for
+        parameters that are not float32: the loop would keep all of them in float32.
         """
         unstack = operations().unstack
-        return None if unstack is None else unstack(nnx.split(self.blocks)[1])
+        if unstack is None or self.config.weight_dtype != "float32":
+            return None
+        return unstack(nnx.split(self.blocks)[1])
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Logits, float32[B, T, V], of the final hidden state."""
@@ -383,6 +387,13 @@ def _layer(layers_L: Any, index: int) -> Any:
 def abstract_decoder(config: ModelConfig, rope: RopeSpec) -> Decoder:
     """A decoder whose parameters are `jax.ShapeDtypeStruct`s, which take no memory."""
     return nnx.eval_shape(lambda: Decoder(config, rope, rngs=nnx.Rngs(0)))
+
+
+def parameter_bytes(config: ModelConfig) -> int:
+    """The memory in bytes that a decoder's parameters take."""
+    decoder = abstract_decoder(config, RopeSpec(head_dim=config.head_size))
+    leaves = jax.tree.leaves(nnx.state(decoder, nnx.Param))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def attention_names(

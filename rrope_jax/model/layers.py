@@ -1,6 +1,6 @@
 """The layers of a decoder block: RMSNorm, attention, feed-forward. Axis letters: `rrope_jax.model`.
 
-Parameters are float32 and are cast to the compute dtype on use.
+Parameters have the dtypes of `ModelConfig.weight_dtype` and are cast to the compute dtype on use.
 """
 
 from typing import NamedTuple
@@ -13,9 +13,10 @@ from jax.typing import ArrayLike
 from rrope_jax.model.attention.call import FarPairs
 from rrope_jax.model.attention.choice import attention
 from rrope_jax.model.attention.mask import CausalMask
-from rrope_jax.model.config import ACTIVATIONS, ModelConfig
+from rrope_jax.model.config import ACTIVATIONS, WEIGHT_DTYPES, ModelConfig
 from rrope_jax.model.dropout import drop
-from rrope_jax.model.products import project, project_together
+from rrope_jax.model.int8 import Int8Kernel, quantize
+from rrope_jax.model.products import Kernel, project, project_together
 from rrope_jax.rope import rotate
 from rrope_jax.sharding import LogicalAxes, constrain
 
@@ -43,16 +44,30 @@ def read(param: nnx.Param[jax.Array]) -> jax.Array:
     return constrain(param[...], param.axes)
 
 
+def read_kernel(param: nnx.Param[jax.Array], scale: nnx.Param[jax.Array] | None) -> Kernel:
+    """Like `read`, for a matrix of a layer and the scale that it has in int8."""
+    return read(param) if scale is None else Int8Kernel(read(param), read(scale))
+
+
 def _kernel(
     rngs: nnx.Rngs,
     config: ModelConfig,
     shape: tuple[int, ...],
     axes: LogicalAxes,
     t5_variance: float,
-) -> nnx.Param[jax.Array]:
-    """A matrix of a layer, drawn from the configured initialization."""
+    inputs: int = 1,
+) -> tuple[nnx.Param[jax.Array], nnx.Param[jax.Array] | None]:
+    """A matrix of a layer, drawn from the configured initialization, and its scale in int8.
+
+    Of its axes, the first `inputs` are contracted.
+    """
     std = t5_variance**0.5 if config.initialization == "t5" else config.initializer_range
-    return parameter(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes)
+    kernel = std * jax.random.normal(rngs.params(), shape, jnp.float32)
+    dtype = WEIGHT_DTYPES[config.weight_dtype].kernels
+    if dtype != "int8":
+        return parameter(kernel.astype(dtype), axes), None
+    values, scale = quantize(kernel, tuple(range(inputs)))
+    return parameter(values, axes), parameter(scale, axes[inputs:])
 
 
 class FarRotation(NamedTuple):
@@ -116,10 +131,11 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         D, N, K, H = config.d_model, config.num_heads, config.kv_heads, config.head_size
         key_axes = ("d_model", "kv_heads", None)
-        self.query = _kernel(rngs, config, (D, N, H), ("d_model", "heads", None), 1 / (D * H))
-        self.key = _kernel(rngs, config, (D, K, H), key_axes, 1 / D)
-        self.value = _kernel(rngs, config, (D, K, H), key_axes, 1 / D)
-        self.out = _kernel(rngs, config, (N, H, D), ("heads", None, "d_model"), 1 / (N * H))
+        query_axes, out_axes = ("d_model", "heads", None), ("heads", None, "d_model")
+        self.query, self.query_scale = _kernel(rngs, config, (D, N, H), query_axes, 1 / (D * H))
+        self.key, self.key_scale = _kernel(rngs, config, (D, K, H), key_axes, 1 / D)
+        self.value, self.value_scale = _kernel(rngs, config, (D, K, H), key_axes, 1 / D)
+        self.out, self.out_scale = _kernel(rngs, config, (N, H, D), out_axes, 1 / (N * H), inputs=2)
         self.query_bias = _bias(config, (N, H), ("heads", None))
         self.key_bias = _bias(config, (K, H), ("kv_heads", None))
         self.value_bias = _bias(config, (K, H), ("kv_heads", None))
@@ -134,7 +150,11 @@ class Attention(nnx.Module):
 
         There is no rotation if it is None.
         """
-        kernels = (read(self.query), read(self.key), read(self.value))
+        kernels = (
+            read_kernel(self.query, self.query_scale),
+            read_kernel(self.key, self.key_scale),
+            read_kernel(self.value, self.value_scale),
+        )
         q_BTNH, k_BTKH, v_BTKH = project_together(x_BTD, kernels)
         q_BTNH = constrain(_finish(q_BTNH, self.query_bias, self.query_norm), _QUERIES)
         k_BTKH = constrain(_finish(k_BTKH, self.key_bias, self.key_norm), _KEYS)
@@ -178,7 +198,7 @@ class Attention(nnx.Module):
             else None,
             far=far,
         )
-        return constrain(project(mixed_BTNH, read(self.out)), STREAM)
+        return constrain(project(mixed_BTNH, read_kernel(self.out, self.out_scale)), STREAM)
 
 
 def _bias(
@@ -212,18 +232,23 @@ class FeedForward(nnx.Module):
         D, F = config.d_model, config.d_ff
         gated = ACTIVATIONS[config.activation].gated
         axes = ("d_model", "d_ff")
-        self.up = _kernel(rngs, config, (D, F), axes, 1 / D)
-        self.gate = _kernel(rngs, config, (D, F), axes, 1 / D) if gated else None
-        self.down = _kernel(rngs, config, (F, D), axes[::-1], 1 / F)
+        self.up, self.up_scale = _kernel(rngs, config, (D, F), axes, 1 / D)
+        gate: tuple[nnx.Param[jax.Array] | None, ...] = (None, None)
+        if gated:
+            gate = _kernel(rngs, config, (D, F), axes, 1 / D)
+        self.gate, self.gate_scale = gate
+        self.down, self.down_scale = _kernel(rngs, config, (F, D), axes[::-1], 1 / F)
         self.config = config
 
     def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         activation = ACTIVATIONS[self.config.activation].function
-        hidden_BTF = constrain(project(x_BTD, read(self.up)), _HIDDEN)
+        hidden_BTF = constrain(project(x_BTD, read_kernel(self.up, self.up_scale)), _HIDDEN)
         if self.gate is None:
             hidden_BTF = activation(hidden_BTF)
         else:
-            gate_BTF = constrain(project(x_BTD, read(self.gate)), _HIDDEN)
+            gate = read_kernel(self.gate, self.gate_scale)
+            gate_BTF = constrain(project(x_BTD, gate), _HIDDEN)
             hidden_BTF = activation(gate_BTF) * hidden_BTF
         hidden_BTF = drop(hidden_BTF, self.config.dropout, dropout_key)
-        return constrain(project(hidden_BTF, read(self.down)), STREAM)
+        down = read_kernel(self.down, self.down_scale)
+        return constrain(project(hidden_BTF, down), STREAM)

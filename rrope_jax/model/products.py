@@ -8,20 +8,28 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from rrope_jax.model.int8 import Int8Kernel
 from rrope_jax.model.platform.operations import operations
 from rrope_jax.sharding import on_a_mesh
 
+Kernel = jax.Array | Int8Kernel
+"""A matrix of a layer, [*I, *O], as one array or in int8."""
+
 
 def project(
-    x_BTI: jax.Array, kernel_IO: jax.Array, preferred_element_type: DTypeLike | None = None
+    x_BTI: jax.Array, kernel_IO: Kernel, preferred_element_type: DTypeLike | None = None
 ) -> jax.Array:
     """Contracts the axes I of every token with the leading axes of a kernel: `[B, T, *O]`.
 
     Args:
       x_BTI: float[B, T, *I].
-      kernel_IO: float[*I, *O], cast to the dtype of x.
+      kernel_IO: float[*I, *O] or `Int8Kernel`, cast to the dtype of x.
       preferred_element_type: the dtype of the result; None for the dtype of x.
     """
+    if isinstance(kernel_IO, Int8Kernel):
+        y_BTO = project(x_BTI, kernel_IO.values, preferred_element_type=jnp.float32)
+        scaled_BTO: jax.Array = y_BTO * kernel_IO.scale
+        return scaled_BTO.astype(preferred_element_type or x_BTI.dtype)
     axes = x_BTI.ndim - 2
     kernel_IO = kernel_IO.astype(x_BTI.dtype)
     if on_a_mesh():  # B and T may be sharded differently, so they stay apart
@@ -35,13 +43,15 @@ def project(
     return y_MO.reshape(*x_BTI.shape[:2], *kernel_IO.shape[axes:])
 
 
-def project_together(x_BTI: jax.Array, kernels_IOH: Sequence[jax.Array]) -> list[jax.Array]:
+def project_together(x_BTI: jax.Array, kernels_IOH: Sequence[Kernel]) -> list[jax.Array]:
     """Applies `project` with each of several kernels: one `[B, T, O, H]` per kernel."""
+    arrays_IOH = [kernel for kernel in kernels_IOH if not isinstance(kernel, Int8Kernel)]
     # for a single token, joining the kernels costs more than the products
-    if not operations().joins_projections or x_BTI.shape[1] == 1:
+    joins = operations().joins_projections and x_BTI.shape[1] > 1
+    if not joins or len(arrays_IOH) < len(kernels_IOH):
         return [project(x_BTI, kernel_IOH) for kernel_IOH in kernels_IOH]
-    joined_BTOH = project(x_BTI, jnp.concatenate(kernels_IOH, axis=1))
-    ends = itertools.accumulate(kernel_IOH.shape[1] for kernel_IOH in kernels_IOH)
+    joined_BTOH = project(x_BTI, jnp.concatenate(arrays_IOH, axis=1))
+    ends = itertools.accumulate(kernel_IOH.shape[1] for kernel_IOH in arrays_IOH)
     return jnp.split(joined_BTOH, list(ends)[:-1], axis=2)
 
 

@@ -126,6 +126,7 @@ class PosgenProgram:
                 f"matmul_precision={self.matmul_precision!r} is unknown; choose one of "
                 f"{', '.join(MATMUL_PRECISIONS)}, or None for JAX's own choice"
             )
+        self.model.check_trainable()
         self.task.check(self.model.vocab_size, self.train)
         jax.eval_shape(  # raises if the sampling does not fit the training length
             lambda: sample(self.positions, jax.random.key(0), 1, self.task.train_length)

@@ -104,6 +104,7 @@ class Program:
     segmented: bool = True
 
     def __post_init__(self) -> None:
+        self.model.check_trainable()
         jax.eval_shape(  # raises if the sampling does not fit the length
             lambda: sample(self.train.positions, jax.random.key(0), 1, self.train.length)
         )

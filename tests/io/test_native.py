@@ -182,8 +182,11 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec as P
 from rrope_jax.io import pretrained
 from rrope_jax.model.decoder import abstract_decoder
+from rrope_jax.sharding import MeshConfig, make_mesh
+from rrope_jax.train.sharded import parameter_shardings
 
 path = sys.argv[1]
+tokens = np.arange(24).reshape(2, 12)
 description = pretrained.describe(path)
 mesh = jax.make_mesh((4,), ("x",))
 
@@ -199,6 +202,20 @@ for one, other in zip(jax.tree.leaves(nnx.state(sharded)), jax.tree.leaves(nnx.s
     assert len(one.addressable_shards) == 4
     assert {shard.data.size for shard in one.addressable_shards} == {one.size // 4}
     np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+rounded = {"weight_dtype": "int8"}
+model = description.model.changed(rounded)
+mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
+sharded, _ = pretrained.load(path, model=rounded, shardings=parameter_shardings(model, mesh))
+whole, _ = pretrained.load(path, model=rounded)
+for one, other in zip(jax.tree.leaves(nnx.state(sharded)), jax.tree.leaves(nnx.state(whole))):
+    assert one.dtype == other.dtype
+    assert len(one.addressable_shards) == 4
+    np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+if sys.argv[2] == "hf":
+    with jax.set_mesh(mesh):
+        logits = sharded(tokens)
+    np.testing.assert_allclose(logits, whole(tokens), rtol=0, atol=1e-4)
 print("same")
 """
 
@@ -208,7 +225,7 @@ def test_each_device_gets_its_part(target_format: str, tmp_path: Path) -> None:
     path = tiny.save(tiny.decoder(), tmp_path / "a", target_format)
     environment = {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(
-        [sys.executable, "-c", _SHARDED, path],
+        [sys.executable, "-c", _SHARDED, path, target_format],
         capture_output=True,
         text=True,
         check=False,
@@ -230,7 +247,7 @@ jax.device_put(1.0).block_until_ready()
 before = kilobytes("VmRSS")
 source, target, target_format = sys.argv[1:]
 if target_format == "load":
-    pretrained.load(source)
+    pretrained.load(source, model={"weight_dtype": target or "float32"})
 else:
     conversion.convert(source, target, target_format)
 print(1024 * (kilobytes("VmHWM") - before))
@@ -243,9 +260,9 @@ _SMOLLM2_BYTES = 4 * 134_515_008
 def test_memory_stays_near_the_size_of_the_output(smollm2: Path, tmp_path: Path) -> None:
     """1.3 times the float32 parameters at most, over what the imports take."""
 
-    def peak(source: Path, target: str, target_format: str) -> float:
+    def peak(source: Path, target: str | Path, target_format: str) -> float:
         run = subprocess.run(
-            [sys.executable, "-c", _MEASURED, source, tmp_path / target, target_format],
+            [sys.executable, "-c", _MEASURED, source, target, target_format],
             capture_output=True,
             text=True,
             check=True,
@@ -255,12 +272,18 @@ def test_memory_stays_near_the_size_of_the_output(smollm2: Path, tmp_path: Path)
 
     peaks = {
         "load gguf": peak(smollm2, "", "load"),
-        "gguf to orbax": peak(smollm2, "native", "orbax"),
+        "gguf to orbax": peak(smollm2, tmp_path / "native", "orbax"),
         "load orbax": peak(tmp_path / "native", "", "load"),
-        "orbax to hf": peak(tmp_path / "native", "hf", "hf"),
+        "orbax to hf": peak(tmp_path / "native", tmp_path / "hf", "hf"),
         "load hf": peak(tmp_path / "hf", "", "load"),
-        "hf to gguf": peak(tmp_path / "hf", "a.gguf", "gguf"),
+        "hf to gguf": peak(tmp_path / "hf", tmp_path / "a.gguf", "gguf"),
     }
-    print(peaks)
+    rounded = {
+        dtype: [peak(smollm2, dtype, "load"), peak(tmp_path / "hf", dtype, "load")]
+        for dtype in ("bfloat16", "int8")
+    }
+    print(peaks, rounded)
+    assert max(rounded["bfloat16"]) <= 0.9
+    assert max(rounded["int8"]) <= 0.7
     assert max(peaks.values()) <= 1.3
     assert peaks["hf to gguf"] <= 0.8

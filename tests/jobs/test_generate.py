@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rrope_jax.__main__ import main
+from rrope_jax.evaluation.generation import Generator
 from rrope_jax.io.conversion import convert
 from rrope_jax.io.memory import DecoderSource
 from rrope_jax.io.pretrained import Description
@@ -51,6 +53,38 @@ def test_prints_the_greedy_continuation(
     captured = capfd.readouterr()
     assert captured.out == greedy("Once upon", 4) + "\n"
     assert "read 9 tokens" in captured.err
+
+
+def test_weights_in_int8_take_less_memory_and_keep_a_clear_choice(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rounded = ["--config.model.weight_dtype=int8", "--config.model.compute_dtype=bfloat16"]
+    assert generate(checkpoint, "--prompt=Once upon", "--max_tokens=1", *rounded) == 0
+    assert capfd.readouterr().out == greedy("Once upon", 1) + "\n"
+    assert generate(checkpoint, "--prompt=a", "--config.model.weight_dtype=int4") == 2
+    assert "choose one of float32, bfloat16, int8" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_memory_that_is_too_small_is_one_line_with_what_helps(
+    when: str, checkpoint: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    if when == "before":
+
+        class Small:
+            def memory_stats(self) -> dict[str, int]:
+                return {"bytes_limit": 10_000}
+
+        monkeypatch.setattr(jax, "local_devices", lambda: [Small()])
+    else:
+        monkeypatch.setattr(Generator, "read", exhausted)
+    assert generate(checkpoint, "--prompt=Once upon") == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert "config.model.weight_dtype=bfloat16 takes" in error
+    assert "config.model.weight_dtype=int8 takes" in error
 
 
 def test_draws_by_seed(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.typing import DTypeLike
 
 from rrope_jax.io import json_text
 from rrope_jax.io.description import Description
@@ -17,6 +19,7 @@ from rrope_jax.io.paths import check_orbax
 from rrope_jax.io.source import Source
 from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.io.weights import Array, Part, Weight, parameter_shapes
+from rrope_jax.model.int8 import Int8Kernel, quantize
 
 
 def is_orbax(path: Path) -> bool:
@@ -117,15 +120,42 @@ class OrbaxSource(Source):
         kernel: Array = self._restore(weight, ocp.RestoreArgs(restore_type=np.ndarray))
         return kernel
 
-    def parameter(self, weight: Weight, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
-        """Loads one parameter; see `Source`. Orbax reads only chunks that overlap the shards."""
+    def parameter(
+        self,
+        weight: Weight,
+        sharding: jax.sharding.Sharding | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> jax.Array:
+        """Loads one parameter; see `Source`. Orbax reads only chunks that overlap the shards.
+
+        Checksums cover whole parameters in float32, so its devices hold it in float32 until it is
+        rounded.
+        """
         arguments = ocp.ArrayRestoreArgs(
             sharding=sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
             global_shape=self._stored[weight.path],
             dtype=np.dtype(np.float32),
         )
         restored: jax.Array = self._restore(weight, arguments)
-        return restored
+        return restored.astype(dtype)
+
+    def int8_kernel(
+        self,
+        weight: Weight,
+        sharding: jax.sharding.Sharding | None = None,
+        scale_sharding: jax.sharding.Sharding | None = None,
+    ) -> Int8Kernel:
+        """Loads one kernel in int8; see `Source`, and `parameter` on memory."""
+        assert weight.inputs
+        kernel = self.parameter(weight, sharding)
+        shardings = None if sharding is None else Int8Kernel(sharding, scale_sharding)
+        inputs = tuple(range(1, 1 + weight.inputs))
+        rounded: Int8Kernel = jax.jit(quantize, static_argnums=1, out_shardings=shardings)(
+            kernel, inputs
+        )
+        if not jnp.isfinite(rounded.scale).all():
+            raise ValueError(f"{weight.path} is not finite; check the checkpoint")
+        return rounded
 
     def _restore(self, weight: Weight, arguments: ocp.RestoreArgs) -> Any:
         keys = (*self._layout.inside, *weight.path.split("."))

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from rrope_jax.io.adapters.adapter import AdaptedSource
+from rrope_jax.io.adapters.trained import is_trained_adapter, read_trained
 from rrope_jax.io.description import Description as Description
 from rrope_jax.io.gguf.read import GgufSource, is_gguf
 from rrope_jax.io.huggingface.read import HuggingFaceSource, is_huggingface
@@ -30,8 +32,23 @@ class _Format(NamedTuple):
     open: Callable[[Path], Source]
 
 
+def _open_trained_adapter(path: Path) -> Source:
+    """The base of a run with LoRA, with the adapter merged."""
+    adapter, description = read_trained(path)
+    assert adapter.base is not None
+    try:
+        base = open_source(adapter.base.path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is an adapter, and its base cannot be read: {error}; name where it is now as "
+            "--checkpoint=BASE --adapter=FOLDER"
+        ) from error
+    return AdaptedSource(base, adapter, description)
+
+
 FORMATS: dict[str, _Format] = {
     "gguf": _Format(is_gguf, GgufSource),
+    "lora": _Format(is_trained_adapter, _open_trained_adapter),
     "orbax": _Format(is_orbax, OrbaxSource),
     "hf": _Format(is_huggingface, HuggingFaceSource),
 }

@@ -137,7 +137,8 @@ def _identity(
     config: Mapping[str, Any], program: Program
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns the workdir's identity, and the names of the fields that may differ."""
-    free = _FREE if program.model.dropout else (*_FREE, *_FREE_WITHOUT_DROPOUT)
+    drops = program.model.dropout or program.lora.dropout
+    free = _FREE if drops else (*_FREE, *_FREE_WITHOUT_DROPOUT)
     sources: Mapping[str, Any] = config["data"].get("sources") or {}
     for place in _FREE_OF_SOURCES:
         free += tuple(f"data.sources.{name}.{place}" for name in sources)

@@ -22,6 +22,7 @@ T = TypeVar("T")
 PARAMS, MODEL_JSON, TOKENIZER = "params", "model.json", "tokenizer"
 CHECKSUMS_JSON = "checksums.json"
 CHECKPOINTS, DESCRIPTION = "checkpoints", "description"
+ADAPTER = "adapter"  # the key, beside the description, of runs whose parameters are an adapter's
 
 
 @dataclasses.dataclass(frozen=True)

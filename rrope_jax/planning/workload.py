@@ -31,7 +31,7 @@ class StepShape:
       rows, length: size of a batch over all devices, in rows and tokens per row.
       accumulation: number of microbatches per batch, computed one after another.
       parameters: number of parameters of the whole model.
-      attention: a key of `model.flops.ATTENTION_COSTS`.
+      attention: layer type -> a key of `model.flops.ATTENTION_COSTS`.
       chunked_logits: whether the loss computes logits chunk by chunk, and therefore twice.
       mesh_shape: mesh axis -> number of devices along it.
     """
@@ -41,7 +41,7 @@ class StepShape:
     length: int
     accumulation: int
     parameters: int
-    attention: str
+    attention: Mapping[str, str]
     chunked_logits: bool
     mesh_shape: Mapping[str, int]
 
@@ -170,7 +170,7 @@ class TextTraining:
         state = sharded.abstract_state(self.program)
         parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
         rows = train.batch_size // train.accumulation
-        implementation = sharded.attention_of(self.program, mesh)[model.layer_types[0]]
+        attention = sharded.attention_of(self.program, mesh)
         with jax.set_mesh(mesh):
             chunked = count_chunks(rows, train.length, train.loss_chunk) > 1
         own_parameters = _bytes_of_shards(state.params, placement.state.params)
@@ -180,7 +180,7 @@ class TextTraining:
                 model,
                 train.batch_size,
                 train.length,
-                attention=implementation,
+                attention=attention,
                 chunked_logits=chunked,
             ),
             dtype=model.compute_dtype,
@@ -190,7 +190,7 @@ class TextTraining:
                 length=train.length,
                 accumulation=train.accumulation,
                 parameters=parameters,
-                attention=implementation,
+                attention=attention,
                 chunked_logits=chunked,
                 mesh_shape=mesh.shape,
             ),
@@ -206,7 +206,7 @@ class TextTraining:
             calls=train.steps,
             details={
                 "parameters": parameters,
-                "attention": implementation,
+                "attention": _attention_text(attention),
                 "cache of a row when decoding, bytes": cache_bytes(
                     model, 1, train.length, self.program.rope
                 ),
@@ -223,6 +223,13 @@ def check_compiles_here(attention: str) -> None:
             "attention=chunked",
             attention,
         )
+
+
+def _attention_text(attention: Mapping[str, str]) -> str:
+    """The implementation of all layers; with the layer type, if there are several."""
+    if len(names := set(attention.values())) == 1:
+        return names.pop()
+    return ", ".join(f"{name} ({layer_type})" for layer_type, name in attention.items())
 
 
 def _bytes_of_shards(abstract: Any, shardings: Any) -> int:

@@ -207,6 +207,24 @@ def test_executed_flops_of_layers_with_a_window() -> None:
     assert saved == 4 * (2 + 5) * pairs * 2 * 4 * 8
 
 
+def test_executed_flops_of_layer_types_with_other_implementations() -> None:
+    """Layers with a window in blocks, those without over all pairs, each as it would be alone."""
+    step = {"rows": 1, "length": 1024, "chunked_logits": False}
+    layered = dataclasses.replace(LAYERED, sliding_window=512, remat="dots")
+    full = layered.layer_types_of_all.count("full_attention")
+    chunked, xla, both = (
+        executed_flops(layered, attention=attention, **step)
+        for attention in (
+            "chunked",
+            "xla",
+            {"sliding_attention": "chunked", "full_attention": "xla"},
+        )
+    )
+    # in full layers, blocks of 1024 save nothing, but the backward pass has one product more
+    assert chunked - both == full * 1024**2 * 2 * 4 * 8
+    assert both < xla
+
+
 def test_tables_name_what_models_have() -> None:
     assert set(ATTENTION_COSTS) == set(IMPLEMENTATIONS)
     assert set(RECOMPUTED) == set(REMAT_POLICIES)

@@ -3,10 +3,8 @@
 import dataclasses
 import json
 import logging
-import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from rrope_jax.evaluation.ruler.benchmark import Ruler
 from rrope_jax.evaluation.ruler.setting import RulerSetting
 from rrope_jax.evaluation.units import Benchmark, run_units
 from rrope_jax.io import json_text
+from rrope_jax.io.paths import absolute, any_path
 from rrope_jax.jobs.evaluate_setting import EvaluateSetting
 from rrope_jax.jobs.pretrained_model import (
     PretrainedModel,
@@ -195,7 +194,7 @@ def _compare(folders: Sequence[str], workdir_path: str) -> int:
     from rrope_jax.evaluation import comparison  # late, as it imports matplotlib
 
     runs = comparison.label_runs({folder: _read_results(folder) for folder in folders})
-    with Workdir.claim(workdir_path, {"compare": [os.path.abspath(f) for f in folders]}) as workdir:
+    with Workdir.claim(workdir_path, {"compare": [str(absolute(f)) for f in folders]}) as workdir:
         backend.configure_logging()
         results = comparison.summarise(runs)
         written = write_results(
@@ -230,7 +229,7 @@ def _fingerprint(decoder: Decoder) -> str:
 
 
 def _read_results(folder: str) -> dict[str, Any]:
-    path = Path(folder) / "results.json"
+    path = any_path(folder) / "results.json"
     try:
         found: dict[str, Any] = json_text.parse(path.read_bytes())
     except (OSError, ValueError) as error:

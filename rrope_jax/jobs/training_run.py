@@ -18,7 +18,8 @@ from rrope_jax.io import pretrained
 from rrope_jax.io.adapters import trained as adapters
 from rrope_jax.io.adapters.adapter import Base
 from rrope_jax.io.orbax import checksums, layout
-from rrope_jax.io.orbax.checkpoint import BackgroundCheckpoints, SaveError
+from rrope_jax.io.orbax.checkpoint import SaveError
+from rrope_jax.io.orbax.store_checkpoints import RunCheckpoints
 from rrope_jax.io.weights import EMBEDDING
 from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.reporting.table import table
@@ -30,7 +31,7 @@ from rrope_jax.run.identity import difference
 from rrope_jax.run.workdir import Workdir
 from rrope_jax.train import loop
 from rrope_jax.train.heldout import Heldout
-from rrope_jax.train.metrics import MetricsLog, NoLog, Progress
+from rrope_jax.train.metrics import MetricsLog, NoLog, Progress, log_of_run
 from rrope_jax.train.sharded import (
     Placement,
     frozen_of,
@@ -113,7 +114,7 @@ class TrainingRun:
     def train(
         self,
         workdir: Workdir,
-        store: BackgroundCheckpoints,
+        store: RunCheckpoints,
         window: loop.Window | None,
         stopping: Callable[[], bool],
         peers: Peers,
@@ -137,7 +138,7 @@ class TrainingRun:
         step = self._compile()
         peers.barrier("compiled")  # compilation may take longer than devices wait for each other
         logged = first if owed is None else first - 1
-        records = MetricsLog(workdir.path, after=logged) if peers.first else NoLog()
+        records = log_of_run(workdir.path, after=logged) if peers.first else NoLog()
         with records as log, store:
             progress = Progress(first=logged, steps=steps)
             hooks = self._hooks(store, log, progress, window, stopping, adapter)
@@ -164,7 +165,7 @@ class TrainingRun:
 
     def _hooks(
         self,
-        store: BackgroundCheckpoints,
+        store: RunCheckpoints,
         log: MetricsLog | NoLog,
         progress: Progress,
         window: loop.Window | None,
@@ -226,7 +227,7 @@ class TrainingRun:
         return dataclasses.replace(description, rope=rope)
 
     def _restore(
-        self, store: BackgroundCheckpoints, peers: Peers
+        self, store: RunCheckpoints, peers: Peers
     ) -> tuple[State, Mapping[str, Any]] | None:
         """Restores the newest checkpoint, including the position in the text.
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rrope_jax.evaluation.chunked_losses import ChunkedLosses
 from rrope_jax.evaluation.units import (
     Benchmark,
     Unit,
@@ -53,6 +54,8 @@ class PerplexitySetting:
       last_tokens: for `fragments`, predict only so many tokens at the end of every context, which
         is what its length is for; the logits of all others are never computed. None for all.
       logits_chunk: tokens whose logits exist at a time.
+      chunk: tokens of a row that go through the model at a time, with a cache of keys and values;
+        None for whole rows.
     """
 
     enabled: bool = True
@@ -64,6 +67,7 @@ class PerplexitySetting:
     sliding_tokens: int | None = None
     last_tokens: int | None = None
     logits_chunk: int = 2048
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
         if not self.contexts or len(set(self.contexts)) < len(self.contexts):
@@ -78,6 +82,7 @@ class PerplexitySetting:
             "stride",
             "last_tokens",
             "logits_chunk",
+            "chunk",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -140,7 +145,12 @@ class Losses:
 
 
 def document_losses(
-    losses: Losses, tokens_N: np.ndarray, *, window: int, stride: int, batch_size: int = 1
+    losses: Losses | ChunkedLosses,
+    tokens_N: np.ndarray,
+    *,
+    window: int,
+    stride: int,
+    batch_size: int = 1,
 ) -> np.ndarray:
     """Losses of a document's tokens, each predicted from the preceding tokens of a sliding window.
 
@@ -240,7 +250,11 @@ class Perplexity(Benchmark[Windows]):
         """
         self._setting, self._batch_size = setting, batch_size
         self._model = decoder.config
-        self._losses = Losses(decoder, logits_chunk=setting.logits_chunk)
+        self._losses: Losses | ChunkedLosses = Losses(decoder, logits_chunk=setting.logits_chunk)
+        if setting.chunk is not None:
+            self._losses = ChunkedLosses(
+                decoder, chunk=setting.chunk, logits_chunk=setting.logits_chunk
+            )
         longest = max(setting.contexts)
         sized = [(name, tokens.size, tokens) for name, tokens in documents]
         long = [(name, tokens) for name, size, tokens in sized if size >= longest]
@@ -293,6 +307,8 @@ class Perplexity(Benchmark[Windows]):
         depends_on: list[Any] = [_bytes(tokens_N).hex(), window, stride]
         if part.at_S is not None:
             depends_on.append(part.at_S.tolist())
+        if self._setting.chunk is not None:  # other rounding
+            depends_on.append({"chunk": self._setting.chunk})
         return Unit(
             unit_name("perplexity", [part.document, part.start, tokens_N.size, window], depends_on),
             forwards * causal_flops(self._model, 0, window, logits=part.at_S is None),

@@ -49,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
     values = parse("generate", SUMMARY, argv, _define, config=overrides)
     if values.max_tokens < 1:
         raise UsageError(f"--max_tokens={values.max_tokens}: it has to be at least 1")
+    if values.chunk < 1:
+        raise UsageError(f"--chunk={values.chunk}: it has to be at least 1")
     if not values.prompt:
         raise UsageError("--prompt is empty; give the text to continue")
     try:
@@ -72,18 +74,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _continue(
-    model: PretrainedModel,
-    text: str,
-    max_tokens: int,
-    sampling: Sampling,
-    seed: int,
-    bos: bool | None,
-) -> str:
-    prompt = model.prompt(text, bos=bos)
+def _continue(model: PretrainedModel, values: flags.FlagValues, sampling: Sampling) -> str:
+    prompt = model.prompt(values.prompt, bos=values.bos)
     if not prompt:
-        raise UsageError(f"--prompt={text!r} has no tokens; give another text, or --bos")
-    capacity = len(prompt) + max_tokens
+        raise UsageError(f"--prompt={values.prompt!r} has no tokens; give another text, or --bos")
+    capacity = len(prompt) + values.max_tokens
     squeezed = model.description.rope.far_positions != "none"  # then the context is no limit
     if capacity > model.description.context and not squeezed:
         _LOG.warning(
@@ -91,17 +86,17 @@ def _continue(
             capacity,
             model.description.context,
         )
-    generator = Generator(model.decoder)
+    generator = Generator(model.decoder, chunk=values.chunk)
     began = time.perf_counter()
     cache = generator.read([prompt], capacity=capacity)
     read = time.perf_counter()
     (written,) = generator.generate(
         prompt[-1:],
         cache,
-        max_tokens=max_tokens,
+        max_tokens=values.max_tokens,
         sampling=sampling,
         stop_ids=model.stop_ids,
-        seed=seed,
+        seed=values.seed,
     )
     done = time.perf_counter()
     _LOG.info(
@@ -129,6 +124,12 @@ def _define(values: flags.FlagValues) -> None:
         "top_p", 1.0, "draw among the likeliest tokens of this probability", flag_values=values
     )
     flags.DEFINE_integer("seed", 0, "of the draws", flag_values=values)
+    flags.DEFINE_integer(
+        "chunk",
+        2048,
+        "tokens of the prompt that go through the model at a time",
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "bos",
         None,

@@ -230,6 +230,21 @@ class Decoder(nnx.Module):
         Raises:
           ValueError: the cache has no keys of far pairs, and the model needs them.
         """
+        hidden_BTD, cache = self.decode_hidden(
+            tokens_BT, cache, positions_BT, layers=layers, count_B=count_B
+        )
+        return self.logits(hidden_BTD), cache
+
+    def decode_hidden(
+        self,
+        tokens_BT: jax.Array,
+        cache: KVCache,
+        positions_BT: jax.Array | None = None,
+        *,
+        layers: Sequence[Any] | None = None,
+        count_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, KVCache]:
+        """Like `decode`, with the normalized final hidden state, [B, T, D], in place of logits."""
         T = tokens_BT.shape[1]
         index_BT = cache.length_B[:, None] + jnp.arange(T, dtype=jnp.int32)
         # frequencies by capacity, so that cached keys stay valid as the sequence grows
@@ -262,9 +277,8 @@ class Decoder(nnx.Module):
             for layer_type, params, slot in zip(types, layers, slot_L.tolist(), strict=True):
                 carry = block(layer_type, carry, (params, slot))
         x_BTD, cache = carry
-        logits_BTV = self.logits(self.final_norm(x_BTD))
         count = T if count_B is None else count_B
-        return logits_BTV, cache._replace(length_B=cache.length_B + count)
+        return self.final_norm(x_BTD), cache._replace(length_B=cache.length_B + count)
 
     def layers_for_loop(self) -> Sequence[Any] | None:
         """The `layers` argument of `decode`, for a loop over tokens. Call it outside of jit.

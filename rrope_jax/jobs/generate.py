@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     )
     backend.configure_logging()
     with advising_on_memory(model.decoder.config):
-        text = _continue(model, values.prompt, values.max_tokens, sampling, values.seed, values.bos)
+        text = _continue(model, values, sampling)
     print(text)
     return 0
 

@@ -18,9 +18,9 @@ _CONFIG_FLAG = re.compile(rf"--?{_CONFIG}(=(?P<path>.*))?", re.DOTALL)
 # Flags and config fields of any command that name files or folders, and the check of each.
 _PATH_FLAGS: dict[str, Callable[[str], object]] = {
     "workdir": any_path,
-    "checkpoint": check_local,
-    "tokenizer": check_local,
-    "from": check_local,
+    "checkpoint": any_path,
+    "tokenizer": any_path,
+    "from": any_path,
     "to": check_local,
     "compare": any_path,
     "runs": any_path,
@@ -29,11 +29,11 @@ _PATH_FLAGS: dict[str, Callable[[str], object]] = {
     "plot": check_local,
 }
 _PATH_FIELDS: dict[str, Callable[[str], object]] = {
-    "data.source": check_local,
+    "data.source": any_path,
     "data.data_dir": check_local,
     "data.cache_dir": check_local,
-    "data.tokenizer": check_local,
-    "checkpoint.init_from": check_local,
+    "data.tokenizer": any_path,
+    "checkpoint.init_from": any_path,
     "eval.closed_ended.files": check_local,
 }
 

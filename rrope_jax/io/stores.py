@@ -197,6 +197,17 @@ class StorePath:
             raise FileNotFoundError(f"{self} does not exist")
         return bytes(read.value), bytes(read.stamp.generation)
 
+    def read_if_changed(self, version: bytes | None) -> tuple[bytes, bytes] | None:
+        """Like `read_version`, but returns None if the object is still the given version."""
+        if version is None:
+            return self.read_version()
+        read = self._result(self._store().read(self.key, if_not_equal=version))
+        if read.state == "unspecified":
+            return None
+        if read.state != "value":
+            raise FileNotFoundError(f"{self} does not exist")
+        return bytes(read.value), bytes(read.stamp.generation)
+
     def write_bytes(self, data: bytes | memoryview) -> None:
         """Writes an object whole: readers see the old content or the new.
 

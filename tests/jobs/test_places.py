@@ -20,9 +20,9 @@ ANALYZE = ["analyze", f"--config={ROOT / 'configs' / 'tiny_from_scratch.py'}"]
     [
         ([*TRAIN, "--workdir=az://bucket/run"], "--workdir"),
         ([*TRAIN, "--workdir=http:/bucket/run"], "--workdir"),
-        ([*TRAIN, "--workdir=run", "--config.data.source=s3://bucket/text"], "config.data.source"),
+        ([*TRAIN, "--workdir=run", "--config.data.source=az://bucket/text"], "config.data.source"),
         (
-            [*TRAIN, "--workdir=run", "--config.checkpoint.init_from=gs://bucket/model"],
+            [*TRAIN, "--workdir=run", "--config.checkpoint.init_from=http://host/model"],
             "config.checkpoint.init_from",
         ),
         (
@@ -31,12 +31,12 @@ ANALYZE = ["analyze", f"--config={ROOT / 'configs' / 'tiny_from_scratch.py'}"]
         ),
         ([*POSGEN, "--workdir=HF://bucket/run"], "--workdir"),
         ([*EVALUATE, "--checkpoint=a", "--workdir=abfss://b@c/run"], "--workdir"),
-        ([*EVALUATE, "--checkpoint=gs://bucket/model", "--workdir=run"], "--checkpoint"),
+        ([*EVALUATE, "--checkpoint=az://bucket/model", "--workdir=run"], "--checkpoint"),
         (["evaluate", "--compare", "a", "ftp://host/run", "--workdir=run"], "--compare"),
         (["convert", "--from=https://host/model.gguf", "--to=model"], "--from"),
         (["convert", "--from=model", "--to=hdfs://host/model.gguf"], "--to"),
-        (["generate", "--checkpoint=gs://bucket/model", "--prompt=a"], "--checkpoint"),
-        (["generate", "--checkpoint=a", "--tokenizer=gs://b/t.json", "--prompt=a"], "--tokenizer"),
+        (["generate", "--checkpoint=hf://bucket/model", "--prompt=a"], "--checkpoint"),
+        (["generate", "--checkpoint=a", "--tokenizer=wss://b/t.json", "--prompt=a"], "--tokenizer"),
         ([*PLAN, "--workdir=gcs://bucket/plan"], "--workdir"),
         ([*ANALYZE, "--workdir=file:///run"], "--workdir"),
     ],

@@ -137,9 +137,25 @@ def _visible_before(stop: int, window: int | None) -> int:
     return growing * (growing + 1) // 2 + (stop - growing) * growing
 
 
-def model_flops(model: ModelConfig, rows: int, length: int) -> int:
-    """Model FLOPs of a step on `rows` rows of `length` tokens, all of which are predicted."""
-    return 3 * rows * causal_flops(model, 0, length, logits=True)
+def model_flops(model: ModelConfig, rows: int, length: int, *, adapters: int | None = None) -> int:
+    """Model FLOPs of a training step.
+
+    Args:
+      model: the decoder.
+      rows, length: size of a batch, in rows and tokens per row; all tokens are predicted.
+      adapters: entries of the low-rank factors that are trained in place of matrices, which then
+        need no gradients; None if the matrices are trained.
+    """
+    forward = rows * causal_flops(model, 0, length, logits=True)
+    return 3 * forward + _of_adapters(model, rows * length, adapters)
+
+
+def _of_adapters(model: ModelConfig, tokens: int, adapters: int | None) -> int:
+    """What a step's products change by if factors are trained in place of matrices."""
+    if adapters is None:
+        return 0
+    matrices = model.num_layers * block_weights(model) + model.d_model * model.vocab_size
+    return 2 * tokens * (3 * adapters - matrices)
 
 
 def executed_flops(
@@ -149,6 +165,7 @@ def executed_flops(
     *,
     attention: str | Mapping[str, str],
     chunked_logits: bool,
+    adapters: int | None = None,
 ) -> int:
     """Executed FLOPs of a training step.
 
@@ -157,6 +174,7 @@ def executed_flops(
       rows, length: size of a batch, in rows and tokens per row.
       attention: a key of `ATTENTION_COSTS` for all layers, or layer type -> such a key.
       chunked_logits: whether the loss computes logits chunk by chunk, and therefore twice.
+      adapters: as for `model_flops`.
     """
     tokens, recomputed = rows * length, RECOMPUTED[model.remat]
 
@@ -177,7 +195,7 @@ def executed_flops(
     products = over_layer_types(model, products_again)
     again = model.num_layers * matrices + products * _flops_per_pair(model)
     logits = 2 * tokens * model.d_model * model.vocab_size if chunked_logits else 0
-    return 3 * forward + again + logits
+    return 3 * forward + again + logits + _of_adapters(model, tokens, adapters)
 
 
 def computed_pairs(length: int, cost: AttentionCost, window: int | None) -> int:

@@ -1,7 +1,7 @@
 """LoRA in the training step: which parameters are trained, and the decoder that they make.
 
 The trained parameters are a pure dict with the decoder's paths. At the place of a kernel with an
-update it has the two factors instead, under `io.adapters.trained.A` and `B`.
+update it has the two factors instead, under `io.adapters.config.A` and `B`.
 
 Letters: L layers, I input axes and O output axes of a kernel, R rank.
 """
@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax.nnx.traversals import flatten_mapping, unflatten_mapping
 
-from rrope_jax.io.adapters.config import TARGETS, LoraConfig
-from rrope_jax.io.adapters.trained import A, B
+from rrope_jax.io.adapters.config import TARGETS, A, B, LoraConfig
 from rrope_jax.io.weights import Weight
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.decoder import parameter_layout

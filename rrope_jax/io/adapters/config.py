@@ -25,6 +25,12 @@ TRAINED_IN_FULL: Mapping[str, Collection[str]] = MappingProxyType(
 )
 """A word of `LoraConfig.train_also` -> the paths of parameters, as LongLoRA names them."""
 
+A, B = "lora_a", "lora_b"
+"""The keys of the factors in place of a kernel: float32[L, *I, R] and float32[L, R, *O].
+
+L are the layers, I and O the input and output axes of the kernel, R the rank.
+"""
+
 BASE_DTYPES = ("float32", "bfloat16")
 
 

@@ -9,14 +9,11 @@ import numpy as np
 
 from rrope_jax.io import json_text
 from rrope_jax.io.adapters.adapter import Adapter, Base, Factors
-from rrope_jax.io.adapters.config import LoraConfig
+from rrope_jax.io.adapters.config import A, B, LoraConfig
 from rrope_jax.io.description import Description
 from rrope_jax.io.orbax.layout import ADAPTER, layout_of
 from rrope_jax.io.orbax.read import OrbaxSource
 from rrope_jax.io.weights import WEIGHTS, Array, Weight
-
-A, B = "lora_a", "lora_b"
-"""The keys of the factors at the place of a kernel: float32[L, *I, R] and float32[L, R, *O]."""
 
 
 def to_json(config: LoraConfig, base: Base) -> dict[str, Any]:

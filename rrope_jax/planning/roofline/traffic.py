@@ -35,7 +35,8 @@ def memory_traffic(shape: StepShape) -> dict[str, float]:
     """Bytes that a device moves in a training step, by cause."""
     model, accumulation, parameters = shape.model, shape.accumulation, shape.parameters
     devices, tensor = math.prod(shape.mesh_shape.values()), shape.mesh_shape["tensor"]
-    shard = parameters / (devices / shape.mesh_shape["data"])
+    trained = parameters if shape.trained is None else shape.trained
+    shard = trained / (devices / shape.mesh_shape["data"])
     tokens = shape.rows * shape.length / (devices / tensor)
     width = jnp.dtype(model.compute_dtype).itemsize
     again = RECOMPUTED[model.remat]

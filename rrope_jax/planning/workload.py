@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rrope_jax.model import ModelConfig, flops
 from rrope_jax.model.cache import cache_bytes
 from rrope_jax.sharding import LayoutError, MeshConfig, make_mesh
-from rrope_jax.train import lora, sharded
+from rrope_jax.train import sharded
 from rrope_jax.train.heldout import HeldoutConfig
 from rrope_jax.train.layout import lay_out
 from rrope_jax.train.loss import count_chunks
@@ -31,8 +31,7 @@ class StepShape:
       rows, length: size of a batch over all devices, in rows and tokens per row.
       accumulation: number of microbatches per batch, computed one after another.
       parameters: number of parameters of the whole model.
-      trained: number of those that have gradients and moments; None for all.
-      attention: layer type -> a key of `model.flops.ATTENTION_COSTS`.
+      attention: a key of `model.flops.ATTENTION_COSTS`.
       chunked_logits: whether the loss computes logits chunk by chunk, and therefore twice.
       mesh_shape: mesh axis -> number of devices along it.
     """
@@ -42,10 +41,9 @@ class StepShape:
     length: int
     accumulation: int
     parameters: int
-    attention: Mapping[str, str]
+    attention: str
     chunked_logits: bool
     mesh_shape: Mapping[str, int]
-    trained: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,24 +168,20 @@ class TextTraining:
         model, train = self.program.model, self.program.train
         placement = sharded.make_placement(self.program, mesh)
         state = sharded.abstract_state(self.program)
-        trained, frozen = _count(state.params), _count(state.frozen)
-        adapters = _adapters(self.program) if frozen else None
-        details = {"trained parameters": trained} if frozen else {}
+        parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
         rows = train.batch_size // train.accumulation
-        attention = sharded.attention_of(self.program, mesh)
+        implementation = sharded.attention_of(self.program, mesh)[model.layer_types[0]]
         with jax.set_mesh(mesh):
             chunked = count_chunks(rows, train.length, train.loss_chunk) > 1
         own_parameters = _bytes_of_shards(state.params, placement.state.params)
-        own_frozen = _bytes_of_shards(state.frozen, placement.state.frozen)
         return Demands(
-            model_flops=flops.model_flops(model, train.batch_size, train.length, adapters=adapters),
+            model_flops=flops.model_flops(model, train.batch_size, train.length),
             executed_flops=flops.executed_flops(
                 model,
                 train.batch_size,
                 train.length,
-                attention=attention,
+                attention=implementation,
                 chunked_logits=chunked,
-                adapters=adapters,
             ),
             dtype=model.compute_dtype,
             shape=StepShape(
@@ -195,16 +189,15 @@ class TextTraining:
                 rows=train.batch_size,
                 length=train.length,
                 accumulation=train.accumulation,
-                parameters=trained + frozen,
-                trained=trained,
-                attention=attention,
+                parameters=parameters,
+                attention=implementation,
                 chunked_logits=chunked,
                 mesh_shape=mesh.shape,
             ),
             repeats=1,
             training=True,
             state={
-                "parameters": own_parameters + own_frozen,
+                "parameters": own_parameters,
                 "optimizer": _bytes_of_shards(state.opt_state, placement.state.opt_state),
                 "gradients": own_parameters,
             },
@@ -212,24 +205,13 @@ class TextTraining:
             tokens=train.batch_size * train.length,
             calls=train.steps,
             details={
-                "parameters": trained + frozen,
-                **details,
-                "attention": _attention_text(attention),
+                "parameters": parameters,
+                "attention": implementation,
                 "cache of a row when decoding, bytes": cache_bytes(
                     model, 1, train.length, self.program.rope
                 ),
             },
         )
-
-
-def _count(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def _adapters(program: Program) -> int:
-    """The number of entries of the factors of adapters."""
-    shapes = lora.layout(program.lora, program.model).values()
-    return sum(math.prod(shape) for shape, _ in shapes)
 
 
 def check_compiles_here(attention: str) -> None:
@@ -241,13 +223,6 @@ def check_compiles_here(attention: str) -> None:
             "attention=chunked",
             attention,
         )
-
-
-def _attention_text(attention: Mapping[str, str]) -> str:
-    """The implementation of all layers; with the layer type, if there are several."""
-    if len(names := set(attention.values())) == 1:
-        return names.pop()
-    return ", ".join(f"{name} ({layer_type})" for layer_type, name in attention.items())
 
 
 def _bytes_of_shards(abstract: Any, shardings: Any) -> int:

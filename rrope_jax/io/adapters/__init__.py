@@ -1,1 +1,0 @@
-"""Low-rank updates of a model's weights, kept apart from them."""

@@ -130,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from rrope_jax.cli import backend
     from rrope_jax.cli.errors import UsageError
+    from rrope_jax.io.stores import StoreError
 
     backend.silence()
     try:
@@ -139,6 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"rrope {name}: {error}", file=sys.stderr)
         return 2
+    except StoreError as error:
+        print(f"rrope {name}: {error}", file=sys.stderr)
+        return 1
     except _Stopped as stopped:
         print(
             f"rrope {name}: stopped by {stopped.signal.name}; the same command goes on from here",

@@ -11,31 +11,31 @@ from ml_collections import ConfigDict
 
 from rrope_jax.cli import config_file, overrides
 from rrope_jax.cli.errors import UsageError, choose_from, refusing
-from rrope_jax.io.paths import check_local
+from rrope_jax.io.paths import any_path, check_local
 
 _CONFIG = config_file.ROOT
 _CONFIG_FLAG = re.compile(rf"--?{_CONFIG}(=(?P<path>.*))?", re.DOTALL)
-# Flags and config fields of any command that name files or folders.
-_PATH_FLAGS = (
-    "workdir",
-    "checkpoint",
-    "tokenizer",
-    "from",
-    "to",
-    "compare",
-    "runs",
-    "path",
-    "against",
-    "plot",
-)
-_PATH_FIELDS = (
-    "data.source",
-    "data.data_dir",
-    "data.cache_dir",
-    "data.tokenizer",
-    "checkpoint.init_from",
-    "eval.closed_ended.files",
-)
+# Flags and config fields of any command that name files or folders, and the check of each.
+_PATH_FLAGS: dict[str, Callable[[str], object]] = {
+    "workdir": any_path,
+    "checkpoint": any_path,
+    "tokenizer": any_path,
+    "from": any_path,
+    "to": check_local,
+    "compare": any_path,
+    "runs": any_path,
+    "path": check_local,
+    "against": check_local,
+    "plot": check_local,
+}
+_PATH_FIELDS: dict[str, Callable[[str], object]] = {
+    "data.source": any_path,
+    "data.data_dir": check_local,
+    "data.cache_dir": check_local,
+    "data.tokenizer": any_path,
+    "checkpoint.init_from": any_path,
+    "eval.closed_ended.files": check_local,
+}
 
 
 def parse(
@@ -187,15 +187,22 @@ def _config_path(words: Sequence[str]) -> str | None:
 
 
 def _check_paths(values: flags.FlagValues, config: ConfigDict | None) -> None:
-    """Raises UsageError if a flag or field that names a file points to an object store."""
-    paths = {f"--{name}": values[name].value for name in _PATH_FLAGS if name in values}
+    """Raises UsageError if a flag or field that names a file points to what is not read there."""
+    paths = [
+        (f"--{name}", values[name].value, check)
+        for name, check in _PATH_FLAGS.items()
+        if name in values
+    ]
     if config is not None:
-        paths |= {f"{_CONFIG}.{key}": config_file.value_of(config, key) for key in _PATH_FIELDS}
-    for name, value in paths.items():
+        paths += [
+            (f"{_CONFIG}.{key}", config_file.value_of(config, key), check)
+            for key, check in _PATH_FIELDS.items()
+        ]
+    for name, value, check in paths:
         for path in value if isinstance(value, list | tuple) else [value]:
             if isinstance(path, str):
                 with refusing(name):
-                    check_local(path)
+                    check(path)
 
 
 def _unknown_flag(command: str, name: str, values: flags.FlagValues) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rrope_jax.data.document import Documents
 from rrope_jax.data.local_text import LocalText
+from rrope_jax.io.local_copies import text_here
 
 TFDS = "tfds:"
 """The prefix of a source that names a TFDS dataset."""
@@ -91,7 +92,7 @@ def documents(config: TextConfig) -> Documents:
             split=config.split,
             text_key=config.text_key,
         )
-    return LocalText(config.source, text_key=config.text_key or "text")
+    return LocalText(text_here(config.source), text_key=config.text_key or "text")
 
 
 class Parts(NamedTuple):

@@ -15,6 +15,7 @@ import numpy as np
 import tokenizers
 
 from rrope_jax.io import json_text
+from rrope_jax.io.local_copies import tokenizer_here
 from rrope_jax.io.pretrained import describe
 from rrope_jax.io.tokenizer import errors as tokenizers_errors
 from rrope_jax.io.tokenizer import probes as tokenizer_probes
@@ -212,7 +213,7 @@ def read_files(source: str) -> TokenizerFiles | None:
     Raises:
       ValueError: the path does not exist, or is neither a tokenizer nor a checkpoint.
     """
-    path = Path(source)
+    path = Path(tokenizer_here(source))
     if path.suffix == ".json" and path.is_file():
         beside = TokenizerFiles.of_folder(path.parent)
         files = {**(beside.files if beside else {}), _TOKENIZER: path.read_bytes()}

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rrope_jax.evaluation.devices import Devices
+from rrope_jax.evaluation.chunked_losses import ChunkedLosses
 from rrope_jax.evaluation.units import (
     Benchmark,
     Unit,
@@ -30,12 +30,9 @@ from rrope_jax.evaluation.units import (
     wait,
 )
 from rrope_jax.model import Decoder
-from rrope_jax.model.attention.context_parallel import arrange, restore
-from rrope_jax.model.decoder import rotations
 from rrope_jax.model.flops import causal_flops
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.rope.far_positions import far_positions_of
-from rrope_jax.sharding import constrain, parts
 from rrope_jax.train.loss import next_token_losses
 
 
@@ -57,6 +54,8 @@ class PerplexitySetting:
       last_tokens: for `fragments`, predict only so many tokens at the end of every context, which
         is what its length is for; the logits of all others are never computed. None for all.
       logits_chunk: tokens whose logits exist at a time.
+      chunk: tokens of a row that go through the model at a time, with a cache of keys and values;
+        None for whole rows.
     """
 
     enabled: bool = True
@@ -68,6 +67,7 @@ class PerplexitySetting:
     sliding_tokens: int | None = None
     last_tokens: int | None = None
     logits_chunk: int = 2048
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
         if not self.contexts or len(set(self.contexts)) < len(self.contexts):
@@ -82,6 +82,7 @@ class PerplexitySetting:
             "stride",
             "last_tokens",
             "logits_chunk",
+            "chunk",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -114,29 +115,18 @@ class Losses:
           logits_chunk: tokens whose logits exist at a time.
         """
         graph, self._state = nnx.split(decoder)
-        self._devices = Devices.of(decoder)
 
-        def run(
-            state: Any, tokens_BT: jax.Array, at_S: jax.Array | None, seq_len: int
-        ) -> jax.Array:
-            model, T = nnx.merge(graph, state), tokens_BT.shape[1]
-            split = parts("length") > 1
-            rotation = None
-            if seq_len < T:  # what depends on the length must not count the padding
-                positions_BT = arrange(jnp.arange(T, dtype=jnp.int32)[None])
-                rotation = rotations(model.config, model.rope, positions_BT, seq_len=seq_len)
+        @jax.jit
+        def run(state: Any, tokens_BT: jax.Array, at_S: jax.Array | None) -> jax.Array:
+            model = nnx.merge(graph, state)
+            hidden_BTD = model.hidden(tokens_BT)
             targets_BT = jnp.roll(tokens_BT, -1, axis=1)
-            hidden_BTD = model.hidden(arrange(tokens_BT), rotation=rotation, arranged=split)
-            if at_S is None:
-                losses_BT = next_token_losses(
-                    model, hidden_BTD, arrange(targets_BT), chunk=logits_chunk
-                )
-                return constrain(restore(losses_BT)[:, : seq_len - 1], (None, None))
-            hidden_BSD, targets_BS = restore(hidden_BTD)[:, at_S - 1], targets_BT[:, at_S - 1]
-            losses_BS = next_token_losses(model, hidden_BSD, targets_BS, chunk=logits_chunk)
-            return constrain(losses_BS, (None, None))
+            if at_S is not None:
+                hidden_BTD, targets_BT = hidden_BTD[:, at_S - 1], targets_BT[:, at_S - 1]
+            losses_BT = next_token_losses(model, hidden_BTD, targets_BT, chunk=logits_chunk)
+            return losses_BT[:, :-1] if at_S is None else losses_BT
 
-        self._run = jax.jit(run, static_argnames="seq_len")
+        self._run = run
 
     def __call__(self, tokens_BT: np.ndarray, at_S: np.ndarray | None = None) -> np.ndarray:
         """Negative log likelihood of every token but the first, in nats.
@@ -148,22 +138,19 @@ class Losses:
         Returns:
           float32[B, T - 1], or float32[B, S] with `at_S`.
         """
-        B, T = tokens_BT.shape
-        devices = self._devices
-        more_rows, more_tokens = devices.rows(B) - B, devices.length(T) - T
-        padded_BT = np.pad(tokens_BT.astype(np.int32), [(0, more_rows), (0, more_tokens)])
-        padded_S = None
-        if at_S is not None:
-            more = devices.length(at_S.size) - at_S.size
-            padded_S = np.pad(at_S.astype(np.int32), (0, more), "edge")
-        with devices.current():
-            losses = self._run(self._state, padded_BT, padded_S, seq_len=T)
+        at = None if at_S is None else jnp.asarray(at_S, jnp.int32)
+        losses = self._run(self._state, jnp.asarray(tokens_BT, jnp.int32), at)
         wait(losses)
-        return np.asarray(losses)[:B, : T - 1 if at_S is None else at_S.size]
+        return np.asarray(losses)
 
 
 def document_losses(
-    losses: Losses, tokens_N: np.ndarray, *, window: int, stride: int, batch_size: int = 1
+    losses: Losses | ChunkedLosses,
+    tokens_N: np.ndarray,
+    *,
+    window: int,
+    stride: int,
+    batch_size: int = 1,
 ) -> np.ndarray:
     """Losses of a document's tokens, each predicted from the preceding tokens of a sliding window.
 
@@ -263,7 +250,11 @@ class Perplexity(Benchmark[Windows]):
         """
         self._setting, self._batch_size = setting, batch_size
         self._model = decoder.config
-        self._losses = Losses(decoder, logits_chunk=setting.logits_chunk)
+        self._losses: Losses | ChunkedLosses = Losses(decoder, logits_chunk=setting.logits_chunk)
+        if setting.chunk is not None:
+            self._losses = ChunkedLosses(
+                decoder, chunk=setting.chunk, logits_chunk=setting.logits_chunk
+            )
         longest = max(setting.contexts)
         sized = [(name, tokens.size, tokens) for name, tokens in documents]
         long = [(name, tokens) for name, size, tokens in sized if size >= longest]
@@ -316,6 +307,8 @@ class Perplexity(Benchmark[Windows]):
         depends_on: list[Any] = [_bytes(tokens_N).hex(), window, stride]
         if part.at_S is not None:
             depends_on.append(part.at_S.tolist())
+        if self._setting.chunk is not None:  # other rounding
+            depends_on.append({"chunk": self._setting.chunk})
         return Unit(
             unit_name("perplexity", [part.document, part.start, tokens_N.size, window], depends_on),
             forwards * causal_flops(self._model, 0, window, logits=part.at_S is None),

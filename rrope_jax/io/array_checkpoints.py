@@ -4,10 +4,10 @@ Orbax writes numpy arrays in process 0 only, so it is not used here. The folder 
 `io.orbax.checkpoint`, except that all arrays are in one file, keyed by their paths in the tree.
 """
 
+import io
 import json
 import logging
-import shutil
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,9 +20,11 @@ from rrope_jax.io.orbax.checkpoint import (
     METADATA,
     TREE,
     one_line,
+    remove_checkpoint,
     save_error,
     steps_in,
 )
+from rrope_jax.io.stores import AnyPath, StorePath
 from rrope_jax.io.target import whole_or_nothing
 
 _LOG = logging.getLogger(__name__)
@@ -36,11 +38,11 @@ class ArrayCheckpoints:
     with the data and compared on restore.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2):
+    def __init__(self, folder: AnyPath, *, keep: int = 2):
         """Opens a folder, which need not exist yet.
 
         Args:
-          folder: absolute path.
+          folder: absolute path, or a path in an object store.
           keep: number of most recent checkpoints to keep.
         """
         self._folder, self._keep = folder, keep
@@ -55,15 +57,16 @@ class ArrayCheckpoints:
         # The .npz file has its own checksums, which are verified on reading.
         sums = {checksums.ARRAYS: {}, checksums.METADATA: checksums.of_json(metadata)}
         try:
-            with whole_or_nothing(goal, overwrite=True) as new:
-                for item in (TREE, METADATA, CHECKSUMS):
-                    (new / item).mkdir(parents=True)
-                with (new / TREE / _FILE).open("wb") as file:
-                    np.savez(file, **_by_path(tree))
-                (new / METADATA / METADATA).write_text(json.dumps(metadata))
-                (new / CHECKSUMS / METADATA).write_text(json.dumps(sums))
+            if isinstance(goal, StorePath):
+                remove_checkpoint(goal)
+                _write(goal, tree, metadata, sums)
+            else:
+                with whole_or_nothing(goal, overwrite=True) as new:
+                    for item in (TREE, METADATA, CHECKSUMS):
+                        (new / item).mkdir(parents=True)
+                    _write(new, tree, metadata, sums)
             for old in steps_in(self._folder)[self._keep :]:
-                shutil.rmtree(self._folder / str(old))
+                remove_checkpoint(self._folder / str(old))
         except (OSError, ValueError) as error:
             raise save_error(goal, error, own=True) from error
 
@@ -87,7 +90,16 @@ class ArrayCheckpoints:
         return None
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
+def _write(path: AnyPath, tree: Any, metadata: dict[str, Any], sums: Mapping[str, Any]) -> None:
+    """Writes the files of a checkpoint, and last those that `steps_in` needs in a store."""
+    data = io.BytesIO()
+    np.savez(data, **_by_path(tree))
+    (path / TREE / _FILE).write_bytes(data.getbuffer())
+    (path / METADATA / METADATA).write_text(json.dumps(metadata))
+    (path / CHECKSUMS / METADATA).write_text(json.dumps(sums))
+
+
+def _read_metadata(path: AnyPath) -> dict[str, Any]:
     metadata: dict[str, Any] = json_text.parse((path / METADATA / METADATA).read_bytes())
     if (path / CHECKSUMS).is_dir():  # earlier releases did not save checksums
         saved = json_text.parse((path / CHECKSUMS / METADATA).read_bytes())
@@ -95,10 +107,10 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def _read_tree(file: Path, like: Any) -> Any:
+def _read_tree(file: AnyPath, like: Any) -> Any:
     """Reads the arrays of a file; raises ValueError if shapes or dtypes differ from `like`."""
     expected = _by_path(like)
-    with np.load(file) as arrays:
+    with np.load(io.BytesIO(file.read_bytes())) as arrays:
         stored = {name: arrays[name] for name in arrays.files}
     for name in {**expected, **stored}:
         kinds = [

@@ -1,11 +1,46 @@
-"""Checks for paths that libraries would not treat as local files or folders."""
+"""Paths that users give: of this machine, in an object store, or what libraries would misread."""
 
 import os
 import re
 from pathlib import Path
 
+from rrope_jax.io.stores import AnyPath, StorePath, is_store
+
 # One slash is enough: joining or normalizing a path drops the other.
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+
+
+def any_path(path: str | os.PathLike[str]) -> AnyPath:
+    """Returns a path of this machine, as it is given, or in an object store.
+
+    Raises:
+      ValueError: the path is another URL, or one that no store has.
+    """
+    if is_store(path):
+        return StorePath.of(os.fspath(path))
+    check_known(path)
+    return Path(path)
+
+
+def absolute(path: str | os.PathLike[str] | StorePath) -> AnyPath:
+    """Like `any_path`, but a path of this machine is made absolute."""
+    if isinstance(path, StorePath):
+        return path
+    somewhere = any_path(path)
+    return Path(os.path.abspath(somewhere)) if isinstance(somewhere, Path) else somewhere
+
+
+def check_known(path: str | os.PathLike[str]) -> None:
+    """Rejects URLs other than those of object stores that are read and written.
+
+    Raises:
+      ValueError: the path is such a URL.
+    """
+    if _URL.match(os.fspath(path)) and not is_store(path):
+        raise ValueError(
+            f"{os.fspath(path)} is a URL, and only files of this machine and of object stores are "
+            "read and written; give a path, gs://BUCKET/PATH or s3://BUCKET/PATH"
+        )
 
 
 def check_local(path: str | os.PathLike[str]) -> None:

@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from rrope_jax.io.adapters.adapter import AdaptedSource
+from rrope_jax.io.adapters.trained import is_trained_adapter, read_trained
 from rrope_jax.io.description import Description as Description
 from rrope_jax.io.gguf.read import GgufSource, is_gguf
 from rrope_jax.io.huggingface.read import HuggingFaceSource, is_huggingface
+from rrope_jax.io.local_copies import checkpoint_here
 from rrope_jax.io.orbax.read import OrbaxSource, is_orbax
-from rrope_jax.io.paths import check_local
+from rrope_jax.io.paths import check_known
 from rrope_jax.io.source import Source
 from rrope_jax.io.target import left_behind
 from rrope_jax.io.weights import parameter_shapes
@@ -30,8 +33,23 @@ class _Format(NamedTuple):
     open: Callable[[Path], Source]
 
 
+def _open_trained_adapter(path: Path) -> Source:
+    """The base of a run with LoRA, with the adapter merged."""
+    adapter, description = read_trained(path)
+    assert adapter.base is not None
+    try:
+        base = open_source(adapter.base.path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is an adapter, and its base cannot be read: {error}; name where it is now as "
+            "--checkpoint=BASE --adapter=FOLDER"
+        ) from error
+    return AdaptedSource(base, adapter, description)
+
+
 FORMATS: dict[str, _Format] = {
     "gguf": _Format(is_gguf, GgufSource),
+    "lora": _Format(is_trained_adapter, _open_trained_adapter),
     "orbax": _Format(is_orbax, OrbaxSource),
     "hf": _Format(is_huggingface, HuggingFaceSource),
 }
@@ -48,8 +66,8 @@ def format_of(path: str | os.PathLike[str]) -> str:
     Raises:
       ValueError: the path does not exist or is not a checkpoint.
     """
-    check_local(path)
-    checkpoint = Path(os.path.abspath(path))
+    check_known(path)
+    checkpoint = Path(os.path.abspath(checkpoint_here(path)))
     for name, row in FORMATS.items():
         if row.recognises(checkpoint):
             return name
@@ -81,7 +99,8 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     Raises:
       ValueError: the path does not exist or is not a checkpoint.
     """
-    return FORMATS[format_of(path)].open(Path(os.path.abspath(path)))
+    here = checkpoint_here(path)
+    return FORMATS[format_of(here)].open(Path(os.path.abspath(here)))
 
 
 def describe(path: str | os.PathLike[str]) -> Description:

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rrope_jax.io.stores import AnyPath, StorePath
+
 
 @contextlib.contextmanager
 def whole_or_nothing(target: Path, *, overwrite: bool) -> Iterator[Path]:
@@ -143,6 +145,15 @@ def replace_file(target: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_file(target: AnyPath, data: bytes) -> None:
+    """Like `replace_file`, but also in an object store; missing folders are created."""
+    if isinstance(target, StorePath):
+        target.write_bytes(data)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(target, data)
 
 
 def temporary_of(target: Path) -> Path:

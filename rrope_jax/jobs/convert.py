@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 def _implied_format(source: str, target: str) -> str:
     if target.endswith(_GGUF_SUFFIX):
         return "gguf"
-    return "hf" if pretrained.format_of(source) == "orbax" else "orbax"
+    return "hf" if pretrained.format_of(source) in ("orbax", "lora") else "orbax"
 
 
 def _summary(done: conversion.Conversion) -> str:

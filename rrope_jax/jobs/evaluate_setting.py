@@ -14,7 +14,6 @@ from rrope_jax.evaluation.ruler.setting import RulerSetting
 from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.jobs.train_setting import PresetName
 from rrope_jax.model import ModelConfig
-from rrope_jax.sharding import MeshConfig
 
 _SECTIONS = ("perplexity", "longppl", "passkey", "closed_ended", "ruler")
 
@@ -61,8 +60,7 @@ class EvaluateSetting:
       eval: What to measure.
       rope, model: Fields that replace the checkpoint's.
       data: Fields of DataConfig or MixtureConfig; only perplexity and longppl need a source.
-      mesh: Fields of MeshConfig; without any, one device computes.
-      train, checkpoint: Groups of `rrope train`, not read here.
+      train, mesh, checkpoint: Groups of `rrope train`, not read here.
 
     Raises:
       UsageError: No section of `eval` is enabled.
@@ -76,8 +74,8 @@ class EvaluateSetting:
     data: Annotated[Fields, SomeOf(DataConfig, MixtureConfig)] = dataclasses.field(
         default_factory=dict
     )
-    mesh: Annotated[Fields, SomeOf(MeshConfig)] = dataclasses.field(default_factory=dict)
     train: Any = None
+    mesh: Any = None
     checkpoint: Any = None
 
     def __post_init__(self) -> None:
@@ -86,15 +84,6 @@ class EvaluateSetting:
                 "config.eval: nothing to evaluate; give it a group with enabled = True, of "
                 f"{', '.join(_SECTIONS)}"
             )
-
-    @property
-    def row_lengths(self) -> tuple[int, ...]:
-        """The lengths of the rows that go through the model as a whole."""
-        lengths: tuple[int, ...] = ()
-        for name, section in self.eval.enabled().items():
-            if name in ("perplexity", "longppl"):
-                lengths += section.contexts
-        return lengths
 
     @property
     def bos(self) -> bool:

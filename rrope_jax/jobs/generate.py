@@ -13,7 +13,6 @@ from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.cli.settings import Fields, SomeOf, from_config
 from rrope_jax.evaluation.generation import Generator, Sampling
-from rrope_jax.jobs.model_mesh import mesh_config
 from rrope_jax.jobs.pretrained_model import (
     PretrainedModel,
     advising_on_memory,
@@ -24,15 +23,12 @@ from rrope_jax.jobs.pretrained_model import (
 from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.cache import cache_bytes
-from rrope_jax.run import distributed
-from rrope_jax.run.distributed import Peers
-from rrope_jax.sharding import MeshConfig
 
 SUMMARY = (
     "Prints how a checkpoint continues a prompt, greedily or sampled. --config.rope.scaling=yarn "
     "--config.rope.factor=4 and the like change its rotary embedding, without training; "
     "--config.model.compute_dtype=bfloat16 its arithmetic, --config.model.weight_dtype=int8 what "
-    "its weights take in memory, --config.mesh.tensor=4 over how many devices it lies."
+    "its weights take in memory."
 )
 
 _LOG = logging.getLogger(__name__)
@@ -40,11 +36,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class GenerateSetting:
-    """The overrides of `rrope generate`: fields of RopeSpec, ModelConfig and MeshConfig."""
+    """The overrides of `rrope generate`: fields of RopeSpec and of ModelConfig."""
 
     rope: RopeFields
     model: Annotated[Fields, SomeOf(ModelConfig)]
-    mesh: Annotated[Fields, SomeOf(MeshConfig)]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
     values = parse("generate", SUMMARY, argv, _define, config=overrides)
     if values.max_tokens < 1:
         raise UsageError(f"--max_tokens={values.max_tokens}: it has to be at least 1")
+    if values.chunk < 1:
+        raise UsageError(f"--chunk={values.chunk}: it has to be at least 1")
     if not values.prompt:
         raise UsageError("--prompt is empty; give the text to continue")
     try:
@@ -67,45 +64,21 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         raise UsageError(f"--{error}") from error
     setting = from_config(GenerateSetting, values.config, "config")
-    return distributed.run(
-        "generate", lambda peers: _generate(setting, values, sampling, peers), preemption=False
-    )
-
-
-def _generate(
-    setting: GenerateSetting, values: flags.FlagValues, sampling: Sampling, peers: Peers
-) -> int:
-    """Generates in every process; process 0 prints."""
-    same = ("prompt", "max_tokens", "temperature", "top_k", "top_p", "seed", "bos")
-    peers.check_same(
-        {"config": dataclasses.asdict(setting)} | {f"--{name}": values[name].value for name in same}
-    )
     model = load_model(
-        values.checkpoint,
-        rope=setting.rope,
-        model=setting.model,
-        tokenizer=values.tokenizer,
-        mesh=mesh_config(setting.mesh, peers),
+        values.checkpoint, rope=setting.rope, model=setting.model, tokenizer=values.tokenizer
     )
-    backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
+    backend.configure_logging()
     with advising_on_memory(model.decoder.config):
-        text = _continue(model, values.prompt, values.max_tokens, sampling, values.seed, values.bos)
+        text = _continue(model, values, sampling)
     print(text)
     return 0
 
 
-def _continue(
-    model: PretrainedModel,
-    text: str,
-    max_tokens: int,
-    sampling: Sampling,
-    seed: int,
-    bos: bool | None,
-) -> str:
-    prompt = model.prompt(text, bos=bos)
+def _continue(model: PretrainedModel, values: flags.FlagValues, sampling: Sampling) -> str:
+    prompt = model.prompt(values.prompt, bos=values.bos)
     if not prompt:
-        raise UsageError(f"--prompt={text!r} has no tokens; give another text, or --bos")
-    capacity = len(prompt) + max_tokens
+        raise UsageError(f"--prompt={values.prompt!r} has no tokens; give another text, or --bos")
+    capacity = len(prompt) + values.max_tokens
     squeezed = model.description.rope.far_positions != "none"  # then the context is no limit
     if capacity > model.description.context and not squeezed:
         _LOG.warning(
@@ -113,17 +86,17 @@ def _continue(
             capacity,
             model.description.context,
         )
-    generator = Generator(model.decoder)
+    generator = Generator(model.decoder, chunk=values.chunk)
     began = time.perf_counter()
     cache = generator.read([prompt], capacity=capacity)
     read = time.perf_counter()
     (written,) = generator.generate(
         prompt[-1:],
         cache,
-        max_tokens=max_tokens,
+        max_tokens=values.max_tokens,
         sampling=sampling,
         stop_ids=model.stop_ids,
-        seed=seed,
+        seed=values.seed,
     )
     done = time.perf_counter()
     _LOG.info(
@@ -151,6 +124,12 @@ def _define(values: flags.FlagValues) -> None:
         "top_p", 1.0, "draw among the likeliest tokens of this probability", flag_values=values
     )
     flags.DEFINE_integer("seed", 0, "of the draws", flag_values=values)
+    flags.DEFINE_integer(
+        "chunk",
+        2048,
+        "tokens of the prompt that go through the model at a time",
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "bos",
         None,

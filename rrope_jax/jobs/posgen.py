@@ -5,9 +5,7 @@ import importlib
 import itertools
 import logging
 import os
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +18,7 @@ from rrope_jax.cli.errors import UsageError, refusing_layouts
 from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.io.array_checkpoints import ArrayCheckpoints
 from rrope_jax.io.orbax.checkpoint import SaveError
+from rrope_jax.io.stores import AnyPath, remove
 from rrope_jax.jobs.posgen_compare import FLAG, compare
 from rrope_jax.jobs.posgen_setting import AblationSetting, PosgenSetting
 from rrope_jax.posgen import ablation
@@ -227,7 +226,7 @@ class _WorkdirStore:
 
     def forget(self, training: Training) -> None:
         """Removes the checkpoints of a finished training, as only its cells are read."""
-        shutil.rmtree(self._folder(training), ignore_errors=True)
+        remove(self._folder(training))
 
     def restore(
         self, training: Training, like: PosgenState
@@ -240,7 +239,7 @@ class _WorkdirStore:
     ) -> None:
         self._checkpoints(training).save(progress.step, state, dataclasses.asdict(progress))
 
-    def _folder(self, training: Training) -> Path:
+    def _folder(self, training: Training) -> AnyPath:
         return self._workdir.path / "checkpoints" / training.name
 
     def _checkpoints(self, training: Training) -> ArrayCheckpoints:

@@ -1,12 +1,11 @@
 """`rrope posgen --compare`: predictions beside the results of finished or partial runs."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.io import json_text
+from rrope_jax.io.paths import absolute, any_path
 from rrope_jax.jobs.rope_fields import spec_of_method
 from rrope_jax.jobs.rope_groups import merge
 from rrope_jax.posgen.results import Results
@@ -32,7 +31,7 @@ def compare(folders: Sequence[str], workdir_path: str) -> int:
         raise UsageError(f"{FLAG}: {error}") from error
     if not rows:
         raise UsageError(f"{FLAG}: no run has a result that is predicted; finish a training first")
-    with Workdir.claim(workdir_path, {"compare": [os.path.abspath(f) for f in folders]}) as workdir:
+    with Workdir.claim(workdir_path, {"compare": [str(absolute(f)) for f in folders]}) as workdir:
         backend.configure_logging()
         written = write_results(
             workdir,
@@ -55,7 +54,7 @@ def spec_of(results: Results, protocol: str, method: str) -> RopeSpec:
 
 
 def _read(folder: str) -> Results:
-    path = Path(folder) / "results.json"
+    path = any_path(folder) / "results.json"
     try:
         return Results.from_json(json_text.parse(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -11,6 +10,7 @@ from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import one_flag_a_word, parse
 from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.io import json_text
+from rrope_jax.io.paths import any_path
 from rrope_jax.posgen.results import Results
 from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.run.workdir import Workdir
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _read(folder: str) -> dict[str, Any]:
-    path = Path(folder) / "results.json"
+    path = any_path(folder) / "results.json"
     try:
         found = json_text.parse(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -1,11 +1,11 @@
 """`rrope train`: trains a decoder on text, from scratch or from a checkpoint."""
 
+import contextlib
 import dataclasses
 import logging
-import os
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError, refusing, refusing_layouts
 from rrope_jax.cli.settings import from_config
 from rrope_jax.io.orbax import layout
-from rrope_jax.io.orbax.checkpoint import DISK_FULL, BackgroundCheckpoints, SaveError
-from rrope_jax.io.paths import check_orbax
+from rrope_jax.io.orbax.checkpoint import DISK_FULL, SaveError
+from rrope_jax.io.orbax.store_checkpoints import RunCheckpoints, checkpoints_of_run
+from rrope_jax.io.paths import absolute, check_orbax
+from rrope_jax.io.stores import StorePath, sent_to
 from rrope_jax.jobs.train_setting import TrainSetting, known_fields
 from rrope_jax.jobs.training_run import TrainingRun
 from rrope_jax.run import distributed
@@ -61,16 +63,17 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     values = parse("train", SUMMARY, argv, _define, known=known_fields)
     setting = from_config(TrainSetting, values.config, "config")
-    window = _window(values.profile, setting.train.steps, values.workdir)
+    steps = _steps_to_trace(values.profile, setting.train.steps)
     with refusing("--workdir"):
-        check_orbax(Path(os.path.abspath(values.workdir)), writing=True)
+        if isinstance(folder := absolute(values.workdir), Path):
+            check_orbax(folder, writing=True)
     return distributed.run(
-        "train", lambda peers: _run(values, setting, window, peers), preemption=True
+        "train", lambda peers: _run(values, setting, steps, peers), preemption=True
     )
 
 
 def _run(
-    values: flags.FlagValues, setting: TrainSetting, window: loop.Window | None, peers: Peers
+    values: flags.FlagValues, setting: TrainSetting, steps: tuple[int, int] | None, peers: Peers
 ) -> int:
     """Runs the training in every process; a process that lacks a file ends all of them."""
     backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
@@ -85,12 +88,14 @@ def _run(
     peers.check_same({"config.data: the text": [run.batches.state(), run.content]})
     identity, free = _identity(config, program)
     with peers.claim(values.workdir, identity, free=free) as workdir, run.batches:
-        store = BackgroundCheckpoints(
+        store = checkpoints_of_run(
             workdir.path / layout.CHECKPOINTS,
             keep=setting.checkpoint.keep,
             keep_every=setting.checkpoint.keep_every_steps,
         )
-        if not _train(run, workdir, store, window, peers):
+        with _window(steps, workdir) as window:
+            done = _train(run, workdir, store, window, peers)
+        if not done:
             if peers.first:
                 print(
                     f"rrope train: told to stop; step {store.newest} is saved, the same command "
@@ -106,7 +111,7 @@ def _run(
 def _train(
     run: TrainingRun,
     workdir: Workdir,
-    store: BackgroundCheckpoints,
+    store: RunCheckpoints,
     window: loop.Window | None,
     peers: Peers,
 ) -> bool:
@@ -137,7 +142,8 @@ def _identity(
     config: Mapping[str, Any], program: Program
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns the workdir's identity, and the names of the fields that may differ."""
-    free = _FREE if program.model.dropout else (*_FREE, *_FREE_WITHOUT_DROPOUT)
+    drops = program.model.dropout or program.lora.dropout
+    free = _FREE if drops else (*_FREE, *_FREE_WITHOUT_DROPOUT)
     sources: Mapping[str, Any] = config["data"].get("sources") or {}
     for place in _FREE_OF_SOURCES:
         free += tuple(f"data.sources.{name}.{place}" for name in sources)
@@ -159,13 +165,13 @@ def _without(free: Collection[str], fields: Mapping[str, Any], path: str) -> dic
     }
 
 
-def _failure(reason: str, store: BackgroundCheckpoints) -> JobError:
+def _failure(reason: str, store: RunCheckpoints) -> JobError:
     newest = store.newest
     saved = "no checkpoint was made yet" if newest is None else f"step {newest} is kept"
     return JobError(f"{reason}; {saved}")
 
 
-def _window(text: str | None, steps: int, workdir: str) -> loop.Window | None:
+def _steps_to_trace(text: str | None, steps: int) -> tuple[int, int] | None:
     """Parses the steps of `--profile`, such as `10:12`."""
     if text is None:
         return None
@@ -175,8 +181,20 @@ def _window(text: str | None, steps: int, workdir: str) -> loop.Window | None:
             f"--profile={text}: give the first and the last step to trace, such as 10:12, from 1 "
             f"to {steps}"
         )
-    folder = os.path.join(os.path.abspath(workdir), "profile")
-    return loop.Window(int(match[1]), int(match[2]), folder)
+    return int(match[1]), int(match[2])
+
+
+@contextlib.contextmanager
+def _window(steps: tuple[int, int] | None, workdir: Workdir) -> Iterator[loop.Window | None]:
+    """Yields the steps to trace and where to; JAX traces to disks only."""
+    folder = workdir.path / "profile"
+    if steps is None:
+        yield None
+    elif isinstance(folder, StorePath):
+        with sent_to(folder) as local:
+            yield loop.Window(*steps, str(local))
+    else:
+        yield loop.Window(*steps, str(folder))
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -13,6 +13,7 @@ from rrope_jax.cli.settings import Fields, SomeOf, build, unset_group
 from rrope_jax.data.config import DataConfig, MixtureConfig, WeightedSource
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_files
 from rrope_jax.io import pretrained
+from rrope_jax.io.adapters.config import LoraConfig
 from rrope_jax.io.source import Source
 from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.jobs.rope_fields import extend, new_spec
@@ -76,7 +77,7 @@ class TrainSetting:
     Attributes:
       model: `preset`, and fields of ModelConfig, which a preset or a checkpoint may complete.
       rope: Fields of RopeSpec, which a preset or a checkpoint may complete.
-      data, train, mesh, checkpoint, eval: The groups of these names; see their dataclasses.
+      data, train, lora, mesh, checkpoint, eval: The groups of these names; see their dataclasses.
 
     Raises:
       UsageError: Groups contradict each other, or the preset is unknown.
@@ -88,6 +89,7 @@ class TrainSetting:
     rope: RopeFields = dataclasses.field(default_factory=dict)
     data: MixtureConfig | DataConfig
     train: TrainConfig
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     eval: HeldoutConfig = dataclasses.field(default_factory=HeldoutConfig)
@@ -97,6 +99,11 @@ class TrainSetting:
         if name is not None and name not in PRESETS:
             raise UsageError(
                 f"config.model.preset = {name!r} is unknown; choose from {', '.join(PRESETS)}"
+            )
+        if self.lora.rank and self.checkpoint.init_from is None:
+            raise UsageError(
+                f"config.lora.rank={self.lora.rank}, but there is no model to adapt: name its "
+                "checkpoint in config.checkpoint.init_from"
             )
         if self.eval.every_steps is not None and not self.data.holds_out:
             raise UsageError(
@@ -152,7 +159,9 @@ class TrainSetting:
           UsageError: The groups contradict each other.
         """
         with refusing("config"):
-            return Program(description.model, description.rope, self.train, self.data.segmented)
+            return Program(
+                description.model, description.rope, self.train, self.data.segmented, self.lora
+            )
 
     def open_tokenizer(self, description: pretrained.Description) -> Tokenizer:
         """Opens the tokenizer of the run; raises UsageError if it does not fit the model."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,8 +15,12 @@ from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.data.mixture import MixedBatches, Mixture, SourceReading, open_text
 from rrope_jax.data.pipeline import Text, TextBatches
 from rrope_jax.io import pretrained
-from rrope_jax.io.orbax import layout
-from rrope_jax.io.orbax.checkpoint import BackgroundCheckpoints, SaveError
+from rrope_jax.io.adapters import trained as adapters
+from rrope_jax.io.adapters.adapter import Base
+from rrope_jax.io.orbax import checksums, layout
+from rrope_jax.io.orbax.checkpoint import SaveError
+from rrope_jax.io.orbax.store_checkpoints import RunCheckpoints
+from rrope_jax.io.weights import EMBEDDING
 from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.reporting.table import table
 from rrope_jax.rope import RopeSpec
@@ -26,9 +31,10 @@ from rrope_jax.run.identity import difference
 from rrope_jax.run.workdir import Workdir
 from rrope_jax.train import loop
 from rrope_jax.train.heldout import Heldout
-from rrope_jax.train.metrics import MetricsLog, NoLog, Progress
+from rrope_jax.train.metrics import MetricsLog, NoLog, Progress, log_of_run
 from rrope_jax.train.sharded import (
     Placement,
+    frozen_of,
     init_state,
     lower_step,
     rows_of_process,
@@ -108,7 +114,7 @@ class TrainingRun:
     def train(
         self,
         workdir: Workdir,
-        store: BackgroundCheckpoints,
+        store: RunCheckpoints,
         window: loop.Window | None,
         stopping: Callable[[], bool],
         peers: Peers,
@@ -118,13 +124,13 @@ class TrainingRun:
         _LOG.info("%s", backend.describe())
         init_key, step_key = _keys(program.train.seed, self.placement)
         restored = self._restore(store, peers)
-        state, owed = restored or (self._begin(init_key), None)
+        state, saved = restored or (self._begin(init_key), {})
+        owed, adapter = saved.get(_OWED), self._adapter(state, saved)
         if peers.first and description.tokenizer is not None:
             description.tokenizer.write(workdir.path / layout.TOKENIZER)
         first, steps = int(state.step), program.train.steps
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         learned = ", frequencies learned" if state.log_ratios is not None else ""
-        _LOG.info("%.1f M parameters, %s%s", parameters / 1e6, _method(description.rope), learned)
+        _LOG.info("%s, %s%s", _sizes(state), _method(description.rope), learned)
         if first == steps and owed is None:
             _LOG.info("all %d steps are done", steps)
             self._report_sources(workdir, peers)
@@ -132,9 +138,10 @@ class TrainingRun:
         step = self._compile()
         peers.barrier("compiled")  # compilation may take longer than devices wait for each other
         logged = first if owed is None else first - 1
-        records = MetricsLog(workdir.path, after=logged) if peers.first else NoLog()
+        records = log_of_run(workdir.path, after=logged) if peers.first else NoLog()
         with records as log, store:
-            hooks = self._hooks(store, log, Progress(first=logged, steps=steps), window, stopping)
+            progress = Progress(first=logged, steps=steps)
+            hooks = self._hooks(store, log, progress, window, stopping, adapter)
             done = loop.run(
                 step,
                 state,
@@ -158,11 +165,12 @@ class TrainingRun:
 
     def _hooks(
         self,
-        store: BackgroundCheckpoints,
+        store: RunCheckpoints,
         log: MetricsLog | NoLog,
         progress: Progress,
         window: loop.Window | None,
         stopping: Callable[[], bool],
+        adapter: Mapping[str, Any] | None,
     ) -> loop.Hooks:
         def save(state: State, data_state: loop.DataState, owed: loop.Record | None = None) -> None:
             log.sync()
@@ -174,6 +182,8 @@ class TrainingRun:
             }
             if state.log_ratios is not None:
                 metadata[_BEFORE_LEARNING] = layout.description_to_json(self.description)
+            if adapter is not None:
+                metadata[layout.ADAPTER] = adapter
             store.save(int(state.step), _saved(state), metadata)
 
         def report(record: Mapping[str, Any]) -> None:
@@ -186,7 +196,7 @@ class TrainingRun:
             tables = None
             if state.log_ratios is not None:
                 tables = self.program.tables(self._learned(state).rope, self.heldout.length)
-            return self.heldout(state.params, stopping, tables)
+            return self.heldout(self.program.decoder_params(state), stopping, tables)
 
         return loop.Hooks(
             log=report,
@@ -217,13 +227,12 @@ class TrainingRun:
         return dataclasses.replace(description, rope=rope)
 
     def _restore(
-        self, store: BackgroundCheckpoints, peers: Peers
-    ) -> tuple[State, loop.Record | None] | None:
+        self, store: RunCheckpoints, peers: Peers
+    ) -> tuple[State, Mapping[str, Any]] | None:
         """Restores the newest checkpoint, including the position in the text.
 
         Returns:
-          The state and the log record of its last step if that is still unwritten, or None if the
-          workdir has no checkpoint.
+          The state and the checkpoint's metadata, or None if the workdir has no checkpoint.
         """
         if peers.gather("newest checkpoint", store.newest)[0] is None:
             return None
@@ -242,8 +251,11 @@ class TrainingRun:
         with refusing("config.data"):
             self.batches.restore(metadata[_DATA])
         _LOG.info("going on from step %d", tree["step"])
-        state = State(**tree, sound=jax.device_put(np.ones((), bool), self.placement.whole))
-        return state, metadata.get(_OWED)
+        frozen = None
+        if self.program.lora.rank:
+            frozen = frozen_of(self.program, self.placement, self._initial_params())
+        sound = jax.device_put(np.ones((), bool), self.placement.whole)
+        return State(**tree, sound=sound, frozen=frozen), metadata
 
     def _check_content(self, metadata: Mapping[str, Any]) -> None:
         """Checks that the files named by the config are those that the checkpoint was made with.
@@ -275,13 +287,46 @@ class TrainingRun:
 
     def _begin(self, key: jax.Array) -> State:
         """Returns the state before the first step."""
-        source = self.setting.source
-        if source is None:
+        if self.setting.source is None:
             return init_state(self.program, self.placement, key)
-        with refusing("config.checkpoint.init_from"):
-            params = pretrained.load_params(source, self.placement.params)
+        params = self._initial_params()
         _LOG.info("continuing %s", self.setting.checkpoint.init_from)
-        return state_from_params(self.program, self.placement, params)
+        return state_from_params(self.program, self.placement, params, key)
+
+    def _initial_params(self) -> dict[str, Any]:
+        """Loads the parameters of the checkpoint that the config continues."""
+        source, config, shardings = self.setting.source, self.program.lora, self.placement.params
+        assert source is not None
+        dtype = config.base_dtype if config.rank else "float32"
+        with refusing("config.checkpoint.init_from"):
+            params = pretrained.load_params(source, shardings, weight_dtype=dtype)
+            if EMBEDDING.path in config.trained_in_full:  # not rounded, like all that is trained
+                params[EMBEDDING.path] = source.parameter(EMBEDDING, shardings[EMBEDDING.path])
+        return params
+
+    def _adapter(self, state: State, saved: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Describes the adapter and its base, for checkpoints; None without LoRA.
+
+        Args:
+          state: the state, whose frozen parameters are those of the base.
+          saved: the metadata of the checkpoint that it is from; empty for none.
+
+        Raises:
+          UsageError: the base is another one than when the checkpoint was saved.
+        """
+        if state.frozen is None:
+            return None
+        config, path = self.program.lora, self.setting.checkpoint.init_from
+        assert path is not None
+        base = Base(os.path.abspath(path), config.base_dtype, checksums.of_tree(state.frozen))
+        described = saved.get(layout.ADAPTER)
+        if described is not None and described["base"]["checksums"] != base.checksums:
+            raise UsageError(
+                f"config.checkpoint.init_from = {path!r} is another model than the one that this "
+                f"run adapts, which was at {described['base']['path']}; bring that back, or give "
+                "another --workdir to begin anew"
+            )
+        return adapters.to_json(config, base)
 
     def _compile(self) -> loop.Step:
         """Compiles the step ahead of time, so that a stop request need not wait for it later."""
@@ -320,7 +365,18 @@ def _saved(state: State) -> dict[str, Any]:
     """Returns the parts of a state that checkpoints have."""
     # `sound` is not saved: a run with a non-finite gradient resumes from before it
     parts = state._asdict().items()
-    return {name: leaf for name, leaf in parts if name != "sound" and leaf is not None}
+    unsaved = ("sound", "frozen")  # what is frozen is in the checkpoint that the run continues
+    return {name: leaf for name, leaf in parts if name not in unsaved and leaf is not None}
+
+
+def _sizes(state: State) -> str:
+    """Says how many parameters are trained, and how many are not."""
+    trained, frozen = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+        for tree in (state.params, state.frozen)
+    )
+    beside = f" beside {frozen:.1f} M frozen ones" if frozen else ""
+    return f"{trained:.1f} M parameters{beside}"
 
 
 def _keys(seed: int, placement: Placement) -> tuple[jax.Array, jax.Array]:

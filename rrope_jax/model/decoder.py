@@ -14,7 +14,7 @@ from rrope_jax.model.attention.call import CallShape
 from rrope_jax.model.attention.choice import choose
 from rrope_jax.model.attention.context_parallel import arrange
 from rrope_jax.model.attention.mask import CausalMask
-from rrope_jax.model.cache import KVCache, LayerCache, check_far_keys, constrain_cache, slots
+from rrope_jax.model.cache import KVCache, LayerCache, check_far_keys, slots
 from rrope_jax.model.config import REMAT_POLICIES, WEIGHT_DTYPES, ModelConfig
 from rrope_jax.model.dropout import drop
 from rrope_jax.model.far_layers import far_positions_by_type
@@ -230,6 +230,21 @@ class Decoder(nnx.Module):
         Raises:
           ValueError: the cache has no keys of far pairs, and the model needs them.
         """
+        hidden_BTD, cache = self.decode_hidden(
+            tokens_BT, cache, positions_BT, layers=layers, count_B=count_B
+        )
+        return self.logits(hidden_BTD), cache
+
+    def decode_hidden(
+        self,
+        tokens_BT: jax.Array,
+        cache: KVCache,
+        positions_BT: jax.Array | None = None,
+        *,
+        layers: Sequence[Any] | None = None,
+        count_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, KVCache]:
+        """Like `decode`, with the normalized final hidden state, [B, T, D], in place of logits."""
         T = tokens_BT.shape[1]
         index_BT = cache.length_B[:, None] + jnp.arange(T, dtype=jnp.int32)
         # frequencies by capacity, so that cached keys stay valid as the sequence grows
@@ -262,9 +277,8 @@ class Decoder(nnx.Module):
             for layer_type, params, slot in zip(types, layers, slot_L.tolist(), strict=True):
                 carry = block(layer_type, carry, (params, slot))
         x_BTD, cache = carry
-        logits_BTV = self.logits(self.final_norm(x_BTD))
         count = T if count_B is None else count_B
-        return logits_BTV, constrain_cache(cache._replace(length_B=cache.length_B + count))
+        return self.final_norm(x_BTD), cache._replace(length_B=cache.length_B + count)
 
     def layers_for_loop(self) -> Sequence[Any] | None:
         """The `layers` argument of `decode`, for a loop over tokens. Call it outside of jit.

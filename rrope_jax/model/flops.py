@@ -123,7 +123,12 @@ def causal_flops(model: ModelConfig, start: int, stop: int, *, logits: bool) -> 
 
 def over_layers(model: ModelConfig, of_layer: Callable[[int | None], _Number]) -> _Number:
     """The sum over all layers of what a layer with a sliding window, or with none, has."""
-    return sum((of_layer(model.window_of(name)) for name in model.layer_types_of_all), start=0)
+    return over_layer_types(model, lambda name: of_layer(model.window_of(name)))
+
+
+def over_layer_types(model: ModelConfig, of_layer: Callable[[str], _Number]) -> _Number:
+    """The sum over all layers of what a layer of a type has."""
+    return sum(map(of_layer, model.layer_types_of_all), start=0)
 
 
 def _visible_before(stop: int, window: int | None) -> int:
@@ -132,33 +137,65 @@ def _visible_before(stop: int, window: int | None) -> int:
     return growing * (growing + 1) // 2 + (stop - growing) * growing
 
 
-def model_flops(model: ModelConfig, rows: int, length: int) -> int:
-    """Model FLOPs of a step on `rows` rows of `length` tokens, all of which are predicted."""
-    return 3 * rows * causal_flops(model, 0, length, logits=True)
+def model_flops(model: ModelConfig, rows: int, length: int, *, adapters: int | None = None) -> int:
+    """Model FLOPs of a training step.
+
+    Args:
+      model: the decoder.
+      rows, length: size of a batch, in rows and tokens per row; all tokens are predicted.
+      adapters: entries of the low-rank factors that are trained in place of matrices, which then
+        need no gradients; None if the matrices are trained.
+    """
+    forward = rows * causal_flops(model, 0, length, logits=True)
+    return 3 * forward + _of_adapters(model, rows * length, adapters)
+
+
+def _of_adapters(model: ModelConfig, tokens: int, adapters: int | None) -> int:
+    """What a step's products change by if factors are trained in place of matrices."""
+    if adapters is None:
+        return 0
+    matrices = model.num_layers * block_weights(model) + model.d_model * model.vocab_size
+    return 2 * tokens * (3 * adapters - matrices)
 
 
 def executed_flops(
-    model: ModelConfig, rows: int, length: int, *, attention: str, chunked_logits: bool
+    model: ModelConfig,
+    rows: int,
+    length: int,
+    *,
+    attention: str | Mapping[str, str],
+    chunked_logits: bool,
+    adapters: int | None = None,
 ) -> int:
     """Executed FLOPs of a training step.
 
     Args:
       model: the decoder, with its remat policy.
       rows, length: size of a batch, in rows and tokens per row.
-      attention: a key of `ATTENTION_COSTS`.
+      attention: a key of `ATTENTION_COSTS` for all layers, or layer type -> such a key.
       chunked_logits: whether the loss computes logits chunk by chunk, and therefore twice.
+      adapters: as for `model_flops`.
     """
-    tokens, cost = rows * length, ATTENTION_COSTS[attention]
-    pairs = rows * over_layers(model, lambda window: computed_pairs(length, cost, window))
+    tokens, recomputed = rows * length, RECOMPUTED[model.remat]
+
+    def cost_of(name: str) -> AttentionCost:
+        return ATTENTION_COSTS[attention if isinstance(attention, str) else attention[name]]
+
+    def pairs_of(name: str) -> int:
+        return rows * computed_pairs(length, cost_of(name), model.window_of(name))
+
+    def products_again(name: str) -> int:
+        return (cost_of(name).backward - 4 + 2 * recomputed.attention) * pairs_of(name)
+
+    pairs = over_layer_types(model, pairs_of)
     forward = forward_flops(model, tokens=tokens, pairs=pairs, predictions=tokens)
     # backward: two products for each one of the forward pass, plus what is recomputed
-    recomputed = RECOMPUTED[model.remat]
     down = model.d_model * model.d_ff
     matrices = recomputed.matrices * 2 * tokens * (block_weights(model) - down)
-    products = cost.backward - 4 + 2 * recomputed.attention
-    again = model.num_layers * matrices + products * pairs * _flops_per_pair(model)
+    products = over_layer_types(model, products_again)
+    again = model.num_layers * matrices + products * _flops_per_pair(model)
     logits = 2 * tokens * model.d_model * model.vocab_size if chunked_logits else 0
-    return 3 * forward + again + logits
+    return 3 * forward + again + logits + _of_adapters(model, tokens, adapters)
 
 
 def computed_pairs(length: int, cost: AttentionCost, window: int | None) -> int:

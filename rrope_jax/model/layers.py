@@ -3,7 +3,8 @@
 Parameters have the dtypes of `ModelConfig.weight_dtype` and are cast to the compute dtype on use.
 """
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from rrope_jax.model.attention.mask import CausalMask
 from rrope_jax.model.config import ACTIVATIONS, WEIGHT_DTYPES, ModelConfig
 from rrope_jax.model.dropout import drop
 from rrope_jax.model.int8 import Int8Kernel, quantize
+from rrope_jax.model.low_rank import LowRankUpdated
 from rrope_jax.model.products import Kernel, project, project_together
 from rrope_jax.rope import rotate
 from rrope_jax.sharding import LogicalAxes, constrain
@@ -44,9 +46,23 @@ def read(param: nnx.Param[jax.Array]) -> jax.Array:
     return constrain(param[...], param.axes)
 
 
-def read_kernel(param: nnx.Param[jax.Array], scale: nnx.Param[jax.Array] | None) -> Kernel:
-    """Like `read`, for a matrix of a layer and the scale that it has in int8."""
-    return read(param) if scale is None else Int8Kernel(read(param), read(scale))
+def read_kernel(param: nnx.Param[Any], scale: nnx.Param[jax.Array] | None) -> Kernel:
+    """Like `read`, for a matrix of a layer.
+
+    Args:
+      param: the matrix, whose value may be a `LowRankUpdated`.
+      scale: the scale that it has in int8.
+    """
+    kernel = param.get_value()
+    if not isinstance(kernel, LowRankUpdated):
+        return read(param) if scale is None else Int8Kernel(read(param), read(scale))
+    inputs = kernel.a.ndim - 1
+    return dataclasses.replace(
+        kernel,
+        base=constrain(kernel.base, param.axes),
+        a=constrain(kernel.a, (*param.axes[:inputs], None)),
+        b=constrain(kernel.b, (None, *param.axes[inputs:])),
+    )
 
 
 def _kernel(

@@ -108,7 +108,7 @@ class AblationProgram:
             length=length,
             accumulation=1,
             parameters=parameters,
-            attention="xla",
+            attention=dict.fromkeys(model.layer_types, "xla"),
             chunked_logits=False,
             mesh_shape=dict.fromkeys(AXES, 1),
         )

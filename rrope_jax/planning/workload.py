@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rrope_jax.model import ModelConfig, flops
 from rrope_jax.model.cache import cache_bytes
 from rrope_jax.sharding import LayoutError, MeshConfig, make_mesh
-from rrope_jax.train import sharded
+from rrope_jax.train import lora, sharded
 from rrope_jax.train.heldout import HeldoutConfig
 from rrope_jax.train.layout import lay_out
 from rrope_jax.train.loss import count_chunks
@@ -31,7 +31,8 @@ class StepShape:
       rows, length: size of a batch over all devices, in rows and tokens per row.
       accumulation: number of microbatches per batch, computed one after another.
       parameters: number of parameters of the whole model.
-      attention: a key of `model.flops.ATTENTION_COSTS`.
+      trained: number of those that have gradients and moments; None for all.
+      attention: layer type -> a key of `model.flops.ATTENTION_COSTS`.
       chunked_logits: whether the loss computes logits chunk by chunk, and therefore twice.
       mesh_shape: mesh axis -> number of devices along it.
     """
@@ -41,9 +42,10 @@ class StepShape:
     length: int
     accumulation: int
     parameters: int
-    attention: str
+    attention: Mapping[str, str]
     chunked_logits: bool
     mesh_shape: Mapping[str, int]
+    trained: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,20 +170,24 @@ class TextTraining:
         model, train = self.program.model, self.program.train
         placement = sharded.make_placement(self.program, mesh)
         state = sharded.abstract_state(self.program)
-        parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+        trained, frozen = _count(state.params), _count(state.frozen)
+        adapters = _adapters(self.program) if frozen else None
+        details = {"trained parameters": trained} if frozen else {}
         rows = train.batch_size // train.accumulation
-        implementation = sharded.attention_of(self.program, mesh)[model.layer_types[0]]
+        attention = sharded.attention_of(self.program, mesh)
         with jax.set_mesh(mesh):
             chunked = count_chunks(rows, train.length, train.loss_chunk) > 1
         own_parameters = _bytes_of_shards(state.params, placement.state.params)
+        own_frozen = _bytes_of_shards(state.frozen, placement.state.frozen)
         return Demands(
-            model_flops=flops.model_flops(model, train.batch_size, train.length),
+            model_flops=flops.model_flops(model, train.batch_size, train.length, adapters=adapters),
             executed_flops=flops.executed_flops(
                 model,
                 train.batch_size,
                 train.length,
-                attention=implementation,
+                attention=attention,
                 chunked_logits=chunked,
+                adapters=adapters,
             ),
             dtype=model.compute_dtype,
             shape=StepShape(
@@ -189,15 +195,16 @@ class TextTraining:
                 rows=train.batch_size,
                 length=train.length,
                 accumulation=train.accumulation,
-                parameters=parameters,
-                attention=implementation,
+                parameters=trained + frozen,
+                trained=trained,
+                attention=attention,
                 chunked_logits=chunked,
                 mesh_shape=mesh.shape,
             ),
             repeats=1,
             training=True,
             state={
-                "parameters": own_parameters,
+                "parameters": own_parameters + own_frozen,
                 "optimizer": _bytes_of_shards(state.opt_state, placement.state.opt_state),
                 "gradients": own_parameters,
             },
@@ -205,13 +212,24 @@ class TextTraining:
             tokens=train.batch_size * train.length,
             calls=train.steps,
             details={
-                "parameters": parameters,
-                "attention": implementation,
+                "parameters": trained + frozen,
+                **details,
+                "attention": _attention_text(attention),
                 "cache of a row when decoding, bytes": cache_bytes(
                     model, 1, train.length, self.program.rope
                 ),
             },
         )
+
+
+def _count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _adapters(program: Program) -> int:
+    """The number of entries of the factors of adapters."""
+    shapes = lora.layout(program.lora, program.model).values()
+    return sum(math.prod(shape) for shape, _ in shapes)
 
 
 def check_compiles_here(attention: str) -> None:
@@ -223,6 +241,13 @@ def check_compiles_here(attention: str) -> None:
             "attention=chunked",
             attention,
         )
+
+
+def _attention_text(attention: Mapping[str, str]) -> str:
+    """The implementation of all layers; with the layer type, if there are several."""
+    if len(names := set(attention.values())) == 1:
+        return names.pop()
+    return ", ".join(f"{name} ({layer_type})" for layer_type, name in attention.items())
 
 
 def _bytes_of_shards(abstract: Any, shardings: Any) -> int:

@@ -1,17 +1,17 @@
 """Writes a job's results: results.json, report.md and the figures."""
 
 import importlib.metadata
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rrope_jax
+from rrope_jax.io.stores import AnyPath
 from rrope_jax.run.workdir import Workdir
 
 
 def write_results(
     workdir: Workdir, results: Mapping[str, Any], report: str, figures: Mapping[str, bytes]
-) -> list[Path]:
+) -> list[AnyPath]:
     """Writes results.json, report.md and PNG files.
 
     Args:
@@ -30,7 +30,7 @@ def write_results(
     return written + [workdir.write_bytes(name, data) for name, data in figures.items()]
 
 
-def print_written(paths: list[Path]) -> None:
+def print_written(paths: Sequence[AnyPath]) -> None:
     """Prints the paths to stdout."""
     for path in paths:
         print(f"wrote {path}")

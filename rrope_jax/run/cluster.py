@@ -17,7 +17,11 @@ from typing import Any
 from rrope_jax.cli.errors import UsageError
 
 _ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-_DEFAULTS = {"RROPE_JOIN_TIMEOUT": 300.0, "RROPE_HEARTBEAT": 25.0}  # seconds
+_DEFAULTS = {  # seconds
+    "RROPE_JOIN_TIMEOUT": 300.0,
+    "RROPE_HEARTBEAT": 25.0,
+    "RROPE_LOCK_SECONDS": 60.0,
+}
 # Cluster variables that give the processes or hosts: their number, or their names.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MEGASCALE_NUM_SLICES")
 _NAMES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
@@ -69,7 +73,7 @@ def find_process() -> Process | None:
 
 
 def seconds(name: str) -> float:
-    """Returns a time limit in seconds: `RROPE_JOIN_TIMEOUT` or `RROPE_HEARTBEAT`.
+    """Returns a time limit in seconds: a key of `_DEFAULTS`, from the environment.
 
     Raises:
       UsageError: The variable is not a number of at least 1.

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -19,6 +18,7 @@ import jax
 
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.io.orbax.checkpoint import SaveError
+from rrope_jax.io.stores import AnyPath, StoreError, remove
 from rrope_jax.run import cluster
 from rrope_jax.run.cluster import Process
 from rrope_jax.run.identity import difference
@@ -95,7 +95,7 @@ class Peers:
         """Claims the job's folder, in process 0 on behalf of all processes.
 
         Args:
-          path: The folder, on a disk that all processes share.
+          path: The folder, on a disk that all processes share or in an object store.
           identity, free: As for `Workdir.claim`.
 
         Yields:
@@ -111,27 +111,32 @@ class Peers:
                 self._check_shared(workdir.path)
             yield workdir
 
-    def _check_shared(self, folder: Path) -> None:
+    def _check_shared(self, folder: AnyPath) -> None:
         """Has every process create a file, all of which process 0 must find."""
         meeting = folder / _MEETING
         token = secrets.token_hex(8)  # a name that no network disk can have cached
         if self.first:
-            shutil.rmtree(meeting, ignore_errors=True)
-            (meeting / token).mkdir(parents=True)
+            remove(meeting)
+            if isinstance(meeting, Path):
+                (meeting / token).mkdir(parents=True)
         token = self.gather("token", token)[0]
         with contextlib.suppress(OSError):
-            (meeting / token / str(self.index)).touch()
+            (meeting / token / str(self.index)).write_bytes(b"")
         self.barrier("token seen")
         if self.first:
-            present = os.listdir(meeting / token)
+            present = {path.name for path in (meeting / token).iterdir()}
             missing = [str(i) for i in range(self.count) if str(i) not in present]
-            shutil.rmtree(meeting)
+            remove(meeting)
             if missing:
                 plural = "es" if len(missing) > 1 else ""
+                mend = (
+                    "give one on a disk that all machines share, such as NFS"
+                    if isinstance(folder, Path)
+                    else "let all machines write the bucket, through the same server"
+                )
                 raise UsageError(
                     f"--workdir={folder} is another folder, or cannot be written, in "
-                    f"process{plural} {', '.join(missing)}; give one on a disk that all machines "
-                    "share, such as NFS"
+                    f"process{plural} {', '.join(missing)}; {mend}"
                 )
         self.barrier("workdir shared")
 
@@ -189,7 +194,7 @@ def run(command: str, job: Callable[[Peers], int], *, preemption: bool) -> int:
 def _alone(command: str, job: Callable[[Peers], int]) -> int:
     try:
         return job(Peers())
-    except JobError as error:
+    except (JobError, StoreError) as error:
         print(f"rrope {command}: {error}", file=sys.stderr)
         return 1
 
@@ -215,7 +220,7 @@ def _leave(command: str, group: Group, error: BaseException, heartbeat: float) -
     """Ends all processes after an error here, which another process may have caused."""
     if isinstance(error, UsageError):
         code, reason = 2, str(error)
-    elif isinstance(error, JobError):
+    elif isinstance(error, JobError | StoreError):
         code, reason = 1, str(error)
     elif isinstance(error, Exception):
         code, reason = 1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -225,7 +230,7 @@ def _leave(command: str, group: Group, error: BaseException, heartbeat: float) -
         group.wait_for_end(heartbeat + 5)
     end = group.finish(code, reason)
     if end.process == group.process.index:
-        if code == 1 and not isinstance(error, JobError):
+        if code == 1 and not isinstance(error, JobError | StoreError):
             traceback.print_exception(error)
         else:
             print(f"rrope {command}: {reason}", file=sys.stderr)

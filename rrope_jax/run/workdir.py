@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,9 +14,12 @@ import numpy as np
 
 from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.io import json_text
-from rrope_jax.io.paths import check_local
-from rrope_jax.io.target import replace_file, temporary_of
+from rrope_jax.io.paths import absolute
+from rrope_jax.io.stores import AnyPath, StoreError, StorePath
+from rrope_jax.io.target import temporary_of, write_file
+from rrope_jax.run.cluster import seconds
 from rrope_jax.run.identity import difference
+from rrope_jax.run.store_lock import StoreLock
 
 _LOG = logging.getLogger(__name__)
 _IDENTITY = "config.json"
@@ -28,29 +31,29 @@ _LEFTOVERS = (_LOCK, temporary_of(Path(_IDENTITY)).name)
 class Workdir:
     """A folder that belongs to one job configuration and, while claimed, to one process.
 
-    Use `with Workdir.claim(path, identity) as workdir`. The lock is released when the process
-    exits for any reason, so a killed job can be restarted at once. The folder must be on a file
-    system that supports `flock` (local disks and NFS, not object stores).
+    Use `with Workdir.claim(path, identity) as workdir`. A folder on a disk is locked with `flock`
+    (local disks and NFS), which ends with the process, so a killed job can be restarted at once. A
+    folder in an object store is locked with `StoreLock`: after a kill on another machine, the next
+    job first watches the lock for `RROPE_LOCK_SECONDS`.
 
     Attributes:
       path: The folder, absolute.
     """
 
-    def __init__(self, path: Path, lock: int | None) -> None:
+    def __init__(self, path: AnyPath, unlock: Callable[[], None] | None) -> None:
         """Do not call this directly: use `claim` or `joined`.
 
         Args:
           path: The claimed folder.
-          lock: Descriptor of the folder's locked lock file, which `release` closes; None if
-            another process holds the lock.
+          unlock: Releases the folder's lock; None if another process holds it.
         """
         self.path = path
-        self._lock = lock
+        self._unlock = unlock
 
     @classmethod
     def joined(cls, path: str | os.PathLike[str]) -> Self:
         """Opens a folder that another process of the same job has claimed, without the lock."""
-        return cls(Path(os.path.abspath(path)), None)
+        return cls(absolute(path), None)
 
     @classmethod
     def claim(
@@ -66,7 +69,8 @@ class Workdir:
         before must have the same identity. If the claim fails, new files and folders are removed.
 
         Args:
-          path: The folder; it and its parents are created if missing.
+          path: The folder, on a disk or in an object store; it and its parents are created if
+            missing, but no bucket.
           identity: Everything that the results depend on, JSON-like and possibly nested. Tuples
             equal lists, and ints equal floats of the same value.
           free: Keys of `identity`, such as `mesh.data`, that may differ.
@@ -81,20 +85,22 @@ class Workdir:
         if not os.fspath(path):
             raise UsageError("--workdir is empty; give the folder for the results")
         with refusing("--workdir"):
-            check_local(path)
-        folder = Path(os.path.abspath(path))
+            folder = absolute(path)
         here = _jsonable(identity)
         try:
             with contextlib.ExitStack() as undo:
+                if isinstance(folder, StorePath):
+                    folder.check()
                 if folder.exists():
                     _check_owner(folder, here, free)
-                _make_folders(folder, undo)
-                lock = _take_lock(folder, undo)
+                unlock = _lock(folder, undo)
                 _check_owner(folder, here, free)  # again, as it may have been claimed meanwhile
                 if not (folder / _IDENTITY).exists():
-                    replace_file(folder / _IDENTITY, _dumps(here))
+                    write_file(folder / _IDENTITY, _dumps(here))
                 undo.pop_all()
-                return cls(folder, lock)
+                return cls(folder, unlock)
+        except StoreError as error:
+            raise UsageError(f"--workdir: {error}") from error
         except OSError as error:
             raise UsageError(
                 f"--workdir={folder} cannot be used: {error.strerror or error}; give a folder "
@@ -103,9 +109,9 @@ class Workdir:
 
     def release(self) -> None:
         """Releases the folder to other processes; do not use the object afterward."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +119,7 @@ class Workdir:
     def __exit__(self, *error: object) -> None:
         self.release()
 
-    def write_bytes(self, name: str, data: bytes) -> Path:
+    def write_bytes(self, name: str, data: bytes) -> AnyPath:
         """Writes a file atomically: readers see either the old content or the new.
 
         Args:
@@ -124,15 +130,14 @@ class Workdir:
           The path of the file.
         """
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, data)
+        write_file(target, data)
         return target
 
-    def write_text(self, name: str, text: str) -> Path:
+    def write_text(self, name: str, text: str) -> AnyPath:
         """Writes text as UTF-8; otherwise like `write_bytes`."""
         return self.write_bytes(name, text.encode())
 
-    def write_json(self, name: str, value: Any) -> Path:
+    def write_json(self, name: str, value: Any) -> AnyPath:
         """Writes a value as indented JSON; otherwise like `write_bytes`.
 
         Args:
@@ -166,6 +171,8 @@ class Workdir:
             value = self.read_json(name)
         except FileNotFoundError:
             return None
+        except StoreError:  # the file may be intact
+            raise
         except (OSError, ValueError, RecursionError) as error:
             warn_damaged(self.path / name, " ".join(str(error).split())[:200])
             return None
@@ -174,7 +181,7 @@ class Workdir:
         return value
 
 
-def warn_damaged(path: Path, reason: str) -> None:
+def warn_damaged(path: AnyPath, reason: str) -> None:
     """Warns that a saved result is unusable and will be recomputed."""
     _LOG.warning("%s is damaged and made again (%s)", path, reason)
 
@@ -213,8 +220,16 @@ def _make_folders(folder: Path, undo: contextlib.ExitStack) -> None:
         undo.callback(_remove, folder)
 
 
-def _take_lock(folder: Path, undo: contextlib.ExitStack) -> int:
-    """Locks the lock file and returns its descriptor; `undo` closes it and removes a new file."""
+def _lock(folder: AnyPath, undo: contextlib.ExitStack) -> Callable[[], None]:
+    """Locks a folder; returns what unlocks it. `undo` also removes what is new."""
+    if isinstance(folder, StorePath):
+        return _lock_prefix(folder, undo)
+    return _lock_folder(folder, undo)
+
+
+def _lock_folder(folder: Path, undo: contextlib.ExitStack) -> Callable[[], None]:
+    """Makes and locks a folder on a disk; see `_lock`."""
+    _make_folders(folder, undo)
     path = folder / _LOCK
     is_new = not path.exists()
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -228,7 +243,14 @@ def _take_lock(folder: Path, undo: contextlib.ExitStack) -> int:
         ) from None
     if is_new:
         undo.callback(_remove, path)
-    return lock
+    return lambda: os.close(lock)
+
+
+def _lock_prefix(folder: StorePath, undo: contextlib.ExitStack) -> Callable[[], None]:
+    """Locks a folder in a store; see `_lock`."""
+    lock = StoreLock.take(folder, seconds("RROPE_LOCK_SECONDS"))
+    undo.callback(lock.release)
+    return lock.release
 
 
 def _remove(path: Path) -> None:
@@ -240,9 +262,9 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _check_owner(folder: Path, here: Any, free: Collection[str]) -> None:
+def _check_owner(folder: AnyPath, here: Any, free: Collection[str]) -> None:
     """Raises UsageError unless the folder is empty or has the same identity."""
-    names = sorted(os.listdir(folder))
+    names = sorted(path.name for path in folder.iterdir())
     if _IDENTITY not in names:
         foreign = [name for name in names if name not in _LEFTOVERS]
         if foreign:

@@ -1,10 +1,12 @@
 """A run's logs: metrics.jsonl, TensorBoard event files, progress lines."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
+from rrope_jax.io.stores import AnyPath, StoreError, StorePath, send
 from rrope_jax.io.target import replace_file
 from rrope_jax.reporting.quantities import clock
 
@@ -23,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 FILE = "metrics.jsonl"
 _EVENTS = "tensorboard"
 _PROGRESS_SECONDS = 10.0
+_SEND_SECONDS = 60.0
 
 
 class MetricsLog:
@@ -98,6 +102,64 @@ class MetricsLog:
             except OSError:
                 if error is None:
                     raise
+
+
+class StoreMetricsLog(MetricsLog):
+    """The log of a run in an object store, which has no files to append to.
+
+    Files are written on the disk and sent whole: with each checkpoint, at the end, and at times.
+    """
+
+    def __init__(self, folder: StorePath, *, after: int):
+        """Opens the files of a run; see `MetricsLog`.
+
+        Raises:
+          StoreError: they cannot be read or sent.
+        """
+        self._folder = folder
+        self._local = tempfile.TemporaryDirectory()
+        local = Path(self._local.name)
+        with contextlib.suppress(FileNotFoundError):
+            (local / FILE).write_bytes((folder / FILE).read_bytes())
+        super().__init__(local, after=after)
+        (folder / _EVENTS).rmtree()
+        self._send()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds a record; see `MetricsLog.write`."""
+        super().write(record)
+        if time.monotonic() - self._sent > _SEND_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Sends what has been written; see `MetricsLog.sync`."""
+        super().sync()
+        self._send()
+
+    def _send(self) -> None:
+        send(Path(self._local.name), self._folder)
+        self._sent = time.monotonic()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        with self._local:
+            try:
+                self._send()
+            except StoreError:
+                if error is None:
+                    raise
+
+
+def log_of_run(folder: AnyPath, *, after: int) -> MetricsLog:
+    """Opens the log of a run on a disk or in an object store; see `MetricsLog`."""
+    if isinstance(folder, StorePath):
+        return StoreMetricsLog(folder, after=after)
+    return MetricsLog(folder, after=after)
 
 
 class NoLog:

@@ -24,6 +24,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.decoder import attention_names, parameter_layout
 from rrope_jax.sharding import RULES, LayoutError, parts, refused_for, sharding, spec
+from rrope_jax.train import lora
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.optimizer import make_optimizer
 from rrope_jax.train.step import Batch, Params, Program, State
@@ -47,17 +48,14 @@ class Placement:
       state: a `State` whose leaves are `NamedSharding`s.
       rows: the sharding of the arrays [B, T] of a batch.
       whole: the sharding of arrays that are replicated on every device.
+      params: a `NamedSharding` for every parameter of the decoder.
     """
 
     mesh: Mesh
     state: State
     rows: NamedSharding
     whole: NamedSharding
-
-    @property
-    def params(self) -> Params:
-        """A `NamedSharding` for every parameter."""
-        return self.state.params
+    params: Params
 
     @functools.cached_property
     def _parts_here(self) -> tuple[int, ...]:
@@ -155,7 +153,10 @@ def make_placement(program: Program, mesh: Mesh) -> Placement:
     log_ratios = None
     if shapes.log_ratios is not None:
         log_ratios = dict.fromkeys(shapes.log_ratios, whole)
-    state = State(params, (), whole, whole, log_ratios)  # type: ignore[arg-type]
+    trained, frozen = lora.split_paths(program.lora, params)
+    if frozen is not None:
+        trained = lora.joined(trained, _factor_shardings(program, mesh))
+    state = State(trained, (), whole, whole, log_ratios, frozen)  # type: ignore[arg-type]
     # moments are sharded like their parameters, counters are replicated
     opt_state = optax.tree.map_params(
         make_optimizer(program.train),
@@ -165,7 +166,18 @@ def make_placement(program: Program, mesh: Mesh) -> Placement:
         transform_non_params=lambda _: whole,
     )
     rows = NamedSharding(mesh, spec(("batch", "length"), mesh))
-    return Placement(mesh, state._replace(opt_state=opt_state), rows, whole)
+    return Placement(mesh, state._replace(opt_state=opt_state), rows, whole, params)
+
+
+def _factor_shardings(program: Program, mesh: Mesh) -> Params:
+    """A `NamedSharding` for every factor of an adapter: that of the kernel's axis, or none."""
+    shardings: Params = nnx.traversals.unflatten_mapping(
+        {
+            path: sharding(mesh, axes, shape, ".".join(path))
+            for path, (shape, axes) in lora.layout(program.lora, program.model).items()
+        }
+    )
+    return shardings
 
 
 @functools.lru_cache(maxsize=2)
@@ -267,12 +279,24 @@ def init_state(program: Program, placement: Placement, key: jax.Array) -> State:
     return state
 
 
-def state_from_params(program: Program, placement: Placement, params: Params) -> State:
+def state_from_params(
+    program: Program, placement: Placement, params: Params, key: jax.Array | None = None
+) -> State:
     """`Program.state_from_params` for parameters already on the mesh, which are donated."""
+    trained, frozen = lora.split(program.lora, params)
     with jax.set_mesh(placement.mesh):
-        make = jax.jit(program.state_from_params, out_shardings=placement.state, donate_argnums=0)
-        state: State = make(params)
+        make = jax.jit(
+            program.state_from_parts, out_shardings=placement.state, donate_argnums=(0, 1)
+        )
+        state: State = make(trained, frozen, key)
     return state
+
+
+def frozen_of(program: Program, placement: Placement, params: Params) -> Params | None:
+    """`State.frozen` for parameters already on the mesh."""
+    _, rounded = lora.split(program.lora, params)
+    frozen: Params | None = jax.device_put(rounded, placement.state.frozen)
+    return frozen
 
 
 def sharded_state_shapes(program: Program, placement: Placement) -> State:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from rrope_jax.io.adapters.config import LoraConfig
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.attention.context_parallel import arrange, restore
 from rrope_jax.model.decoder import Rotations, abstract_decoder, rotations
@@ -28,6 +29,7 @@ from rrope_jax.rope import (
 )
 from rrope_jax.rope.learned import learned_cos_sin, unrounded
 from rrope_jax.rope.positions import Positions, sample
+from rrope_jax.train import lora
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.loss import next_token_losses
 from rrope_jax.train.optimizer import LOG_RATIOS, learning_rate, make_optimizer
@@ -46,13 +48,15 @@ class State(NamedTuple):
     """Everything that a training step updates.
 
     Attributes:
-      params: float32 parameters.
+      params: float32 parameters: the decoder's or, with LoRA, those of `train.lora` that are
+        trained.
       opt_state: state of the optax optimizer.
       step: int32[], number of steps done.
       sound: bool[], whether all losses and gradients so far were finite. Once it is False, steps
         change nothing, so steps that the host starts before noticing are harmless.
       log_ratios: layer type -> the learned logarithms of `rope.learned`, float32[d/2]; None if
         frequencies are not learned.
+      frozen: with LoRA, the decoder's parameters that no step changes; else None.
     """
 
     params: Params
@@ -60,6 +64,7 @@ class State(NamedTuple):
     step: jax.Array
     sound: jax.Array
     log_ratios: Mapping[str, jax.Array] | None = None
+    frozen: Params | None = None
 
     @property
     def trained(self) -> Params:
@@ -93,6 +98,7 @@ class Program:
       model, rope, train: the configuration.
       segmented: whether rows hold several documents, which must not attend to each other. If not,
         attention masks no segments, and tokens after the document have weight 0.
+      lora: which parameters are trained; by default all of them.
 
     Raises:
       ValueError: two of the configs conflict.
@@ -102,6 +108,7 @@ class Program:
     rope: RopeSpec
     train: TrainConfig
     segmented: bool = True
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         self.model.check_trainable()
@@ -109,6 +116,7 @@ class Program:
             lambda: sample(self.train.positions, jax.random.key(0), 1, self.train.length)
         )
         self._graph()  # raises if the embedding does not fit the model
+        lora.check(self.lora, self.model)
         if self.train.frequency_rate is None:
             return
         if not self._learning_layers:
@@ -130,17 +138,33 @@ class Program:
     def init(self, key: jax.Array) -> State:
         """The state of a new model with random parameters."""
         decoder = Decoder(self.model, self.rope, rngs=nnx.Rngs(params=key))
-        return self.state_from_params(nnx.to_pure_dict(nnx.state(decoder, nnx.Param)))
+        params = nnx.to_pure_dict(nnx.state(decoder, nnx.Param))
+        return self.state_from_params(params, jax.random.fold_in(key, 1))
 
-    def state_from_params(self, params: Params) -> State:
-        """The initial state of a model with these parameters."""
+    def state_from_params(self, params: Params, key: jax.Array | None = None) -> State:
+        """The initial state of a model.
+
+        Args:
+          params: the decoder's parameters.
+          key: a PRNG key for new adapters; may be None without LoRA.
+        """
+        return self.state_from_parts(*lora.split(self.lora, params), key)
+
+    def state_from_parts(
+        self, trained: Params, frozen: Params | None, key: jax.Array | None
+    ) -> State:
+        """`state_from_params` for the two results of `lora.split`."""
+        if frozen is not None:
+            assert key is not None
+            trained = lora.joined(trained, lora.new_factors(self.lora, self.model, key))
         log_ratios = None
         if self._learning_layers:
             log_ratios = {
                 name: jnp.zeros(self.rope.of(name).rotary_dim // 2)
                 for name in self._learning_layers
             }
-        state = State(params, (), jnp.zeros((), jnp.int32), jnp.ones((), bool), log_ratios)
+        zero, sound = jnp.zeros((), jnp.int32), jnp.ones((), bool)
+        state = State(trained, (), zero, sound, log_ratios, frozen)
         return state._replace(opt_state=make_optimizer(self.train).init(state.trained))
 
     def step(self, state: State, batch: Batch, key: jax.Array) -> tuple[State, Measures]:
@@ -158,7 +182,9 @@ class Program:
         config = self.train
         position_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         targets = jnp.sum(batch["weights"])
-        total, gradients = self._gradients(state.trained, batch, position_key, dropout_key)
+        total, gradients = self._gradients(
+            state.trained, state.frozen, batch, position_key, dropout_key
+        )
         # divide by the targets of the whole batch, so that all count the same in any microbatch
         loss, gradients = jax.tree.map(lambda x: x / jnp.maximum(targets, 1.0), (total, gradients))
         gradient_norm = optax.tree.norm(gradients)
@@ -169,10 +195,12 @@ class Program:
         params: Params = optax.apply_updates(state.trained, updates)
         log_ratios = params.pop(LOG_RATIOS, None)
         proposed = State(params, opt_state, state.step + 1, sound, log_ratios)
-        chosen = jax.tree.map(lambda new, old: jnp.where(sound, new, old), proposed, state)
+        kept = state._replace(frozen=None)
+        chosen = jax.tree.map(lambda new, old: jnp.where(sound, new, old), proposed, kept)
         rate = learning_rate(config, state.step)
         # set separately: when it turns False, the selection above keeps the old True
-        return chosen._replace(sound=sound), Measures(loss, gradient_norm, rate, targets, sound)
+        chosen = chosen._replace(sound=sound, frozen=state.frozen)
+        return chosen, Measures(loss, gradient_norm, rate, targets, sound)
 
     def heldout(
         self, params: Params, batch: Batch, tables: Tables | None = None
@@ -180,7 +208,7 @@ class Program:
         """Summed loss and number of targets of a batch, at its own positions, without dropout.
 
         Args:
-          params: the decoder's parameters.
+          params: the decoder's parameters, from `decoder_params`.
           batch: as for `step`.
           tables: from `tables`, for learned frequencies; None for those of the spec.
         """
@@ -188,6 +216,10 @@ class Program:
         positions = Positions(batch["positions"])
         losses_BT = self._losses(params, batch, positions, None, tables)
         return jnp.sum(losses_BT * batch["weights"]), jnp.sum(batch["weights"])
+
+    def decoder_params(self, state: State) -> Params:
+        """The decoder's parameters of a state; with LoRA some are `LowRankUpdated`."""
+        return lora.decoder_params(self.lora, state.params, state.frozen)
 
     def tables(self, rope: RopeSpec, length: int) -> Tables:
         """The tables of an embedding for `heldout`, as NumPy arrays.
@@ -208,7 +240,12 @@ class Program:
         return tuple(name for name in types if LAYER_TYPES[name].rotates)
 
     def _gradients(
-        self, params: Params, batch: Batch, position_key: jax.Array, dropout_key: jax.Array
+        self,
+        params: Params,
+        frozen: Params | None,
+        batch: Batch,
+        position_key: jax.Array,
+        dropout_key: jax.Array,
     ) -> tuple[jax.Array, Params]:
         """The summed loss of a batch and its gradients."""
         parts = self.train.accumulation
@@ -216,7 +253,9 @@ class Program:
 
         def total(params: Params, batch: Batch, positions: Positions, key: jax.Array) -> jax.Array:
             dropout = key if self.model.dropout else None
-            losses_BT = self._losses(params, batch, positions, dropout)
+            adapter_key = jax.random.fold_in(key, 1) if self.lora.dropout else None
+            whole = lora.decoder_params(self.lora, params, frozen, adapter_key)
+            losses_BT = self._losses(whole, batch, positions, dropout)
             return jnp.sum(losses_BT * batch["weights"])
 
         if parts == 1:

@@ -203,19 +203,20 @@ for one, other in zip(jax.tree.leaves(nnx.state(sharded)), jax.tree.leaves(nnx.s
     assert {shard.data.size for shard in one.addressable_shards} == {one.size // 4}
     np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
-rounded = {"weight_dtype": "int8"}
-model = description.model.changed(rounded)
-mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
-sharded, _ = pretrained.load(path, model=rounded, shardings=parameter_shardings(model, mesh))
-whole, _ = pretrained.load(path, model=rounded)
-for one, other in zip(jax.tree.leaves(nnx.state(sharded)), jax.tree.leaves(nnx.state(whole))):
-    assert one.dtype == other.dtype
-    assert len(one.addressable_shards) == 4
-    np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
-if sys.argv[2] == "hf":
-    with jax.set_mesh(mesh):
-        logits = sharded(tokens)
-    np.testing.assert_allclose(logits, whole(tokens), rtol=0, atol=1e-4)
+if sys.argv[2] != "gguf":
+    rounded = {"weight_dtype": "int8"}
+    model = description.model.changed(rounded)
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
+    sharded, _ = pretrained.load(path, model=rounded, shardings=parameter_shardings(model, mesh))
+    whole, _ = pretrained.load(path, model=rounded)
+    for one, other in zip(jax.tree.leaves(nnx.state(sharded)), jax.tree.leaves(nnx.state(whole))):
+        assert one.dtype == other.dtype
+        assert len(one.addressable_shards) == 4
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    if sys.argv[2] == "hf":
+        with jax.set_mesh(mesh):
+            logits = sharded(tokens)
+        np.testing.assert_allclose(logits, whole(tokens), rtol=0, atol=1e-4)
 print("same")
 """
 

@@ -59,6 +59,7 @@ def test_weights_in_int8_take_less_memory_and_keep_a_clear_choice(
     checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rounded = ["--config.model.weight_dtype=int8", "--config.model.compute_dtype=bfloat16"]
+    rounded.append("--chunk=4")  # the prompt in three parts
     assert generate(checkpoint, "--prompt=Once upon", "--max_tokens=1", *rounded) == 0
     assert capfd.readouterr().out == greedy("Once upon", 1) + "\n"
     assert generate(checkpoint, "--prompt=a", "--config.model.weight_dtype=int4") == 2
@@ -182,6 +183,7 @@ def test_stops_at_every_end_of_a_text(padded: Path, capfd: pytest.CaptureFixture
         (["--prompt=a", "--top_p=2"], "--top_p=2.0 must be above 0"),
         (["--prompt=a", "--temperature=nan"], "--temperature=nan must be finite"),
         (["--prompt=a", f"--seed={2**70}"], "must be from 0 to 2^32 - 1"),
+        (["--prompt=a", "--chunk=0"], "--chunk=0: it has to be at least 1"),
         (["--prompt=a\udcff"], "--prompt is not UTF-8 text"),
         (["--prompt=a", "--config.rope.scaling=yern"], "scaling='yern' is unknown"),
         (["--prompt=a", "--config.rope.sclaing=yarn"], "did you mean 'scaling'?"),

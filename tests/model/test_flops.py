@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
+from rrope_jax.io.adapters.config import LoraConfig
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.attention.choice import IMPLEMENTATIONS
 from rrope_jax.model.attention.mask import CausalMask
@@ -26,6 +27,7 @@ from rrope_jax.model.flops import (
     forward_flops,
     model_flops,
 )
+from rrope_jax.model.platform import operations
 from rrope_jax.model.presets import PRESETS
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import TextTraining
@@ -51,6 +53,7 @@ LAYERED = dataclasses.replace(
     sliding_window=2,
 )
 ROWS, LENGTH = 2, 16
+NO_LORA = LoraConfig()
 
 
 def _products(jaxpr: Any, times: int = 1) -> int:
@@ -68,10 +71,12 @@ def _products(jaxpr: Any, times: int = 1) -> int:
     return total
 
 
-def _step(model: ModelConfig, rows: int, length: int, loss_chunk: int) -> tuple[Any, ...]:
+def _step(
+    model: ModelConfig, rows: int, length: int, loss_chunk: int, lora: LoraConfig = NO_LORA
+) -> tuple[Any, ...]:
     """The step and the shapes of its arguments."""
     train = TrainConfig(steps=1, batch_size=rows, length=length, loss_chunk=loss_chunk)
-    program = Program(model, RopeSpec(head_dim=model.head_size), train)
+    program = Program(model, RopeSpec(head_dim=model.head_size), train, lora=lora)
     state = jax.eval_shape(program.init, jax.random.key(0))
     batch = {
         name: jax.ShapeDtypeStruct((rows, length), dtype) for name, dtype in BATCH_DTYPES.items()
@@ -79,8 +84,8 @@ def _step(model: ModelConfig, rows: int, length: int, loss_chunk: int) -> tuple[
     return program.step, state, batch, jax.random.key(0)
 
 
-def _traced(model: ModelConfig, loss_chunk: int) -> int:
-    step, *arguments = _step(model, ROWS, LENGTH, loss_chunk)
+def _traced(model: ModelConfig, loss_chunk: int, lora: LoraConfig = NO_LORA) -> int:
+    step, *arguments = _step(model, ROWS, LENGTH, loss_chunk, lora)
     return _products(jax.make_jaxpr(step)(*arguments).jaxpr)
 
 
@@ -94,6 +99,18 @@ def test_executed_flops_are_those_of_the_traced_step(
     model = dataclasses.replace(model, remat=remat)
     counted = executed_flops(model, ROWS, LENGTH, attention="xla", chunked_logits=chunked)
     assert counted == _traced(model, loss_chunk=8 if chunked else 64)
+
+
+def test_frozen_matrices_have_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only factors do: here of one matrix of all, with 3 columns."""
+    # a CPU's product has a gradient of its own making, of which XLA drops what is not needed
+    monkeypatch.setattr(operations, "backend_platform", lambda: "gpu")
+    lora = LoraConfig(rank=3, targets=("up_proj",))
+    adapters = MODEL.num_layers * 3 * (MODEL.d_model + MODEL.d_ff)
+    counted = executed_flops(
+        MODEL, ROWS, LENGTH, attention="xla", chunked_logits=False, adapters=adapters
+    )
+    assert counted == _traced(MODEL, 64, lora)
 
 
 @pytest.mark.slow
@@ -205,6 +222,24 @@ def test_executed_flops_of_layers_with_a_window() -> None:
     saved = executed_flops(MODEL, **long) - executed_flops(layered, **long)
     pairs = 1024**2 - (1 + 2 + 3 + 3) * 256**2
     assert saved == 4 * (2 + 5) * pairs * 2 * 4 * 8
+
+
+def test_executed_flops_of_layer_types_with_other_implementations() -> None:
+    """Layers with a window in blocks, those without over all pairs, each as it would be alone."""
+    step = {"rows": 1, "length": 1024, "chunked_logits": False}
+    layered = dataclasses.replace(LAYERED, sliding_window=512, remat="dots")
+    full = layered.layer_types_of_all.count("full_attention")
+    chunked, xla, both = (
+        executed_flops(layered, attention=attention, **step)
+        for attention in (
+            "chunked",
+            "xla",
+            {"sliding_attention": "chunked", "full_attention": "xla"},
+        )
+    )
+    # in full layers, blocks of 1024 save nothing, but the backward pass has one product more
+    assert chunked - both == full * 1024**2 * 2 * 4 * 8
+    assert both < xla
 
 
 def test_tables_name_what_models_have() -> None:

@@ -104,7 +104,9 @@ def _rounded(weight_dtype: str) -> tuple[Decoder, Decoder]:
     return decoder, same
 
 
-@pytest.mark.parametrize("weight_dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "weight_dtype", [pytest.param("bfloat16", marks=pytest.mark.heavy), "int8"]
+)
 def test_a_decoder_computes_with_the_rounded_weights(weight_dtype: str) -> None:
     """Whole rows, and a prompt and a token with a cache, with layers in a loop and one by one."""
     decoder, same = _rounded(weight_dtype)

@@ -29,7 +29,10 @@ def _shape(mesh_shape: dict[str, int], **changes: Any) -> StepShape:
         "attention": "xla",
         "chunked_logits": False,
     }
-    return StepShape(mesh_shape=mesh_shape, **{**fields, **changes})
+    fields |= changes
+    if isinstance(fields["attention"], str):
+        fields["attention"] = dict.fromkeys(fields["model"].layer_types, fields["attention"])
+    return StepShape(mesh_shape=mesh_shape, **fields)
 
 
 def test_one_device_sends_nothing() -> None:
@@ -62,8 +65,18 @@ def test_keys_and_values_are_gathered_over_seq() -> None:
     assert sent["all-gather"]["seq"] == pytest.approx(2 * keys_and_values + parameters)
 
 
-@pytest.mark.parametrize(("attention", "near"), [("chunked", True), ("splash", False)])
-def test_small_windows_need_the_ends_of_pieces_only(attention: str, near: bool) -> None:
+@pytest.mark.parametrize(
+    ("attention", "near"),
+    [
+        ("chunked", True),
+        ("splash", False),
+        ({"sliding_attention": "chunked", "nope": "splash"}, True),
+        ({"sliding_attention": "splash", "nope": "chunked"}, False),
+    ],
+)
+def test_small_windows_need_the_ends_of_pieces_only(
+    attention: str | dict[str, str], near: bool
+) -> None:
     """Two of three layers see 3 of 16 tokens: two tokens before each of four pieces of 4."""
     mesh = {**ONE, "seq": 2}
     model = dataclasses.replace(
@@ -117,3 +130,20 @@ def test_the_optimizer_reads_and_writes_its_share() -> None:
     """Four arrays read and four written, of float32."""
     moved = memory_traffic(_shape({**ONE, "fsdp": 4}))
     assert moved["optimizer"] == 8 * 4 * 250
+
+
+def test_each_layer_type_moves_the_bytes_of_its_implementation() -> None:
+    types = ("sliding_attention", "full_attention")
+    model = dataclasses.replace(MODEL, num_layers=2, layer_types=types, sliding_window=129)
+    full = dataclasses.replace(MODEL, num_layers=1)
+    windowed = dataclasses.replace(full, layer_types=types[:1], sliding_window=129)
+    both = memory_traffic(
+        _shape(
+            ONE, model=model, length=1024, attention=dict(zip(types, ("cudnn", "xla"), strict=True))
+        )
+    )
+    parts = [
+        memory_traffic(_shape(ONE, model=each, length=1024, attention=attention))
+        for each, attention in ((windowed, "cudnn"), (full, "xla"))
+    ]
+    assert both["attention"] == sum(part["attention"] for part in parts)

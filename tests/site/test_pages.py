@@ -72,7 +72,7 @@ def test_flags_of_a_command_exist(words: list[str]) -> None:
                 continue
             at = _config(config)
             for part in filter(None, group.split(".")):
-                unset = ("mesh", "positions", "rope", "full_attention", "sliding_attention")
+                unset = ("lora", "mesh", "positions", "rope", "full_attention", "sliding_attention")
                 assert part in at or part in unset, word
                 at = at.get(part, ConfigDict())
         else:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rrope_jax.io.adapters.config import TARGETS, LoraConfig
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.attention import splash
 from rrope_jax.model.attention.choice import attention
@@ -24,6 +25,8 @@ from rrope_jax.train.step import Program
 
 MESHES = ((8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 2, 2), (1, 1, 4, 2))
 ONE = (1, 1, 1, 1)
+NO_LORA = LoraConfig()
+LORA = LoraConfig(rank=3, targets=tuple(TARGETS), train_also=("norm", "embed"), dropout=0.1)
 TRAIN = TrainConfig(steps=4, batch_size=8, length=32, loss_chunk=16, gradient_clip=1.0)
 ROPE = RopeSpec(
     head_dim=16, theta=1e4, scaling="yarn", factor=2.0, original_context=16, resonance=True
@@ -64,9 +67,9 @@ def gradients(program: Program, meshes: tuple[tuple[int, ...], ...]) -> dict[str
     return {str(sizes): _difference(run(sizes), expected) for sizes in meshes}
 
 
-def loss(sizes: tuple[int, ...]) -> float:
+def loss(sizes: tuple[int, ...], lora: LoraConfig = NO_LORA) -> float:
     """Of the second step, relative to that of one device."""
-    program = _program("auto")
+    program = dataclasses.replace(_program("auto"), lora=lora)
 
     def run(sizes: tuple[int, ...]) -> float:
         placement = make_placement(program, make(sizes))
@@ -210,6 +213,7 @@ def main(what: str) -> None:
         },
         "layers": layers,
         "splash": lambda: {"attend": attend("splash")},
+        "lora": lambda: {"loss": loss((1, 2, 2, 2), LORA)},
         "step": lambda: {"loss": loss((1, 2, 2, 2)), "memory": memory()},
     }[what]()
     print(json.dumps(found))

@@ -51,6 +51,11 @@ def test_the_step_that_is_trained_with() -> None:
         assert memory[131_072] < 131_072 / T * memory[T]
 
 
+@pytest.mark.heavy
+def test_adapters_of_every_matrix_are_sharded_like_it() -> None:
+    assert _on_8_devices("lora")["loss"] < 1e-5
+
+
 def _mesh(**sizes: int) -> jax.sharding.AbstractMesh:
     return jax.sharding.AbstractMesh(tuple(sizes.get(name, 1) for name in AXES), AXES)
 

@@ -5,8 +5,9 @@ import errno
 import functools
 import logging
 import os
+import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from rrope_jax.io import json_text
 from rrope_jax.io.orbax import checksums
 from rrope_jax.io.orbax.watched_save import WatchedHandler
 from rrope_jax.io.paths import check_orbax
+from rrope_jax.io.stores import AnyPath, StorePath
 
 _LOG = logging.getLogger(__name__)
 
@@ -130,24 +132,13 @@ class Checkpoints:
         if not steps:
             return None
         with _ONE_AT_A_TIME, self._reader() as manager:
-            for step in steps:
-                read = self._read(manager, step, tree)
-                if not (troubles := list(filter(None, gather(read.trouble)))):
-                    # No gather: the check gives the same result in all processes.
-                    read = read.checked()
-                    troubles = [read.trouble]
-                if not any(troubles):
-                    return read.tree, read.metadata
-                _LOG.warning(
-                    "checkpoint %s cannot be read (%s); trying an older one",
-                    self._folder / str(step),
-                    troubles[0],
-                )
-        return None
+            return newest_readable(
+                self._folder, steps, lambda step: self._read(manager, step, tree), gather
+            )
 
     def _read(
         self, manager: ocp.CheckpointManager, step: int, tree: ocp.args.CheckpointArgs
-    ) -> "_Read":
+    ) -> "Read":
         """Reads this process's part of a checkpoint."""
         arguments = ocp.args.Composite(tree=tree, metadata=ocp.args.JsonRestore())
         try:
@@ -157,9 +148,9 @@ class Checkpoints:
             if sums.is_dir():  # earlier releases did not save checksums
                 saved = json_text.parse((sums / METADATA).read_bytes())
                 arrays = checksums.check_metadata(saved, items[METADATA])
-            return _Read(items[TREE], items[METADATA], arrays)
+            return Read(items[TREE], items[METADATA], arrays)
         except Exception as error:  # Orbax and its drivers raise many types
-            return _Read(trouble=one_line(error))
+            return Read(trouble=one_line(error))
 
     def _save(
         self, manager: ocp.CheckpointManager, step: int, tree: Any, metadata: dict[str, Any]
@@ -222,7 +213,7 @@ class Checkpoints:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Read:
+class Read:
     """The part of a checkpoint that a process has read.
 
     Attributes:
@@ -236,32 +227,81 @@ class _Read:
     sums: Mapping[str, str] | None = None
     trouble: str = ""
 
-    def checked(self) -> "_Read":
+    def checked(self) -> "Read":
         """Compares the arrays with their checksums; a collective, so all processes must call it."""
         if self.sums is not None:
             try:
                 checksums.check_arrays(self.sums, self.tree)
             except ValueError as error:
-                return _Read(trouble=str(error))
+                return Read(trouble=str(error))
         return self
 
 
-def _with_time(options: ocp.CheckpointManagerOptions, tree: Any) -> ocp.CheckpointManagerOptions:
-    """Sets the timeout of a save to what the slowest process may need for these arrays."""
+def newest_readable(
+    folder: AnyPath, steps: Sequence[int], read: Callable[[int], Read], gather: Gather
+) -> tuple[Any, dict[str, Any]] | None:
+    """Returns the tree and metadata of the first of some checkpoints that all processes can read.
+
+    Args:
+      folder: the folder of the checkpoints.
+      steps: their steps.
+      read: reads this process's part of one.
+      gather: as for `Checkpoints.restore`.
+    """
+    for step in steps:
+        part = read(step)
+        if not (troubles := list(filter(None, gather(part.trouble)))):
+            # No gather: the check gives the same result in all processes.
+            part = part.checked()
+            troubles = [part.trouble]
+        if not any(troubles):
+            return part.tree, part.metadata
+        _LOG.warning(
+            "checkpoint %s cannot be read (%s); trying an older one",
+            folder / str(step),
+            troubles[0],
+        )
+    return None
+
+
+def seconds_to_save(tree: Any) -> int:
+    """The timeout of a save: what the slowest process may need for these arrays."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-    seconds = _LEAST_SECONDS + int(size / _LEAST_BYTES_PER_SECOND)
+    return _LEAST_SECONDS + int(size / _LEAST_BYTES_PER_SECOND)
+
+
+def _with_time(options: ocp.CheckpointManagerOptions, tree: Any) -> ocp.CheckpointManagerOptions:
+    """Sets the timeout of a save of these arrays."""
+    seconds = seconds_to_save(tree)
     return dataclasses.replace(options, async_options=ocp.AsyncOptions(timeout_secs=seconds))
 
 
-def steps_in(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, newest first."""
-    if not folder.is_dir():
+def steps_in(folder: AnyPath) -> list[int]:
+    """The steps of the checkpoints in a folder, newest first.
+
+    In an object store, which has no folders to rename, a checkpoint counts once its checksums are
+    there, which are written last.
+    """
+    if isinstance(folder, StorePath):
+        whole = (CHECKSUMS, METADATA)
+        names = [path.parent.parent.name for path in folder.walk() if path.parts[-2:] == whole]
+    elif folder.is_dir():
+        names = [path.name for path in folder.iterdir()]
+    else:
         return []
-    names = (path.name for path in folder.iterdir())
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
-def save_error(checkpoint: Path, error: Exception, *, own: bool) -> SaveError:
+def remove_checkpoint(checkpoint: AnyPath) -> None:
+    """Removes a checkpoint; in a store first what makes it count."""
+    if isinstance(checkpoint, StorePath):
+        (checkpoint / CHECKSUMS / METADATA).unlink()
+        checkpoint.rmtree()
+    else:
+        shutil.rmtree(checkpoint)
+
+
+def save_error(checkpoint: AnyPath, error: Exception, *, own: bool) -> SaveError:
     """Creates the error for a checkpoint that cannot be written."""
     text = " ".join(str(error).split())
     # Libraries wrap the error for a full disk, but its text is somewhere in their message.
@@ -275,7 +315,7 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-class _Pending:
+class Pending:
     """A save in progress, which settles when it ends or as soon as it is certain to fail."""
 
     def __init__(self, step: int):
@@ -291,6 +331,14 @@ class _Pending:
             # Timeouts and network errors come from waiting for another process.
             self.own = not isinstance(error, TimeoutError | jax.errors.JaxRuntimeError)
             self._settled.set()
+
+    def write(self, write: Callable[[], None]) -> None:
+        """Writes this process's part, waits for the others and settles; runs in a thread."""
+        try:
+            write()
+        except Exception as error:  # storage drivers raise many types
+            self.fail(error)
+        self._settled.set()
 
     def follow(self, manager: ocp.CheckpointManager, check: Callable[[int], None]) -> None:
         """Waits for the save and settles; runs in a thread, since it waits for all processes."""
@@ -338,7 +386,7 @@ class BackgroundCheckpoints(Checkpoints):
         """Opens a folder; see `Checkpoints` for the arguments."""
         super().__init__(folder, keep=keep, keep_every=keep_every, asynchronous=True)
         self._open: ocp.CheckpointManager | None = None
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
 
     def save(self, step: int, tree: Any, metadata: dict[str, Any]) -> None:
         """Starts a save after waiting for the previous one to end.
@@ -347,7 +395,7 @@ class BackgroundCheckpoints(Checkpoints):
           SaveError: this save could not start, or the previous one failed.
         """
         self.wait()
-        pending = self._pending = _Pending(step)
+        pending = self._pending = Pending(step)
         try:
             manager = _with_daemons(lambda: self._begin(step, tree, metadata))
         except Exception as error:  # Orbax and its drivers raise many types
@@ -387,7 +435,7 @@ class BackgroundCheckpoints(Checkpoints):
         if self._pending is not None:
             self._pending.fail(error)
 
-    def _failed(self, pending: _Pending, error: Exception) -> SaveError:
+    def _failed(self, pending: Pending, error: Exception) -> SaveError:
         """Closes the manager and returns the error to raise.
 
         Partial files are removed when the folder is next opened.

@@ -8,11 +8,11 @@ under `tree`, the content of model.json under `metadata`, and checksums under `c
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rrope_jax.io.description import Description
-from rrope_jax.io.orbax.checkpoint import CHECKSUMS, METADATA, TREE
+from rrope_jax.io.orbax.checkpoint import CHECKSUMS, METADATA, TREE, steps_in
+from rrope_jax.io.stores import AnyPath
 from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.model import ModelConfig
 from rrope_jax.rope import RopeSpec
@@ -22,6 +22,7 @@ T = TypeVar("T")
 PARAMS, MODEL_JSON, TOKENIZER = "params", "model.json", "tokenizer"
 CHECKSUMS_JSON = "checksums.json"
 CHECKPOINTS, DESCRIPTION = "checkpoints", "description"
+ADAPTER = "adapter"  # the key, beside the description, of runs whose parameters are an adapter's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +38,15 @@ class Layout:
       checksums: the JSON file with checksums, which models of earlier releases lack.
     """
 
-    arrays: Path
+    arrays: AnyPath
     inside: tuple[str, ...]
-    description: Path
+    description: AnyPath
     key: str | None
-    tokenizer: Path
-    checksums: Path
+    tokenizer: AnyPath
+    checksums: AnyPath
 
 
-def layout_of(path: Path) -> Layout | None:
+def layout_of(path: AnyPath) -> Layout | None:
     """Returns the layout of a model folder, a training workdir (its newest step) or one step.
 
     Returns None for any other path.
@@ -69,9 +70,8 @@ def layout_of(path: Path) -> Layout | None:
             path / CHECKSUMS / METADATA,
         )
     if (path / CHECKPOINTS).is_dir():
-        steps = [step for step in (path / CHECKPOINTS).iterdir() if step.name.isdigit()]
-        for step in sorted(steps, key=lambda step: int(step.name), reverse=True):
-            if (layout := layout_of(step)) is not None:
+        for step in steps_in(path / CHECKPOINTS):
+            if (layout := layout_of(path / CHECKPOINTS / str(step))) is not None:
                 return layout
     return None
 

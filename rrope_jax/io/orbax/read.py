@@ -78,7 +78,7 @@ class OrbaxSource(Source):
             raise ValueError(f"{error}; give another checkpoint{hint}") from error
 
     @functools.cached_property
-    def _stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, Any]:
         """The shape of each stored parameter by its dotted path."""
         try:
             tree = ocp.PyTreeCheckpointHandler().metadata(self._layout.arrays).tree
@@ -98,11 +98,11 @@ class OrbaxSource(Source):
 
     def _check(self) -> None:
         shapes = {w.path: shape for w, shape in parameter_shapes(self.description.model).items()}
-        for name in sorted(shapes.keys() | self._stored.keys()):
-            if shapes.get(name) != self._stored.get(name):
+        for name in sorted(shapes.keys() | self.stored.keys()):
+            if shapes.get(name) != self.stored.get(name):
                 raise ValueError(
                     f"{self._layout.arrays}: parameter {name!r} has shape "
-                    f"{self._stored.get(name)}, but the model's config makes it {shapes.get(name)}"
+                    f"{self.stored.get(name)}, but the model's config makes it {shapes.get(name)}"
                 )
 
     def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
@@ -117,8 +117,12 @@ class OrbaxSource(Source):
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  a source is used for one conversion only
     def _kernel(self, weight: Weight) -> Array:
-        kernel: Array = self._restore(weight, ocp.RestoreArgs(restore_type=np.ndarray))
-        return kernel
+        return self.array(weight.path)
+
+    def array(self, path: str) -> Array:
+        """Reads one stored array into host memory, by its dotted path."""
+        array: Array = self._restore(path, ocp.RestoreArgs(restore_type=np.ndarray))
+        return array
 
     def parameter(
         self,
@@ -133,10 +137,10 @@ class OrbaxSource(Source):
         """
         arguments = ocp.ArrayRestoreArgs(
             sharding=sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
-            global_shape=self._stored[weight.path],
+            global_shape=self.stored[weight.path],
             dtype=np.dtype(np.float32),
         )
-        restored: jax.Array = self._restore(weight, arguments)
+        restored: jax.Array = self._restore(weight.path, arguments)
         return restored.astype(dtype)
 
     def int8_kernel(
@@ -157,20 +161,20 @@ class OrbaxSource(Source):
             raise ValueError(f"{weight.path} is not finite; check the checkpoint")
         return rounded
 
-    def _restore(self, weight: Weight, arguments: ocp.RestoreArgs) -> Any:
-        keys = (*self._layout.inside, *weight.path.split("."))
+    def _restore(self, path: str, arguments: ocp.RestoreArgs) -> Any:
+        keys = (*self._layout.inside, *path.split("."))
         try:
             tree = ocp.PyTreeCheckpointer().restore(
                 self._layout.arrays,
                 args=ocp.args.PyTreeRestore(
-                    item=_nest(keys, jax.ShapeDtypeStruct(self._stored[weight.path], np.float32)),
+                    item=_nest(keys, jax.ShapeDtypeStruct(self.stored[path], np.float32)),
                     restore_args=_nest(keys, arguments),
                     partial_restore=True,
                 ),
             )
         except Exception as error:  # Orbax and its drivers raise many types
             raise ValueError(
-                f"{self._layout.arrays} is damaged: {weight.path} cannot be read "
+                f"{self._layout.arrays} is damaged: {path} cannot be read "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
         for key in keys:

@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
-from rrope_jax.io.target import replace_file
+from rrope_jax.io.stores import AnyPath
+from rrope_jax.io.target import write_file
 
 SCORES = "sentencepiece_scores.json"
 """The file with token scores for vocabularies that need them; see `io.tokenizer.sentencepiece`."""
@@ -38,16 +38,14 @@ class TokenizerFiles:
     files: Mapping[str, bytes]
 
     @classmethod
-    def of_folder(cls, folder: Path) -> "TokenizerFiles | None":
+    def of_folder(cls, folder: AnyPath) -> "TokenizerFiles | None":
         """Reads the tokenizer files of a folder; returns None if it has none."""
-        more = sorted(each.name for each in (folder / MORE_TEMPLATES).glob("*.jinja"))
+        more = sorted(each.name for each in (folder / MORE_TEMPLATES.rstrip("/")).glob("*.jinja"))
         names = (*NAMES, *(f"{MORE_TEMPLATES}{name}" for name in more))
         files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
         return cls(files) if files else None
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: AnyPath) -> None:
         """Writes the files into a folder, which is created if necessary."""
-        folder.mkdir(parents=True, exist_ok=True)
         for name, data in self.files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / name, data)
+            write_file(folder / name, data)

@@ -14,7 +14,7 @@ import numpy as np
 
 from rrope_jax.model.attention.choice import IMPLEMENTATIONS
 from rrope_jax.model.attention.context_parallel import tokens_before
-from rrope_jax.model.flops import RECOMPUTED, block_weights, over_layers
+from rrope_jax.model.flops import RECOMPUTED, block_weights, over_layer_types
 from rrope_jax.planning.roofline.collectives import Collective
 from rrope_jax.planning.workload import StepShape
 
@@ -65,9 +65,15 @@ def _near_layers(shape: StepShape) -> tuple[int, int]:
     """
     piece = shape.length // (2 * shape.mesh_shape["seq"])
     before = tokens_before(shape.model.sliding_window, piece)
-    if before is None or IMPLEMENTATIONS[shape.attention].prepare is not None:
+    if before is None:
         return 0, 0
-    return before, over_layers(shape.model, lambda window: int(window is not None))
+
+    def is_near(name: str) -> int:
+        gathers = IMPLEMENTATIONS[shape.attention[name]].prepare is not None
+        return int(shape.model.window_of(name) is not None and not gathers)
+
+    near = over_layer_types(shape.model, is_near)
+    return (before, near) if near else (0, 0)
 
 
 def _of_data(size: float, mesh_shape: Mapping[str, int]) -> float:

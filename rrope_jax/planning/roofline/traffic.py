@@ -18,7 +18,7 @@ from rrope_jax.model.flops import (
     RECOMPUTED,
     computed_pairs,
     hidden_matrices,
-    over_layers,
+    over_layer_types,
 )
 from rrope_jax.planning.workload import Demands, StepShape
 
@@ -35,7 +35,8 @@ def memory_traffic(shape: StepShape) -> dict[str, float]:
     """Bytes that a device moves in a training step, by cause."""
     model, accumulation, parameters = shape.model, shape.accumulation, shape.parameters
     devices, tensor = math.prod(shape.mesh_shape.values()), shape.mesh_shape["tensor"]
-    shard = parameters / (devices / shape.mesh_shape["data"])
+    trained = parameters if shape.trained is None else shape.trained
+    shard = trained / (devices / shape.mesh_shape["data"])
     tokens = shape.rows * shape.length / (devices / tensor)
     width = jnp.dtype(model.compute_dtype).itemsize
     again = RECOMPUTED[model.remat]
@@ -44,7 +45,7 @@ def memory_traffic(shape: StepShape) -> dict[str, float]:
     matrices = max(parameters - vocabulary, 0) / tensor
     # gathered weights are written, then read in each pass except for the weights' gradients
     gathered = 2 * (2 + again.matrices) * matrices * width * accumulation
-    of_row = over_layers(model, functools.partial(_of_pairs, shape, width))
+    of_row = over_layer_types(model, functools.partial(_of_pairs, shape, width))
     attention_passes = 3 + again.attention
     heads = model.num_heads / tensor
     rows = shape.rows / (devices / tensor)
@@ -57,9 +58,9 @@ def memory_traffic(shape: StepShape) -> dict[str, float]:
     }
 
 
-def _of_pairs(shape: StepShape, width: int, window: int | None) -> float:
+def _of_pairs(shape: StepShape, width: int, layer_type: str) -> float:
     """Bytes that attention moves for a row's pairs in a layer, per head and pass."""
-    cost = ATTENTION_COSTS[shape.attention]
+    cost, window = ATTENTION_COSTS[shape.attention[layer_type]], shape.model.window_of(layer_type)
     block = cost.block_of(window)
     # without blocks: float32 logits and weights, each written once and read once
     per_pair = 4 * 4 if block is None else 2 * shape.model.head_size * width / block

@@ -1,0 +1,1 @@
+"""Low-rank updates of a model's weights, kept apart from them."""

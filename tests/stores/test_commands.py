@@ -1,0 +1,73 @@
+"""Whole commands with a bucket for their workdir: the same results as on a disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from rrope_jax.__main__ import main
+from rrope_jax.io.stores import StorePath
+from tests.jobs.training_run import read_records, write_text
+from tests.stores.object_server import Faults, ObjectServer
+
+ROOT = Path(__file__).parents[2]
+TRAIN = [
+    "train",
+    f"--config={ROOT / 'tests' / 'jobs' / 'train_tiny.py'}",
+    "--config.train.steps=60",
+]
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RROPE_LOCK_SECONDS", "2")
+
+
+def _losses(records: list[dict[str, float]]) -> list[tuple[float, float]]:
+    return [(record["step"], record["loss"]) for record in records]
+
+
+def _stored_losses(folder: StorePath) -> list[tuple[float, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return _losses([json.loads(line) for line in lines])
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param("gs", marks=pytest.mark.heavy), pytest.param("s3", marks=pytest.mark.long)],
+    indirect=True,
+)
+def test_killed_training_goes_on_to_the_same_numbers(
+    folder: StorePath, server: ObjectServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between two objects of a checkpoint, resumed while requests and answers get lost."""
+    write_text(tmp_path)
+    words = [*TRAIN, f"--config.data.source={tmp_path}"]
+    assert main([*words, f"--workdir={tmp_path / 'disk'}"]) == 0
+    reached = threading.Event()
+
+    def watch(method: str, key: str) -> None:
+        if "checkpoints/40/tree/params" in key and method in ("PUT", "POST"):
+            reached.set()
+            threading.Event().wait(2)  # the rest of the save is still to come
+
+    server.faults = Faults(before=watch)
+    killed = subprocess.Popen([sys.executable, "-m", "rrope_jax", *words, f"--workdir={folder}"])
+    assert reached.wait(240)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    server.faults = Faults(drop_before=0.01, drop_after=0.01, busy=0.01, delay=0.002)
+    capsys.readouterr()
+    assert main([*words, f"--workdir={folder}"]) == 0
+    assert f"wrote {folder}/checkpoints\n" in capsys.readouterr().out
+    assert _stored_losses(folder) == _losses(read_records(tmp_path / "disk"))
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["40", "60"]
+    server.faults = Faults()
+    sums = "checkpoints/60/checksums/metadata"
+    on_disk = json.loads((tmp_path / "disk" / sums).read_text())
+    assert json.loads((folder / sums).read_text()) == on_disk

@@ -21,7 +21,7 @@ from rrope_jax.io.orbax.store_checkpoints import RunCheckpoints, checkpoints_of_
 from rrope_jax.io.paths import absolute, check_orbax
 from rrope_jax.io.stores import StorePath, sent_to
 from rrope_jax.jobs.train_setting import TrainSetting, known_fields
-from rrope_jax.jobs.training_run import TrainingRun
+from rrope_jax.jobs.training_run import SOURCES_FILE, TrainingRun
 from rrope_jax.run import distributed
 from rrope_jax.run.distributed import JobError, Peers
 from rrope_jax.run.peers import RETRYABLE
@@ -103,7 +103,7 @@ def _run(
                     file=sys.stderr,
                 )
             return RETRYABLE
-        paths = (workdir.path / name for name in (FILE, layout.CHECKPOINTS))
+        paths = (workdir.path / name for name in (FILE, SOURCES_FILE, layout.CHECKPOINTS))
         print("\n".join(f"wrote {path}" for path in paths if path.exists()))
     return 0
 

@@ -19,6 +19,7 @@ from rrope_jax.train import lora, sharded
 from rrope_jax.train.heldout import HeldoutConfig
 from rrope_jax.train.layout import lay_out
 from rrope_jax.train.loss import count_chunks
+from rrope_jax.train.rounding import in_float32
 from rrope_jax.train.step import Program
 
 
@@ -35,6 +36,7 @@ class StepShape:
       attention: layer type -> a key of `model.flops.ATTENTION_COSTS`.
       chunked_logits: whether the loss computes logits chunk by chunk, and therefore twice.
       mesh_shape: mesh axis -> number of devices along it.
+      update_bytes: bytes that the optimizer moves on a device; None for AdamW's in float32.
     """
 
     model: ModelConfig
@@ -46,6 +48,7 @@ class StepShape:
     chunked_logits: bool
     mesh_shape: Mapping[str, int]
     trained: int | None = None
+    update_bytes: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +180,12 @@ class TextTraining:
         attention = sharded.attention_of(self.program, mesh)
         with jax.set_mesh(mesh):
             chunked = count_chunks(rows, train.length, train.loss_chunk) > 1
+        gradients = state.params
+        if train.accumulation > 1:  # sums of many
+            gradients = jax.eval_shape(in_float32, gradients)
         own_parameters = _bytes_of_shards(state.params, placement.state.params)
+        own_optimizer = _bytes_of_shards(state.opt_state, placement.state.opt_state)
+        own_gradients = _bytes_of_shards(gradients, placement.state.params)
         own_frozen = _bytes_of_shards(state.frozen, placement.state.frozen)
         return Demands(
             model_flops=flops.model_flops(model, train.batch_size, train.length, adapters=adapters),
@@ -200,13 +208,14 @@ class TextTraining:
                 attention=attention,
                 chunked_logits=chunked,
                 mesh_shape=mesh.shape,
+                update_bytes=2 * (own_parameters + own_optimizer + own_gradients),
             ),
             repeats=1,
             training=True,
             state={
                 "parameters": own_parameters + own_frozen,
-                "optimizer": _bytes_of_shards(state.opt_state, placement.state.opt_state),
-                "gradients": own_parameters,
+                "optimizer": own_optimizer,
+                "gradients": own_gradients,
             },
             steps=1,
             tokens=train.batch_size * train.length,

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from rrope_jax.rope.positions import PositionSampling
+from rrope_jax.train.optimizers import OPTIMIZERS
+from rrope_jax.train.rounding import DTYPES
 
 SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "constant": jnp.ones_like,
@@ -31,8 +33,15 @@ class TrainConfig:
       schedule: a key of `SCHEDULES`: how the rate decays after the warm-up.
       warmup_fraction: share of the steps spent on warm-up, rounded up to whole steps.
       final_fraction: the rate after the last step, as a share of the peak.
-      weight_decay: AdamW's decoupled decay, on matrices only.
-      b1, b2, eps: AdamW's parameters.
+      optimizer: a key of `OPTIMIZERS`.
+      param_dtype: the dtype of the decoder's matrices and of their gradients, one of `DTYPES`. In
+        bfloat16 there is no other copy of them: updates are rounded stochastically. Scales and
+        biases are float32.
+      moment_dtype: the dtype of the optimizer's state, one of `DTYPES`; bfloat16 is rounded
+        stochastically.
+      weight_decay: decoupled decay, on matrices only.
+      b1, b2, eps: the optimizer's parameters: decay of the first and second moment, and what is
+        added to the divisor.
       gradient_clip: upper bound on the gradient's global norm; None for no clipping.
       frequency_rate: the learning rate of learned frequencies (`rope.learned`), as a multiple of
         learning_rate, without decay and clipped by a norm of their own; None if they are not
@@ -53,6 +62,9 @@ class TrainConfig:
     schedule: str = "cosine"
     warmup_fraction: float = 0.05
     final_fraction: float = 0.0
+    optimizer: str = "adamw"
+    param_dtype: str = "float32"
+    moment_dtype: str = "float32"
     weight_decay: float = 0.01
     b1: float = 0.9
     b2: float = 0.95
@@ -76,6 +88,15 @@ class TrainConfig:
             raise ValueError(
                 f"schedule={self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}"
             )
+        for name, allowed in (
+            ("optimizer", OPTIMIZERS),
+            ("param_dtype", DTYPES),
+            ("moment_dtype", DTYPES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
+                )
         for name in ("learning_rate", "weight_decay"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number >= 0")

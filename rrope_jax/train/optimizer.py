@@ -1,4 +1,4 @@
-"""AdamW with the usual settings for language models.
+"""The optimizer of a run: clipping, then the config's transformation with its schedule.
 
 The schedule does not use optax's, whose products are rounded in a different order (up to 2e-4 of a
 rate): a run resumed with them would not repeat bit for bit.
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from rrope_jax.train.config import SCHEDULES, TrainConfig
+from rrope_jax.train.optimizers import OPTIMIZERS
+from rrope_jax.train.rounding import stored_in_bfloat16
 
 LOG_RATIOS = "log_ratios"
 """The key of learned frequencies among the trained parameters, beside those of the decoder."""
@@ -38,14 +40,16 @@ def learning_rate(config: TrainConfig, step: jax.Array) -> jax.Array:
     return config.learning_rate * jnp.minimum(rise, fall).astype(jnp.float32)
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Global-norm clipping, then AdamW (arXiv 1711.05101) with decay on matrices only.
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
+    """Global-norm clipping, then the config's optimizer with decay on matrices only.
 
     The decay of a step is `rate * weight_decay * parameter`, as in optax and PyTorch. Learned
     frequencies are clipped by a norm of their own, so that the decoder is trained as without them,
     and have `frequency_rate` times the learning rate.
+
+    With `moment_dtype="bfloat16"`, its `update` takes a `rounding_key`.
     """
-    adamw = optax.adamw(
+    rule = OPTIMIZERS[config.optimizer](
         lambda step: learning_rate(config, step),
         b1=config.b1,
         b2=config.b2,
@@ -53,14 +57,16 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         weight_decay=config.weight_decay,
         mask=matrices,
     )
+    if config.moment_dtype == "bfloat16":
+        rule = stored_in_bfloat16(rule)
     clips = []
     if config.gradient_clip is not None:
         clips = [optax.clip_by_global_norm(config.gradient_clip)]
     if config.frequency_rate is None:
-        return optax.chain(*clips, adamw) if clips else adamw
+        return optax.with_extra_args_support(optax.chain(*clips, rule) if clips else rule)
     apart = [optax.masked(clip, mask) for clip in clips for mask in (_decoder, _frequencies)]
-    return optax.chain(
-        *apart, adamw, optax.masked(optax.scale(config.frequency_rate), _frequencies)
+    return optax.with_extra_args_support(
+        optax.chain(*apart, rule, optax.masked(optax.scale(config.frequency_rate), _frequencies))
     )
 
 

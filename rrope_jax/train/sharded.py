@@ -157,11 +157,12 @@ def make_placement(program: Program, mesh: Mesh) -> Placement:
     if frozen is not None:
         trained = lora.joined(trained, _factor_shardings(program, mesh))
     state = State(trained, (), whole, whole, log_ratios, frozen)  # type: ignore[arg-type]
-    # moments are sharded like their parameters, counters are replicated
+    # moments are sharded like their parameters; counters and factors of moments are replicated
     opt_state = optax.tree.map_params(
         make_optimizer(program.train),
-        lambda _, sharding: sharding,
+        lambda moment, parameter, sharding: sharding if moment.shape == parameter.shape else whole,
         shapes.opt_state,
+        shapes.trained,
         state.trained,
         transform_non_params=lambda _: whole,
     )
@@ -282,11 +283,12 @@ def init_state(program: Program, placement: Placement, key: jax.Array) -> State:
 def state_from_params(
     program: Program, placement: Placement, params: Params, key: jax.Array | None = None
 ) -> State:
-    """`Program.state_from_params` for parameters already on the mesh, which are donated."""
+    """`Program.state_from_params` for parameters on the mesh, donated if they stay float32."""
     trained, frozen = lora.split(program.lora, params)
+    donated = (0, 1) if program.train.param_dtype == "float32" else (1,)
     with jax.set_mesh(placement.mesh):
         make = jax.jit(
-            program.state_from_parts, out_shardings=placement.state, donate_argnums=(0, 1)
+            program.state_from_parts, out_shardings=placement.state, donate_argnums=donated
         )
         state: State = make(trained, frozen, key)
     return state

@@ -32,7 +32,10 @@ from rrope_jax.rope.positions import Positions, sample
 from rrope_jax.train import lora
 from rrope_jax.train.config import TrainConfig
 from rrope_jax.train.loss import next_token_losses
-from rrope_jax.train.optimizer import LOG_RATIOS, learning_rate, make_optimizer
+from rrope_jax.train.optimizer import LOG_RATIOS, learning_rate, make_optimizer, matrices
+from rrope_jax.train.rounding import in_float32, round_like
+
+_ROUNDING = 2  # the keys of a step are those of 0, positions, 1, dropout, and this
 
 Params = dict[str, Any]
 """A decoder's parameters as a pure dict."""
@@ -48,8 +51,8 @@ class State(NamedTuple):
     """Everything that a training step updates.
 
     Attributes:
-      params: float32 parameters: the decoder's or, with LoRA, those of `train.lora` that are
-        trained.
+      params: parameters in float32, but for matrices in `train.param_dtype`: the decoder's or, with
+        LoRA, those of `train.lora` that are trained.
       opt_state: state of the optax optimizer.
       step: int32[], number of steps done.
       sound: bool[], whether all losses and gradients so far were finite. Once it is False, steps
@@ -157,6 +160,11 @@ class Program:
         if frozen is not None:
             assert key is not None
             trained = lora.joined(trained, lora.new_factors(self.lora, self.model, key))
+        trained = jax.tree.map(
+            lambda x, is_matrix: x.astype(self.train.param_dtype) if is_matrix else x,
+            trained,
+            matrices(trained),
+        )
         log_ratios = None
         if self._learning_layers:
             log_ratios = {
@@ -165,7 +173,8 @@ class Program:
             }
         zero, sound = jnp.zeros((), jnp.int32), jnp.ones((), bool)
         state = State(trained, (), zero, sound, log_ratios, frozen)
-        return state._replace(opt_state=make_optimizer(self.train).init(state.trained))
+        opt_state = make_optimizer(self.train).init(in_float32(state.trained))
+        return state._replace(opt_state=opt_state)
 
     def step(self, state: State, batch: Batch, key: jax.Array) -> tuple[State, Measures]:
         """One optimizer step.
@@ -180,7 +189,9 @@ class Program:
         """
         _check_shapes(batch)
         config = self.train
-        position_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        step_key = jax.random.fold_in(key, state.step)
+        position_key, dropout_key = jax.random.split(step_key)
+        param_key, moment_key = jax.random.split(jax.random.fold_in(step_key, _ROUNDING))
         targets = jnp.sum(batch["weights"])
         total, gradients = self._gradients(
             state.trained, state.frozen, batch, position_key, dropout_key
@@ -188,11 +199,13 @@ class Program:
         # divide by the targets of the whole batch, so that all count the same in any microbatch
         loss, gradients = jax.tree.map(lambda x: x / jnp.maximum(targets, 1.0), (total, gradients))
         gradient_norm = optax.tree.norm(gradients)
+        trained = in_float32(state.trained)
         updates, opt_state = make_optimizer(config).update(
-            gradients, state.opt_state, state.trained
+            gradients, state.opt_state, trained, rounding_key=moment_key
         )
         sound = state.sound & jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
-        params: Params = optax.apply_updates(state.trained, updates)
+        params: Params = optax.apply_updates(trained, updates)
+        params = round_like(param_key, params, state.trained)
         log_ratios = params.pop(LOG_RATIOS, None)
         proposed = State(params, opt_state, state.step + 1, sound, log_ratios)
         kept = state._replace(frozen=None)
@@ -268,7 +281,8 @@ class Program:
         def add(sums: Any, part: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, jax.value_and_grad(total)(params, *part)), None
 
-        zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+        # bfloat16 would lose what a microbatch adds to the sum of many
+        zeros = (jnp.zeros((), jnp.float32), in_float32(jax.tree.map(jnp.zeros_like, params)))
         microbatches = jax.tree.map(split, (dict(batch), positions))
         keys = jax.random.split(dropout_key, parts)
         sums, _ = jax.lax.scan(add, zeros, (*microbatches, keys))

@@ -1,13 +1,21 @@
-"""`rrope train` on several texts: what it writes, and that it goes on exactly."""
+"""`rrope train` on several texts: what it writes, and that it goes on exactly.
+
+Parameters are in bfloat16 and moments factored, since these have to go on exactly, too.
+"""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import chex
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
 from rrope_jax.__main__ import main
+from rrope_jax.io import conversion, pretrained
 from tests.jobs.training_run import read_records, write_text
 
 pytestmark = pytest.mark.heavy
@@ -23,6 +31,8 @@ from ml_collections import ConfigDict
 def get_config():
     config = runpy.run_path({str(CONFIG)!r})["get_config"]()
     config.train.update(steps=4)
+    with config.unlocked():
+        config.train.update(param_dtype="bfloat16", optimizer="adafactor")
     config.eval.every_steps = 2
     config.checkpoint.every_steps = 2
     config.data = ConfigDict(
@@ -94,6 +104,17 @@ def test_goes_on_exactly_though_texts_have_moved(whole: Path, tmp_path: Path) ->
     assert (folder / "run" / "sources.json").read_text() == (
         whole / "run" / "sources.json"
     ).read_text()
+
+
+def test_what_reads_checkpoints_reads_those_of_bfloat16(whole: Path, tmp_path: Path) -> None:
+    decoder, _ = pretrained.load(whole / "run")
+    conversion.convert(whole / "run", tmp_path / "hf", "hf")
+    converted, _ = pretrained.load(tmp_path / "hf")
+    here, there = (nnx.to_pure_dict(nnx.state(each)) for each in (decoder, converted))
+    chex.assert_trees_all_equal(here, there)
+    up = here["blocks"]["feed_forward"]["up"]
+    assert up.dtype == jnp.float32
+    np.testing.assert_array_equal(up, up.astype(jnp.bfloat16).astype(jnp.float32))
 
 
 @pytest.mark.parametrize(

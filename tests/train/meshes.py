@@ -20,6 +20,7 @@ from rrope_jax.model.platform import operations as platform
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import AXES, MeshConfig, constrain, make_mesh
 from rrope_jax.train.config import TrainConfig
+from rrope_jax.train.rounding import round_stochastically
 from rrope_jax.train.sharded import init_state, lower_step, make_placement
 from rrope_jax.train.step import Program
 
@@ -67,9 +68,10 @@ def gradients(program: Program, meshes: tuple[tuple[int, ...], ...]) -> dict[str
     return {str(sizes): _difference(run(sizes), expected) for sizes in meshes}
 
 
-def loss(sizes: tuple[int, ...], lora: LoraConfig = NO_LORA) -> float:
+def loss(sizes: tuple[int, ...], lora: LoraConfig = NO_LORA, **fields: Any) -> float:
     """Of the second step, relative to that of one device."""
-    program = dataclasses.replace(_program("auto"), lora=lora)
+    train = dataclasses.replace(TRAIN, **fields)
+    program = dataclasses.replace(_program("auto"), lora=lora, train=train)
 
     def run(sizes: tuple[int, ...]) -> float:
         placement = make_placement(program, make(sizes))
@@ -83,6 +85,18 @@ def loss(sizes: tuple[int, ...], lora: LoraConfig = NO_LORA) -> float:
         return float(step(state, batch, key)[1].loss)
 
     return abs(run(sizes) / run(ONE) - 1)
+
+
+def rounding() -> int:
+    """How many elements are rounded otherwise where an array is split over devices."""
+    x = np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)
+    key, expected = jax.random.key(0), round_stochastically(jax.random.key(0), jnp.asarray(x))
+    mesh = make((2, 2, 2, 1))
+    split = jax.NamedSharding(mesh, jax.P(("fsdp", "seq"), "data"))
+    whole = jax.NamedSharding(mesh, jax.P())
+    rounded = jax.jit(round_stochastically, in_shardings=(whole, split), out_shardings=split)
+    found = rounded(jax.device_put(key, whole), jax.device_put(x, split))
+    return int(np.sum(np.asarray(found) != np.asarray(expected)))
 
 
 def _program(implementation: str) -> Program:
@@ -214,7 +228,15 @@ def main(what: str) -> None:
         "layers": layers,
         "splash": lambda: {"attend": attend("splash")},
         "lora": lambda: {"loss": loss((1, 2, 2, 2), LORA)},
-        "step": lambda: {"loss": loss((1, 2, 2, 2)), "memory": memory()},
+        "step": lambda: {
+            "loss": loss((1, 2, 2, 2)),
+            "rounding": rounding(),
+            "memory": memory(),
+        },
+        "state": lambda: {
+            "bfloat16": loss((1, 2, 2, 2), param_dtype="bfloat16", moment_dtype="bfloat16"),
+            "factored": loss((1, 2, 2, 2), optimizer="adafactor", param_dtype="bfloat16"),
+        },
     }[what]()
     print(json.dumps(found))
 

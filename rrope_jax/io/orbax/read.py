@@ -77,9 +77,14 @@ class OrbaxSource(Source):
             hint = f", or remove {file} if you have changed it yourself" if is_model_folder else ""
             raise ValueError(f"{error}; give another checkpoint{hint}") from error
 
-    @functools.cached_property
+    @property
     def stored(self) -> dict[str, Any]:
         """The shape of each stored parameter by its dotted path."""
+        return {name: tuple(leaf.shape) for name, leaf in self._leaves.items()}
+
+    @functools.cached_property
+    def _leaves(self) -> dict[str, Any]:
+        """The shape and dtype of each stored parameter by its dotted path."""
         try:
             tree = ocp.PyTreeCheckpointHandler().metadata(self._layout.arrays).tree
             for key in self._layout.inside:
@@ -92,9 +97,7 @@ class OrbaxSource(Source):
         flat, _ = jax.tree_util.tree_flatten_with_path(
             tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
         )
-        return {
-            ".".join(str(entry.key) for entry in path): tuple(leaf.shape) for path, leaf in flat
-        }
+        return {".".join(str(entry.key) for entry in path): leaf for path, leaf in flat}
 
     def _check(self) -> None:
         shapes = {w.path: shape for w, shape in parameter_shapes(self.description.model).items()}
@@ -132,13 +135,13 @@ class OrbaxSource(Source):
     ) -> jax.Array:
         """Loads one parameter; see `Source`. Orbax reads only chunks that overlap the shards.
 
-        Checksums cover whole parameters in float32, so its devices hold it in float32 until it is
-        rounded.
+        Checksums cover whole parameters as they are stored, so its devices hold it in float32 until
+        it is rounded.
         """
         arguments = ocp.ArrayRestoreArgs(
             sharding=sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
             global_shape=self.stored[weight.path],
-            dtype=np.dtype(np.float32),
+            dtype=np.dtype(self._leaves[weight.path].dtype),
         )
         restored: jax.Array = self._restore(weight.path, arguments)
         return restored.astype(dtype)
@@ -162,12 +165,14 @@ class OrbaxSource(Source):
         return rounded
 
     def _restore(self, path: str, arguments: ocp.RestoreArgs) -> Any:
+        """Reads a parameter as it is stored, which its checksum covers, and returns float32."""
         keys = (*self._layout.inside, *path.split("."))
+        leaf = self._leaves[path]
         try:
             tree = ocp.PyTreeCheckpointer().restore(
                 self._layout.arrays,
                 args=ocp.args.PyTreeRestore(
-                    item=_nest(keys, jax.ShapeDtypeStruct(self.stored[path], np.float32)),
+                    item=_nest(keys, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)),
                     restore_args=_nest(keys, arguments),
                     partial_restore=True,
                 ),
@@ -187,7 +192,7 @@ class OrbaxSource(Source):
                     f"{self._layout.arrays} is {error}; give another checkpoint, such as another "
                     "step of the run"
                 ) from error
-        return tree
+        return tree.astype(np.float32, copy=False)
 
 
 def _nest(keys: tuple[str, ...], leaf: Any) -> Any:

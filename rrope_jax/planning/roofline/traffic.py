@@ -49,12 +49,13 @@ def memory_traffic(shape: StepShape) -> dict[str, float]:
     attention_passes = 3 + again.attention
     heads = model.num_heads / tensor
     rows = shape.rows / (devices / tensor)
+    update = 8 * 4 * shard if shape.update_bytes is None else shape.update_bytes
     return {
         "weights": gathered + vocabulary / tensor * width * 2 * accumulation,
         "activations": passes * tokens * model.num_layers * _activations(model, tensor) * width,
         "attention": attention_passes * rows * heads * of_row,
         "logits": (8 if shape.chunked_logits else 6) * tokens * model.vocab_size / tensor * 4,
-        "optimizer": 8 * 4 * shard + (2 * 4 * shard * accumulation if accumulation > 1 else 0),
+        "optimizer": update + (2 * 4 * shard * accumulation if accumulation > 1 else 0),
     }
 
 

@@ -19,6 +19,7 @@ _CONFIG_FLAG = re.compile(rf"--?{_CONFIG}(=(?P<path>.*))?", re.DOTALL)
 _PATH_FLAGS: dict[str, Callable[[str], object]] = {
     "workdir": any_path,
     "checkpoint": any_path,
+    "adapter": any_path,
     "tokenizer": any_path,
     "from": any_path,
     "to": check_local,

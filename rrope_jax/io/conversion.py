@@ -5,6 +5,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from rrope_jax.io.adapters import peft_write
+from rrope_jax.io.adapters.adapter import AdaptedSource
+from rrope_jax.io.adapters.peft_read import is_peft
 from rrope_jax.io.description import Description
 from rrope_jax.io.dtypes import DTYPES
 from rrope_jax.io.gguf import write as gguf_export
@@ -46,7 +49,7 @@ class Conversion:
     """The result of a conversion.
 
     Attributes:
-      format: a key of `WRITERS`.
+      format: a key of `WRITERS`, or `peft`.
       description: the model as written, including its rotary embedding.
       temperatures: the factors that were folded into the weights of queries and keys, by layer
         type; 1 where none was.
@@ -133,13 +136,8 @@ def convert(
         source or is in an object store; or the format cannot express the embedding.
     """
     options = options or Options()
-    check_local(target)
-    goal = Path(os.path.abspath(target))
     opened = source if isinstance(source, Source) else open_source(source)
-    if opened.path is not None:
-        _check_apart(opened.path, goal)
-    restore_target(goal)
-    _check_target(goal, overwrite)
+    goal = _goal(opened, target, overwrite)
     writer = WRITERS[target_format]
     if target_format == "orbax":
         check_orbax(goal, writing=True)
@@ -148,6 +146,46 @@ def convert(
     with whole_or_nothing(goal, overwrite=overwrite) as new:
         writer.write(FoldedSource(opened, expressed, temperatures), new, options)
     return Conversion(target_format, expressed, temperatures)
+
+
+def convert_adapter(
+    source: AdaptedSource,
+    target: str | os.PathLike[str],
+    *,
+    options: Options | None = None,
+    overwrite: bool = False,
+) -> Conversion:
+    """Writes an adapter as a PEFT folder, apart from its base.
+
+    Args:
+      source: the base with the adapter.
+      target: a new folder, which appears only when it is complete.
+      options: dtype of the adapter, and `portable` as for its base in a Hugging Face folder.
+      overwrite: whether to replace an existing converted checkpoint at the target.
+
+    Raises:
+      ValueError: as for `convert`, or PEFT cannot express the adapter.
+    """
+    options = options or Options()
+    goal = _goal(source, target, overwrite)
+    expressed, temperatures = _express_hf(source.description, options)
+    source.check()
+    with whole_or_nothing(goal, overwrite=overwrite) as new:
+        new.mkdir()
+        peft_write.write(source, expressed, temperatures, new, DTYPES[options.dtype])
+    return Conversion("peft", expressed, temperatures)
+
+
+def _goal(source: Source, target: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The absolute path of a target, which can be written."""
+    check_local(target)
+    goal = Path(os.path.abspath(target))
+    paths = [source.path, source.base.path if isinstance(source, AdaptedSource) else None]
+    for path in filter(None, paths):
+        _check_apart(path, goal)
+    restore_target(goal)
+    _check_target(goal, overwrite)
+    return goal
 
 
 def _check_apart(source: Path, target: Path) -> None:
@@ -163,7 +201,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise ValueError(f"{target} exists; give another path, or --overwrite to replace it")
     empty = target.is_dir() and not any(target.iterdir())
     trained = any((target / name).is_dir() for name in (CHECKPOINTS, TREE))
-    if trained or not (empty or any(row.recognises(target) for row in FORMATS.values())):
+    converted = is_peft(target) or any(row.recognises(target) for row in FORMATS.values())
+    if trained or not (empty or converted):
         raise ValueError(
             f"{target} is not a converted checkpoint, and only such are overwritten; remove it "
             "yourself, or give another path"

@@ -12,6 +12,8 @@ import jax
 from flax import nnx
 
 from rrope_jax.io.adapters.adapter import AdaptedSource
+from rrope_jax.io.adapters.peft_read import CONFIG as PEFT_CONFIG
+from rrope_jax.io.adapters.peft_read import is_peft, read_peft
 from rrope_jax.io.adapters.trained import is_trained_adapter, read_trained
 from rrope_jax.io.description import Description as Description
 from rrope_jax.io.gguf.read import GgufSource, is_gguf
@@ -47,6 +49,30 @@ def _open_trained_adapter(path: Path) -> Source:
     return AdaptedSource(base, adapter, description)
 
 
+def open_adapted(base: str | os.PathLike[str], adapter: str | os.PathLike[str]) -> AdaptedSource:
+    """Opens a base with an adapter that is merged into its weights.
+
+    Args:
+      base: a path as for `open_source`.
+      adapter: a PEFT folder, or a training workdir, or checkpoint in it, of a run with LoRA.
+
+    Raises:
+      ValueError: one of them does not exist, is damaged or is something else; or the adapter is
+        not of the base.
+    """
+    opened = open_source(base)
+    check_known(adapter)
+    folder = Path(os.path.abspath(checkpoint_here(adapter)))
+    if is_peft(folder):
+        return AdaptedSource(opened, *read_peft(folder, opened.description))
+    if is_trained_adapter(folder):
+        return AdaptedSource(opened, *read_trained(folder))
+    raise ValueError(
+        f"{adapter} is no adapter: neither a PEFT folder with {PEFT_CONFIG}, nor the workdir of a "
+        "run of rrope train with config.lora"
+    )
+
+
 FORMATS: dict[str, _Format] = {
     "gguf": _Format(is_gguf, GgufSource),
     "lora": _Format(is_trained_adapter, _open_trained_adapter),
@@ -78,6 +104,11 @@ def format_of(path: str | os.PathLike[str]) -> str:
         )
     if not checkpoint.exists():
         raise ValueError(f"{path} does not exist; give a checkpoint")
+    if is_peft(checkpoint):
+        raise ValueError(
+            f"{path} is an adapter without its base; name both, as --checkpoint=BASE "
+            f"--adapter={path}"
+        )
     if ggufs := sorted(checkpoint.glob("*.gguf")):
         raise ValueError(
             f"{path} is a folder with GGUF files; name one of them, such as {ggufs[0].name}"

@@ -12,16 +12,20 @@ from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.cli.settings import from_config, unset_group
 from rrope_jax.io import conversion, pretrained
+from rrope_jax.io.adapters.adapter import AdaptedSource
+from rrope_jax.io.source import Source
 from rrope_jax.io.weights import parameter_shapes
+from rrope_jax.jobs.pretrained_model import define_adapter, open_checkpoint
 from rrope_jax.jobs.rope_fields import extend
 from rrope_jax.jobs.rope_groups import RopeFields
 
 SUMMARY = (
     "Converts a checkpoint between our own format (orbax), Hugging Face folders (hf) and GGUF "
-    "files (gguf). --config.rope.scaling=yarn --config.rope.factor=4 and the like change its "
-    "rotary embedding on the way, without training."
+    "files (gguf), or writes the adapter of a run with LoRA apart (peft). "
+    "--config.rope.scaling=yarn --config.rope.factor=4 and the like change its rotary embedding on "
+    "the way, without training."
 )
-_GGUF_SUFFIX = ".gguf"
+_GGUF_SUFFIX, _PEFT = ".gguf", "peft"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +42,25 @@ def main(argv: Sequence[str]) -> int:
     backend.silence_orbax()
     source, target = str(values["from"].value), str(values.to)
     try:
-        opened = pretrained.open_source(source)
+        opened = open_checkpoint(source, values.adapter)
         after = extend(opened.description, setting.rope)
         options = conversion.Options(
             dtype=values.dtype, portable=values.portable, shard_bytes=values.shard_bytes
         )
-        done = conversion.convert(
-            opened,
-            target,
-            values.format or _implied_format(source, target),
-            description=after,
-            options=options,
-            overwrite=values.overwrite,
-        )
+        if values.format == _PEFT:
+            adapted = _adapted(opened, after)
+            done = conversion.convert_adapter(
+                adapted, target, options=options, overwrite=values.overwrite
+            )
+        else:
+            done = conversion.convert(
+                opened,
+                target,
+                values.format or _implied_format(source, target, values.adapter),
+                description=after,
+                options=options,
+                overwrite=values.overwrite,
+            )
     except ValueError as error:
         raise UsageError(str(error)) from error
     except OSError as error:  # a full disk, most likely
@@ -60,9 +70,30 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _implied_format(source: str, target: str) -> str:
+def _adapted(opened: Source, after: pretrained.Description) -> AdaptedSource:
+    """The model as a base with an adapter, for writing the latter.
+
+    Raises:
+      UsageError: It has no adapter apart from its weights, or would get another embedding.
+    """
+    if not isinstance(opened, AdaptedSource):
+        raise UsageError(
+            f"--format={_PEFT}: {opened.path} has no adapter apart from its weights; give the "
+            "workdir of a run with config.lora as --from"
+        )
+    if after != opened.description:
+        raise UsageError(
+            f"--format={_PEFT}: an adapter goes with the embedding that it was trained with; leave "
+            "out config.rope, or merge it into a base with --format=hf"
+        )
+    return opened
+
+
+def _implied_format(source: str, target: str, adapter: str | None) -> str:
     if target.endswith(_GGUF_SUFFIX):
         return "gguf"
+    if adapter is not None:
+        return "hf"
     return "hf" if pretrained.format_of(source) in ("orbax", "lora") else "orbax"
 
 
@@ -90,13 +121,14 @@ def _define(values: flags.FlagValues) -> None:
         flag_values=values,
         required=True,
     )
+    define_adapter(values)
     flags.DEFINE_string("to", None, "file or folder to write", flag_values=values, required=True)
     flags.DEFINE_enum(
         "format",
         None,
-        list(conversion.WRITERS),
+        [*conversion.WRITERS, _PEFT],
         "format of the result; by default gguf for a name that ends in .gguf, else orbax for a "
-        "checkpoint of another format and hf for one of ours",
+        "checkpoint of another format and hf for one of ours or with an adapter",
         flag_values=values,
     )
     flags.DEFINE_string(

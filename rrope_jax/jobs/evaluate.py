@@ -138,15 +138,16 @@ def main(argv: Sequence[str]) -> int:
             raise UsageError(f"{_COMPARE} names no folder; give workdirs of rrope evaluate")
         return _compare(values.compare, values.workdir)
     setting = from_config(EvaluateSetting, values.config, "config")
-    return _evaluate(setting, values.checkpoint, values.workdir)
+    return _evaluate(setting, values.checkpoint, values.adapter, values.workdir)
 
 
-def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
+def _evaluate(setting: EvaluateSetting, checkpoint: str, adapter: str | None, folder: str) -> int:
     model = load_model(
         checkpoint,
         rope=setting.rope,
         model=setting.model,
         tokenizer=setting.data.get("tokenizer"),
+        adapter=adapter,
     )
     enabled = setting.eval.enabled()
     sections = []
@@ -161,6 +162,7 @@ def _evaluate(setting: EvaluateSetting, checkpoint: str, folder: str) -> int:
         units = [unit for section in sections for unit in section.units]
         constant = {
             "checkpoint": checkpoint,
+            **({} if adapter is None else {"adapter": adapter}),
             "method": method_of(model.description.rope),
             "rope": model.description.rope.fields(),
             "model": model.decoder.config.fields(),

@@ -65,7 +65,11 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"--{error}") from error
     setting = from_config(GenerateSetting, values.config, "config")
     model = load_model(
-        values.checkpoint, rope=setting.rope, model=setting.model, tokenizer=values.tokenizer
+        values.checkpoint,
+        rope=setting.rope,
+        model=setting.model,
+        tokenizer=values.tokenizer,
+        adapter=values.adapter,
     )
     backend.configure_logging()
     with advising_on_memory(model.decoder.config):

@@ -14,6 +14,7 @@ from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.cli.settings import Fields, unset_group
 from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
+from rrope_jax.io.source import Source
 from rrope_jax.io.tokenizer.end_of_text import end_ids
 from rrope_jax.jobs.rope_fields import extend, original_context
 from rrope_jax.model import Decoder, ModelConfig
@@ -71,6 +72,7 @@ def load_model(
     rope: Fields,
     model: Fields,
     tokenizer: str | None = None,
+    adapter: str | None = None,
 ) -> PretrainedModel:
     """Loads a checkpoint.
 
@@ -80,13 +82,14 @@ def load_model(
       model: Fields of ModelConfig. Only those in `pretrained.OVERRIDABLE`, which fit any weights,
         replace the checkpoint's; the others are ignored.
       tokenizer: As for `load_tokenizer`; None for the checkpoint's own.
+      adapter: As for `pretrained.open_adapted`; None for none.
 
     Raises:
       UsageError: The checkpoint or the tokenizer cannot be read, or an override is wrong.
     """
     overrides = {name: model[name] for name in pretrained.OVERRIDABLE if name in model}
     with refusing(f"--checkpoint={checkpoint}"):
-        opened = pretrained.open_source(checkpoint)
+        opened = open_checkpoint(checkpoint, adapter)
         original = opened.description
         with refusing("config.model"):
             model_changed = original.model.changed(overrides)
@@ -168,8 +171,32 @@ def settable(setting: type[Any]) -> ConfigDict:
     return fields
 
 
+def open_checkpoint(checkpoint: str | os.PathLike[str], adapter: str | None) -> Source:
+    """Opens a checkpoint, with an adapter merged if one is named.
+
+    Raises:
+      UsageError: The adapter cannot be read, or is not of this checkpoint.
+      ValueError: See `pretrained.open_source`.
+    """
+    if adapter is None:
+        return pretrained.open_source(checkpoint)
+    with refusing(f"--adapter={adapter}"):
+        return pretrained.open_adapted(checkpoint, adapter)
+
+
+def define_adapter(values: flags.FlagValues) -> None:
+    """Defines the flag `--adapter`, for `open_checkpoint`."""
+    flags.DEFINE_string(
+        "adapter",
+        None,
+        "an adapter to merge into the model: a PEFT folder, or the workdir of a run with LoRA",
+        flag_values=values,
+    )
+
+
 def define_checkpoint(values: flags.FlagValues) -> None:
-    """Defines the required flag `--checkpoint`, for `load_model`."""
+    """Defines the required flag `--checkpoint` and the flag `--adapter`, for `load_model`."""
+    define_adapter(values)
     flags.DEFINE_string(
         "checkpoint",
         None,

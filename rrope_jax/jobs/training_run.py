@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from rrope_jax.io.adapters.adapter import Base
 from rrope_jax.io.orbax import checksums, layout
 from rrope_jax.io.orbax.checkpoint import SaveError
 from rrope_jax.io.orbax.store_checkpoints import RunCheckpoints
+from rrope_jax.io.paths import absolute
 from rrope_jax.io.weights import EMBEDDING
 from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.reporting.table import table
@@ -318,7 +318,7 @@ class TrainingRun:
             return None
         config, path = self.program.lora, self.setting.checkpoint.init_from
         assert path is not None
-        base = Base(os.path.abspath(path), config.base_dtype, checksums.of_tree(state.frozen))
+        base = Base(str(absolute(path)), config.base_dtype, checksums.of_tree(state.frozen))
         described = saved.get(layout.ADAPTER)
         if described is not None and described["base"]["checksums"] != base.checksums:
             raise UsageError(

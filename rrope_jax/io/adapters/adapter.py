@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rrope_jax.io.description import Description
 from rrope_jax.io.orbax import checksums
+from rrope_jax.io.portable import FoldedSource, Temperatures
 from rrope_jax.io.source import Source, read_parameter
 from rrope_jax.io.weights import Array, Part, Weight, matrix_shapes
 
@@ -143,6 +144,41 @@ class AdaptedSource(Source):
                 "back, or name where it is now as --checkpoint=BASE --adapter=FOLDER"
             )
         return kernel.astype(np.float32)
+
+
+class _Rows(Source):
+    """What has the rows of an adapter's weights: B of an update, and weights trained in full."""
+
+    def __init__(self, adapter: Adapter, description: Description) -> None:
+        self._rows = {key: each.b_OR for key, each in adapter.factors.items()}
+        self._rows |= adapter.replaced
+        self._described = description
+
+    def _describe(self) -> Description:
+        return self._described
+
+    def _check(self) -> None:
+        """An adapter is checked as a whole."""
+
+    def matrix(self, weight: Weight, layer: int, part: Part | None = None) -> Array:
+        assert part is None
+        return self._rows[weight, layer]
+
+
+def folded(adapter: Adapter, description: Description, temperatures: Temperatures) -> Adapter:
+    """The adapter of a base into whose queries and keys temperatures are folded.
+
+    Args:
+      adapter: the adapter of the base without.
+      description: the model.
+      temperatures: the factor of each layer type.
+    """
+    source = FoldedSource(_Rows(adapter, description), description, temperatures)
+    factors = {
+        key: each._replace(b_OR=source.matrix(*key)) for key, each in adapter.factors.items()
+    }
+    replaced = {key: source.matrix(*key) for key in adapter.replaced}
+    return dataclasses.replace(adapter, factors=factors, replaced=replaced)
 
 
 def _slice(axis: range) -> slice:

@@ -44,6 +44,13 @@ class ChunkedLosses:
 
         self._run = jax.jit(run, donate_argnames="cache")
 
+    def lower(self, state: Any, B: int, T: int) -> jax.stages.Lowered:
+        """Lowers the program for the losses of a chunk, for planning; see `Losses.lower`."""
+        config, rope = self._decoder.config, self._decoder.rope
+        cache = jax.eval_shape(lambda: init_cache(config, B, T, rope))
+        tokens_BC = jax.ShapeDtypeStruct((B, min(self._chunk, T)), jnp.int32)
+        return self._run.lower(state, tokens_BC, tokens_BC, cache)
+
     def __call__(self, tokens_BT: np.ndarray, at_S: np.ndarray | None = None) -> np.ndarray:
         """Negative log likelihood of every token but the first, in nats.
 

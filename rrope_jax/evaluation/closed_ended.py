@@ -272,6 +272,7 @@ class ClosedEnded(Benchmark[QuestionedDocument]):
                 cache,
                 max_tokens=setting.max_tokens,
                 stop_ids=self._stop_ids,
+                in_place=True,
             )
             for row, tokens, (_, questions) in zip(answers, written, inputs, strict=True):
                 if number < len(questions):

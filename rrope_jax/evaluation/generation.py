@@ -114,11 +114,12 @@ class Generator:
             targets_BT: jax.Array,
             count_B: jax.Array | None,
             cache: KVCache,
-        ) -> tuple[jax.Array, jax.Array]:
-            logits_BTV, _ = nnx.merge(graph, state).decode(tokens_BT, cache, count_B=count_B)
+        ) -> tuple[jax.Array, jax.Array, KVCache]:
+            logits_BTV, grown = nnx.merge(graph, state).decode(tokens_BT, cache, count_B=count_B)
             log_probability_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
             chosen_BT1 = jnp.take_along_axis(log_probability_BTV, targets_BT[..., None], axis=-1)
-            return chosen_BT1[..., 0], jnp.argmax(logits_BTV, axis=-1) == targets_BT
+            best_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
+            return chosen_BT1[..., 0], best_BT, grown.cut_back(cache)
 
         def extend(
             state: Any,
@@ -129,7 +130,7 @@ class Generator:
             key: jax.Array,
             max_tokens: int,
             sampling: Sampling,
-        ) -> jax.Array:
+        ) -> tuple[jax.Array, KVCache]:
             decoder = nnx.merge(graph, state)
             B = last_B.shape[0]
 
@@ -152,12 +153,15 @@ class Generator:
                 jnp.full((B, max_tokens), -1, jnp.int32),
                 jnp.zeros((B,), bool),
             )
-            written_BM: jax.Array = jax.lax.while_loop(unfinished, step, carry)[3]
-            return written_BM
+            _, grown, _, written_BM, _ = jax.lax.while_loop(unfinished, step, carry)
+            return written_BM, grown.cut_back(cache)
 
+        # a second cache in memory would be too much where the first is as large as the weights
         self._read = jax.jit(read, donate_argnames="cache")
-        self._score = jax.jit(score)
-        self._extend = jax.jit(extend, static_argnames=("max_tokens", "sampling"))
+        self._score = jax.jit(score, donate_argnames="cache")
+        self._extend = jax.jit(
+            extend, static_argnames=("max_tokens", "sampling"), donate_argnames="cache"
+        )
 
     @functools.cached_property
     def _layers(self) -> Sequence[Any] | None:
@@ -235,16 +239,19 @@ class Generator:
         sampling: Sampling = Sampling(),
         stop_ids: Sequence[int] = (),
         seed: int = 0,
+        in_place: bool = False,
     ) -> list[list[int]]:
         """Continues every row until a stop token, for at most `max_tokens` tokens.
 
         Args:
           last_tokens: the last token of every prompt.
-          cache: from `read`; it is not modified.
+          cache: from `read`; it is not modified, unless `in_place`.
           max_tokens: maximum number of new tokens per row.
           sampling: how tokens are sampled.
           stop_ids: tokens that end a row; they are not part of the result.
           seed: seed of the sampling.
+          in_place: whether to write into the memory of the cache, which cannot be used afterwards;
+            otherwise into a copy.
 
         Raises:
           ValueError: the cache has no room for `max_tokens` tokens.
@@ -256,11 +263,11 @@ class Generator:
                 f"{cache.capacity}; raise the capacity"
             )
         many = max_tokens >= _UNSTACKED_FROM if self._unstack is None else self._unstack
-        written_BM = self._extend(
+        written_BM, _ = self._extend(
             self._state,
             self._layers if many else None,
             jnp.asarray(last_tokens, jnp.int32),
-            cache,
+            cache if in_place else jax.tree.map(jnp.copy, cache),
             jnp.asarray(stop_ids, jnp.int32),
             jax.random.key(seed),
             max_tokens=max_tokens,
@@ -293,19 +300,65 @@ class Generator:
           For every row, log probabilities in nats, float32[len(continuation)], and whether each
           token is the most probable one, bool[len(continuation)].
         """
+        copied = jax.tree.map(jnp.copy, cache)
+        return self.score_in_place(last_tokens, copied, continuations)[0]
+
+    def score_in_place(
+        self,
+        last_tokens: Sequence[int],
+        cache: KVCache,
+        continuations: Sequence[Sequence[int]],
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], KVCache]:
+        """Like `score_rows`, without a copy of the cache.
+
+        Returns:
+          The scores, and the cache as it was before; the argument cannot be used afterwards.
+        """
         fed = [[last, *row[:-1]] for last, row in zip(last_tokens, continuations, strict=True)]
         lengths = [len(row) for row in continuations]
         # without padding, as if there were one row
         count_B = None if len(set(lengths)) == 1 else np.array(lengths, np.int32)
-        scores = self._score(self._state, _padded(fed), _padded(continuations), count_B, cache)
+        *scores, cache = self._score(
+            self._state, _padded(fed), _padded(continuations), count_B, cache
+        )
         wait(scores)
         log_probability_BT, best_BT = map(np.asarray, scores)
-        return [
+        of_rows = [
             (log_probability_T[:length], best_T[:length])
             for log_probability_T, best_T, length in zip(
                 log_probability_BT, best_BT, lengths, strict=True
             )
         ]
+        return of_rows, cache
+
+    def lower_reading(self, state: Any, B: int, capacity: int) -> jax.stages.Lowered:
+        """Lowers the program that reads a whole chunk of prompts, for planning.
+
+        Args:
+          state: the shapes and shardings of the decoder's state.
+          B: number of prompts.
+          capacity: tokens per row that the cache can hold.
+        """
+        tokens_BT = jax.ShapeDtypeStruct((B, min(self._chunk, capacity)), jnp.int32)
+        count_B = jax.ShapeDtypeStruct((B,), jnp.int32)
+        return self._read.lower(state, tokens_BT, count_B, self._abstract_cache(B, capacity))
+
+    def lower_writing(
+        self, state: Any, B: int, capacity: int, *, max_tokens: int
+    ) -> jax.stages.Lowered:
+        """Lowers the program that writes so many tokens; see `lower_reading`."""
+        last_B = jax.ShapeDtypeStruct((B,), jnp.int32)
+        stop_S = jax.ShapeDtypeStruct((1,), jnp.int32)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        cache = self._abstract_cache(B, capacity)
+        sizes = {"max_tokens": max_tokens, "sampling": Sampling()}
+        return self._extend.lower(state, None, last_B, cache, stop_S, key, **sizes)
+
+    def _abstract_cache(self, B: int, capacity: int) -> KVCache:
+        cache: KVCache = jax.eval_shape(
+            lambda: init_cache(self._config, B, capacity, self._decoder.rope)
+        )
+        return cache
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> np.ndarray:

@@ -175,10 +175,9 @@ class Passkey(Benchmark[tuple[int, float]]):
         cache = self._generator.read([each.tokens for each in prompts], capacity=inputs[0][1])
         last_tokens = [each.tokens[-1] for each in prompts]
         answers = [each.answer for each in prompts]
-        scores = self._generator.score_rows(last_tokens, cache, answers)
-        written = self._generator.generate(
-            last_tokens, cache, max_tokens=len(answers[0]) + self._setting.extra_tokens
-        )
+        scores, cache = self._generator.score_in_place(last_tokens, cache, answers)
+        max_tokens = len(answers[0]) + self._setting.extra_tokens
+        written = self._generator.generate(last_tokens, cache, max_tokens=max_tokens, in_place=True)
         return [
             self._result(prompt, self._tokenizer.decode(row), *of_row)
             for prompt, row, of_row in zip(prompts, written, scores, strict=True)

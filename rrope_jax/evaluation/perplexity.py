@@ -128,6 +128,15 @@ class Losses:
 
         self._run = run
 
+    def lower(self, state: Any, B: int, T: int) -> jax.stages.Lowered:
+        """Lowers the program for the losses of all tokens, for planning.
+
+        Args:
+          state: the shapes and shardings of the decoder's state.
+          B, T: rows, and tokens per row.
+        """
+        return self._run.lower(state, jax.ShapeDtypeStruct((B, T), jnp.int32), None)
+
     def __call__(self, tokens_BT: np.ndarray, at_S: np.ndarray | None = None) -> np.ndarray:
         """Negative log likelihood of every token but the first, in nats.
 
@@ -142,6 +151,13 @@ class Losses:
         losses = self._run(self._state, jnp.asarray(tokens_BT, jnp.int32), at)
         wait(losses)
         return np.asarray(losses)
+
+
+def losses_of(decoder: Decoder, setting: PerplexitySetting) -> Losses | ChunkedLosses:
+    """The losses of a decoder in whole rows or in chunks, as the setting says."""
+    if setting.chunk is None:
+        return Losses(decoder, logits_chunk=setting.logits_chunk)
+    return ChunkedLosses(decoder, chunk=setting.chunk, logits_chunk=setting.logits_chunk)
 
 
 def document_losses(
@@ -250,11 +266,7 @@ class Perplexity(Benchmark[Windows]):
         """
         self._setting, self._batch_size = setting, batch_size
         self._model = decoder.config
-        self._losses: Losses | ChunkedLosses = Losses(decoder, logits_chunk=setting.logits_chunk)
-        if setting.chunk is not None:
-            self._losses = ChunkedLosses(
-                decoder, chunk=setting.chunk, logits_chunk=setting.logits_chunk
-            )
+        self._losses = losses_of(decoder, setting)
         longest = max(setting.contexts)
         sized = [(name, tokens.size, tokens) for name, tokens in documents]
         long = [(name, tokens) for name, size, tokens in sized if size >= longest]

@@ -101,6 +101,7 @@ def _continue(model: PretrainedModel, values: flags.FlagValues, sampling: Sampli
         sampling=sampling,
         stop_ids=model.stop_ids,
         seed=values.seed,
+        in_place=True,
     )
     done = time.perf_counter()
     _LOG.info(

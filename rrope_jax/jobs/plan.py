@@ -13,6 +13,8 @@ from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError, refusing_layouts
 from rrope_jax.cli.settings import from_config, unset_group
+from rrope_jax.jobs.evaluate_setting import EvaluateSetting
+from rrope_jax.jobs.plan_evaluation import programs_of
 from rrope_jax.jobs.posgen_setting import PosgenSetting
 from rrope_jax.jobs.train_setting import TrainSetting, is_here, known_fields
 from rrope_jax.planning import saved, topology
@@ -51,6 +53,10 @@ def main(argv: Sequence[str]) -> int:
         ablation = from_config(PosgenSetting, values.config, "config")
         place = _topology(values.topology)
         planned = _ablation(ablation)
+    elif _setting_of(values.config) is EvaluateSetting:
+        evaluation = from_config(EvaluateSetting, values.config, "config")
+        place = _topology(values.topology)
+        planned = programs_of(evaluation)
     else:
         training = from_config(TrainSetting, values.config, "config")
         place = _topology(values.topology, training.mesh.num_slices)
@@ -60,7 +66,10 @@ def main(argv: Sequence[str]) -> int:
     with refusing_layouts():
         planned.check(devices)
     if values.sweep and planned.one_step is None:
-        raise UsageError("--sweep: trainings of PosGen share nothing, so there is one mesh only")
+        raise UsageError(
+            "--sweep: trainings of PosGen share nothing and an evaluation has one device, so there "
+            "is one mesh only"
+        )
     if values.save_step and (values.quick or planned.one_step is None):
         raise UsageError("--save_step goes with the whole compilation of a training config only")
     identity = {"config": values.config.to_dict(), "topology": values.topology}
@@ -76,13 +85,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _known(config: ConfigDict) -> ConfigDict:
-    return (
-        known_fields(config) if _setting_of(config) is TrainSetting else unset_group(PosgenSetting)
-    )
+    setting = _setting_of(config)
+    return known_fields(config) if setting is TrainSetting else unset_group(setting)
 
 
 def _setting_of(config: ConfigDict) -> type[Any]:
-    return PosgenSetting if "tasks" in config else TrainSetting
+    if "tasks" in config:
+        return PosgenSetting
+    return EvaluateSetting if "eval" in config and "train" not in config else TrainSetting
 
 
 @contextmanager
@@ -148,7 +158,7 @@ def _keeping(workdir: Workdir) -> Keep:
 
 
 def _of_phases(plans: Sequence[Plan]) -> dict[str, Any]:
-    """Combines the training, validation and test phases of a PosGen ablation."""
+    """Combines the phases of a PosGen ablation, or the programs of an evaluation."""
     phases = [_plan_and_time(plan) for plan in plans]
     largest = max(plans, key=lambda plan: plan.peak).as_json()
     return {

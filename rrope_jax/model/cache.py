@@ -52,6 +52,19 @@ class KVCache(NamedTuple):
         """The number of tokens that the cache can hold per row, S."""
         return self.key_LBKSH.shape[3]
 
+    def cut_back(self, before: "KVCache") -> "KVCache":
+        """The cache without what was appended since an earlier state of it.
+
+        Keys beyond a row's length are never seen, so those of whole rows stay where they are; rings
+        have overwritten theirs and are taken from before.
+        """
+        return self._replace(
+            window_key_LBKWH=before.window_key_LBKWH,
+            window_value_LBKWH=before.window_value_LBKWH,
+            far_window_key_LBKWH=before.far_window_key_LBKWH,
+            length_B=before.length_B,
+        )
+
 
 def init_cache(
     config: ModelConfig, batch_size: int, capacity: int, rope: RopeSpec | None = None

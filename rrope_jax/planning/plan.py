@@ -21,8 +21,8 @@ from rrope_jax.reporting.quantities import gib
 # All modules and folders that build the program, choose its devices, compile it, or read the
 # compiler's output.
 CODE = (
-    *("data/packing.py", "io/adapters/config.py", "io/weights.py", "model", "planning", "posgen"),
-    *("reporting", "rope", "sharding.py", "train"),
+    *("data/packing.py", "evaluation", "io/adapters/config.py", "io/weights.py", "model"),
+    *("planning", "posgen", "reporting", "rope", "sharding.py", "train"),
 )
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "libtpu"),

@@ -64,10 +64,12 @@ def markdown(results: Mapping[str, Any], *, figures: bool = True) -> str:
 
 
 def _phases(plans: Sequence[Mapping[str, Any]]) -> str:
+    is_posgen = "trainings of a device at a time" in plans[0]["details"]
+    unit = "trainings of a device" if is_posgen else "tokens"
     rows = [
         (
             plan["details"]["phase"],
-            str(plan["details"]["trainings of a device at a time"]),
+            f"{plan['details'][f'{unit} at a time']:,}",
             "refused"
             if plan["peak_bytes_per_device"] is None
             else gib(plan["peak_bytes_per_device"]),
@@ -76,7 +78,8 @@ def _phases(plans: Sequence[Mapping[str, Any]]) -> str:
         )
         for plan in plans
     ]
-    return table(("program", "trainings at a time", "peak", "calls", "time of all"), rows)
+    at_a_time = f"{unit.split()[0]} at a time"
+    return table(("program", at_a_time, "peak", "calls", "time of all"), rows)
 
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -67,6 +67,8 @@ class Demands:
       tokens: tokens per call, over all devices.
       calls: number of calls of the whole job.
       details: information on the program for reports, beyond its config.
+      traffic: bytes that a device moves per call, by cause, in place of those estimated from
+        `shape`.
     """
 
     model_flops: float
@@ -80,6 +82,7 @@ class Demands:
     tokens: int
     calls: int
     details: Mapping[str, Any]
+    traffic: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Workload(Protocol):
@@ -223,7 +226,7 @@ class TextTraining:
             details={
                 "parameters": trained + frozen,
                 **details,
-                "attention": _attention_text(attention),
+                "attention": attention_text(attention),
                 "cache of a row when decoding, bytes": cache_bytes(
                     model, 1, train.length, self.program.rope
                 ),
@@ -252,7 +255,7 @@ def check_compiles_here(attention: str) -> None:
         )
 
 
-def _attention_text(attention: Mapping[str, str]) -> str:
+def attention_text(attention: Mapping[str, str]) -> str:
     """The implementation of all layers; with the layer type, if there are several."""
     if len(names := set(attention.values())) == 1:
         return names.pop()

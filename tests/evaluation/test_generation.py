@@ -89,6 +89,21 @@ def test_score_is_the_log_probability(decoder: Decoder, generator: Generator) ->
     assert generator.score(prompt[-1], cache, written)[1].all()
 
 
+def test_in_place_leaves_the_cache_as_it_was() -> None:
+    """In rings of sliding layers, too, which the scored continuation overwrites."""
+    decoder = tiny_decoder(sliding_window=6)
+    generator = Generator(decoder)
+    prompt, continuation = random_tokens(0, 13).tolist(), random_tokens(1, 9).tolist()
+    cache = generator.read([prompt], capacity=32)
+    expected = generator.score_rows(prompt[-1:], cache, [continuation])
+    written = generator.generate(prompt[-1:], cache, max_tokens=4)
+    for _ in range(2):
+        ((found, best),), cache = generator.score_in_place(prompt[-1:], cache, [continuation])
+        np.testing.assert_array_equal(found, expected[0][0])
+        np.testing.assert_array_equal(best, expected[0][1])
+    assert generator.generate(prompt[-1:], cache, max_tokens=4, in_place=True) == written
+
+
 def test_seeds_differ_and_repeat(generator: Generator) -> None:
     prompt = random_tokens(0, 9).tolist()
     cache = generator.read([prompt], capacity=32)

@@ -97,11 +97,14 @@ class Parrot:
     def read(self, prompts: Any, *, capacity: int) -> None:
         assert max(map(len, prompts)) <= capacity
 
-    def score_rows(self, last: Any, cache: None, continuations: list[list[int]]) -> Any:
+    def score_in_place(self, last: Any, cache: None, continuations: list[list[int]]) -> Any:
         sizes = [len(continuation) for continuation in continuations]
-        return [(np.full(size, -0.5, np.float32), np.arange(size) % 2 == 0) for size in sizes]
+        scores = [(np.full(size, -0.5, np.float32), np.arange(size) % 2 == 0) for size in sizes]
+        return scores, cache
 
-    def generate(self, last: Any, cache: None, *, max_tokens: int) -> list[list[int]]:
+    def generate(
+        self, last: Any, cache: None, *, max_tokens: int, in_place: bool
+    ) -> list[list[int]]:
         return [self._ids[:max_tokens]]
 
 

@@ -149,7 +149,7 @@ def test_the_key_is_another_with(
 
 def test_code_of_the_key_is_all_that_planning_imports() -> None:
     """A module that is left out could change a plan that is then not made again."""
-    names = ("plan", "posgen", "quick", "roofline.sweep", "workload")
+    names = ("evaluation", "plan", "posgen", "quick", "roofline.sweep", "workload")
     code = (
         f"import sys\nfor name in {names}: __import__(f'rrope_jax.planning.{{name}}')\n"
         "print(*(m.__file__ for name, m in sys.modules.items() if name.startswith('rrope_jax.')))"

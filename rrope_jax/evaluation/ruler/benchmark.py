@@ -106,9 +106,10 @@ class Ruler(Benchmark[Cell]):
         """The results of samples in one cache, whose capacity some embeddings depend on."""
         cache = self._generator.read([each.prompt.tokens for each in samples], capacity=capacity)
         last_tokens = [each.prompt.tokens[-1] for each in samples]
-        scores = self._generator.score_rows(last_tokens, cache, [each.right for each in samples])
+        right = [each.right for each in samples]
+        scores, cache = self._generator.score_in_place(last_tokens, cache, right)
         answers = self._generator.generate(
-            last_tokens, cache, max_tokens=max_tokens, stop_ids=self._stop_ids
+            last_tokens, cache, max_tokens=max_tokens, stop_ids=self._stop_ids, in_place=True
         )
         return [
             {

@@ -28,7 +28,7 @@ def traffic_of_call(demands: Demands) -> dict[str, float]:
     moved = memory_traffic(demands.shape)
     if not demands.training:  # forward passes are a third and use no optimizer
         moved = {name: size / 3 for name, size in moved.items() if name != "optimizer"}
-    return {name: size * demands.repeats for name, size in moved.items()}
+    return {name: size * demands.repeats for name, size in moved.items()} | dict(demands.traffic)
 
 
 def memory_traffic(shape: StepShape) -> dict[str, float]:

@@ -1,0 +1,92 @@
+"""Plans of evaluations, for this machine's own CPU."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from rrope_jax.cli.errors import UsageError
+from rrope_jax.evaluation.passkey import PasskeySetting
+from rrope_jax.evaluation.perplexity import PerplexitySetting
+from rrope_jax.jobs.evaluate_setting import EvaluateSetting, Sections
+from rrope_jax.jobs.plan_evaluation import programs_of
+from rrope_jax.model.cache import cache_bytes
+from rrope_jax.model.decoder import parameter_bytes
+from rrope_jax.model.flops import causal_flops
+from rrope_jax.planning import report
+from rrope_jax.planning.evaluation import ModelEvaluation, PromptShape
+from rrope_jax.planning.plan import make_plan
+from rrope_jax.planning.roofline.collectives import summarize
+from rrope_jax.planning.roofline.step_time import estimate
+from rrope_jax.planning.topology import Topology
+from rrope_jax.sharding import LayoutError
+
+CPU = Topology("cpu:1", "cpu", (1,))
+SECTIONS = Sections(
+    perplexity=PerplexitySetting(contexts=(64, 256), chunk=64),
+    passkey=PasskeySetting(contexts=(256,), chunk=32, digits=5, extra_tokens=3),
+)
+
+
+class _Kept(dict[str, Any]):
+    def put(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+def _job(**model: Any) -> ModelEvaluation:
+    fields = {"preset": "tiny", "weight_dtype": "int8", **model}
+    return programs_of(EvaluateSetting(eval=SECTIONS, model=fields))
+
+
+def test_the_programs_of_a_config() -> None:
+    job = _job()
+    assert job.prompts == PromptShape(context=256, chunk=32, written=8)
+    assert [program.phase for program in job.workloads(())] == ["perplexity", "prompt", "answer"]
+    job.check(CPU.devices())
+    with pytest.raises(LayoutError, match="planned for one device, and the topology has 2"):
+        job.check(CPU.devices() * 2)
+    with pytest.raises(UsageError, match=r"config\.model\.preset=None: name the model"):
+        programs_of(EvaluateSetting(eval=SECTIONS))
+
+
+def test_programs_are_compiled_and_counted() -> None:
+    job = _job()
+    plans = [make_plan(each, CPU, _Kept(), summarize) for each in job.workloads(())]
+    perplexity, prompt, answer = plans
+    cache = cache_bytes(job.model, 1, 256)
+    for plan in plans:
+        memory, state = plan.compilation.memory, plan.demands.state
+        assert memory is not None
+        assert state == {"parameters": parameter_bytes(job.model), "cache": cache}
+        if plan is not prompt:  # which needs no output matrix
+            assert memory.arguments >= sum(state.values())
+        # the cache is written in place: what is not an argument is smaller than it
+        assert memory.outputs < cache / 2
+        assert plan.fits
+    assert [plan.demands.calls for plan in plans] == [4, 8, 1]
+    assert [plan.demands.tokens for plan in plans] == [64, 32, 8]
+    flops = causal_flops(job.model, 0, 256, logits=True)
+    assert 4 * perplexity.demands.model_flops == flops
+    assert 8 * prompt.demands.model_flops == causal_flops(job.model, 0, 256, logits=False)
+    assert answer.demands.model_flops == causal_flops(job.model, 248, 256, logits=True)
+    # every token of an answer reads all weights and the cache
+    traffic = estimate(answer.workload, CPU).traffic
+    assert traffic["weights"] == 8 * parameter_bytes(job.model)
+    assert traffic["attention"] == 8 * cache
+
+    phases = [{**plan.as_json(), **estimate(plan.workload, CPU).as_json()} for plan in plans]
+    table = report.markdown({**phases[0], "phases": phases}, figures=False)
+    assert "| answer | 1 |" in table
+    assert "int8 weights" in table
+
+
+def test_identities_differ_by_what_is_compiled() -> None:
+    first, *others = _job().workloads(())
+    (whole, *_) = _job(weight_dtype="bfloat16").workloads(())
+    identities = [str(each.identity()) for each in (first, *others, whole)]
+    assert len(set(identities)) == 4
+    unchunked = dataclasses.replace(SECTIONS, perplexity=PerplexitySetting(contexts=(256,)))
+    job = programs_of(EvaluateSetting(eval=unchunked, model={"preset": "tiny"}))
+    (demands, *_) = [each.demands(each.make_mesh(CPU.devices())) for each in job.workloads(())]
+    assert "cache" not in demands.state
+    assert demands.calls == 1

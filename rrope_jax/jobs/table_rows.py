@@ -112,7 +112,11 @@ def _accuracies(ablations: Mapping[str, Results]) -> dict[str, list[Accuracy]]:
                     f"{one} and {other} are of different settings, {field}={here!r} and {there!r}, "
                     "so that their accuracies do not compare; leave one of them out"
                 )
-    cells = in_report_order(cell for results in ablations.values() for cell in results.cells)
+    cells = in_report_order(
+        dataclasses.replace(cell, method=_row_name(results, cell))
+        for results in ablations.values()
+        for cell in results.cells
+    )
     groups: Mapping[Any, Sequence[Cell]] = by_row(cells)
     rows: dict[str, list[Accuracy]] = {}
     for summary in summarise(cells):
@@ -127,6 +131,16 @@ def _accuracies(ablations: Mapping[str, Results]) -> dict[str, list[Accuracy]]:
             )
         )
     return rows
+
+
+def _row_name(results: Results, cell: Cell) -> str:
+    """The method of a cell, and a temperature by position, which is no part of a method's name."""
+    setting = results.setting
+    fields = dict(setting.get("rope") or {})
+    if cell.protocol == "scaled_at_test":
+        fields.update(setting.get("rope_at_test") or {})
+    temperature = fields.get("position_temperature") or "none"
+    return cell.method if temperature == "none" else f"{cell.method}_{temperature}"
 
 
 def _losses(evaluations: Mapping[str, Mapping[str, Any]], base: str) -> dict[str, list[TextLoss]]:

@@ -102,6 +102,25 @@ def test_ablations_and_evaluations_make_one_row_a_method(tmp_path: Path) -> None
     assert (tmp_path / "table" / "methods.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_temperature_by_position_makes_a_row_of_its_own(tmp_path: Path) -> None:
+    runs = [
+        ablation(tmp_path / "plain", cell("yarn", 5, 0.96)),
+        ablation(
+            tmp_path / "log_n",
+            cell("yarn", 5, 0.98),
+            rope={"position_temperature": "none"},
+            rope_at_test={"position_temperature": "log_n"},
+        ),
+        evaluation(tmp_path / "text" / "yarn", {("a", 64): 3.0}),
+        evaluation(tmp_path / "text" / "yarn_log_n", {("a", 64): 3.5}),
+    ]
+    rows, _ = table_of(tmp_path / "table", runs)
+    assert list(rows) == ["yarn", "yarn_log_n"]
+    (accuracy,), (loss,) = rows["yarn_log_n"]["accuracies"], rows["yarn_log_n"]["losses"]
+    assert accuracy["ood_of_seeds"] == [0.98]
+    assert loss["difference"] == 0.5
+
+
 def test_folders_of_one_name_are_one_method(tmp_path: Path) -> None:
     """With other documents and contexts; more of them can be added to the same table."""
     first = [

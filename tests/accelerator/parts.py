@@ -37,4 +37,5 @@ PARTS = {
     "posgen_paper": Part("The paper's PosGen experiment", 12.0, 90, "posgen_paper"),
     "beside": Part("Beside PyTorch and transformers", 5.0, 40, "beside"),
     "plan": Part("Measured steps beside planned ones", 3.0, 40, "planned"),
+    "weights": Part("Weights in float32, bfloat16 and int8", 2.0, 40, "weights"),
 }

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from rrope_jax.reporting.style import png, style
@@ -203,6 +204,28 @@ def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.4g}"
 
 
+def _weights(measured: Mapping[str, Any]) -> list[str]:
+    rows = []
+    reference = measured.get("float32", {}).get("losses")
+    for name, value in measured.items():
+        difference = ""
+        if reference is not None:
+            difference = f"{np.mean(value['losses']) - np.mean(reference):+.5f}"
+        rows.append(
+            [
+                name,
+                f"{value['parameter_bytes'] / 2**30:.2f}",
+                f"{value['prompt_tokens_per_second']:,.0f}",
+                f"{value['answer_tokens_per_second']:,.0f}",
+                difference,
+            ]
+        )
+    if not rows:
+        return []
+    head = ("weights", "GiB", "tokens/s of a prompt", "of an answer", "loss over float32, nats")
+    return [table(head, rows)]
+
+
 _SECTIONS = {
     "device": _device,
     "tests": _tests,
@@ -210,6 +233,7 @@ _SECTIONS = {
     "posgen_paper": _posgen,
     "beside": _beside,
     "plan": _planned,
+    "weights": _weights,
 }
 
 

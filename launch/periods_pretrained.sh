@@ -4,8 +4,9 @@
 #   bash launch/periods_pretrained.sh [TABLE...]
 #
 # Fetches models and texts, evaluates YaRN under every rule, without any fine-tune, and compares all
-# with YaRN itself. Tables are smollm2_16k (one document), smollm2_8k (two others) and gemma3_40k
-# (one document); all of them by default. Results are in runs/periods_TABLE of the clone, and beside
+# with YaRN itself. Tables are smollm2_16k (one document), smollm2_8k (two others), smollm2_32k (one
+# document, some rules) and gemma3_40k (one document); all of them by default. smollm2_finetuned, for
+# which one has to ask, trains YaRN and the two rules that cost least, 17 minutes of a core each. Results are in runs/periods_TABLE of the clone, and beside
 # one another in runs/periods_compared; stop it at any time and run it again, it goes on where it
 # was.
 set -euo pipefail
@@ -60,6 +61,22 @@ smollm2() { # TABLE "RULE..." "CONTEXTS" [FLAG...]
     "$rules" --config.eval.perplexity.contexts="$contexts" "$@"
 }
 
+# finetune TABLE "RULE...": the fine-tune of launch/extend_smollm2.sh under each rule, then to 32K.
+finetune() {
+  local table=$1 rule runs=()
+  bash launch/smollm2.sh # the config names it
+  for rule in $2; do
+    rule_flags "$rule" --config.rope 8192
+    .venv/bin/rrope train --config=configs/extend_smollm2.py --workdir="runs/periods_trained/$rule" \
+      --config.rope.resonance=none ${flags[@]+"${flags[@]}"}
+    .venv/bin/rrope evaluate --config=configs/evaluate_smollm2.py \
+      --checkpoint="runs/periods_trained/$rule" --workdir="runs/periods_$table/$rule" \
+      --config.eval.passkey.enabled=False "$TECHNICAL"
+    runs+=("runs/periods_$table/$rule")
+  done
+  .venv/bin/rrope evaluate --workdir="runs/periods_compared/$table" --compare "${runs[@]}"
+}
+
 readonly TECHNICAL="--config.data.heldout=('debian_reference.txt',)"
 readonly OTHERS="--config.data.heldout=('anarchist_faq_E.txt','austen_persuasion.txt')"
 
@@ -71,20 +88,25 @@ run_table() {
   case $1 in
     smollm2_16k) smollm2 "$1" "$smollm2_rules" "(2048,4096,8192,16384)" "$TECHNICAL" ;;
     smollm2_8k) smollm2 "$1" "$smollm2_rules" "(2048,4096,8192)" "$OTHERS" ;;
+    smollm2_32k)
+      smollm2 "$1" "yarn nearest rational_8192 rational_512 designed" \
+        "(32768,)" "$TECHNICAL"
+      ;;
+    smollm2_finetuned) finetune "$1" "yarn rational_8192 rational_512" ;;
     gemma3_40k)
       model=$(bash launch/gemma3.sh)
       evaluate_rules "$1" configs/evaluate_gemma3.py "${model#"$root/"}" \
         --config.rope.full_attention 32768 2 "$gemma3_rules" "$TECHNICAL"
       ;;
     *)
-      printf '%s\n' "$1 is no table; choose from ${tables[*]}" >&2
+      printf '%s\n' "$1 is no table; choose from ${tables[*]} smollm2_finetuned" >&2
       exit 2
       ;;
   esac
 }
 
-tables=(smollm2_16k smollm2_8k gemma3_40k)
+tables=(smollm2_16k smollm2_8k smollm2_32k gemma3_40k)
 for table in "${@:-${tables[@]}}"; do
   run_table "$table"
-  join "${table%_*}"
+  [[ $table == *_finetuned ]] || join "${table%_*}"
 done

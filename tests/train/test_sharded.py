@@ -32,7 +32,9 @@ def _on_8_devices(what: str, **environment: str) -> Any:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("what", ["xla", "chunked", "splash", "layers"])
+@pytest.mark.parametrize(
+    "what", [pytest.param("xla", marks=pytest.mark.long), "chunked", "splash", "layers"]
+)
 def test_every_mesh_computes_the_same(what: str) -> None:
     """Attention and all gradients, for packed rows and grouped queries, in both token orders."""
     # at any level of optimization, and compiling is most of the time

@@ -1,5 +1,6 @@
 """Steps of `rrope train` on one device: what `rrope plan` says they take, and what they take."""
 
+import dataclasses
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -7,7 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rrope_jax.io.adapters.config import LoraConfig
 from rrope_jax.model import ModelConfig
+from rrope_jax.model.presets import PRESETS
 from rrope_jax.planning.chips import CHIPS
 from rrope_jax.planning.roofline.step_time import Roofline
 from rrope_jax.planning.roofline.traffic import traffic_of_call
@@ -28,11 +31,13 @@ class Shape(NamedTuple):
     Attributes:
       model: its sizes.
       rows, length: of the batch.
+      lora: which parameters are trained; by default all of them.
     """
 
     model: ModelConfig
     rows: int
     length: int
+    lora: LoraConfig = LoraConfig()
 
 
 def _llama(d_model: int, num_layers: int, d_ff: int, **fields: Any) -> ModelConfig:
@@ -47,16 +52,23 @@ def _llama(d_model: int, num_layers: int, d_ff: int, **fields: Any) -> ModelConf
     return ModelConfig(**shape | fields)
 
 
+# as in configs/lora_llama3_8b.py
+_LORA = LoraConfig(rank=8, train_also=("norm", "embed"), base_dtype="bfloat16")
+_LLAMA3_8B = dataclasses.replace(
+    PRESETS["llama3_8b"].model, num_layers=8, compute_dtype="bfloat16", remat="full"
+)
 SHAPES = {
     "1B": Shape(_llama(2048, 16, 5632), rows=8, length=2048),
     "1B, remat full": Shape(_llama(2048, 16, 5632, remat="full"), rows=8, length=2048),
     "7B, 4 of 32 layers": Shape(_llama(4096, 4, 11_008), rows=4, length=4096),
     "1B, 32K tokens": Shape(_llama(2048, 16, 5632, remat="full"), rows=1, length=32_768),
+    "8B by LoRA, 8 of 32 layers": Shape(_LLAMA3_8B, rows=1, length=32_768, lora=_LORA),
 }
 _TINY = _llama(256, 2, 512, vocab_size=512, num_heads=4)
 SMALL_SHAPES = {
     "tiny": Shape(_TINY, rows=2, length=128),
     "tiny, chunked": Shape(_TINY, rows=1, length=1024),
+    "tiny by LoRA": Shape(_TINY, rows=2, length=128, lora=_LORA),
 }
 
 _CHIPS = {
@@ -96,6 +108,7 @@ def _measure(name: str, shape: Shape) -> dict[str, Any]:
         RopeSpec(head_dim=shape.model.head_size, resonance=True),
         TrainConfig(steps=100, batch_size=shape.rows, length=shape.length),
         segmented=False,
+        lora=shape.lora,
     )
     training = TextTraining(program, MeshConfig())
     mesh = training.make_mesh(jax.devices()[:1])

@@ -63,15 +63,21 @@ read_flags() {
   check_command
 }
 
-# check_command: no folder of an rrope command is the URL of an object store, which it would refuse
-# where the machines are there and billed.
+# check_command: no folder of an rrope command is a URL that it would refuse where the machines are
+# there and billed. Sets `bucket` where its workdir is in an object store, so that nothing is left on
+# the machines.
+# shellcheck disable=SC2034 # the scripts read it
 check_command() {
   local word flag="" rrope="" url='[A-Za-z][A-Za-z0-9+.-]*://'
   local folder='--?(workdir|checkpoint|from|to|config(\.[^=]*)?)'
+  local stored='--?(workdir|checkpoint|from|config\.data\.(source|tokenizer)|config\.checkpoint\.init_from)'
+  bucket=""
   for word in "${command[@]}"; do
-    if [[ -n $rrope && $flag$word =~ ^$folder=$url ]]; then
-      refuse "$flag$word is a URL, and rrope reads and writes folders only; give one below runs/,\
- which is what all machines share (docs/launch.md)"
+    if [[ -n $rrope && $flag$word =~ ^--?workdir=(gs|s3):// ]]; then
+      bucket=1
+    elif [[ -n $rrope && $flag$word =~ ^$folder=$url && ! $flag$word =~ ^$stored=(gs|s3):// ]]; then
+      refuse "$flag$word is a URL that rrope does not read there; give a folder below runs/, which is\
+ what all machines share, or gs:// or s3:// where rrope takes them (docs/launch.md)"
     fi
     flag=""
     [[ ! $word =~ ^$folder$ ]] || flag=$word=

@@ -20,7 +20,10 @@ source "$root/launch/slices.sh"
 reads="GKE_ACCELERATOR TOPOLOGY IMAGE SHARED NUM_SLICES CHIPS_PER_HOST"
 read_flags "$@"
 read_file
-require GKE_ACCELERATOR TOPOLOGY IMAGE SHARED
+require GKE_ACCELERATOR TOPOLOGY IMAGE
+# shellcheck disable=SC2154 # read_flags sets it
+[[ -n $bucket ]] || require SHARED
+: "${RROPE_SHARED:=}"
 name_job
 : "${RROPE_NUM_SLICES:=1}" "${RROPE_RETRIES:=10}" "${RROPE_CHIPS_PER_HOST:=4}"
 check TOPOLOGY '[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){1,2}' "such as 4x4x4 or 16x16"
@@ -47,12 +50,15 @@ quote bash launch/run_worker.sh "${command[@]}"
   COMMAND="exec $quoted" # exec, so that SIGTERM reaches run_worker.sh
 }
 
-# fill: the template from standard input, without its comments, with the variables' values. These
-# stand inside single quotes, in which YAML doubles a single quote and leaves all else alone.
+# fill: the template from standard input, without its comments and the lines for the other kind of
+# runs/, with the variables' values. These stand inside single quotes, in which YAML doubles a single
+# quote and leaves all else alone.
 fill() {
-  local line name value quote="'"
+  local line name value quote="'" other="# with a share"
+  [[ -z $RROPE_SHARED ]] || other="# without a share"
   while IFS= read -r line; do
-    [[ ! $line =~ ^[[:space:]]*# ]] || continue
+    [[ ! $line =~ ^[[:space:]]*# && $line != *"$other" ]] || continue
+    line=${line%  # with*}
     while [[ $line == *\$\{* ]]; do
       printf %s "${line%%\$\{*}"
       line=${line#*\$\{}

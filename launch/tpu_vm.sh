@@ -51,7 +51,9 @@ fi
 require_tool gcloud "install the Google Cloud CLI and log in: gcloud auth login"
 require_tool git "it lists the files to copy"
 results=$root/runs/$RROPE_NAME
-if [[ -z $RROPE_SHARED && -e $results ]]; then
+# shellcheck disable=SC2154 # read_flags sets bucket
+elsewhere=$RROPE_SHARED$bucket # not empty: the results do not go with the slice
+if [[ -z $elsewhere && -e $results ]]; then
   refuse "$results exists, and the results of --name=$RROPE_NAME would go there; choose another"
 fi
 
@@ -112,7 +114,7 @@ finish() {
   trap 'tell_how_to_delete; exit 130' INT TERM
   [[ -z $child ]] || kill -- "-$child" 2>/dev/null || true
   [[ -z $temporary ]] || rm -rf "$temporary"
-  if [[ -n $started && -z $RROPE_SHARED ]]; then
+  if [[ -n $started && -z $elsewhere ]]; then
     ((code < 128)) || worker stop || true # so that it saves
     fetch || code=1 ours=""
   fi

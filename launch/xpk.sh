@@ -21,11 +21,14 @@ source "$root/launch/slices.sh"
 reads="PROJECT ZONE GKE_CLUSTER TPU_TYPE IMAGE XPK_STORAGE NUM_SLICES"
 read_flags "$@"
 read_file
-require PROJECT ZONE GKE_CLUSTER TPU_TYPE IMAGE XPK_STORAGE
+require PROJECT ZONE GKE_CLUSTER TPU_TYPE IMAGE
+# shellcheck disable=SC2154 # read_flags sets it
+[[ -n $bucket ]] || require XPK_STORAGE
+: "${RROPE_XPK_STORAGE:=}"
 name_job
 : "${RROPE_NUM_SLICES:=1}" "${RROPE_RETRIES:=10}"
 check NUM_SLICES '[1-9][0-9]*' "a whole number, 1 or more"
-check XPK_STORAGE '[a-z0-9]([a-z0-9._-]*[a-z0-9])?' "the name of a storage that xpk attached, not a\
+check XPK_STORAGE '([a-z0-9]([a-z0-9._-]*[a-z0-9])?)?' "the name of a storage that xpk attached, not a\
  bucket (xpk storage list)"
 check_image
 check_tpu_type
@@ -35,9 +38,11 @@ require_tool xpk "install it: pip install xpk"
 # xpk restarts the whole job, so a machine does not retry on its own. exec, so that the SIGTERM which
 # xpk passes on reaches run_worker.sh. Four minutes are for the save that it causes.
 quote bash launch/run_worker.sh "${command[@]}"
+storage=()
+[[ -z $RROPE_XPK_STORAGE ]] || storage=(--storage="$RROPE_XPK_STORAGE")
 run xpk workload create --project="$RROPE_PROJECT" --zone="$RROPE_ZONE" \
   --cluster="$RROPE_GKE_CLUSTER" --workload="$RROPE_NAME" --tpu-type="$RROPE_TPU_TYPE" \
-  --num-slices="$RROPE_NUM_SLICES" --docker-image="$RROPE_IMAGE" --storage="$RROPE_XPK_STORAGE" \
+  --num-slices="$RROPE_NUM_SLICES" --docker-image="$RROPE_IMAGE" ${storage[@]+"${storage[@]}"} \
   --max-restarts="$RROPE_RETRIES" --termination-grace-period-seconds=240 --env RROPE_RETRIES=0 \
   --command="cd /rrope_jax && exec $quoted"
 

@@ -157,21 +157,38 @@ class TestSettings:
     @pytest.mark.parametrize(
         "words",
         [
-            ["rrope", "train", "--workdir=gs://bucket/x"],
-            ["rrope", "train", "--workdir", "gs://bucket/x"],
-            ["rrope", "evaluate", "--workdir=runs/x", "--checkpoint=s3://bucket/x"],
+            ["rrope", "train", "--workdir=hdfs://host/x"],
+            ["rrope", "train", "--workdir", "az://bucket/x"],
+            ["rrope", "convert", "--from=a", "--to=gs://bucket/x"],
             ["env", "A=b", "python", "-m", "rrope_jax", "train", "-workdir=https://x.example/x"],
             [".venv/bin/rrope", "train", "--config.data.cache_dir=gs://bucket/x"],
             ["rrope", "convert", "--from=a", "--to=hf://x/y"],
         ],
         ids=lambda words: words[-1],
     )
-    def test_command_with_the_folder_of_an_object_store(
+    def test_command_with_a_url_that_is_not_read(
         self, cloud_of_module: Cloud, script: str, words: list[str]
     ) -> None:
         run = cloud_of_module.run(script, *SETTINGS[script], "--dry-run", *words)
         assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
-        assert "is a URL, and rrope reads and writes folders only" in run.stderr
+        assert "is a URL that rrope does not read there" in run.stderr
+
+    @pytest.mark.parametrize(
+        ("script", "setting"),
+        [("tpu_vm.sh", "SHARED"), ("xpk.sh", "XPK_STORAGE"), ("gke_jobset.sh", "SHARED")],
+    )
+    def test_no_share_where_the_workdir_is_in_a_bucket(
+        self, cloud_of_module: Cloud, script: str, setting: str
+    ) -> None:
+        flag = f"--{setting.lower().replace('_', '-')}="
+        settings = [word for word in SETTINGS[script] if not word.startswith(flag)]
+        words = ["rrope", "train", "--workdir=gs://bucket/x", "--config.data.source=gs://bucket/t"]
+        run = cloud_of_module.run(script, *settings, "--dry-run", *words)
+        assert run.returncode == 0, run.stderr
+        assert "gs://bucket/x" in run.stdout
+        assert not re.search(r"nfs|--storage| scp .*:rrope_jax/runs", run.stdout)
+        if script == "gke_jobset.sh":
+            assert "- name: runs\n                  emptyDir: {}\n" in run.stdout
 
     @pytest.mark.parametrize(
         "words",

@@ -2,10 +2,13 @@
 
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,51 @@ def test_killed_training_goes_on_to_the_same_numbers(
     sums = "checkpoints/60/checksums/metadata"
     on_disk = json.loads((tmp_path / "disk" / sums).read_text())
     assert json.loads((folder / sums).read_text()) == on_disk
+
+
+def _start_two(words: list[str]) -> "list[subprocess.Popen[bytes]]":
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+    started = []
+    for index in range(2):
+        environment = {
+            **os.environ,
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": "2",
+            "JAX_PROCESS_ID": str(index),
+            "JAX_NUM_CPU_DEVICES": "1",
+        }
+        command = [sys.executable, "-m", "rrope_jax", *words]
+        started.append(subprocess.Popen(command, env=environment))
+    return started
+
+
+@pytest.mark.long
+def test_two_processes_killed_at_random_moments(
+    folder: StorePath, server: ObjectServer, tmp_path: Path
+) -> None:
+    """Each writes its own shards; whoever is killed, and whenever, the numbers are the same."""
+    write_text(tmp_path)
+    words = [*TRAIN, f"--config.data.source={tmp_path}", "--config.checkpoint.every_steps=10"]
+    for process in _start_two([*words, f"--workdir={tmp_path / 'disk'}"]):
+        assert process.wait(240) == 0
+    chance = random.Random(0)
+    server.faults = Faults(drop_before=0.01, drop_after=0.01, busy=0.01, delay=0.02)
+    for _ in range(3):
+        before = server.requests
+        processes = _start_two([*words, f"--workdir={folder}"])
+        wanted = before + chance.randrange(100, 700)
+        while server.requests < wanted and all(each.poll() is None for each in processes):
+            time.sleep(0.001)
+        victim = chance.randrange(2)
+        processes[victim].kill()
+        assert processes[1 - victim].wait(240) != 0
+        processes[victim].wait()
+    for process in _start_two([*words, f"--workdir={folder}"]):
+        assert process.wait(240) == 0
+    assert _stored_losses(folder) == _losses(read_records(tmp_path / "disk"))
+    sums = "checkpoints/60/checksums/metadata"
+    on_disk = json.loads((tmp_path / "disk" / sums).read_text())
+    assert json.loads((folder / sums).read_text()) == on_disk
+    chunks = {path.name for path in (folder / "checkpoints/60/tree/params.embedding").iterdir()}
+    assert len(chunks) == 3  # a shard of each process, and what describes them

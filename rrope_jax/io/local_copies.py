@@ -47,7 +47,7 @@ def text_here(source: str) -> str:
         return source
     path = StorePath.of(source)
     literal = list(_before_wild(path.parts))
-    if len(literal) == len(path.parts):
+    if len(literal) == len(path.parts) or path.exists():
         return str(_copied(path, path.walk() or [path]))
     folder = StorePath(path.scheme, path.bucket, "/".join(literal))
     # Of what a path may be between two slashes, `*` takes more here than it does on a disk, where

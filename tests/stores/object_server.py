@@ -71,9 +71,14 @@ class ObjectServer:
 
     def environment(self) -> dict[str, str]:
         """The variables that point a process to this server."""
+        return self.settings(self.url, self.url)
+
+    @staticmethod
+    def settings(gcs: str, s3: str) -> dict[str, str]:
+        """The variables that point a process to two servers without real accounts."""
         return {
-            "TENSORSTORE_GCS_HTTP_URL": self.url,
-            "AWS_ENDPOINT_URL": self.url,
+            "TENSORSTORE_GCS_HTTP_URL": gcs,
+            "AWS_ENDPOINT_URL": s3,
             "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",

@@ -62,7 +62,7 @@ def test_adapters_of_every_matrix_are_sharded_like_it() -> None:
 @pytest.mark.long
 def test_the_step_with_state_in_bfloat16() -> None:
     """A number near a threshold is rounded the other way where sums have another order."""
-    for difference in _on_8_devices("state").values():
+    for difference in _on_8_devices("state", JAX_DISABLE_MOST_OPTIMIZATIONS="1").values():
         assert difference < 1e-4
 
 

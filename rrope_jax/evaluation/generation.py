@@ -15,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rrope_jax.evaluation.devices import Devices
 from rrope_jax.evaluation.units import wait
 from rrope_jax.model import Decoder, KVCache, init_cache
+from rrope_jax.model.cache import constrain_cache
+from rrope_jax.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,9 @@ class Generator:
 
     Frequencies and positions that depend on the length (`dynamic_ntk`, `dynamic_yarn`, `longrope`,
     `jet_long`) are always those at the cache's capacity.
+
+    On a mesh, a cache has as many rows as the mesh divides; rows beyond those of the prompts
+    are padding, of which nothing is returned.
     """
 
     def __init__(self, decoder: Decoder, *, chunk: int = 2048, unstack: bool | None = None):
@@ -99,10 +105,14 @@ class Generator:
         """
         if chunk < 1:
             raise ValueError(f"chunk={chunk} must be at least 1")
-        graph, self._state = nnx.split(decoder)
+        graph, state = nnx.split(decoder)
+        self._devices, self._state = Devices.of(decoder).without_seq(state)
         self._decoder, self._unstack = decoder, unstack
         self._config = decoder.config
         self._chunk = chunk
+
+        def empty(batch_size: int, capacity: int) -> KVCache:
+            return init_cache(decoder.config, batch_size, capacity, decoder.rope)
 
         def read(state: Any, tokens_BT: jax.Array, count_B: jax.Array, cache: KVCache) -> KVCache:
             grown: KVCache = nnx.merge(graph, state).decode(tokens_BT, cache, count_B=count_B)[1]
@@ -119,7 +129,9 @@ class Generator:
             log_probability_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
             chosen_BT1 = jnp.take_along_axis(log_probability_BTV, targets_BT[..., None], axis=-1)
             best_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
-            return chosen_BT1[..., 0], best_BT, grown.cut_back(cache)
+            scores = chosen_BT1[..., 0], best_BT
+            log_probability_BT, best_BT = (constrain(x_BT, (None, None)) for x_BT in scores)
+            return log_probability_BT, best_BT, constrain_cache(grown.cut_back(cache))
 
         def extend(
             state: Any,
@@ -128,6 +140,7 @@ class Generator:
             cache: KVCache,
             stop_S: jax.Array,
             key: jax.Array,
+            rows: int,
             max_tokens: int,
             sampling: Sampling,
         ) -> tuple[jax.Array, KVCache]:
@@ -151,17 +164,21 @@ class Generator:
                 cache,
                 last_B,
                 jnp.full((B, max_tokens), -1, jnp.int32),
-                jnp.zeros((B,), bool),
+                jnp.arange(B) >= rows,
             )
             _, grown, _, written_BM, _ = jax.lax.while_loop(unfinished, step, carry)
-            return written_BM, grown.cut_back(cache)
+            return constrain(written_BM, (None, None)), constrain_cache(grown.cut_back(cache))
 
+        self._empty = jax.jit(empty, static_argnames=("batch_size", "capacity"))
         # a second cache in memory would be too much where the first is as large as the weights
         self._read = jax.jit(read, donate_argnames="cache")
         self._score = jax.jit(score, donate_argnames="cache")
         self._extend = jax.jit(
-            extend, static_argnames=("max_tokens", "sampling"), donate_argnames="cache"
+            extend, static_argnames=("rows", "max_tokens", "sampling"), donate_argnames="cache"
         )
+        self._copy = jax.jit(lambda cache: jax.tree.map(jnp.copy, cache))
+        self._whole = jax.jit(lambda length_B: constrain(length_B, (None,)))
+        self._key = jax.jit(lambda seed: jax.random.key(seed))
 
     @functools.cached_property
     def _layers(self) -> Sequence[Any] | None:
@@ -185,11 +202,11 @@ class Generator:
                 f"a prompt of {max(lengths)} tokens does not fit a cache of {capacity}; raise the "
                 "capacity or cut the prompt"
             )
-        return self._fill(
-            init_cache(self._config, len(prompts), capacity, self._decoder.rope),
-            _padded([prompt[:-1] for prompt in prompts]),
-            np.array(lengths) - 1,
-        )
+        B = self._devices.rows(len(prompts))
+        with self._devices.current():
+            cache = self._empty(batch_size=B, capacity=capacity)
+            fed = [prompt[:-1] for prompt in prompts]
+            return self._fill(cache, np.zeros((B,), np.int32), fed)
 
     def read_on(self, cache: KVCache, last: int, tokens: Sequence[int]) -> KVCache:
         """Returns a copy of a one-row cache extended by tokens; see `read_on_rows`."""
@@ -208,24 +225,35 @@ class Generator:
         Raises:
           ValueError: the tokens do not fit the cache.
         """
-        lengths_B = np.array([len(row) for row in tokens])
-        needed = int((np.asarray(cache.length_B) + 1 + lengths_B).max())
-        if needed > cache.capacity:
-            raise ValueError(
-                f"{needed} tokens do not fit a cache of {cache.capacity}; raise the capacity"
+        with self._devices.current():
+            length_B = self._lengths(cache)
+            needed = max(
+                int(length) + 1 + len(row) for length, row in zip(length_B, tokens, strict=False)
             )
-        rows = [[last, *row[:-1]] for last, row in zip(last_tokens, tokens, strict=True)]
-        return self._fill(jax.tree.map(jnp.copy, cache), _padded(rows), lengths_B)
+            if needed > cache.capacity:
+                raise ValueError(
+                    f"{needed} tokens do not fit a cache of {cache.capacity}; raise the capacity"
+                )
+            rows = [[last, *row[:-1]] for last, row in zip(last_tokens, tokens, strict=True)]
+            return self._fill(self._copy(cache), length_B, rows)
 
-    def _fill(self, cache: KVCache, tokens_BT: np.ndarray, lengths_B: np.ndarray) -> KVCache:
-        """Appends so many tokens to each row; the cache is donated."""
+    def _lengths(self, cache: KVCache) -> np.ndarray:
+        """The number of tokens of each row, int32[B]."""
+        whole_B = cache.length_B if self._devices.mesh is None else self._whole(cache.length_B)
+        return np.asarray(whole_B)
+
+    def _fill(self, cache: KVCache, length_B: np.ndarray, rows: Sequence[Sequence[int]]) -> KVCache:
+        """Appends tokens to rows, of which there are so many; the cache is donated."""
+        tokens_BT = _padded(rows, B=length_B.size)
         T = tokens_BT.shape[1]
-        pieces = _pieces(T, self._chunk, cache.capacity - int(jnp.max(cache.length_B)))
+        counts_B = np.zeros_like(length_B)
+        counts_B[: len(rows)] = [len(row) for row in rows]
+        pieces = _pieces(T, self._chunk, cache.capacity - int(length_B.max()))
         end = max((offset + size for offset, size in pieces), default=T)
         tokens_BT = np.pad(tokens_BT, [(0, 0), (0, end - T)])
         for offset, size in pieces:
-            piece_BT = jnp.asarray(tokens_BT[:, offset : offset + size])
-            count_B = jnp.asarray(np.clip(lengths_B - offset, 0, size), jnp.int32)
+            piece_BT = tokens_BT[:, offset : offset + size]
+            count_B = np.clip(counts_B - offset, 0, size).astype(np.int32)
             cache = self._read(self._state, piece_BT, count_B, cache)
             wait(cache)
         return cache
@@ -256,25 +284,29 @@ class Generator:
         Raises:
           ValueError: the cache has no room for `max_tokens` tokens.
         """
-        longest = int(jnp.max(cache.length_B)) + max_tokens
-        if longest > cache.capacity:
-            raise ValueError(
-                f"max_tokens={max_tokens}: {longest} tokens do not fit a cache of "
-                f"{cache.capacity}; raise the capacity"
-            )
         many = max_tokens >= _UNSTACKED_FROM if self._unstack is None else self._unstack
-        written_BM, _ = self._extend(
-            self._state,
-            self._layers if many else None,
-            jnp.asarray(last_tokens, jnp.int32),
-            cache if in_place else jax.tree.map(jnp.copy, cache),
-            jnp.asarray(stop_ids, jnp.int32),
-            jax.random.key(seed),
-            max_tokens=max_tokens,
-            sampling=sampling,
-        )
+        with self._devices.current():
+            length_B = self._lengths(cache)
+            longest = int(length_B.max()) + max_tokens
+            if longest > cache.capacity:
+                raise ValueError(
+                    f"max_tokens={max_tokens}: {longest} tokens do not fit a cache of "
+                    f"{cache.capacity}; raise the capacity"
+                )
+            written_BM, _ = self._extend(
+                self._state,
+                self._layers if many else None,
+                np.resize(np.array(last_tokens, np.int32), length_B.size),
+                cache if in_place else self._copy(cache),
+                np.array(stop_ids, np.int32),
+                self._key(np.uint32(seed % 2**32)),
+                rows=len(last_tokens),
+                max_tokens=max_tokens,
+                sampling=sampling,
+            )
         wait(written_BM)
-        return [[token for token in row if token >= 0] for row in np.asarray(written_BM).tolist()]
+        rows_M = np.asarray(written_BM)[: len(last_tokens)].tolist()
+        return [[token for token in row_M if token >= 0] for row_M in rows_M]
 
     def score(
         self, last: int, cache: KVCache, continuation: Sequence[int]
@@ -300,7 +332,8 @@ class Generator:
           For every row, log probabilities in nats, float32[len(continuation)], and whether each
           token is the most probable one, bool[len(continuation)].
         """
-        copied = jax.tree.map(jnp.copy, cache)
+        with self._devices.current():
+            copied = self._copy(cache)
         return self.score_in_place(last_tokens, copied, continuations)[0]
 
     def score_in_place(
@@ -316,17 +349,19 @@ class Generator:
         """
         fed = [[last, *row[:-1]] for last, row in zip(last_tokens, continuations, strict=True)]
         lengths = [len(row) for row in continuations]
-        # without padding, as if there were one row
-        count_B = None if len(set(lengths)) == 1 else np.array(lengths, np.int32)
-        *scores, cache = self._score(
-            self._state, _padded(fed), _padded(continuations), count_B, cache
-        )
+        B = self._devices.rows(len(continuations))
+        count_B = None  # without padding, as if there were one row
+        if len(set(lengths)) > 1:
+            count_B = np.resize(np.array(lengths, np.int32), B)
+        tokens_BT, targets_BT = _padded(fed, B=B), _padded(continuations, B=B)
+        with self._devices.current():
+            *scores, cache = self._score(self._state, tokens_BT, targets_BT, count_B, cache)
         wait(scores)
         log_probability_BT, best_BT = map(np.asarray, scores)
         of_rows = [
             (log_probability_T[:length], best_T[:length])
             for log_probability_T, best_T, length in zip(
-                log_probability_BT, best_BT, lengths, strict=True
+                log_probability_BT, best_BT, lengths, strict=False
             )
         ]
         return of_rows, cache
@@ -351,7 +386,7 @@ class Generator:
         stop_S = jax.ShapeDtypeStruct((1,), jnp.int32)
         key = jax.eval_shape(lambda: jax.random.key(0))
         cache = self._abstract_cache(B, capacity)
-        sizes = {"max_tokens": max_tokens, "sampling": Sampling()}
+        sizes = {"rows": B, "max_tokens": max_tokens, "sampling": Sampling()}
         return self._extend.lower(state, None, last_B, cache, stop_S, key, **sizes)
 
     def _abstract_cache(self, B: int, capacity: int) -> KVCache:
@@ -361,10 +396,10 @@ class Generator:
         return cache
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Rows of tokens as one array, int32[B, T], with zeros after the shorter ones."""
-    tokens_BT = np.zeros((len(rows), max(map(len, rows))), np.int32)
-    for padded_T, row in zip(tokens_BT, rows, strict=True):
+def _padded(rows: Sequence[Sequence[int]], *, B: int) -> np.ndarray:
+    """Rows of tokens as one array, int32[B, T], with zeros after them."""
+    tokens_BT = np.zeros((B, max(map(len, rows))), np.int32)
+    for padded_T, row in zip(tokens_BT, rows, strict=False):
         padded_T[: len(row)] = row
     return tokens_BT
 

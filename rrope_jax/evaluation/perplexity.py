@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from rrope_jax.evaluation.chunked_losses import ChunkedLosses
+from rrope_jax.evaluation.devices import Devices
 from rrope_jax.evaluation.units import (
     Benchmark,
     Unit,
@@ -30,9 +31,12 @@ from rrope_jax.evaluation.units import (
     wait,
 )
 from rrope_jax.model import Decoder
+from rrope_jax.model.attention.context_parallel import arrange, restore
+from rrope_jax.model.decoder import rotations
 from rrope_jax.model.flops import causal_flops
 from rrope_jax.rope import RopeSpec, frequencies
 from rrope_jax.rope.far_positions import far_positions_of
+from rrope_jax.sharding import constrain, parts
 from rrope_jax.train.loss import next_token_losses
 
 
@@ -115,18 +119,29 @@ class Losses:
           logits_chunk: tokens whose logits exist at a time.
         """
         graph, self._state = nnx.split(decoder)
+        self._devices = Devices.of(decoder)
 
-        @jax.jit
-        def run(state: Any, tokens_BT: jax.Array, at_S: jax.Array | None) -> jax.Array:
-            model = nnx.merge(graph, state)
-            hidden_BTD = model.hidden(tokens_BT)
+        def run(
+            state: Any, tokens_BT: jax.Array, at_S: jax.Array | None, seq_len: int
+        ) -> jax.Array:
+            model, T = nnx.merge(graph, state), tokens_BT.shape[1]
+            split = parts("length") > 1
+            rotation = None
+            if seq_len < T:  # what depends on the length must not count the padding
+                positions_BT = arrange(jnp.arange(T, dtype=jnp.int32)[None])
+                rotation = rotations(model.config, model.rope, positions_BT, seq_len=seq_len)
             targets_BT = jnp.roll(tokens_BT, -1, axis=1)
-            if at_S is not None:
-                hidden_BTD, targets_BT = hidden_BTD[:, at_S - 1], targets_BT[:, at_S - 1]
-            losses_BT = next_token_losses(model, hidden_BTD, targets_BT, chunk=logits_chunk)
-            return losses_BT[:, :-1] if at_S is None else losses_BT
+            hidden_BTD = model.hidden(arrange(tokens_BT), rotation=rotation, arranged=split)
+            if at_S is None:
+                losses_BT = next_token_losses(
+                    model, hidden_BTD, arrange(targets_BT), chunk=logits_chunk
+                )
+                return constrain(restore(losses_BT)[:, : seq_len - 1], (None, None))
+            hidden_BSD, targets_BS = restore(hidden_BTD)[:, at_S - 1], targets_BT[:, at_S - 1]
+            losses_BS = next_token_losses(model, hidden_BSD, targets_BS, chunk=logits_chunk)
+            return constrain(losses_BS, (None, None))
 
-        self._run = run
+        self._run = jax.jit(run, static_argnames="seq_len")
 
     def lower(self, state: Any, B: int, T: int) -> jax.stages.Lowered:
         """Lowers the program for the losses of all tokens, for planning.
@@ -135,7 +150,7 @@ class Losses:
           state: the shapes and shardings of the decoder's state.
           B, T: rows, and tokens per row.
         """
-        return self._run.lower(state, jax.ShapeDtypeStruct((B, T), jnp.int32), None)
+        return self._run.lower(state, jax.ShapeDtypeStruct((B, T), jnp.int32), None, seq_len=T)
 
     def __call__(self, tokens_BT: np.ndarray, at_S: np.ndarray | None = None) -> np.ndarray:
         """Negative log likelihood of every token but the first, in nats.
@@ -147,10 +162,18 @@ class Losses:
         Returns:
           float32[B, T - 1], or float32[B, S] with `at_S`.
         """
-        at = None if at_S is None else jnp.asarray(at_S, jnp.int32)
-        losses = self._run(self._state, jnp.asarray(tokens_BT, jnp.int32), at)
+        B, T = tokens_BT.shape
+        devices = self._devices
+        more_rows, more_tokens = devices.rows(B) - B, devices.length(T) - T
+        padded_BT = np.pad(tokens_BT.astype(np.int32), [(0, more_rows), (0, more_tokens)])
+        padded_S = None
+        if at_S is not None:
+            more = devices.length(at_S.size) - at_S.size
+            padded_S = np.pad(at_S.astype(np.int32), (0, more), "edge")
+        with devices.current():
+            losses = self._run(self._state, padded_BT, padded_S, seq_len=T)
         wait(losses)
-        return np.asarray(losses)
+        return np.asarray(losses)[:B, : T - 1 if at_S is None else at_S.size]
 
 
 def losses_of(decoder: Decoder, setting: PerplexitySetting) -> Losses | ChunkedLosses:

@@ -84,13 +84,23 @@ class Benchmark(abc.ABC, Generic[Part]):
                 yield unit.part, result
 
 
-def run_units(units: Sequence[Unit[Any]], store: UnitStore, *, batch_size: int = 1) -> None:
+def run_units(
+    units: Sequence[Unit[Any]],
+    store: UnitStore,
+    *,
+    batch_size: int = 1,
+    stopping: Callable[[], bool] = lambda: False,
+) -> bool:
     """Runs the units missing from the store, in order, and stores each result as it finishes.
 
     Args:
       units: the units.
       store: where results are looked up and stored.
       batch_size: units of the same shape to compute at once, at most.
+      stopping: whether to stop; called before every batch.
+
+    Returns:
+      Whether all units are finished.
     """
     left = [unit for unit in units if store.get(unit.name) is None]
     if not left:
@@ -102,6 +112,8 @@ def run_units(units: Sequence[Unit[Any]], store: UnitStore, *, batch_size: int =
     start = time.monotonic()
     done = 0
     for batch in _batches(left, batch_size):
+        if stopping():
+            return False
         began = time.monotonic()
         first, others = batch[0], len(batch) - 1
         numbers = f"{done + 1} to {done + len(batch)}" if others else f"{done + 1}"
@@ -116,6 +128,7 @@ def run_units(units: Sequence[Unit[Any]], store: UnitStore, *, batch_size: int =
         now = time.monotonic()
         remaining = (now - start) / flops_done * flops_left
         _LOG.info("    took %s, about %s left", clock(now - began), clock(remaining))
+    return True
 
 
 def _batches(units: Sequence[Unit[Any]], batch_size: int) -> list[list[Unit[Any]]]:

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import logging
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from flax import nnx
@@ -18,6 +20,7 @@ from rrope_jax.cli.settings import build, from_config
 from rrope_jax.data.config import DataConfig, MixtureConfig
 from rrope_jax.data.mixture import open_text
 from rrope_jax.evaluation.closed_ended import ClosedEnded, ClosedEndedSetting
+from rrope_jax.evaluation.devices import Devices, every_nth
 from rrope_jax.evaluation.longppl import LongPerplexity, LongPerplexitySetting
 from rrope_jax.evaluation.passkey import Passkey, PasskeySetting
 from rrope_jax.evaluation.perplexity import Perplexity, PerplexitySetting
@@ -27,6 +30,7 @@ from rrope_jax.evaluation.units import Benchmark, run_units
 from rrope_jax.io import json_text
 from rrope_jax.io.paths import absolute, any_path
 from rrope_jax.jobs.evaluate_setting import EvaluateSetting
+from rrope_jax.jobs.model_mesh import mesh_config
 from rrope_jax.jobs.pretrained_model import (
     PretrainedModel,
     advising_on_memory,
@@ -34,10 +38,14 @@ from rrope_jax.jobs.pretrained_model import (
     load_model,
     settable,
 )
+from rrope_jax.jobs.shared_units import between_units, shared_store
 from rrope_jax.model import Decoder
 from rrope_jax.reporting.pieces import FinishedPieces
 from rrope_jax.reporting.writing import print_written, versions, write_results
 from rrope_jax.rope.methods import method_of
+from rrope_jax.run import distributed
+from rrope_jax.run.distributed import Peers
+from rrope_jax.run.peers import RETRYABLE
 from rrope_jax.run.stopping import held
 from rrope_jax.run.workdir import Workdir
 
@@ -68,7 +76,12 @@ def _long_perplexity(
     if section.evaluator is None:
         return LongPerplexity(section, model.decoder, documents, batch_size=setting.eval.batch_size)
     evaluator = load_model(
-        section.evaluator, rope={}, model={}, tokenizer=setting.data.get("tokenizer")
+        section.evaluator,
+        rope={},
+        model={},
+        tokenizer=setting.data.get("tokenizer"),
+        mesh=model.mesh,
+        row_lengths=section.contexts,
     )
     if evaluator.tokenizer.fingerprint != model.tokenizer.fingerprint:
         raise ValueError(
@@ -138,28 +151,42 @@ def main(argv: Sequence[str]) -> int:
             raise UsageError(f"{_COMPARE} names no folder; give workdirs of rrope evaluate")
         return _compare(values.compare, values.workdir)
     setting = from_config(EvaluateSetting, values.config, "config")
-    return _evaluate(setting, values.checkpoint, values.adapter, values.workdir)
+    return distributed.run(
+        "evaluate",
+        lambda peers: _evaluate(setting, values.checkpoint, values.adapter, values.workdir, peers),
+        preemption=True,
+    )
 
 
-def _evaluate(setting: EvaluateSetting, checkpoint: str, adapter: str | None, folder: str) -> int:
+def _evaluate(
+    setting: EvaluateSetting, checkpoint: str, adapter: str | None, folder: str, peers: Peers
+) -> int:
+    """Runs the evaluation in every process; a process that lacks a file ends all of them."""
+    config = dataclasses.asdict(setting)
+    config["data"].pop("cache_dir", None)
+    peers.check_same({"config": config})
     model = load_model(
         checkpoint,
         rope=setting.rope,
         model=setting.model,
         tokenizer=setting.data.get("tokenizer"),
         adapter=adapter,
+        mesh=mesh_config(setting.mesh, peers),
+        row_lengths=setting.row_lengths,
     )
     enabled = setting.eval.enabled()
     sections = []
     for name, section in enabled.items():
         with refusing(f"config.eval.{name}"):
             sections.append(_SECTIONS[name](section, model, setting))
-    from rrope_jax.evaluation import plots, report  # late: errors must not wait for it
+    identity = _identity(model)
+    names = [unit.name for section in sections for unit in section.units]
+    peers.check_same({"--checkpoint": identity, "config.eval: the texts and prompts": names})
+    # late: errors must not wait for matplotlib
+    from rrope_jax.jobs.evaluate_results import method_label, write_finished
 
-    with Workdir.claim(folder, _identity(model)) as workdir:
-        backend.configure_logging()
-        store = FinishedPieces(workdir, "units", checksums=True)
-        units = [unit for section in sections for unit in section.units]
+    with peers.claim(folder, identity) as workdir:
+        backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
         constant = {
             "checkpoint": checkpoint,
             **({} if adapter is None else {"adapter": adapter}),
@@ -174,22 +201,27 @@ def _evaluate(setting: EvaluateSetting, checkpoint: str, adapter: str | None, fo
             "versions": versions("jax", "flax"),
         }
         _LOG.info("%s", constant["backend"])
-        _LOG.info("%s: %s", checkpoint, report.method_label(constant))
+        _LOG.info("%s: %s", checkpoint, method_label(constant))
+        batch_size = Devices.of(model.decoder).rows(setting.eval.batch_size)
+        store = FinishedPieces(workdir, "units", checksums=True)
+        finished = False
         try:
-            with advising_on_memory(model.decoder.config):
-                run_units(units, store, batch_size=setting.eval.batch_size)
+            with advising_on_memory(model.decoder.config), between_units(peers) as told_to_stop:
+                finished = run_units(
+                    [unit for section in sections for unit in section.units],
+                    shared_store(store, names, peers),
+                    batch_size=batch_size,
+                    stopping=told_to_stop,
+                )
         finally:  # a stopped run also reports what it has finished
             with held():
-                missing = sum(store.get(unit.name) is None for unit in units)
-                results = {**constant, "complete": missing == 0, "missing_units": missing}
-                for section in sections:
-                    results |= section.results(store)
-                written = write_results(
-                    workdir, results, report.markdown(results), plots.plots(results)
-                )
-        _LOG.info("%s", report.headline(results))
-        print_written(written)
-    return 0
+                written = write_finished(workdir, constant, sections, store) if peers.first else []
+        if finished:
+            print_written(written)
+            return 0
+    if peers.first:
+        print("rrope evaluate: told to stop; the same command goes on from here", file=sys.stderr)
+    return RETRYABLE
 
 
 def _compare(folders: Sequence[str], workdir_path: str) -> int:
@@ -224,8 +256,8 @@ def _fingerprint(decoder: Decoder) -> str:
     """Computes a checksum of a sample of every parameter's elements."""
     checksum = 0
     for _, leaf in nnx.to_flat_state(nnx.state(decoder, nnx.Param)):
-        values = leaf[...].reshape(-1)
-        some = values[:: max(1, values.size // _FINGERPRINT_ELEMENTS)]
+        values: jax.Array = leaf[...]
+        some = every_nth(values, max(1, values.size // _FINGERPRINT_ELEMENTS))
         checksum = zlib.crc32(np.ascontiguousarray(some).tobytes(), checksum)
     return f"{checksum:08x}"
 

@@ -14,6 +14,7 @@ from rrope_jax.evaluation.ruler.setting import RulerSetting
 from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.jobs.train_setting import PresetName
 from rrope_jax.model import ModelConfig
+from rrope_jax.sharding import MeshConfig
 
 _SECTIONS = ("perplexity", "longppl", "passkey", "closed_ended", "ruler")
 
@@ -60,7 +61,8 @@ class EvaluateSetting:
       eval: What to measure.
       rope, model: Fields that replace the checkpoint's.
       data: Fields of DataConfig or MixtureConfig; only perplexity and longppl need a source.
-      train, mesh, checkpoint: Groups of `rrope train`, not read here.
+      mesh: Fields of MeshConfig; without any, one device computes.
+      train, checkpoint: Groups of `rrope train`, not read here.
 
     Raises:
       UsageError: No section of `eval` is enabled.
@@ -74,8 +76,8 @@ class EvaluateSetting:
     data: Annotated[Fields, SomeOf(DataConfig, MixtureConfig)] = dataclasses.field(
         default_factory=dict
     )
+    mesh: Annotated[Fields, SomeOf(MeshConfig)] = dataclasses.field(default_factory=dict)
     train: Any = None
-    mesh: Any = None
     checkpoint: Any = None
 
     def __post_init__(self) -> None:
@@ -84,6 +86,16 @@ class EvaluateSetting:
                 "config.eval: nothing to evaluate; give it a group with enabled = True, of "
                 f"{', '.join(_SECTIONS)}"
             )
+
+    @property
+    def row_lengths(self) -> tuple[int, ...]:
+        """The lengths of the rows that go through the model as a whole."""
+        enabled, lengths = self.eval.enabled(), set[int]()
+        if "perplexity" in enabled and enabled["perplexity"].chunk is None:
+            lengths |= set(enabled["perplexity"].contexts)
+        if "longppl" in enabled:
+            lengths |= set(enabled["longppl"].contexts)
+        return tuple(sorted(lengths))
 
     @property
     def bos(self) -> bool:

@@ -13,6 +13,7 @@ from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.cli.settings import Fields, SomeOf, from_config
 from rrope_jax.evaluation.generation import Generator, Sampling
+from rrope_jax.jobs.model_mesh import mesh_config
 from rrope_jax.jobs.pretrained_model import (
     PretrainedModel,
     advising_on_memory,
@@ -23,12 +24,15 @@ from rrope_jax.jobs.pretrained_model import (
 from rrope_jax.jobs.rope_groups import RopeFields
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.cache import cache_bytes
+from rrope_jax.run import distributed
+from rrope_jax.run.distributed import Peers
+from rrope_jax.sharding import MeshConfig
 
 SUMMARY = (
     "Prints how a checkpoint continues a prompt, greedily or sampled. --config.rope.scaling=yarn "
     "--config.rope.factor=4 and the like change its rotary embedding, without training; "
     "--config.model.compute_dtype=bfloat16 its arithmetic, --config.model.weight_dtype=int8 what "
-    "its weights take in memory."
+    "its weights take in memory, --config.mesh.tensor=4 over how many devices it lies."
 )
 
 _LOG = logging.getLogger(__name__)
@@ -36,10 +40,11 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class GenerateSetting:
-    """The overrides of `rrope generate`: fields of RopeSpec and of ModelConfig."""
+    """The overrides of `rrope generate`: fields of RopeSpec, ModelConfig and MeshConfig."""
 
     rope: RopeFields
     model: Annotated[Fields, SomeOf(ModelConfig)]
+    mesh: Annotated[Fields, SomeOf(MeshConfig)]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,14 +69,28 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         raise UsageError(f"--{error}") from error
     setting = from_config(GenerateSetting, values.config, "config")
+    return distributed.run(
+        "generate", lambda peers: _generate(setting, values, sampling, peers), preemption=False
+    )
+
+
+def _generate(
+    setting: GenerateSetting, values: flags.FlagValues, sampling: Sampling, peers: Peers
+) -> int:
+    """Generates in every process; process 0 prints."""
+    same = ("prompt", "max_tokens", "temperature", "top_k", "top_p", "seed", "bos")
+    peers.check_same(
+        {"config": dataclasses.asdict(setting)} | {f"--{name}": values[name].value for name in same}
+    )
     model = load_model(
         values.checkpoint,
         rope=setting.rope,
         model=setting.model,
         tokenizer=values.tokenizer,
         adapter=values.adapter,
+        mesh=mesh_config(setting.mesh, peers),
     )
-    backend.configure_logging()
+    backend.configure_logging(logging.INFO if peers.first else logging.ERROR)
     with advising_on_memory(model.decoder.config):
         text = _continue(model, values, sampling)
     print(text)

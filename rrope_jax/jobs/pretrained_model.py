@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,28 +16,32 @@ from rrope_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rrope_jax.io import pretrained
 from rrope_jax.io.source import Source
 from rrope_jax.io.tokenizer.end_of_text import end_ids
+from rrope_jax.jobs.model_mesh import lay_out
 from rrope_jax.jobs.rope_fields import extend, original_context
 from rrope_jax.model import Decoder, ModelConfig
 from rrope_jax.model.config import WEIGHT_DTYPES
 from rrope_jax.model.decoder import parameter_bytes
 from rrope_jax.reporting.quantities import gib
+from rrope_jax.sharding import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedModel:
-    """A model that is ready to run.
+    """A model that is ready to run, on one device or over a mesh.
 
     Attributes:
       decoder: The model.
       description: Its description, with the overrides applied.
       original_context: Context length in tokens that the model was trained at before any extension.
       tokenizer: The checkpoint's own tokenizer, or the one given instead.
+      mesh: Sizes of the mesh; None for one device.
     """
 
     decoder: Decoder
     description: pretrained.Description
     original_context: int
     tokenizer: Tokenizer
+    mesh: MeshConfig | None = None
 
     def prompt(self, text: str, *, bos: bool | None = None) -> list[int]:
         """Tokenizes a text to continue.
@@ -73,8 +77,10 @@ def load_model(
     model: Fields,
     tokenizer: str | None = None,
     adapter: str | None = None,
+    mesh: MeshConfig | None = None,
+    row_lengths: Sequence[int] = (),
 ) -> PretrainedModel:
-    """Loads a checkpoint.
+    """Loads a checkpoint; on a mesh, every device has only its part of the parameters.
 
     Args:
       checkpoint: Anything that `io.pretrained.load` reads.
@@ -83,9 +89,12 @@ def load_model(
         replace the checkpoint's; the others are ignored.
       tokenizer: As for `load_tokenizer`; None for the checkpoint's own.
       adapter: As for `pretrained.open_adapted`; None for none.
+      mesh: Sizes of the mesh; None for one device.
+      row_lengths: Lengths of rows that will go through the model as a whole, for checks.
 
     Raises:
-      UsageError: The checkpoint or the tokenizer cannot be read, or an override is wrong.
+      UsageError: The checkpoint or the tokenizer cannot be read, an override is wrong, or the
+        devices or the model do not fit the mesh.
     """
     overrides = {name: model[name] for name in pretrained.OVERRIDABLE if name in model}
     with refusing(f"--checkpoint={checkpoint}"):
@@ -101,28 +110,39 @@ def load_model(
                 "of a tokenizer.json"
             )
         loaded_tokenizer = load_tokenizer(source)
-        check_memory(model_changed)
+        layout = None if mesh is None else lay_out(changed, mesh, row_lengths)
+        check_memory(model_changed, 1 if layout is None else layout.shares)
         with advising_on_memory(model_changed):
-            decoder, description = pretrained.load(opened, rope=changed.rope, model=overrides)
+            decoder, description = pretrained.load(
+                opened,
+                rope=changed.rope,
+                model=overrides,
+                shardings=None if layout is None else layout.params,
+            )
     description = dataclasses.replace(description, context=changed.context)
     try:
         fitting = loaded_tokenizer.for_model(description.model.vocab_size)
     except ValueError as error:
         raise UsageError(f"the tokenizer {error}") from error
     context = original_context(original) or original.context
-    return PretrainedModel(decoder, description, context, fitting)
+    return PretrainedModel(decoder, description, context, fitting, mesh)
 
 
-def check_memory(model: ModelConfig) -> None:
+def check_memory(model: ModelConfig, shares: int = 1) -> None:
     """Raises UsageError if the parameters alone take more than the device's memory.
 
     Devices that do not tell their memory, such as CPUs, are not checked.
+
+    Args:
+      model: The model.
+      shares: Number of devices among which the parameters are divided.
     """
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    if limit is not None and parameter_bytes(model) > limit:
+    needed = parameter_bytes(model) // shares
+    if limit is not None and needed > limit:
         raise UsageError(
             f"config.model.weight_dtype={model.weight_dtype!r}: the parameters take "
-            f"{gib(parameter_bytes(model))}, the device has {gib(limit)}; {_less_memory(model)}"
+            f"{gib(needed)}, the device has {gib(limit)}; {_less_memory(model)}"
         )
 
 

@@ -24,6 +24,7 @@ from rrope_jax.model.config import ModelConfig
 from rrope_jax.model.far_layers import far_positions_by_type
 from rrope_jax.model.layer_types import LAYER_TYPES
 from rrope_jax.rope import RopeSpec
+from rrope_jax.sharding import LogicalAxes, constrain
 
 
 class KVCache(NamedTuple):
@@ -66,6 +67,17 @@ class KVCache(NamedTuple):
         )
 
 
+_KEYS: LogicalAxes = (None, "batch", "kv_heads", None, None)
+_AXES: dict[str, LogicalAxes] = dict.fromkeys(KVCache._fields, _KEYS) | {"length_B": ("batch",)}
+
+
+def constrain_cache(cache: KVCache) -> KVCache:
+    """Shards a cache over the current mesh, its rows and heads; a no-op on a single device."""
+    return cache._replace(
+        **{name: constrain(x, _AXES[name]) for name, x in cache._asdict().items() if x is not None}
+    )
+
+
 def init_cache(
     config: ModelConfig, batch_size: int, capacity: int, rope: RopeSpec | None = None
 ) -> KVCache:
@@ -89,7 +101,7 @@ def init_cache(
     whole = config.num_layers - windowed
     far_types = () if rope is None else far_positions_by_type(config, rope, capacity)
     far = {LAYER_TYPES[name].windowed for name in far_types}
-    return KVCache(
+    cache = KVCache(
         empty(whole, capacity),
         empty(whole, capacity),
         empty(windowed, ring),
@@ -98,6 +110,7 @@ def init_cache(
         empty(whole, capacity) if False in far else None,
         empty(windowed, ring) if True in far else None,
     )
+    return constrain_cache(cache)
 
 
 def check_far_keys(config: ModelConfig, cache: KVCache, far: Collection[str]) -> None:

@@ -14,7 +14,7 @@ from rrope_jax.model.attention.call import CallShape
 from rrope_jax.model.attention.choice import choose
 from rrope_jax.model.attention.context_parallel import arrange
 from rrope_jax.model.attention.mask import CausalMask
-from rrope_jax.model.cache import KVCache, LayerCache, check_far_keys, slots
+from rrope_jax.model.cache import KVCache, LayerCache, check_far_keys, constrain_cache, slots
 from rrope_jax.model.config import REMAT_POLICIES, WEIGHT_DTYPES, ModelConfig
 from rrope_jax.model.dropout import drop
 from rrope_jax.model.far_layers import far_positions_by_type
@@ -278,7 +278,8 @@ class Decoder(nnx.Module):
                 carry = block(layer_type, carry, (params, slot))
         x_BTD, cache = carry
         count = T if count_B is None else count_B
-        return self.final_norm(x_BTD), cache._replace(length_B=cache.length_B + count)
+        grown = constrain_cache(cache._replace(length_B=cache.length_B + count))
+        return self.final_norm(x_BTD), grown
 
     def layers_for_loop(self) -> Sequence[Any] | None:
         """The `layers` argument of `decode`, for a loop over tokens. Call it outside of jit.

@@ -1,12 +1,10 @@
 """`rrope train` as several real processes: the same numbers, and one end for all."""
 
 import contextlib
-import dataclasses
 import os
 import re
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 
 from rrope_jax.__main__ import main
+from tests.jobs.processes import PATIENCE, Job, environment_of, free_port
 from tests.jobs.training_run import count_lines, read_records, saved_steps, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -25,34 +24,7 @@ STEPS = 400
 RETRYABLE = 42
 # JAX aborts when process 0 is gone, and may be quicker than we are
 GONE = {RETRYABLE, -signal.SIGABRT}
-PATIENCE = 240  # seconds; a busy machine is no failure
 pytestmark = pytest.mark.heavy
-
-
-@dataclasses.dataclass
-class Job:
-    """Processes of one job."""
-
-    processes: "list[subprocess.Popen[bytes]]"
-    logs: list[Path]
-
-    def wait(self, seconds: float = PATIENCE) -> list[int]:
-        """Their exit codes, once all have ended."""
-        deadline = time.monotonic() + seconds
-        return [p.wait(max(0.1, deadline - time.monotonic())) for p in self.processes]
-
-    def said(self, index: int) -> str:
-        return self.logs[index].read_text()
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        """While they run."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert all(p.poll() is None for p in self.processes), [
-                log.read_text() for log in self.logs
-            ]
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
 
 
 Start = Callable[..., Job]
@@ -79,18 +51,6 @@ def words(text: Path) -> list[str]:
     ]
 
 
-def _environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_NUM", "JAX_CO"))}
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # all compile alike, and mostly compile
-    return {**kept, **quick, "JAX_PLATFORMS": "cpu", "RROPE_HEARTBEAT": "60", **more}
-
-
-def _free_port() -> int:
-    with socket.create_server(("", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts processes of the job."""
@@ -111,11 +71,11 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         folder = tmp_path_factory.mktemp("logs")
         job = Job([], [])
-        port = _free_port()
+        port = free_port()
         for index in range(count):
             if index == absent:
                 continue
-            environment = _environment(
+            environment = environment_of(
                 JAX_NUM_CPU_DEVICES=str(devices),
                 PYTHONPATH=paths,
                 **more,
@@ -236,7 +196,7 @@ def _launch(count: int, folder: Path, *flags: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         ["bash", str(script), str(count), str(CONFIG), *flags],
         cwd=ROOT,
-        env=_environment(PATH=f"{folder}:{os.environ['PATH']}"),
+        env=environment_of(PATH=f"{folder}:{os.environ['PATH']}"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -39,7 +39,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "--config.data.tokenizer=bytes",
         *(f"--config.eval.{name}.enabled={name == 'perplexity'}" for name in SECTIONS),
         "--config.eval.perplexity.contexts=(16,32)",
-        "--config.eval.perplexity.fragments_per_document=600",
+        "--config.eval.perplexity.fragments_per_document=200",
     ]
 
 

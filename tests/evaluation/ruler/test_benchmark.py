@@ -37,11 +37,13 @@ class Reciter:
     def read(self, prompts: Any, *, capacity: int) -> None:
         assert max(map(len, prompts)) <= capacity
 
-    def score_rows(self, last: Any, cache: None, continuations: list[list[int]]) -> Any:
+    def score_in_place(self, last: Any, cache: None, continuations: list[list[int]]) -> Any:
         (self._right,) = continuations
-        return [(np.full(len(self._right), -0.5, np.float32), None)]
+        return [(np.full(len(self._right), -0.5, np.float32), None)], cache
 
-    def generate(self, last: Any, cache: None, *, max_tokens: int, stop_ids: Any) -> Any:
+    def generate(
+        self, last: Any, cache: None, *, max_tokens: int, stop_ids: Any, in_place: bool
+    ) -> Any:
         assert stop_ids == (257,)
         right = self._right if self._text is None else self._tokenizer.encode(self._text)
         return [right[:max_tokens]]

@@ -32,45 +32,77 @@ class Questions(NamedTuple):
 
 def _squad(data: Any) -> Questions:
     """`dev-v2.0.json` of SQuAD; questions without an answer are left out."""
-    articles = [article["paragraphs"] for article in data["data"]]
-    documents = sorted({paragraph["context"] for article in articles for paragraph in article})
+    articles = [
+        [
+            (_text(paragraph, "context", f"data[{i}].paragraphs[{j}]"), paragraph["qas"])
+            for j, paragraph in enumerate(article["paragraphs"])
+        ]
+        for i, article in enumerate(data["data"])
+    ]
+    documents = sorted({document for article in articles for document, _ in article})
     index = {document: number for number, document in enumerate(documents)}
     questions = []
-    for article in articles:
-        of_article = [index[paragraph["context"]] for paragraph in article]
-        for paragraph in article:
-            own = index[paragraph["context"]]
+    for i, article in enumerate(articles):
+        of_article = [index[document] for document, _ in article]
+        for j, (document, qas) in enumerate(article):
+            own = index[document]
             near = tuple(number for number in of_article if number != own)
-            questions += [
-                Question(
-                    each["question"],
-                    tuple(answer["text"] for answer in each["answers"]),
-                    (own,),
-                    near,
+            for k, entry in enumerate(qas):
+                where = f"data[{i}].paragraphs[{j}].qas[{k}]"
+                if not isinstance(entry["is_impossible"], bool):
+                    raise ValueError(f"{where}.is_impossible must be true or false")
+                if entry["is_impossible"]:
+                    continue
+                answers = tuple(
+                    _text(answer, "text", f"{where}.answers[{n}]", empty=True)
+                    for n, answer in enumerate(entry["answers"])
                 )
-                for each in paragraph["qas"]
-                if not each["is_impossible"]
-            ]
+                questions.append(Question(_text(entry, "question", where), answers, (own,), near))
     return Questions(tuple(questions), tuple(documents))
 
 
 def _hotpotqa(data: Any) -> Questions:
     """`hotpot_dev_distractor_v1.json` of HotpotQA."""
-
-    def of(entry: Any) -> list[str]:
-        return [f"{title}\n{''.join(sentences)}" for title, sentences in entry["context"]]
-
-    documents = sorted({document for entry in data for document in of(entry)})
+    contexts = [_documents(entry, f"[{i}].context") for i, entry in enumerate(data)]
+    documents = sorted({document for context in contexts for document in context})
     index = {document: number for number, document in enumerate(documents)}
     questions = tuple(
         Question(
-            entry["question"],
-            (entry["answer"],),
-            tuple(index[document] for document in of(entry)),
+            _text(entry, "question", f"[{i}]"),
+            (_text(entry, "answer", f"[{i}]", empty=True),),
+            tuple(index[document] for document in context),
         )
-        for entry in data
+        for i, (entry, context) in enumerate(zip(data, contexts, strict=True))
     )
     return Questions(questions, tuple(documents))
+
+
+def _documents(entry: Any, where: str) -> list[str]:
+    """The documents of an entry of HotpotQA: pairs of a title and its sentences."""
+    context = entry["context"]
+    pairs = isinstance(context, list) and all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and isinstance(pair[0], str)
+        and isinstance(pair[1], list)
+        and all(isinstance(sentence, str) for sentence in pair[1])
+        for pair in context
+    )
+    if not pairs or not context:
+        raise ValueError(f'{where} must be a list of ["title", ["sentence", ...]]')
+    return [f"{title}\n{''.join(sentences)}" for title, sentences in context]
+
+
+def _text(holder: Any, key: str, where: str, *, empty: bool = False) -> str:
+    """The text under a key.
+
+    Raises:
+      ValueError: it is no text, or has no characters and `empty` does not allow that.
+    """
+    value = holder[key]
+    if not isinstance(value, str) or not (value or empty):
+        raise ValueError(f"{where}.{key} must be text, not {repr(value)[:40]}")
+    return value
 
 
 FORMATS: Mapping[str, Callable[[Any], Questions]] = {"squad": _squad, "hotpotqa": _hotpotqa}

@@ -276,6 +276,49 @@ def test_a_wrong_question_file(content: str, said: str, tmp_path: Path) -> None:
         read_questions("squad", str(tmp_path / "data.json"))
 
 
+SQUAD_QUESTION = {"question": "Who?", "answers": [{"text": "he"}], "is_impossible": False}
+HOTPOTQA_ENTRY = {"question": "Who?", "answer": "he", "context": [["Title", ["A sentence."]]]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"question": None}, r"data\[0\].paragraphs\[0\].qas\[0\].question must be text, not None"),
+        ({"question": ""}, r"qas\[0\].question must be text, not ''"),
+        ({"answers": [{"text": 5}]}, r"qas\[0\].answers\[0\].text must be text, not 5"),
+        ({"answers": []}, "or one without an answer"),
+        ({"answers": "he"}, "TypeError"),
+        ({"is_impossible": "no"}, r"qas\[0\].is_impossible must be true or false"),
+        ({"context": 5}, r"data\[0\].paragraphs\[0\].context must be text, not 5"),
+    ],
+)
+def test_a_wrong_entry_of_squad(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    context = changes.get("context", "Of him.")
+    question = SQUAD_QUESTION | {k: v for k, v in changes.items() if k != "context"}
+    paragraphs = [{"context": context, "qas": [question]}]
+    (tmp_path / "data.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    with pytest.raises(ValueError, match=said):
+        read_questions("squad", str(tmp_path / "data.json"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"question": 7}, r"\[1\].question must be text, not 7"),
+        ({"answer": None}, r"\[1\].answer must be text, not None"),
+        ({"answer": ""}, "or one without an answer"),
+        ({"context": []}, r"\[1\].context must be a list of \[\"title\""),
+        ({"context": [["Title", "A sentence."]]}, r"\[1\].context must be a list"),
+        ({"context": {"title": ["A"], "sentences": [["B."]]}}, r"\[1\].context must be a list"),
+        ({"context": [["Title", ["A."], 0]]}, r"\[1\].context must be a list"),
+    ],
+)
+def test_a_wrong_entry_of_hotpotqa(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text(json.dumps([HOTPOTQA_ENTRY, HOTPOTQA_ENTRY | changes]))
+    with pytest.raises(ValueError, match=said):
+        read_questions("hotpotqa", str(tmp_path / "data.json"))
+
+
 def test_the_beginning_of_the_answer_follows_the_chat_template() -> None:
     prompt = materials(template="<user>{task}<model>").prompt("Do {it}.", " It is")
     assert prompt == "<user>Do {it}.<model> It is"

@@ -85,6 +85,11 @@ class AlgorithmicProgram(PosgenProgram):
         )
         return PositionMeans(hits_EP / tokens_EP, nll_EP / tokens_EP)
 
+    def measured_rows(self, rows_SNT: Draws) -> tuple[int, int]:
+        """Returns how many rows `evaluate` reads, of all lengths, and the tokens of each."""
+        draws = rows_SNT
+        return draws.rows * draws.length_P.shape[1], self.task.tokens(draws.width)
+
     def cell(
         self, accuracy_P: npt.NDArray[Any], loss_P: npt.NDArray[Any], **fields: Any
     ) -> LengthCell:

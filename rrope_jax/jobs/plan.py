@@ -1,7 +1,7 @@
 """`rrope plan`: predicts whether a config fits on machines that are not at hand, and its speed."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from rrope_jax.cli import backend
 from rrope_jax.cli.command_line import parse
 from rrope_jax.cli.errors import UsageError, refusing_layouts
 from rrope_jax.cli.settings import from_config, unset_group
+from rrope_jax.jobs.algorithmic_setting import AlgorithmicSetting
 from rrope_jax.jobs.evaluate_setting import EvaluateSetting
 from rrope_jax.jobs.plan_evaluation import programs_of
 from rrope_jax.jobs.posgen_setting import PosgenSetting
@@ -20,7 +21,7 @@ from rrope_jax.jobs.train_setting import TrainSetting, is_here, known_fields
 from rrope_jax.planning import saved, topology
 from rrope_jax.planning.compilation import Keep
 from rrope_jax.planning.plan import Plan, make_plan
-from rrope_jax.planning.posgen import Ablation
+from rrope_jax.planning.posgen import Ablation, Ablations
 from rrope_jax.planning.roofline import sweep
 from rrope_jax.planning.roofline.collectives import summarize
 from rrope_jax.planning.roofline.step_time import estimate
@@ -49,18 +50,14 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
     values = parse("plan", SUMMARY, argv, _define, known=_known)
     planned: Job
-    if _setting_of(values.config) is PosgenSetting:
-        ablation = from_config(PosgenSetting, values.config, "config")
-        place = _topology(values.topology)
-        planned = _ablation(ablation)
-    elif _setting_of(values.config) is EvaluateSetting:
-        evaluation = from_config(EvaluateSetting, values.config, "config")
-        place = _topology(values.topology)
-        planned = programs_of(evaluation)
+    kind = _setting_of(values.config)
+    setting = from_config(kind, values.config, "config")
+    if kind is TrainSetting:
+        place = _topology(values.topology, setting.mesh.num_slices)
+        planned = _training(setting)
     else:
-        training = from_config(TrainSetting, values.config, "config")
-        place = _topology(values.topology, training.mesh.num_slices)
-        planned = _training(training)
+        place = _topology(values.topology)
+        planned = _OF_PROGRAMS[kind](setting)
     with _refusing_topology():
         devices = place.devices()
     with refusing_layouts():
@@ -85,13 +82,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _known(config: ConfigDict) -> ConfigDict:
-    setting = _setting_of(config)
-    return known_fields(config) if setting is TrainSetting else unset_group(setting)
+    kind = _setting_of(config)
+    return known_fields(config) if kind is TrainSetting else unset_group(kind)
 
 
 def _setting_of(config: ConfigDict) -> type[Any]:
     if "tasks" in config:
-        return PosgenSetting
+        return AlgorithmicSetting if "test_rows" in config else PosgenSetting
     return EvaluateSetting if "eval" in config and "train" not in config else TrainSetting
 
 
@@ -123,6 +120,23 @@ def _training(setting: TrainSetting) -> TextTraining:
 def _ablation(setting: PosgenSetting) -> Ablation:
     program = setting.program()
     return Ablation(program, setting.trainings(program), setting.mesh, setting.lanes)
+
+
+def _ablations(setting: AlgorithmicSetting) -> Ablations:
+    return Ablations(
+        tuple(
+            Ablation(program, trainings, setting.mesh, setting.lanes, program.task.name)
+            for program, trainings in setting.parts()
+        )
+    )
+
+
+_OF_PROGRAMS: dict[type[Any], Callable[[Any], Job]] = {
+    PosgenSetting: _ablation,
+    AlgorithmicSetting: _ablations,
+    EvaluateSetting: programs_of,
+}
+"""Setting of a job of several programs -> function from it to the job."""
 
 
 def _results(
@@ -158,7 +172,7 @@ def _keeping(workdir: Workdir) -> Keep:
 
 
 def _of_phases(plans: Sequence[Plan]) -> dict[str, Any]:
-    """Combines the phases of a PosGen ablation, or the programs of an evaluation."""
+    """Combines the phases of ablations, or the programs of an evaluation."""
     phases = [_plan_and_time(plan) for plan in plans]
     largest = max(plans, key=lambda plan: plan.peak).as_json()
     return {

@@ -5,6 +5,7 @@ All training runs proceed side by side in separate lanes, so devices exchange no
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,16 +22,18 @@ from rrope_jax.sharding import AXES
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """The whole of `rrope posgen`; a `Job`.
+    """The whole of `rrope posgen`, or a task of `rrope algorithmic`; a `Job`.
 
     Attributes:
       program, trainings, mesh, lanes: as for `posgen.round_functions.lower`.
+      task: the task, if each has a program of its own; otherwise empty.
     """
 
     program: PosgenProgram
     trainings: tuple[Training, ...]
     mesh: AblationMeshConfig
     lanes: int
+    task: str = ""
 
     def check(self, devices: Sequence[jax.Device]) -> None:
         """Raises LayoutError if `rrope posgen` would, or if the job cannot be compiled here."""
@@ -52,7 +55,31 @@ class Ablation:
         return tuple(AblationProgram(self, index) for index in range(len(phases)))
 
 
-@functools.lru_cache(maxsize=1)
+@dataclasses.dataclass(frozen=True)
+class Ablations:
+    """The whole of `rrope algorithmic`, task after task; a `Job`.
+
+    Attributes:
+      parts: the ablation of each task.
+    """
+
+    parts: tuple[Ablation, ...]
+
+    def check(self, devices: Sequence[jax.Device]) -> None:
+        """Raises LayoutError as its parts do."""
+        for part in self.parts:
+            part.check(devices)
+
+    @property
+    def one_step(self) -> None:
+        """None, as for its parts."""
+
+    def workloads(self, devices: Sequence[jax.Device]) -> tuple["AblationProgram", ...]:
+        """The programs of its parts, one part after another."""
+        return tuple(itertools.chain.from_iterable(part.workloads(devices) for part in self.parts))
+
+
+@functools.lru_cache(maxsize=16)
 def _phases(ablation: Ablation, mesh: Mesh) -> tuple[Phase, ...]:
     return lower(ablation.program, ablation.trainings, mesh, lanes=ablation.lanes)
 
@@ -72,7 +99,7 @@ class AblationProgram:
     @property
     def name(self) -> str:
         """A short description, with the number of training runs."""
-        return f"{len(self.ablation.trainings)} trainings of PosGen"
+        return f"{len(self.ablation.trainings)} trainings of {self.ablation.task or 'PosGen'}"
 
     def identity(self) -> Mapping[str, Any]:
         """All fields."""
@@ -96,10 +123,10 @@ class AblationProgram:
     def demands(self, mesh: Mesh) -> Demands:
         """The demands of a call on the mesh's devices; FLOPs include masked pairs of tokens."""
         phase, program = self._phase(mesh), self.ablation.program
-        task, train, model = program.task, program.train, program.model
+        train, model = program.train, program.model
         training = phase.steps > 0
         rows = train.batch_size if training else train.eval_batch_size
-        length = task.train_length if training else task.test_length
+        length = phase.length
         state = jax.eval_shape(program.init, jax.random.key(0))
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         shape = StepShape(
@@ -131,6 +158,7 @@ class AblationProgram:
             tokens=round(rows * repeats) * length * mesh.size,
             calls=phase.calls,
             details={
+                **({"task": self.ablation.task} if self.ablation.task else {}),
                 "phase": phase.name,
                 "parameters of a training": parameters,
                 "trainings of a device at a time": phase.lanes,

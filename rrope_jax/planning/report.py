@@ -68,7 +68,7 @@ def _phases(plans: Sequence[Mapping[str, Any]]) -> str:
     unit = "trainings of a device" if is_posgen else "tokens"
     rows = [
         (
-            plan["details"]["phase"],
+            " ".join(plan["details"][key] for key in ("task", "phase") if key in plan["details"]),
             f"{plan['details'][f'{unit} at a time']:,}",
             "refused"
             if plan["peak_bytes_per_device"] is None

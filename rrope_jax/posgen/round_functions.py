@@ -219,6 +219,7 @@ class Phase:
       lanes: Trainings per device in one call.
       steps: Optimizer steps per training in one call; 0 for validation and test.
       calls: Number of consecutive calls in the whole ablation.
+      length: Tokens of a row.
       flops: Matmul FLOPs per device in one call (`PosgenProgram.forward_flops`).
     """
 
@@ -227,6 +228,7 @@ class Phase:
     lanes: int
     steps: int
     calls: int
+    length: int
     flops: float
 
 
@@ -255,23 +257,20 @@ def _phases(program: PosgenProgram, example: Round, count: int, mesh: Mesh) -> I
     functions, task, config = RoundFunctions(program, mesh), program.task, program.train
     start = functions.shapes(inputs(program, example))
     rows = functools.partial(functions.data, example.trainings[0].task)
-    data = functions.shapes(jax.eval_shape(rows, start.data_key_S))
+    train_data, *measured = functions.shapes(jax.eval_shape(rows, start.data_key_S))
     state = functions.shapes(jax.eval_shape(functions.init, start.init_key_S))
     lanes = len(example.lanes) // mesh.size
 
     active_S = functions.shapes(np.ones(len(example.lanes), bool))
-    lowered = functions.train.lower(
-        state, active_S, data.train_NT, start.tables_S, start.train_key_S
-    )
+    lowered = functions.train.lower(state, active_S, train_data, start.tables_S, start.train_key_S)
     calls = config.steps // config.call_steps
     row = 3 * program.forward_flops(task.train_length)  # a backward pass costs 2 forward passes
     flops = lanes * config.call_steps * config.batch_size * row
-    yield Phase("train", lowered, lanes, config.call_steps, count * calls, flops)
-    for name, rows_SNT, calls in (
-        ("validate", data.validation_NT, config.steps // config.validate_every),
-        ("test", data.test_NT, 1),
-    ):
+    length = task.train_length
+    yield Phase("train", lowered, lanes, config.call_steps, count * calls, length, flops)
+    validations = config.steps // config.validate_every
+    for name, rows_SNT, calls in zip(("validate", "test"), measured, (validations, 1), strict=True):
         lowered = functions.evaluate.lower(state.params, rows_SNT, start.tables_SE)
-        row = example.evaluations * program.forward_flops(task.test_length)
-        flops = lanes * rows_SNT.shape[1] * row
-        yield Phase(name, lowered, lanes, 0, count * calls, flops)
+        number, length = program.measured_rows(rows_SNT)
+        flops = lanes * number * example.evaluations * program.forward_flops(length)
+        yield Phase(name, lowered, lanes, 0, count * calls, length, flops)

@@ -162,6 +162,14 @@ class PosgenProgram:
         pairs = self.model.num_layers * length**2
         return float(forward_flops(self.model, tokens=length, pairs=pairs, predictions=predictions))
 
+    def measured_rows(self, rows_SNT: Any) -> tuple[int, int]:
+        """Returns how many rows `evaluate` reads for a lane, and the tokens of each.
+
+        Args:
+          rows_SNT: What it reads, with a leading lane axis; shapes suffice.
+        """
+        return rows_SNT.shape[1], self.task.test_length
+
     def init(self, key: Array) -> PosgenState:
         """Initializes parameters and optimizer state."""
         params: Any = nnx.split(self._decoder(key))[1]

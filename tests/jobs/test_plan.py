@@ -1,6 +1,7 @@
 """`rrope plan` as a user runs it, for CPU devices and, where libtpu is installed, for a slice."""
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -166,6 +167,36 @@ def test_a_plan_for_gpus(tmp_path: Path) -> None:
     assert results["fits"]
     assert results["peak_bytes_per_device"] > results["bytes_per_device"]["optimizer"]
     assert results["collective_bytes_by_kind_and_axis"]["all-gather"]["seq"] > 0
+
+
+@pytest.mark.heavy
+def test_algorithmic_sweeps_are_planned_task_by_task(tmp_path: Path) -> None:
+    config = ROOT / "tests" / "jobs" / "algorithmic_tiny.py"
+    run = _plan(tmp_path, "--topology=cpu:1", "--quick", config=config)
+    assert run.returncode == 0, run.stderr
+    results = _results(tmp_path)
+    assert results["fits"]
+    phases = {
+        (program["details"]["task"], program["details"]["phase"]): program
+        for program in results["phases"]
+    }
+    tasks = ("reverse_string", "modular_arithmetic")
+    assert list(phases) == list(itertools.product(tasks, ("train", "validate", "test")))
+    # of 6 and 12 tokens, with a separator and an answer as long
+    by_length = {6: ("validate", 4 * 2), 12: ("test", 8 * 4)}
+    for question, (phase, rows) in by_length.items():
+        tokens = rows * 2 * (2 * question + 1)  # under two tables
+        assert (
+            round(
+                phases["reverse_string", phase]["estimated_tokens_per_second"]
+                * phases["reverse_string", phase]["estimated_step_seconds"]
+            )
+            == tokens
+        )
+    assert results["estimated_run_seconds"] == pytest.approx(
+        sum(program["estimated_run_seconds"] for program in phases.values())
+    )
+    assert "| modular_arithmetic test |" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.slow

@@ -256,6 +256,7 @@ print(1024 * (kilobytes("VmHWM") - before))
 _SMOLLM2_BYTES = 4 * 134_515_008
 
 
+@pytest.mark.long
 @pytest.mark.heavy
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_memory_stays_near_the_size_of_the_output(smollm2: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def assert_finished_by_one(words: list[str], workdir: Path, alone: Path) -> None
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
 def test_a_lost_process_is_named_and_one_goes_on(
     words: list[str], started: "list[subprocess.Popen[bytes]]", tmp_path: Path
 ) -> None:

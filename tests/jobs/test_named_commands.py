@@ -31,7 +31,7 @@ SLICES = {
 
 
 def _commands(page: Path) -> list[tuple[str, str]]:
-    """Slices and what is run on them, of the commands on a page or in a script's first comment."""
+    """Slices and trainings on them, of the commands on a page or in a first comment of a script."""
     text = page.read_text()
     if page.suffix == ".sh":
         text = re.sub(r"^# ?", "", text, flags=re.M)
@@ -39,7 +39,7 @@ def _commands(page: Path) -> list[tuple[str, str]]:
     for command in re.sub(r"\\\n\s*", "", text).splitlines():
         place = re.search(r"--(?:tpu-type|topology)=(\S+)", command)
         job = re.search(r"rrope (?:train|plan) [^#|`]*--config=[^#|`]*", command)
-        if place and job and "--workdir=" in job[0]:
+        if place and job and "--workdir=" in job[0] and "=configs/evaluate_" not in job[0]:
             found.append((place[1], job[0]))
     return found
 

@@ -275,7 +275,7 @@ def test_heldout_loss_that_is_not_finite(
     [
         ("lr=[1e-3]/run", "has '[' in it"),
         ("a*b", "has '*' in it"),
-        ("gs:/run", "is in an object store or is a URL"),
+        ("ftp://host/run", "is a URL"),
     ],
 )
 def test_workdir_that_cannot_hold_checkpoints(

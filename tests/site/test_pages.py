@@ -68,7 +68,7 @@ def test_flags_of_a_command_exist(words: list[str]) -> None:
             if (
                 config is None or "/" not in config
             ):  # `rrope convert` and `generate` have no config file
-                assert group.partition(".")[0] in ("rope", "model", ""), word
+                assert group.partition(".")[0] in ("rope", "model", "mesh", ""), word
                 continue
             at = _config(config)
             for part in filter(None, group.split(".")):

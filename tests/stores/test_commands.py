@@ -42,7 +42,7 @@ def _stored_losses(folder: StorePath) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize(
     "folder",
-    [pytest.param("gs", marks=pytest.mark.heavy), pytest.param("s3", marks=pytest.mark.long)],
+    [pytest.param("gs", marks=pytest.mark.long), pytest.param("s3", marks=pytest.mark.long)],
     indirect=True,
 )
 def test_killed_training_goes_on_to_the_same_numbers(

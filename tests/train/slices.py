@@ -133,7 +133,8 @@ def check(config: MeshConfig, devices: Sequence[Any]) -> Mesh:
     assert {device.id for device in mesh.devices.flat} == {device.id for device in devices}
     of = parts("batch", mesh)
     batch_BT = np.arange(2 * of * 2 * mesh.shape["seq"]).reshape(2 * of, -1)
-    placement = Placement(mesh, None, NamedSharding(mesh, spec(("batch", "length"), mesh)), None)  # type: ignore[arg-type]
+    rows = NamedSharding(mesh, spec(("batch", "length"), mesh))
+    placement = Placement(mesh, None, rows, None, None)  # type: ignore[arg-type]
     held = placement.rows.devices_indices_map(batch_BT.shape)
     by_process: dict[int, list[Any]] = {}
     for device in devices:

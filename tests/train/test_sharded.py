@@ -33,7 +33,12 @@ def _on_8_devices(what: str, **environment: str) -> Any:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    "what", [pytest.param("xla", marks=pytest.mark.long), "chunked", "splash", "layers"]
+    "what",
+    [
+        "chunked",
+        "layers",
+        *(pytest.param(each, marks=pytest.mark.long) for each in ("xla", "splash")),
+    ],
 )
 def test_every_mesh_computes_the_same(what: str) -> None:
     """Attention and all gradients, for packed rows and grouped queries, in both token orders."""
@@ -54,6 +59,7 @@ def test_the_step_that_is_trained_with() -> None:
         assert memory[131_072] < 131_072 / T * memory[T]
 
 
+@pytest.mark.long
 @pytest.mark.heavy
 def test_adapters_of_every_matrix_are_sharded_like_it() -> None:
     assert _on_8_devices("lora")["loss"] < 1e-5

@@ -112,6 +112,7 @@ def _posgen_inputs(seed: int) -> tuple[Any, ...]:
     return POSGEN.init(jax.random.key(seed)), rows_NT, table, jax.random.key(seed)
 
 
+@pytest.mark.long
 def test_posgen_lanes_are_single_trainings() -> None:
     """Side by side under vmap on the device, one by one on the CPU where there is one beside it."""
     accelerated = jax.default_backend() != "cpu"

@@ -133,12 +133,12 @@ def assert_alike(one: Any, other: Any) -> None:
     ("make", "batches", "model"),
     [
         (fragments, [3, 3], "dynamic"),
-        (ends, [3], "full"),
+        pytest.param(ends, [3], "full", marks=pytest.mark.long),
         (chunked, [3], "dynamic"),
-        (sliding, [1, 1, 1], "full"),
+        pytest.param(sliding, [1, 1, 1], "full", marks=pytest.mark.long),
         (longppl, [3], "full"),
         (passkey, [3, 1], "dynamic"),
-        (closed_ended, [3], "window"),
+        pytest.param(closed_ended, [3], "window", marks=pytest.mark.long),
         (ruler, [3], "full"),
     ],
 )

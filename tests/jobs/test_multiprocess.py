@@ -249,6 +249,7 @@ def _freeze_in_a_save(job: Job, workdir: Path) -> None:
         job.processes[0].send_signal(signal.SIGCONT)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
 def test_disk_that_is_full_for_one_of_them(
     start: Start, unbroken: Path, words: list[str], tmp_path: Path
@@ -277,6 +278,7 @@ def test_disk_that_is_full_for_one_of_them(
 class TestRefused:
     """Before the first step; nothing is trained and no checkpoint made."""
 
+    @pytest.mark.long
     def test_process_that_never_joins(self, start: Start, tmp_path: Path) -> None:
         job = start(3, tmp_path / "run", absent=2, RROPE_JOIN_TIMEOUT="15")
         assert job.wait() == [RETRYABLE, RETRYABLE]

@@ -598,6 +598,7 @@ def test_finished_trainings_keep_no_checkpoints(
 class TestOtherDevices:
     """Every run below is compared, bit for bit, with an unbroken one on one device."""
 
+    @pytest.mark.long
     def test_a_run_that_goes_on_with_more_and_with_fewer(
         self, environment: dict[str, str], one_device: list[dict[str, Any]], tmp_path: Path
     ) -> None:

@@ -36,8 +36,7 @@ def _on_8_devices(what: str, **environment: str) -> Any:
     "what",
     [
         "chunked",
-        "layers",
-        *(pytest.param(each, marks=pytest.mark.long) for each in ("xla", "splash")),
+        *(pytest.param(each, marks=pytest.mark.long) for each in ("xla", "splash", "layers")),
     ],
 )
 def test_every_mesh_computes_the_same(what: str) -> None:

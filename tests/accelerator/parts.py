@@ -38,4 +38,5 @@ PARTS = {
     "beside": Part("Beside PyTorch and transformers", 5.0, 40, "beside"),
     "plan": Part("Measured steps beside planned ones", 3.0, 40, "planned"),
     "weights": Part("Weights in float32, bfloat16 and int8", 2.0, 40, "weights"),
+    "ruler": Part("RULER by length and batch", 6.0, 60, "ruler"),
 }

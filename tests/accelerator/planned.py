@@ -11,10 +11,10 @@ import numpy as np
 from rrope_jax.io.adapters.config import LoraConfig
 from rrope_jax.model import ModelConfig
 from rrope_jax.model.presets import PRESETS
-from rrope_jax.planning.chips import CHIPS
+from rrope_jax.planning.chips import CHIPS, Chip
 from rrope_jax.planning.roofline.step_time import Roofline
 from rrope_jax.planning.roofline.traffic import traffic_of_call
-from rrope_jax.planning.workload import TextTraining
+from rrope_jax.planning.workload import Demands, TextTraining
 from rrope_jax.rope import RopeSpec
 from rrope_jax.sharding import MeshConfig
 from rrope_jax.train import sharded
@@ -91,6 +91,15 @@ def chip_of(device_kind: str) -> str | None:
     return next((chip for name, chip in _CHIPS.items() if name in device_kind), None)
 
 
+def roofline(demands: Demands, chip: Chip) -> Roofline:
+    """What `rrope plan` says of a call on one device."""
+    return Roofline(
+        compute=demands.executed_flops / chip.peak[demands.dtype],
+        memory=sum(traffic_of_call(demands).values()) / chip.memory_bandwidth,
+        network={},
+    )
+
+
 def run(call: Call) -> None:
     """A measurement for each shape."""
     shapes = SMALL_SHAPES if call.small else SHAPES
@@ -113,11 +122,7 @@ def _measure(name: str, shape: Shape) -> dict[str, Any]:
     training = TextTraining(program, MeshConfig())
     mesh = training.make_mesh(jax.devices()[:1])
     demands = training.demands(mesh)
-    planned = Roofline(
-        compute=demands.executed_flops / chip.peak[demands.dtype],
-        memory=sum(traffic_of_call(demands).values()) / chip.memory_bandwidth,
-        network={},
-    )
+    planned = roofline(demands, chip)
     began = time.perf_counter()
     placement = sharded.make_placement(program, mesh)
     step = sharded.lower_step(program, placement).compile()

@@ -226,6 +226,40 @@ def _weights(measured: Mapping[str, Any]) -> list[str]:
     return [table(head, rows)]
 
 
+def _ruler(measured: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for value in sorted(measured.values(), key=lambda each: (each["context"], each["batch_size"])):
+        planned, peak = value["planned"], value["peak_bytes"]
+        rates = []
+        for name, shown in (
+            ("prompt_tokens_per_second", "{:,.0f}"),
+            ("answers_per_minute", "{:.4g}"),
+        ):
+            rates += [
+                shown.format(value[name]),
+                "" if planned is None else shown.format(planned[name]),
+            ]
+        rows.append(
+            [
+                value["model"],
+                f"{value['context']:,}",
+                str(value["batch_size"]),
+                *rates,
+                "" if peak is None else f"{peak / 2**30:.2f}",
+            ]
+        )
+    if not rows:
+        return []
+    head = ("bfloat16 weights of", "context", "at once", "tokens/s of a prompt", "planned")
+    head += ("answers a minute", "planned", "GiB, the largest so far")
+    return [
+        table(head, rows),
+        "Prompts are read alone, and answers counted with all that belongs to them: writing and "
+        "reading the prompt, scoring the right answer, and as many tokens as the task allows. The "
+        "plan has the prompt and the written tokens.",
+    ]
+
+
 _SECTIONS = {
     "device": _device,
     "tests": _tests,
@@ -234,6 +268,7 @@ _SECTIONS = {
     "beside": _beside,
     "plan": _planned,
     "weights": _weights,
+    "ruler": _ruler,
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.run.workdir import Workdir
-from tests.accelerator import device_tests, planned, precision, report, results
+from tests.accelerator import device_tests, planned, precision, report, results, ruler
 from tests.accelerator.call import ROOT, Call, OutOfTimeError, SkippedError
 from tests.accelerator.parts import PARTS
 from tests.accelerator.report import LIMIT
@@ -237,6 +237,14 @@ def test_chips_by_what_jax_calls_them(kind: str, chip: str | None) -> None:
     assert planned.chip_of(kind) == chip
 
 
+@pytest.mark.parametrize(
+    ("gib", "name"),
+    [(80, "llama3_8b"), (24, "llama3.2_1b"), (6, "smollm2_135m"), (None, "smollm2_135m")],
+)
+def test_the_model_of_ruler_leaves_room_for_caches(gib: int | None, name: str) -> None:
+    assert ruler.largest({} if gib is None else {"bytes_limit": gib * 2**30}).name == name
+
+
 # --- whole calls ---------------------------------------------------------------------------------
 
 
@@ -309,7 +317,7 @@ def test_all_parts_in_one_call(tmp_path: Path) -> None:
     assert {part: found["parts"][part]["outcome"] for part in PARTS} == dict.fromkeys(PARTS, "done")
     for name in device_tests.files():
         assert found["parts"]["tests"][name]["failures"] == []
-    for part in ("precision", "posgen_paper", "beside", "plan"):
+    for part in ("precision", "posgen_paper", "beside", "plan", "weights", "ruler"):
         for name, value in found["parts"][part].items():
             assert "failed" not in value, f"{part}/{name}: {value}"
 

@@ -140,16 +140,15 @@ class StoreLock:
 def _put(path: StorePath, owner: _Owner, version: bytes | None, renewals: int = 0) -> bytes | None:
     """Writes the lock if it is this version; returns the new one or None.
 
-    If an answer was lost, the request that is sent again finds its own work.
+    If an answer was lost, this request or a later renewal finds what was written all the same.
     """
-    content = owner.content(renewals)
-    if (new := path.replace_version(content, version)) is not None:
+    if (new := path.replace_version(owner.content(renewals), version)) is not None:
         return new
     try:
         data, seen = path.read_version()
     except FileNotFoundError:
         return None
-    return seen if data == content else None
+    return seen if _Owner.parse(data).token == owner.token else None
 
 
 def _wait_until_left(path: StorePath, owner: _Owner, version: bytes) -> None:

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from rrope_jax.cli.errors import UsageError
-from rrope_jax.io.stores import StorePath
+from rrope_jax.io.stores import StoreError, StorePath
 from rrope_jax.run import store_lock
 from rrope_jax.run.store_lock import StoreLock
 from rrope_jax.run.workdir import Workdir
@@ -119,6 +120,33 @@ def test_run_that_lost_its_lock_ends(folder: StorePath, monkeypatch: pytest.Monk
     assert ended.wait(10)
     lock.release()
     assert (folder / ".lock").read_bytes() == b"another's"
+
+
+def test_renewal_of_which_nothing_was_heard_is_no_loss(
+    folder: StorePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store took a renewal, and no answer came until the requests were given up."""
+    contents: list[bytes] = []
+    write = StorePath.replace_version
+
+    def unheard(path: StorePath, data: bytes | None, version: bytes | None) -> bytes | None:
+        new = write(path, data, version)
+        if data is not None and new is not None:
+            contents.append(data)
+            if len(contents) == 2:
+                raise StoreError("no answer")
+        return new
+
+    monkeypatch.setattr(StorePath, "replace_version", unheard)
+    monkeypatch.setattr(store_lock, "_end", lambda reason: contents.append(b""))
+    lock = StoreLock.take(folder, 0.3)
+    end = time.monotonic() + 10
+    while len(contents) < 5 and time.monotonic() < end:
+        time.sleep(0.05)
+    lock.release()
+    assert len(contents) >= 5
+    assert all(contents)
+    assert not (folder / ".lock").exists()
 
 
 @pytest.mark.parametrize("fault", ["bucket", "forbidden", "silent"])

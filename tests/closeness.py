@@ -1,4 +1,4 @@
-"""Float32 numbers that are computed in two ways."""
+"""Results that are computed in two ways."""
 
 from typing import Any
 
@@ -8,6 +8,15 @@ import numpy as np
 # orders, and each order has its own rounding: 2^-24 a term, and some hundred terms one after the
 # other in the layers of tiny models. Under AVX-512, AVX2 and SSE4.2, less than half was seen.
 FLOAT32 = 2e-5
+
+
+def without_seconds(value: Any) -> Any:
+    """Results, or any part of them, without what clocks say."""
+    if isinstance(value, list):
+        return [without_seconds(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: without_seconds(each) for key, each in value.items() if key != "seconds"}
 
 
 def assert_close(found: Any, expected: Any, share: float = FLOAT32) -> None:

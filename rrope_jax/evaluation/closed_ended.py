@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from rrope_jax.data.tokenizers import Tokenizer
 from rrope_jax.evaluation.generation import Generator
-from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, unit_name
+from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, seconds_of, unit_name
 from rrope_jax.io import json_text
 from rrope_jax.model import Decoder
 from rrope_jax.model.flops import causal_flops
@@ -285,14 +285,14 @@ class ClosedEnded(Benchmark[QuestionedDocument]):
         `closed_ended` has one entry per task: `accuracy` is the share of questions answered
         correctly, `cut_documents` the number of documents cut to fit the context.
         """
-        tasks: dict[str, list[tuple[QuestionedDocument, list[str]]]] = {}
+        tasks: dict[str, list[tuple[QuestionedDocument, dict[str, Any]]]] = {}
         for document, result in self.finished(store):
-            tasks.setdefault(document.task, []).append((document, result["answers"]))
+            tasks.setdefault(document.task, []).append((document, result))
         return {"closed_ended": list(map(_task_entry, tasks.values()))}
 
 
-def _task_entry(documents: Sequence[tuple[QuestionedDocument, list[str]]]) -> dict[str, Any]:
-    """The entry of one task, from its documents and the model's answers to their questions."""
+def _task_entry(documents: Sequence[tuple[QuestionedDocument, dict[str, Any]]]) -> dict[str, Any]:
+    """The entry of one task, from its documents and the results of their units."""
     task, metric, *_ = documents[0][0]
     reduce = METRICS[metric]
     answers: list[dict[str, Any]] = [
@@ -301,8 +301,8 @@ def _task_entry(documents: Sequence[tuple[QuestionedDocument, list[str]]]) -> di
             "expected": output,
             "correct": bool(reduce(output)) and reduce(answer) == reduce(output),
         }
-        for document, of_document in documents
-        for answer, output in zip(of_document, document.outputs, strict=True)
+        for document, result in documents
+        for answer, output in zip(result["answers"], document.outputs, strict=True)
     ]
     return {
         "task": task,
@@ -312,5 +312,6 @@ def _task_entry(documents: Sequence[tuple[QuestionedDocument, list[str]]]) -> di
         "documents": len(documents),
         "cut_documents": sum(document.cut_tokens > 0 for document, _ in documents),
         "cut_tokens": sum(document.cut_tokens for document, _ in documents),
+        "seconds": seconds_of(result for _, result in documents),
         "answers": answers,
     }

@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrope_jax.evaluation.perplexity import Losses
-from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, unit_name
+from rrope_jax.evaluation.units import (
+    SECONDS,
+    Benchmark,
+    Unit,
+    UnitStore,
+    seconds_of,
+    unit_name,
+)
 from rrope_jax.model import Decoder
 from rrope_jax.model.flops import causal_flops
 
@@ -167,7 +174,8 @@ class LongPerplexity(Benchmark[LongFragment]):
 
         `longppl` has one entry per context, over the key tokens of all documents: `longppl` is exp
         of their mean `loss` in nats; both are None if there are none. `perplexity` is that of all
-        tokens. `longppl_by_document` has the same for single documents.
+        tokens, `seconds` those of all documents. `longppl_by_document` has the same for single
+        documents.
         """
         by_document = []
         pooled: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -183,12 +191,15 @@ class LongPerplexity(Benchmark[LongFragment]):
             context = part.tokens_N.size
             pooled.setdefault(context, []).append((losses, key_losses))
             by_document.append(
-                {"context": context, "document": part.document} | _entry(losses, key_losses)
+                {"context": context, "document": part.document}
+                | _entry(losses, key_losses)
+                | {SECONDS: result.get(SECONDS)}
             )
         return {
             "longppl": [
                 {"context": context, "documents": len(parts)}
                 | _entry(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+                | {SECONDS: seconds_of(e for e in by_document if e["context"] == context)}
                 for context, parts in pooled.items()
             ],
             "longppl_by_document": by_document,

@@ -24,9 +24,11 @@ from flax import nnx
 from rrope_jax.evaluation.chunked_losses import ChunkedLosses
 from rrope_jax.evaluation.devices import Devices
 from rrope_jax.evaluation.units import (
+    SECONDS,
     Benchmark,
     Unit,
     UnitStore,
+    seconds_of,
     unit_name,
     wait,
 )
@@ -379,7 +381,8 @@ class Perplexity(Benchmark[Windows]):
         """The entries of results.json, from the finished units in the store.
 
         `perplexity` has one entry per context, over all documents; `perplexity_by_document` has one
-        per context and fragment, whose `crc32` of token ids identifies it in comparisons;
+        per context and fragment, whose `crc32` of token ids identifies it in comparisons; `seconds`
+        are those of a pass at its longest context, and 0 at shorter ones that it covers;
         `loss_by_position` holds the mean losses along the longest windows, at the ends of the
         contexts where only those are predicted; `perplexity_by_position` pools all
         fragments in at most eight buckets, where all tokens are predicted.
@@ -388,7 +391,10 @@ class Perplexity(Benchmark[Windows]):
         by_position: list[dict[str, Any]] = []
         for part, result in self.finished(store):
             losses_N = np.array(result["losses"])
-            by_document += [self._of_document(part, c, losses_N) for c in part.contexts]
+            by_document += [
+                self._of_document(part, c, losses_N) | {SECONDS: _seconds_at(part, c, result)}
+                for c in part.contexts
+            ]
             if max(part.contexts) == max(self._setting.contexts):
                 by_position.append(
                     {"document": part.document, "start": part.start}
@@ -444,6 +450,12 @@ def _result(losses_S: np.ndarray, at_S: np.ndarray | None = None) -> dict[str, A
         token = index + 1 if at_S is None else at_S[index]
         raise FloatingPointError(f"the loss of token {token} is {losses_S[index]}")
     return {"losses": [round(float(loss), 6) for loss in losses_S]}
+
+
+def _seconds_at(part: Windows, context: int, result: Mapping[str, Any]) -> float | None:
+    """The seconds of a unit at its longest context; shorter ones cost nothing more."""
+    seconds: float | None = result.get(SECONDS)
+    return seconds if seconds is None or context == max(part.contexts) else 0.0
 
 
 def _bytes(tokens_N: np.ndarray) -> bytes:
@@ -512,4 +524,5 @@ def _over_documents(context: int, entries: Sequence[dict[str, Any]]) -> dict[str
         "highest": max(entry["perplexity"] for entry in entries),
         "fragments": len(entries),
         "documents": len({entry["document"] for entry in entries}),
+        SECONDS: seconds_of(entries),
     }

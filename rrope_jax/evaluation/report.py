@@ -67,6 +67,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts += _closed_ended(results["closed_ended"])
     if results.get("ruler"):
         parts += _ruler(results)
+    if results.get("cost"):  # absent in results of earlier releases
+        parts += _cost(results["cost"])
     parts += plots_section(figures_of(results))
     return "\n\n".join(parts) + "\n"
 
@@ -231,6 +233,21 @@ def _ruler(results: Mapping[str, Any]) -> list[str]:
         "Mean negative log likelihood, in nats, of the tokens of a right answer that is put in the "
         "model's mouth:",
         ruler_table(cells, means, "answer_loss", "{:.2f}"),
+    ]
+
+
+def _cost(sections: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = []
+    for each in sections:
+        seconds, units = each["seconds"], each["units"]
+        known = seconds is not None and units
+        shown = (f"{seconds:.1f}", f"{seconds / units:.2f}") if known else (NOT_AVAILABLE,) * 2
+        rows.append((each["section"], str(units), *shown))
+    return [
+        "## Cost",
+        "Seconds of all runs in this folder, compiling included; a unit is stored when it is "
+        "finished.",
+        table(("", "units", "seconds", "seconds a unit"), rows),
     ]
 
 

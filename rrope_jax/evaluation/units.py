@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import jax
@@ -20,6 +20,8 @@ from rrope_jax.reporting.quantities import clock
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 0.02
+SECONDS = "seconds"
+"""The key of a result that `run_units` adds, and of entries of results.json made from results."""
 
 
 Part = TypeVar("Part")
@@ -93,6 +95,8 @@ def run_units(
 ) -> bool:
     """Runs the units missing from the store, in order, and stores each result as it finishes.
 
+    A result gets the seconds that it took beside it; those of a batch are shared by FLOPs.
+
     Args:
       units: the units.
       store: where results are looked up and stored.
@@ -120,8 +124,9 @@ def run_units(
         more = f" and {others} more" if others else ""
         _LOG.info("%s of %d: %s%s", numbers, len(left), first.name, more)
         results = first.compute([unit.inputs for unit in batch])
+        seconds_a_flop = (time.monotonic() - began) / sum(unit.flops for unit in batch)
         for unit, result in zip(batch, results, strict=True):
-            store.put(unit.name, result)
+            store.put(unit.name, {**result, SECONDS: round(seconds_a_flop * unit.flops, 3)})
             flops_done += unit.flops
             flops_left -= unit.flops
         done += len(batch)
@@ -129,6 +134,13 @@ def run_units(
         remaining = (now - start) / flops_done * flops_left
         _LOG.info("    took %s, about %s left", clock(now - began), clock(remaining))
     return True
+
+
+def seconds_of(results: Iterable[Mapping[str, Any]]) -> float | None:
+    """The seconds that results took, compiling included; None where an earlier release made one."""
+    seconds = [result.get(SECONDS) for result in results]
+    known = [each for each in seconds if each is not None]
+    return round(sum(known), 3) if len(known) == len(seconds) else None
 
 
 def _batches(units: Sequence[Unit[Any]], batch_size: int) -> list[list[Unit[Any]]]:

@@ -19,7 +19,7 @@ from rrope_jax.reporting.figure import Figures, ReportFigure, plots_section, png
 from rrope_jax.reporting.style import legend_below
 from rrope_jax.reporting.table import pivot_table
 
-_TRAINED_AS, _SECONDS = "trained as", "s a training"
+_TRAINED_AS, _SECONDS, _TEXT_SECONDS = "trained as", "s a training", "s of text"
 _LINEAR = 0.01  # nats; differences below are drawn on a linear scale
 
 
@@ -61,6 +61,7 @@ def _columns(rows: Sequence[Row]) -> list[str]:
         *(_task_title(key, rows) for key in tasks_of(rows)),
         *of_trainings,
         *(_context_title(key, rows) for key in contexts_of(rows)),
+        *([_TEXT_SECONDS] if any(_text_seconds(row) is not None for row in rows) else []),
     ]
 
 
@@ -86,7 +87,15 @@ def _cells(row: Row, rows: Sequence[Row]) -> dict[str, str]:
         cells[_SECONDS] = f"{np.mean([each.seconds for each in row.accuracies]):.0f}"
     for loss in row.losses:
         cells[_context_title((loss.checkpoint, loss.context), rows)] = _loss_text(loss)
+    if (seconds := _text_seconds(row)) is not None:
+        cells[_TEXT_SECONDS] = f"{seconds:.0f}"
     return cells
+
+
+def _text_seconds(row: Row) -> float | None:
+    """The seconds of all evaluations of a row; None without any, or if one is not known."""
+    seconds = [loss.seconds for loss in row.losses if loss.seconds is not None]
+    return sum(seconds) if seconds and len(seconds) == len(row.losses) else None
 
 
 def _accuracy_text(accuracy: Accuracy) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rrope_jax.evaluation import comparison
+from rrope_jax.evaluation.units import seconds_of
 from rrope_jax.posgen import labels
 from rrope_jax.posgen.results import Cell, Results, in_report_order
 from rrope_jax.posgen.summary import MethodSummary, by_row, seed_statistics, summarise
@@ -53,6 +54,7 @@ class TextLoss:
         tokens; None for the base method, and where they have no tokens in common.
       std: Sample standard deviation of that difference; None for fewer than two documents.
       lower_in: In how many documents it is negative.
+      seconds: Of its evaluation; None where results of an earlier release do not say.
     """
 
     checkpoint: str
@@ -62,6 +64,7 @@ class TextLoss:
     difference: float | None = None
     std: float | None = None
     lower_in: int | None = None
+    seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,19 +161,20 @@ def _losses(evaluations: Mapping[str, Mapping[str, Any]], base: str) -> dict[str
             )
         differences = _differences(by_name, base)
         for name, entries in by_name.items():
-            by_context: dict[int, dict[Any, float]] = {}
+            by_context: dict[int, dict[Any, Any]] = {}
             for entry in entries:
                 fragment = entry["document"], entry["start"]
-                by_context.setdefault(entry["context"], {})[fragment] = entry["loss"]
+                by_context.setdefault(entry["context"], {})[fragment] = entry
             rows.setdefault(name, []).extend(
                 TextLoss(
                     checkpoint=checkpoint,
                     context=context,
-                    loss=float(np.mean(list(losses.values()))),
-                    documents=len(losses),
+                    loss=float(np.mean([each["loss"] for each in of_context.values()])),
+                    documents=len(of_context),
+                    seconds=seconds_of(of_context.values()),
                     **differences.get((name, context), {}),
                 )
-                for context, losses in sorted(by_context.items())
+                for context, of_context in sorted(by_context.items())
             )
     return rows
 

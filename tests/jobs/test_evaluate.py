@@ -19,6 +19,7 @@ import pytest
 from rrope_jax.__main__ import main
 from rrope_jax.evaluation import comparison, plots
 from rrope_jax.io.conversion import convert
+from tests.closeness import without_seconds
 from tests.evaluation.tiny import byte_decoder, log_probabilities
 from tests.jobs.tiny_checkpoint import CONTEXT, write_checkpoint
 from tests.posgen.conftest import quick_compilation as quick_compilation
@@ -185,7 +186,30 @@ def test_damaged_unit_is_made_again_and_costs_no_other(
     assert f"{units[0]} is damaged and made again" in capfd.readouterr().err
     changed = [p for p, written in kept.items() if p.stat().st_mtime_ns != written]
     assert changed == [units[0]]
-    assert results_of(workdir) == results_of(finished)
+    assert without_seconds(results_of(workdir)) == without_seconds(results_of(finished))
+
+
+def test_every_section_says_what_it_cost(finished: Path) -> None:
+    """In seconds: of each unit, of each entry that is made of units, and of all."""
+    found = results_of(finished)
+    entries = {
+        "perplexity": ("perplexity", "perplexity_by_document"),
+        "passkey": ("passkey",),
+        "closed_ended": ("closed_ended",),
+    }
+    assert {each["section"]: each["units"] for each in found["cost"]} == {
+        "perplexity": 2,
+        "passkey": 2,
+        "closed_ended": 1,
+    }
+    for cost in found["cost"]:
+        units = finished.glob(f"units/{cost['section']}/*.json")
+        seconds = sum(json.loads(unit.read_text())["seconds"] for unit in units)
+        assert seconds > 0
+        assert cost["seconds"] == pytest.approx(seconds)
+        for key in entries[cost["section"]]:
+            assert sum(each["seconds"] for each in found[key]) == pytest.approx(seconds)
+    assert "| closed_ended | 1 |" in (finished / "report.md").read_text().partition("## Cost")[2]
 
 
 def test_units_of_an_earlier_release_have_no_checksum(
@@ -195,11 +219,14 @@ def test_units_of_an_earlier_release_have_no_checksum(
     shutil.copytree(finished, workdir)
     for unit in workdir.glob("units/*/*.json"):
         kept = json.loads(unit.read_text())
-        del kept["checksum"]
+        del kept["checksum"], kept["seconds"]
         unit.write_text(json.dumps(kept))
     before = {p: p.read_bytes() for p in workdir.glob("units/*/*.json")}
     assert main([*words(checkpoint, texts), f"--workdir={workdir}"]) == 0
     assert {p: p.read_bytes() for p in workdir.glob("units/*/*.json")} == before
+    found = results_of(workdir)
+    assert {each["seconds"] for each in found["cost"]} == {None}
+    assert without_seconds(found) == without_seconds(results_of(finished))
 
 
 def test_sections_can_follow_one_another(
@@ -212,7 +239,7 @@ def test_sections_can_follow_one_another(
     assert "passkey" not in results_of(tmp_path / "run")
     assert main([*words(checkpoint, texts), f"--workdir={tmp_path / 'run'}"]) == 0
     one, other = results_of(tmp_path / "run"), results_of(finished)
-    assert one == other
+    assert without_seconds(one) == without_seconds(other)
 
 
 def test_answers_are_asked_again_where_texts_end_elsewhere(

@@ -22,6 +22,7 @@ import pytest
 
 from rrope_jax.__main__ import main
 from rrope_jax.io.target import left_behind
+from tests.closeness import without_seconds
 from tests.jobs.tiny_checkpoint import write_checkpoint
 from tests.jobs.training_run import read_records, write_text
 
@@ -169,7 +170,7 @@ def test_evaluate(kills: int, environment: dict[str, str], tmp_path: Path) -> No
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
 
     def results(workdir: Path) -> Any:
-        return json.loads((workdir / "results.json").read_text())
+        return without_seconds(json.loads((workdir / "results.json").read_text()))
 
     def words(workdir: Path) -> list[str]:
         return [

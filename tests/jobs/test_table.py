@@ -102,6 +102,27 @@ def test_ablations_and_evaluations_make_one_row_a_method(tmp_path: Path) -> None
     assert (tmp_path / "table" / "methods.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_text_has_a_cost_where_its_results_say_so(tmp_path: Path) -> None:
+    """Not those of earlier releases, of which one entry without it is enough."""
+    entry = {"document": "a", "start": 0, "tokens": 63, "loss": 3.0}
+    short, long = {**entry, "context": 32}, {**entry, "context": 64}
+    costs = {"yarn": (0.0, 41.6), "ntk": (2.0, None)}
+    runs = [
+        evaluation(
+            tmp_path / name,
+            {},
+            perplexity_by_document=[{**short, "seconds": first}, {**long, "seconds": second}],
+        )
+        for name, (first, second) in costs.items()
+    ]
+    rows, report = table_of(tmp_path / "table", runs)
+    assert [loss["seconds"] for loss in rows["yarn"]["losses"]] == [0.0, 41.6]
+    assert [loss["seconds"] for loss in rows["ntk"]["losses"]] == [2.0, None]
+    assert "| method | 32 | 64 | s of text |" in report
+    assert "| yarn | 3.0000 | 3.0000 | 42 |" in report
+    assert "| ntk | +0.0000 | +0.0000 | n/a |" in report
+
+
 def test_a_temperature_by_position_makes_a_row_of_its_own(tmp_path: Path) -> None:
     runs = [
         ablation(tmp_path / "plain", cell("yarn", 5, 0.96)),

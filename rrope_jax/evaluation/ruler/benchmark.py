@@ -11,7 +11,7 @@ from rrope_jax.evaluation.ruler import scoring
 from rrope_jax.evaluation.ruler.prompts import Prompt, Prompts
 from rrope_jax.evaluation.ruler.setting import RulerSetting
 from rrope_jax.evaluation.ruler.tasks import TASKS
-from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, unit_name
+from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, seconds_of, unit_name
 from rrope_jax.model import Decoder
 from rrope_jax.model.flops import causal_flops
 
@@ -127,8 +127,8 @@ class Ruler(Benchmark[Cell]):
 
         `ruler` has one entry per task and context: `score` is the percentage that RULER reports,
         `empty` the number of empty answers, `answer_loss` the mean over samples of the mean
-        negative log likelihood, in nats, of the tokens of a right answer. `ruler_mean` has for each
-        context the means over its tasks.
+        negative log likelihood, in nats, of the tokens of a right answer, `seconds` their sum.
+        `ruler_mean` has for each context the means over its tasks.
         """
         cells: dict[Cell, list[dict[str, Any]]] = {}
         for cell, result in self.finished(store):
@@ -146,6 +146,7 @@ def _entry(cell: Cell, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "score": scoring.score(TASKS[cell.task].scoring, answers, expected),
         "answer_loss": float(np.mean([sample["answer_loss"] for sample in samples])),
         "samples": len(samples),
+        "seconds": seconds_of(samples),
         "empty": sum(not scoring.cleaned(answer) for answer in answers),
         "tokens": max(sample["tokens"] for sample in samples),
         "answers": [

@@ -1,11 +1,14 @@
 """config.json keys of types with rules of their own: Ministral 3 and Phi-3."""
 
+import dataclasses
 import json
+import re
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from rrope_jax import rope
 from rrope_jax.rope import SCALINGS, RopeSpec
@@ -101,6 +104,60 @@ def test_ministral3_is_written_with_its_temperature(resonance: bool) -> None:
     assert (back.original_context, back.llama_4_scaling_beta) == (16384, 0.1)
 
 
+def _written(spec: RopeSpec) -> dict[str, Any] | str:
+    """The keys of Ministral 3, or why there are none."""
+    try:
+        return rope.to_hf(spec, model_type="ministral3")
+    except ValueError as error:
+        return str(error)
+
+
+@given(
+    spec=specs(num_features=4),
+    temperature=st.sampled_from([{"llama_4_scaling_beta": 0.1}, {"position_temperature": "log_n"}]),
+    context=st.sampled_from([None, 32, "original"]),
+)
+def test_any_scaling_with_a_temperature_comes_back_or_is_refused(
+    spec: RopeSpec, temperature: dict[str, Any], context: int | str | None
+) -> None:
+    length = spec.original_context if context == "original" else context
+    assume(length or spec.original_context)
+    spec = RopeSpec(**spec.fields(), **temperature, temperature_context=length)
+    keys = _written(spec)
+    if isinstance(keys, str):
+        assert re.match("(position_temperature|temperature_context|scaling)=", keys)
+        return
+    back = rope.from_hf({"model_type": "ministral3", **json.loads(json.dumps(keys))})
+    _agree(spec, back)
+    positions = np.array([0, 31, 32, 10**4, 10**5])
+    np.testing.assert_array_equal(
+        rope.query_temperature(back, positions), rope.query_temperature(spec, positions)
+    )
+
+
+_DYNAMIC = RopeSpec(
+    head_dim=128, scaling="dynamic_ntk", factor=2.0, original_context=16384, **_BETA
+)
+
+
+def test_dynamic_scaling_and_a_temperature_count_in_one_length_or_in_two() -> None:
+    keys = rope.to_hf(_DYNAMIC, model_type="ministral3")
+    assert rope.from_hf({"model_type": "ministral3", **keys}) == _DYNAMIC
+    keys["rope_parameters"]["original_max_position_embeddings"] = 4096
+    read = rope.from_hf({"model_type": "ministral3", **keys, "rope_scaling": None})
+    assert read == dataclasses.replace(_DYNAMIC, temperature_context=4096)
+
+
+def test_a_temperature_beside_linear_counts_in_the_length_beside_it() -> None:
+    parameters = {"rope_type": "linear", "factor": 2.0, "original_max_position_embeddings": 4096}
+    read = rope.from_hf({**_SIZE, "rope_parameters": {**parameters, **_BETA}})
+    expected = {"scaling": "linear", "factor": 2.0, "temperature_context": 4096, **_BETA}
+    assert read == RopeSpec(head_dim=128, **expected)
+    none = {**parameters, **_BETA, "original_max_position_embeddings": 0}
+    with pytest.raises(ValueError, match="original_max_position_embeddings=0 must be"):
+        rope.from_hf({**_SIZE, "rope_parameters": none})
+
+
 @pytest.mark.parametrize("model_type", [None, "mistral"])
 def test_types_without_such_a_temperature_refuse_it(model_type: str | None) -> None:
     with pytest.raises(ValueError, match=r"llama_4_scaling_beta=0\.1.*ministral3"):
@@ -115,13 +172,16 @@ def _agree(spec: RopeSpec, other: RopeSpec) -> None:
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("resonance", [False, True])
-def test_ministral3_in_transformers(resonance: bool) -> None:
+@pytest.mark.parametrize(
+    "spec",
+    [_MINISTRAL_SPEC, RopeSpec(**_MINISTRAL_SPEC.fields() | {"resonance": True}), _DYNAMIC],
+    ids=["yarn", "resonance_yarn", "dynamic_ntk"],
+)
+def test_ministral3_in_transformers(spec: RopeSpec) -> None:
     import torch
     from transformers import Ministral3Config
     from transformers.models.ministral3 import modeling_ministral3
 
-    spec = RopeSpec(**_MINISTRAL_SPEC.fields() | {"resonance": resonance})
     config = Ministral3Config(num_hidden_layers=1, **rope.to_hf(spec, model_type="ministral3"))
     embedding = modeling_ministral3.Ministral3RotaryEmbedding(config)
     ours = rope.frequencies(spec)

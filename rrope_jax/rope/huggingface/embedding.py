@@ -26,6 +26,8 @@ from rrope_jax.rope.resonance import RULE_FIELDS
 from rrope_jax.rope.spec import RopeSpec
 
 _LOG = logging.getLogger(__name__)
+# The types whose frequencies do not depend on ORIGINAL; a position temperature may count in it.
+_WITHOUT_ORIGINAL = ("linear", "dynamic", "proportional")
 
 
 def read_one(hf: HfConfig, dialect: str) -> RopeSpec:
@@ -68,6 +70,8 @@ def read_one(hf: HfConfig, dialect: str) -> RopeSpec:
         fields |= _phi_temperature(parameters, fields)
     if beta:
         fields[BETA] = beta
+        if name in _WITHOUT_ORIGINAL and parameters[ORIGINAL] != fields.get("original_context"):
+            fields["temperature_context"] = parameters[ORIGINAL]
     for field in ("theta", "partial_rotary_factor", "resonance", *sorted(RULE_FIELDS)):
         key = KEY_OF_FIELD.get(field, field)
         values = [each[key] for each in (parameters, hf.keys) if each.get(key) is not None]
@@ -80,7 +84,12 @@ def read_one(hf: HfConfig, dialect: str) -> RopeSpec:
     except ValueError as error:
         message = str(error)  # starts with the name of the field
         field = re.split(r"\W", message, maxsplit=1)[0]
-        keys = {**KEY_OF_FIELD, "original_context": context_key, "factor": row.factor_key}
+        keys = {
+            **KEY_OF_FIELD,
+            "original_context": context_key,
+            "temperature_context": ORIGINAL,
+            "factor": row.factor_key,
+        }
         key = keys.get(field, field)
         raise ValueError(hf.names.get(key, key) + message.removeprefix(field)) from error
 
@@ -186,9 +195,11 @@ def _position_temperature(
             f"{dialect} has {BETA}={beta!r}, which model_type={model_type!r} does not read there; "
             "set it to null (model_type='ministral3' has such a temperature)"
         )
-    holders = (hf.keys, parameters)
-    if name in ("linear", "dynamic", "proportional") or (
-        name == "default" and all(holder.get(ORIGINAL) is None for holder in holders)
+    holders = [parameters]
+    if name not in _WITHOUT_ORIGINAL:  # for these, transformers does not look above
+        holders.append(hf.keys)
+    if name in (*_WITHOUT_ORIGINAL, "default") and all(
+        holder.get(ORIGINAL) is None for holder in holders
     ):
         raise ValueError(
             f"{BETA}={beta!r} counts in {ORIGINAL}, which rope_type={name!r} does not read or "

@@ -5,8 +5,8 @@
 #
 # Trains and tests PosGen with every rule of resonance on RoPE and YaRN, then puts the results beside
 # what each table predicts. quick: half the paper's lengths; 140 trainings of 23 s on an idle core.
-# narrow: the paper's lengths in a narrow model, one task, one seed. paper: the paper's model, for an
-# accelerator. FLAGS go to `rrope posgen`, such as --config.num_seeds=1. Results are in
+# narrow: the paper's lengths in a narrow model, another 140 of as many seconds. paper: the paper's
+# model, for an accelerator. FLAGS go to `rrope posgen`, such as --config.num_seeds=1. Results are in
 # runs/periods_NAME and runs/periods_NAME_predicted; stop it at any time and run it again, it goes on
 # where it was.
 set -euo pipefail
@@ -24,9 +24,8 @@ case $setting in
     ;;
   narrow)
     config=posgen_small length=64
-    flags=(--config.num_seeds=1 --config.first_seed=30 --config.tasks=recursive
-      --config.train.steps=2000 --config.train.batch_size=32 "${validate_once[@]}"
-      --config.validation_sequences=100 --config.test_sequences=200)
+    flags+=(--config.first_seed=30 --config.train.steps=2000 --config.train.batch_size=32
+      "${validate_once[@]}" --config.validation_sequences=100 --config.test_sequences=200)
     ;;
   paper) config=posgen_paper length=64 ;;
   *)

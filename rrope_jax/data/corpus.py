@@ -33,6 +33,15 @@ class Corpus:
         self._parts = split(config, self._documents.names)
         self.holds_out = bool(len(self._parts.heldout))
 
+    def trained_on_by(self, other: "Corpus") -> tuple[str, str] | None:
+        """A document held out here that another corpus trains on, by its names in both; or None."""
+        ours, theirs = self._documents, other._documents
+        indices = {ours.place(index): index for index in self._parts.heldout}
+        for index in other._parts.train if indices else ():
+            if (heldout := indices.get(theirs.place(index))) is not None:
+                return ours.names[heldout], theirs.names[index]
+        return None
+
     @functools.cached_property
     def heldout(self) -> Tokens:
         """The tokens of the held-out documents, in the source's order.

@@ -1,7 +1,7 @@
 """The interface of text sources: sequences of named documents."""
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 
@@ -50,6 +50,10 @@ class Documents(abc.ABC):
         Raises:
           ValueError: a text is damaged; the message names the file and the problem.
         """
+
+    @abc.abstractmethod
+    def place(self, index: int) -> Hashable:
+        """Where a document is, under whatever name: the same for one text in two sources."""
 
     def __len__(self) -> int:
         return len(self.names)

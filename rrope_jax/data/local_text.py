@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -52,6 +52,7 @@ class LocalText(Documents):
         """
         self._text_key = text_key
         self._file_names: list[str] = []
+        self._inodes: list[tuple[int, int]] = []  # the same for all links to a file
         # The fields of `_Entry` for each document; objects would take ten times the memory.
         self._file_N, self._line_N, self._offset_N = array("i"), array("q"), array("q")
         digest = hashlib.blake2b(text_key.encode(errors="surrogatepass"), digest_size=16)
@@ -63,6 +64,7 @@ class LocalText(Documents):
             self._file_names.append(name)
             with _saying(file):
                 status = file.stat()
+                self._inodes.append((status.st_dev, status.st_ino))
                 for line, offset in _lines(file):
                     self._file_N.append(number)
                     self._line_N.append(line)
@@ -82,6 +84,11 @@ class LocalText(Documents):
                     file.seek(entry.offset)
                     data = file.readline() if entry.line else file.read()
                     yield Document(entry.name, self._text(data, entry))
+
+    def place(self, index: int) -> Hashable:
+        """The file and, in JSONL, the line and the field; see `Documents.place`."""
+        line = self._line_N[index]
+        return self._inodes[self._file_N[index]], line, self._text_key if line else ""
 
     def _name(self, index: int) -> str:
         name, line = self._file_names[self._file_N[index]], self._line_N[index]

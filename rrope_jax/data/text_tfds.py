@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class TfdsText(Documents):
         except Exception as error:
             raise DamagedError(folder, _line(error)) from error
         self._folder, self._prefix = folder, f"{builder.info.name}/{split}"
+        self._real_folder = folder.resolve()
         content = f"{builder.info.as_json}\0{split}\0{self._text_key}"
         self.fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
         count = len(self._examples)
@@ -71,6 +72,10 @@ class TfdsText(Documents):
         """Yields documents; see `Documents.read`."""
         for index in indices:
             yield Document(self.names[index], self._read(index, self._text_key))
+
+    def place(self, index: int) -> Hashable:
+        """The example of a split, and the feature; see `Documents.place`."""
+        return self._real_folder, self._prefix, index, self._text_key
 
     def _read(self, index: int, key: str) -> str:
         with _naming_damage(self._folder):

@@ -223,3 +223,28 @@ def test_refused(
 def test_nothing_held_out(folder: Path) -> None:
     with pytest.raises(ValueError, match="no document of the sources a, b is held out"):
         _ = _mixture(folder, b={"weight": 1.0}, a={"weight": 1.0}).heldout
+
+
+_HELD_OUT = {"weight": 1.0, "heldout": ("05.txt",)}
+
+
+@pytest.mark.parametrize("path", ["a", "linked", "hard", "a/*.txt"])
+def test_what_one_text_holds_out_no_other_trains_on(folder: Path, path: str) -> None:
+    (folder / "linked").symlink_to(folder / "a")
+    (folder / "hard").mkdir()
+    (folder / "hard" / "five.txt").hardlink_to(folder / "a" / "05.txt")
+    name = "five.txt" if path == "hard" else "05.txt"
+    other = {"weight": 1.0, "source": str(folder / path)}
+    with pytest.raises(ValueError, match=rf"^sources\.a holds out '05.txt' .*/a', .* '{name}' of"):
+        _mixture(folder, a=_HELD_OUT, z=other)
+    _mixture(folder, a=_HELD_OUT, z=other | {"heldout": (name,)})
+    _mixture(folder, a={**_HELD_OUT, "max_tokens": 9}, z=other | {"min_tokens": 10})
+
+
+def test_a_line_that_one_text_holds_out_no_other_trains_on(folder: Path) -> None:
+    file = folder / "lines.jsonl"
+    file.write_text('{"text": "one", "answer": "1"}\n{"text": "two", "answer": "2"}\n')
+    one, lines = {**_HELD_OUT, "source": str(file), "heldout": ("*:2",)}, {"source": str(file)}
+    with pytest.raises(ValueError, match=r"sources\.one holds out 'lines.jsonl:2' "):
+        _mixture(folder, one=one, two={"weight": 1.0, "heldout": ("*:1",), **lines})
+    _mixture(folder, one=one, two={"weight": 1.0, "text_key": "answer", **lines})

@@ -6,9 +6,9 @@
 # Fetches models and texts, evaluates YaRN under every rule, without any fine-tune, and compares all
 # with YaRN itself. Tables are smollm2_16k (one document), smollm2_8k (two others), smollm2_32k (one
 # document, some rules) and gemma3_40k (one document); all of them by default. smollm2_finetuned, for
-# which one has to ask, trains YaRN and the two rules that cost least, 17 minutes of a core each. Results are in runs/periods_TABLE of the clone, and beside
-# one another in runs/periods_compared; stop it at any time and run it again, it goes on where it
-# was.
+# which one has to ask, trains YaRN and the two rules that cost least, 17 minutes of a core each.
+# Results are in runs/periods_TABLE of the clone, and beside one another in runs/periods_compared;
+# stop it at any time and run it again, it goes on where it was.
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh

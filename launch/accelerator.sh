@@ -6,7 +6,9 @@
 # Run it again until it ends with 0; 75 says that something is left. OUT (runs/accelerator) gets
 # results.json, report.md and figures. --wheels=DIR, or RROPE_WHEELS, installs from a folder of
 # wheels and asks no network; --system takes PYTHON (or python3) with its own packages, and puts
-# those wheels before them. Other FLAGS go to `python -m tests.accelerator`, such as --parts=device,tests.
+# those wheels before them. RROPE_ACCELERATOR_STORE=gs://BUCKET/FOLDER, or s3://, is where a
+# checkpoint goes to and comes back from; without it that is a server on loopback. Other FLAGS go to
+# `python -m tests.accelerator`, such as --parts=device,tests.
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh

@@ -8,6 +8,7 @@ gets results.json, report.md and figures at the end of every call, also of one t
 """
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from types import FrameType
 from typing import Any
 
 from rrope_jax.cli.errors import UsageError
+from rrope_jax.io.stores import StorePath
 from rrope_jax.run.workdir import Workdir
 from tests.accelerator import report, results
-from tests.accelerator.call import ROOT, UNFINISHED, Call, python
+from tests.accelerator.call import ROOT, STORE, UNFINISHED, Call, python
 from tests.accelerator.parts import PARTS, Part
 from tests.benchmarks import platforms
 
@@ -76,6 +78,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         setattr(given, flag, names)
     if not given.minutes > 0:
         parser.error(f"--minutes={given.minutes:g} must be above 0")
+    if url := os.environ.get(STORE):
+        try:
+            StorePath.of(url)
+        except ValueError as error:
+            parser.error(f"{STORE}={url}: {error}")
     if given.small is None:
         given.small = given.platform == "cpu"
     return given

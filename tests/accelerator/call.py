@@ -21,6 +21,8 @@ from tests.benchmarks import platforms
 ROOT = Path(__file__).parents[2]
 UNFINISHED = 75
 """Exit code of a part that leaves something to the next call (EX_TEMPFAIL)."""
+STORE = "RROPE_ACCELERATOR_STORE"
+"""Variable with a folder of a real bucket for the part `store`, which removes what it writes."""
 
 _SAVING = 60.0  # seconds that `rrope posgen` is given to save and report after a signal
 RUNNING = ".running"

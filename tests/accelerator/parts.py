@@ -39,4 +39,5 @@ PARTS = {
     "plan": Part("Measured steps beside planned ones", 3.0, 40, "planned"),
     "weights": Part("Weights in float32, bfloat16 and int8", 2.0, 40, "weights"),
     "ruler": Part("RULER by length and batch", 6.0, 60, "ruler"),
+    "store": Part("A checkpoint to an object store and back", 1.5, 60, "stored"),
 }

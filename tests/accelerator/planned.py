@@ -40,7 +40,8 @@ class Shape(NamedTuple):
     lora: LoraConfig = LoraConfig()
 
 
-def _llama(d_model: int, num_layers: int, d_ff: int, **fields: Any) -> ModelConfig:
+def llama(d_model: int, num_layers: int, d_ff: int, **fields: Any) -> ModelConfig:
+    """A decoder of LLaMA's layers with bfloat16 products."""
     shape: dict[str, Any] = {
         "vocab_size": 32_000,
         "d_model": d_model,
@@ -58,13 +59,13 @@ _LLAMA3_8B = dataclasses.replace(
     PRESETS["llama3_8b"].model, num_layers=8, compute_dtype="bfloat16", remat="full"
 )
 SHAPES = {
-    "1B": Shape(_llama(2048, 16, 5632), rows=8, length=2048),
-    "1B, remat full": Shape(_llama(2048, 16, 5632, remat="full"), rows=8, length=2048),
-    "7B, 4 of 32 layers": Shape(_llama(4096, 4, 11_008), rows=4, length=4096),
-    "1B, 32K tokens": Shape(_llama(2048, 16, 5632, remat="full"), rows=1, length=32_768),
+    "1B": Shape(llama(2048, 16, 5632), rows=8, length=2048),
+    "1B, remat full": Shape(llama(2048, 16, 5632, remat="full"), rows=8, length=2048),
+    "7B, 4 of 32 layers": Shape(llama(4096, 4, 11_008), rows=4, length=4096),
+    "1B, 32K tokens": Shape(llama(2048, 16, 5632, remat="full"), rows=1, length=32_768),
     "8B by LoRA, 8 of 32 layers": Shape(_LLAMA3_8B, rows=1, length=32_768, lora=_LORA),
 }
-_TINY = _llama(256, 2, 512, vocab_size=512, num_heads=4)
+_TINY = llama(256, 2, 512, vocab_size=512, num_heads=4)
 SMALL_SHAPES = {
     "tiny": Shape(_TINY, rows=2, length=128),
     "tiny, chunked": Shape(_TINY, rows=1, length=1024),
@@ -156,19 +157,7 @@ def _median_seconds(
     program: Program, placement: sharded.Placement, step: Any, repeats: int = 7
 ) -> float:
     """Of steps one after another, each waited for; the first two do not count."""
-    B, T = program.train.batch_size, program.train.length
-    tokens_BT = np.random.default_rng(0).integers(0, program.model.vocab_size, (B, T + 1))
-    rows = {
-        "tokens": tokens_BT[:, :-1],
-        "targets": tokens_BT[:, 1:],
-        "segment_ids": np.zeros((B, T)),
-        "positions": np.broadcast_to(np.arange(T), (B, T)),
-        "weights": np.ones((B, T)),
-    }
-    batch = {
-        name: jax.device_put(rows[name].astype(dtype), placement.rows)
-        for name, dtype in sharded.BATCH_DTYPES.items()
-    }
+    batch = random_batch(program, placement)
     key = jax.device_put(jax.random.key(0), placement.whole)
     state = sharded.init_state(program, placement, key)
     seconds = []
@@ -178,3 +167,20 @@ def _median_seconds(
         jax.block_until_ready(measures)
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[2:])
+
+
+def random_batch(program: Program, placement: sharded.Placement) -> dict[str, jax.Array]:
+    """A batch of whole rows of random tokens, on the devices."""
+    B, T = program.train.batch_size, program.train.length
+    tokens_BT = np.random.default_rng(0).integers(0, program.model.vocab_size, (B, T + 1))
+    rows = {
+        "tokens": tokens_BT[:, :-1],
+        "targets": tokens_BT[:, 1:],
+        "segment_ids": np.zeros((B, T)),
+        "positions": np.broadcast_to(np.arange(T), (B, T)),
+        "weights": np.ones((B, T)),
+    }
+    return {
+        name: jax.device_put(rows[name].astype(dtype), placement.rows)
+        for name, dtype in sharded.BATCH_DTYPES.items()
+    }

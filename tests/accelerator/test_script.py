@@ -16,7 +16,8 @@ import pytest
 from rrope_jax.cli.errors import UsageError
 from rrope_jax.run.workdir import Workdir
 from tests.accelerator import device_tests, planned, precision, report, results, ruler
-from tests.accelerator.call import ROOT, Call, OutOfTimeError, SkippedError
+from tests.accelerator.__main__ import main
+from tests.accelerator.call import ROOT, STORE, Call, OutOfTimeError, SkippedError
 from tests.accelerator.parts import PARTS
 from tests.accelerator.report import LIMIT
 
@@ -289,6 +290,16 @@ def test_flags_that_mean_nothing(tmp_path: Path, flags: list[str], message: str)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_store_that_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(STORE, "hf://models")
+    with pytest.raises(SystemExit, match="2"):
+        main(["cpu", str(tmp_path / "out")])
+    assert f"{STORE}=hf://models: hf://models names no bucket" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_platform_that_is_not_there_ends_the_call(tmp_path: Path) -> None:
     words = [word if word != "cpu" else "gpu" for word in _words(tmp_path)]
@@ -317,7 +328,7 @@ def test_all_parts_in_one_call(tmp_path: Path) -> None:
     assert {part: found["parts"][part]["outcome"] for part in PARTS} == dict.fromkeys(PARTS, "done")
     for name in device_tests.files():
         assert found["parts"]["tests"][name]["failures"] == []
-    for part in ("precision", "posgen_paper", "beside", "plan", "weights", "ruler"):
+    for part in ("precision", "posgen_paper", "beside", "plan", "weights", "ruler", "store"):
         for name, value in found["parts"][part].items():
             assert "failed" not in value, f"{part}/{name}: {value}"
 

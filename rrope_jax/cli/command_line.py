@@ -35,6 +35,7 @@ _PATH_FIELDS: dict[str, Callable[[str], object]] = {
     "data.cache_dir": check_local,
     "data.tokenizer": any_path,
     "checkpoint.init_from": any_path,
+    "checkpoint.adapter_from": any_path,
     "eval.closed_ended.files": check_local,
 }
 

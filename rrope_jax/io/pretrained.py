@@ -49,18 +49,20 @@ def _open_trained_adapter(path: Path) -> Source:
     return AdaptedSource(base, adapter, description)
 
 
-def open_adapted(base: str | os.PathLike[str], adapter: str | os.PathLike[str]) -> AdaptedSource:
+def open_adapted(
+    base: str | os.PathLike[str] | Source, adapter: str | os.PathLike[str]
+) -> AdaptedSource:
     """Opens a base with an adapter that is merged into its weights.
 
     Args:
-      base: a path as for `open_source`.
+      base: a path as for `open_source`, or an opened source.
       adapter: a PEFT folder, or a training workdir, or checkpoint in it, of a run with LoRA.
 
     Raises:
       ValueError: one of them does not exist, is damaged or is something else; or the adapter is
         not of the base.
     """
-    opened = open_source(base)
+    opened = base if isinstance(base, Source) else open_source(base)
     check_known(adapter)
     folder = Path(os.path.abspath(checkpoint_here(adapter)))
     if is_peft(folder):

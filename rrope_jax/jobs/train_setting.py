@@ -13,7 +13,9 @@ from rrope_jax.cli.settings import Fields, SomeOf, build, unset_group
 from rrope_jax.data.config import DataConfig, MixtureConfig, WeightedSource
 from rrope_jax.data.tokenizers import BYTES, Tokenizer, load_tokenizer, read_files
 from rrope_jax.io import pretrained
+from rrope_jax.io.adapters.adapter import AdaptedSource
 from rrope_jax.io.adapters.config import LoraConfig
+from rrope_jax.io.adapters.start import check_trainable
 from rrope_jax.io.source import Source
 from rrope_jax.io.tokenizer.files import TokenizerFiles
 from rrope_jax.jobs.rope_fields import extend, new_spec
@@ -38,6 +40,8 @@ class CheckpointConfig:
 
     Attributes:
       init_from: Checkpoint of any format to continue; None trains a new model.
+      adapter_from: With LoRA, the adapter of `init_from` to go on with: a PEFT folder, or the
+        workdir of a run with LoRA; None trains a new one.
       every_steps: Steps between checkpoints. The last step and the step at which a run stops early
         are always saved.
       keep: Number of most recent checkpoints to keep.
@@ -48,6 +52,7 @@ class CheckpointConfig:
     """
 
     init_from: str | None = None
+    adapter_from: str | None = None
     every_steps: int = 100
     keep: int = 2
     keep_every_steps: int | None = None
@@ -105,6 +110,12 @@ class TrainSetting:
                 f"config.lora.rank={self.lora.rank}, but there is no model to adapt: name its "
                 "checkpoint in config.checkpoint.init_from"
             )
+        if self.checkpoint.adapter_from is not None and not self.lora.rank:
+            raise UsageError(
+                f"config.checkpoint.adapter_from = {self.checkpoint.adapter_from!r}, but "
+                "config.lora.rank=0 trains no adapter; give config.lora the adapter's rank, alpha "
+                "and targets, or merge it (rrope convert --adapter) and name that in init_from"
+            )
         if self.eval.every_steps is not None and not self.data.holds_out:
             raise UsageError(
                 f"config.eval.every_steps={self.eval.every_steps}, but no text is held out: name "
@@ -124,6 +135,23 @@ class TrainSetting:
             source = pretrained.open_source(self.checkpoint.init_from)
             source.check()
             return source
+
+    @functools.cached_property
+    def adapted(self) -> AdaptedSource | None:
+        """`source` with the adapter to go on with, opened and checked once; None without one.
+
+        Raises:
+          UsageError: The adapter cannot be read, or is not of `source` or not that of `lora`.
+        """
+        source, folder = self.source, self.checkpoint.adapter_from
+        if folder is None:
+            return None
+        assert source is not None
+        with refusing("config.checkpoint.adapter_from"):
+            adapted = pretrained.open_adapted(source, folder)
+            adapted.check()
+            check_trainable(adapted.adapter, self.lora, source.description.model)
+            return adapted
 
     @property
     def preset(self) -> Preset | None:
@@ -211,7 +239,7 @@ class TrainSetting:
     def _continued_model(self, path: str) -> pretrained.Description:
         assert self.source is not None
         with refusing("config.checkpoint.init_from"):
-            description = self.source.description
+            description = (self.adapted or self.source).description
         if self.preset is not None:
             _check_sizes(description.model, self.preset, path)
         if self.data.tokenizer is not None:

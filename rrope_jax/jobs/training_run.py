@@ -8,19 +8,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.nnx.traversals import flatten_mapping, unflatten_mapping
 
 from rrope_jax.cli import backend
 from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.data.mixture import MixedBatches, Mixture, SourceReading, open_text
 from rrope_jax.data.pipeline import Text, TextBatches
 from rrope_jax.io import pretrained
+from rrope_jax.io.adapters import start
 from rrope_jax.io.adapters import trained as adapters
 from rrope_jax.io.adapters.adapter import Base
 from rrope_jax.io.orbax import checksums, layout
 from rrope_jax.io.orbax.checkpoint import SaveError
 from rrope_jax.io.orbax.store_checkpoints import RunCheckpoints
 from rrope_jax.io.paths import absolute
-from rrope_jax.io.weights import EMBEDDING
+from rrope_jax.io.weights import parameter_shapes
 from rrope_jax.jobs.train_setting import TrainSetting
 from rrope_jax.reporting.table import table
 from rrope_jax.rope import RopeSpec
@@ -289,20 +291,32 @@ class TrainingRun:
         """Returns the state before the first step."""
         if self.setting.source is None:
             return init_state(self.program, self.placement, key)
-        params = self._initial_params()
+        params, adapted = self._initial_params(), self.setting.adapted
         _LOG.info("continuing %s", self.setting.checkpoint.init_from)
-        return state_from_params(self.program, self.placement, params, key)
+        factors = None
+        if adapted is not None:
+            factors = start.factors(adapted.adapter, self.program.lora, self.program.model)
+            _LOG.info("with the adapter of %s", self.setting.checkpoint.adapter_from)
+        return state_from_params(self.program, self.placement, params, key, factors)
 
     def _initial_params(self) -> dict[str, Any]:
-        """Loads the parameters of the checkpoint that the config continues."""
+        """Loads the parameters of the checkpoint that the config continues.
+
+        What is trained beside adapters is that of the adapter to go on with, if there is one.
+        """
         source, config, shardings = self.setting.source, self.program.lora, self.placement.params
         assert source is not None
         dtype = config.base_dtype if config.rank else "float32"
         with refusing("config.checkpoint.init_from"):
             params = pretrained.load_params(source, shardings, weight_dtype=dtype)
-            if EMBEDDING.path in config.trained_in_full:  # not rounded, like all that is trained
-                params[EMBEDDING.path] = source.parameter(EMBEDDING, shardings[EMBEDDING.path])
-        return params
+            flat, flat_shardings = map(flatten_mapping, (params, shardings))
+            for weight in parameter_shapes(self.program.model):
+                if weight.path in config.trained_in_full:  # not rounded, like all that is trained
+                    path = tuple(weight.path.split("."))
+                    exact = self.setting.adapted or source
+                    flat[path] = exact.parameter(weight, flat_shardings[path])
+        whole: dict[str, Any] = unflatten_mapping(flat)
+        return whole
 
     def _adapter(self, state: State, saved: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Describes the adapter and its base, for checkpoints; None without LoRA.
@@ -319,6 +333,14 @@ class TrainingRun:
         config, path = self.program.lora, self.setting.checkpoint.init_from
         assert path is not None
         base = Base(str(absolute(path)), config.base_dtype, checksums.of_tree(state.frozen))
+        adapted = self.setting.adapted
+        started = None if adapted is None else adapted.adapter.base
+        if not saved and started is not None and started.checksums != base.checksums:
+            raise UsageError(
+                f"config.checkpoint.init_from = {path!r} is another model than the one that "
+                f"config.checkpoint.adapter_from was trained on, which was at {started.path}; "
+                "name that one"
+            )
         described = saved.get(layout.ADAPTER)
         if described is not None and described["base"]["checksums"] != base.checksums:
             raise UsageError(

@@ -281,16 +281,37 @@ def init_state(program: Program, placement: Placement, key: jax.Array) -> State:
 
 
 def state_from_params(
-    program: Program, placement: Placement, params: Params, key: jax.Array | None = None
+    program: Program,
+    placement: Placement,
+    params: Params,
+    key: jax.Array | None = None,
+    factors: Params | None = None,
 ) -> State:
-    """`Program.state_from_params` for parameters on the mesh, donated if they stay float32."""
+    """`Program.state_from_params` for parameters on the mesh, donated if they stay float32.
+
+    Args:
+      program: the training run.
+      placement: the shardings of its arrays.
+      params: the decoder's parameters, on the mesh.
+      key: a PRNG key for new adapters.
+      factors: the factors of an adapter to go on with, as whole arrays on the host; None for new
+        ones.
+    """
     trained, frozen = lora.split(program.lora, params)
+    if factors is not None:
+        factors = jax.tree.map(
+            lambda array, sharding: jax.make_array_from_callback(
+                array.shape, sharding, lambda index: array[index]
+            ),
+            factors,
+            _factor_shardings(program, placement.mesh),
+        )
     donated = (0, 1) if program.train.param_dtype == "float32" else (1,)
     with jax.set_mesh(placement.mesh):
         make = jax.jit(
             program.state_from_parts, out_shardings=placement.state, donate_argnums=donated
         )
-        state: State = make(trained, frozen, key)
+        state: State = make(trained, frozen, key, factors)
     return state
 
 

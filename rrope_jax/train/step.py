@@ -154,12 +154,18 @@ class Program:
         return self.state_from_parts(*lora.split(self.lora, params), key)
 
     def state_from_parts(
-        self, trained: Params, frozen: Params | None, key: jax.Array | None
+        self,
+        trained: Params,
+        frozen: Params | None,
+        key: jax.Array | None,
+        factors: Params | None = None,
     ) -> State:
-        """`state_from_params` for the two results of `lora.split`."""
+        """`state_from_params` for the two results of `lora.split`, and factors if not new ones."""
         if frozen is not None:
-            assert key is not None
-            trained = lora.joined(trained, lora.new_factors(self.lora, self.model, key))
+            if factors is None:
+                assert key is not None
+                factors = lora.new_factors(self.lora, self.model, key)
+            trained = lora.joined(trained, factors)
         trained = jax.tree.map(
             lambda x, is_matrix: x.astype(self.train.param_dtype) if is_matrix else x,
             trained,

@@ -27,6 +27,9 @@ cd "$root"
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 if [[ $# -eq 0 ]]; then
+  # Compiling is most of the work, and optimizing a quarter of that, for programs that run once. What
+  # compilers optimize is tested by .ci/run's other steps, and here with any arguments.
+  export JAX_DISABLE_MOST_OPTIMIZATIONS=${JAX_DISABLE_MOST_OPTIMIZATIONS:-1}
   chosen="not long"
   if [[ -z ${CI:-} ]]; then
     chosen+=" and not heavy"

@@ -18,7 +18,7 @@ PROGRAMS = {"python", "python3", "python3.11", "python3.12", "python3.13", "rrop
 # Answers as Python VERSION with or without venv, notes each call, and in place of installing puts
 # copies of itself where the real one would put programs. The rest is left to a real Python.
 STUB = """#!{bash}
-echo "$(basename "$0") $*" >> "{log}"
+echo "$(basename "$0")${{JAX_DISABLE_MOST_OPTIMIZATIONS:+ unoptimized}} $*" >> "{log}"
 case "$*" in
   "-c "*ensurepip*) echo "{version} {venv}" ;;
   "-m venv --clear "*)

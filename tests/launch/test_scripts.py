@@ -17,6 +17,7 @@ SCRIPTS = [
     ROOT / ".ci" / "run",
 ]
 PYTEST = "python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal"
+UNOPTIMIZED = PYTEST.replace("python", "python unoptimized")
 EVERY_SCRIPT = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 
 
@@ -251,7 +252,7 @@ class TestTest:
         def marked(**environment: str) -> bool:
             machine.calls()
             assert machine.run("launch/test.sh", **environment).returncode == 0
-            return f"{PYTEST} -m not long and not heavy and not launch" in machine.calls()
+            return f"{UNOPTIMIZED} -m not long and not heavy and not launch" in machine.calls()
 
         assert marked()
         assert not marked(CI="true")
@@ -271,10 +272,10 @@ class TestCi:
         older = [call for call in tests if "tests/model" in call]
         assert len(older) == ("held to" in run.stdout and "left out, XLA" not in run.stdout)
         assert [call for call in tests if call not in older] == [
-            f"{PYTEST} -m not long",
+            f"{UNOPTIMIZED} -m not long",
+            "python -m pytest -m smoke -W default",
             "python -m pytest --numprocesses=auto --maxprocesses=2 --dist=loadfile"
             " -m peers and not long",
-            "python -m pytest -m smoke -W default",
         ]
         assert (machine.root / ".venv-newest").is_dir()
         (site,) = [call for call in calls if " -m sphinx " in call]

@@ -275,7 +275,7 @@ class TestCi:
             f"{UNOPTIMIZED} -m not long",
             "python -m pytest -m smoke -W default",
             "python -m pytest --numprocesses=auto --maxprocesses=2 --dist=loadfile"
-            " -m peers and not long",
+            " --no-loadscope-reorder -m peers and not long",
         ]
         assert (machine.root / ".venv-newest").is_dir()
         (site,) = [call for call in calls if " -m sphinx " in call]

@@ -34,6 +34,10 @@ _SIZES = (
 )
 
 
+# What a run may change of a checkpoint's model; weights of fewer bits are not trained.
+_SETTABLE = tuple(name for name in pretrained.OVERRIDABLE if name != "weight_dtype")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """Where a run starts, and which checkpoints it keeps.
@@ -253,7 +257,7 @@ class TrainSetting:
         if fixed := sorted(self.model_fields.keys() - set(pretrained.OVERRIDABLE)):
             raise UsageError(
                 f"config.model.{fixed[0]} = {self.model[fixed[0]]!r}: a checkpoint that is "
-                f"continued has its own; only {', '.join(pretrained.OVERRIDABLE)} can be set"
+                f"continued has its own; only {', '.join(_SETTABLE)} can be set"
             )
 
 

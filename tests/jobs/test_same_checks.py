@@ -99,7 +99,11 @@ def test_an_ablation_and_its_plan(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ("config.model.d_model = 64", "config.model.d_model = 64: a checkpoint that is continued"),
+        (
+            "config.model.d_model = 64",
+            "config.model.d_model = 64: a checkpoint that is continued has its own; only "
+            "compute_dtype, remat, attention, dropout, layer_types, sliding_window can be set",
+        ),
         ("config.checkpoint.init_from = None", "config.data.tokenizer has no value"),
     ],
 )

@@ -18,14 +18,16 @@ from rrope_jax.jobs.evaluate_setting import EvaluateSetting
 from rrope_jax.jobs.plan_evaluation import programs_of
 from rrope_jax.jobs.posgen_setting import PosgenSetting
 from rrope_jax.jobs.train_setting import TrainSetting, is_here, known_fields
-from rrope_jax.planning import saved, topology
+from rrope_jax.planning import saved, smaller_evaluation, topology
 from rrope_jax.planning.compilation import Keep
+from rrope_jax.planning.evaluation import ModelEvaluation
 from rrope_jax.planning.plan import Plan, make_plan
 from rrope_jax.planning.posgen import Ablation, Ablations
 from rrope_jax.planning.roofline import sweep
 from rrope_jax.planning.roofline.collectives import summarize
 from rrope_jax.planning.roofline.step_time import estimate
 from rrope_jax.planning.roofline.sweep import Trial
+from rrope_jax.planning.smaller_evaluation import EvaluationTrial
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import Job, TextTraining
 from rrope_jax.reporting.pieces import FinishedPieces
@@ -148,7 +150,13 @@ def _results(
     workloads = planned.workloads(place.devices())
     plans = [make_plan(each, place, cache, summarize, quick=quick, keep=keep) for each in workloads]
     if planned.one_step is None:
-        return _of_phases(plans)
+        results = _of_phases(plans)
+        if isinstance(planned, ModelEvaluation) and not results["fits"]:
+            trials, results["least_devices"] = smaller_evaluation.nearest(
+                planned, place, cache, quick=quick
+            )
+            results["nearest"] = [_row_of_evaluation(trial) for trial in trials]
+        return results
     (plan,) = plans
     results = _plan_and_time(plan)
     if values.sweep:
@@ -209,6 +217,13 @@ def _row(trial: Trial) -> dict[str, Any]:
         "estimated_mfu": time.mfu,
         "bound_by": time.roofline.bound_by,
     }
+
+
+def _row_of_evaluation(trial: EvaluationTrial) -> dict[str, Any]:
+    results = _of_phases(trial.plans)
+    shown = ("fits", "why_not", "peak_bytes_per_device", "estimated_run_seconds")
+    overrides = [f"--config.{field}" for field in trial.change.fields]
+    return {"overrides": overrides, **{key: results[key] for key in shown}}
 
 
 def _define(values: flags.FlagValues) -> None:

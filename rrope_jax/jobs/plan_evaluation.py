@@ -23,12 +23,13 @@ def programs_of(setting: EvaluateSetting) -> ModelEvaluation:
     Raises:
       UsageError: There is no preset, a field is wrong, or no enabled section can be planned.
     """
-    name = setting.model.get("preset")
-    if name not in PRESETS:
+    preset_name = setting.model.get("preset")
+    if preset_name not in PRESETS:
         raise UsageError(
-            f"config.model.preset={name!r}: name the model to plan, one of {', '.join(PRESETS)}"
+            f"config.model.preset={preset_name!r}: name the model to plan, one of "
+            f"{', '.join(PRESETS)}"
         )
-    preset = PRESETS[name]
+    preset = PRESETS[preset_name]
     description = Description(preset.model, preset.rope, preset.context)
     changes = {key: setting.model[key] for key in OVERRIDABLE if key in setting.model}
     with refusing("config.model"):
@@ -37,7 +38,10 @@ def programs_of(setting: EvaluateSetting) -> ModelEvaluation:
     sections = setting.eval.enabled()
     perplexity = sections.pop("perplexity", None)
     sections.pop("longppl", None)  # its rows are no longer than those of perplexity
-    shapes = [_PROMPTS[each](section) for each, section in sections.items()]
+    shapes = [
+        dataclasses.replace(_PROMPTS[name](section), section=name)
+        for name, section in sections.items()
+    ]
     if perplexity is None and not shapes:
         raise UsageError(
             "config.eval: only perplexity, passkey, closed_ended and ruler are planned"

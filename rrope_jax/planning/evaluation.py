@@ -37,11 +37,13 @@ class PromptShape:
       context: tokens of the longest prompt with its answer, for which the cache is made.
       chunk: tokens of a prompt that go through the model at a time.
       written: tokens of an answer.
+      section: the group of `config.eval` that they are of.
     """
 
     context: int
     chunk: int
     written: int
+    section: str = dataclasses.field(default="", compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

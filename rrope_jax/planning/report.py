@@ -50,7 +50,9 @@ def markdown(results: Mapping[str, Any], *, figures: bool = True) -> str:
     ]
     if results.get("phases"):
         parts += ["\n## Programs\n", _phases(results["phases"])]
-    if results.get("nearest"):
+    if "least_devices" in results:
+        parts += ["\n## What would fit\n", *_smaller_evaluations(results)]
+    elif results.get("nearest"):
         parts += ["\n## Changes tried\n", comparison(results["nearest"])]
     if results.get("sweep"):
         parts += ["\n## Meshes and remat policies\n", comparison(results["sweep"])]
@@ -104,6 +106,31 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> str:
         ],
         text_columns=2,
     )
+
+
+def _smaller_evaluations(results: Mapping[str, Any]) -> list[str]:
+    """The changes of an evaluation that were tried, and what is left if none fits."""
+    rows = [
+        (
+            f"`{' '.join(row['overrides'])}`",
+            "yes" if row["fits"] else "no",
+            "-"
+            if row["peak_bytes_per_device"] is None
+            else f"{row['peak_bytes_per_device'] / 2**30:.2f}",
+            seconds_text(row["estimated_run_seconds"]),
+        )
+        for row in results["nearest"]
+    ]
+    header = ("change", "fits", "peak GiB", "time of a batch")
+    parts = [table(header, rows)] if rows else []
+    devices = results["least_devices"]
+    if devices > 1:
+        parts.append(
+            "\nNeither smaller batches and chunks nor weights of fewer bits make it fit one "
+            "device. Shorter contexts would, or `config.mesh` with `tensor`: the weights and the "
+            f"cache of the smallest have room on {devices} devices, work space not counted.\n"
+        )
+    return parts
 
 
 def _where(results: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from rrope_jax.planning.evaluation import ModelEvaluation, PromptShape
 from rrope_jax.planning.plan import make_plan
 from rrope_jax.planning.roofline.collectives import summarize
 from rrope_jax.planning.roofline.step_time import estimate
+from rrope_jax.planning.smaller_evaluation import nearest, smaller
 from rrope_jax.planning.topology import Topology
 from rrope_jax.sharding import LayoutError
 
@@ -78,6 +79,53 @@ def test_programs_are_compiled_and_counted() -> None:
     table = report.markdown({**phases[0], "phases": phases}, figures=False)
     assert "| answer | 1 |" in table
     assert "int8 weights" in table
+
+
+def test_what_takes_less_memory_keeps_the_numbers_first() -> None:
+    prompts = PromptShape(context=8192, chunk=2048, written=8, section="ruler")
+    perplexity = PerplexitySetting(contexts=(8192,), chunk=4096)
+    job = dataclasses.replace(
+        _job(weight_dtype="float32"), perplexity=perplexity, prompts=prompts, batch_size=4
+    )
+    changes = list(smaller(job))
+    assert [change.fields for change in changes[:2]] == [
+        ("eval.batch_size=2",),
+        ("eval.batch_size=1",),
+    ]
+    assert changes[2].fields == (
+        *("eval.batch_size=1", "eval.perplexity.chunk=256", "eval.ruler.chunk=256"),
+    )
+    assert [change.fields[3:] for change in changes[3:]] == [
+        ("model.weight_dtype=bfloat16",),
+        ("model.weight_dtype=bfloat16", "model.compute_dtype=bfloat16"),
+        ("model.weight_dtype=int8", "model.compute_dtype=bfloat16"),
+    ]
+    sizes = [_bytes(job), *(_bytes(change.job) for change in changes)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def _bytes(job: ModelEvaluation) -> int:
+    prompts = job.prompts
+    assert prompts is not None
+    return parameter_bytes(job.model) + cache_bytes(job.model, job.batch_size, prompts.context)
+
+
+@pytest.mark.heavy
+def test_the_nearest_change_that_fits_is_compiled() -> None:
+    """Rows whose work space, not their cache, is more than the core's 2 GiB."""
+    job = dataclasses.replace(_job(), prompts=None, batch_size=4096)
+    cache = _Kept()
+    ((change, (plan,)),), devices = nearest(job, CPU, cache, quick=False)
+    assert (change.fields, plan.fits, devices) == (("eval.batch_size=2048",), True, 1)
+    assert len(cache) == 1
+
+
+def test_what_no_change_makes_fit_says_how_many_devices_have_room() -> None:
+    context = 2**25  # 256 bytes a token in float32, 128 in bfloat16
+    prompts = dataclasses.replace(_job().prompts or PromptShape(0, 0, 0), context=context)
+    job = dataclasses.replace(_job(), perplexity=None, prompts=prompts)
+    trials, devices = nearest(job, CPU, _Kept(), quick=False)
+    assert (trials, devices) == ([], 3)  # 4 GiB, and the weights
 
 
 def test_identities_differ_by_what_is_compiled() -> None:

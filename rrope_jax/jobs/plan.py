@@ -18,16 +18,16 @@ from rrope_jax.jobs.evaluate_setting import EvaluateSetting
 from rrope_jax.jobs.plan_evaluation import programs_of
 from rrope_jax.jobs.posgen_setting import PosgenSetting
 from rrope_jax.jobs.train_setting import TrainSetting, is_here, known_fields
-from rrope_jax.planning import saved, smaller_evaluation, topology
+from rrope_jax.planning import saved, topology
 from rrope_jax.planning.compilation import Keep
 from rrope_jax.planning.evaluation import ModelEvaluation
 from rrope_jax.planning.plan import Plan, make_plan
 from rrope_jax.planning.posgen import Ablation, Ablations
-from rrope_jax.planning.roofline import sweep
+from rrope_jax.planning.roofline import smaller_evaluation, sweep
 from rrope_jax.planning.roofline.collectives import summarize
+from rrope_jax.planning.roofline.smaller_evaluation import EvaluationTrial
 from rrope_jax.planning.roofline.step_time import estimate
 from rrope_jax.planning.roofline.sweep import Trial
-from rrope_jax.planning.smaller_evaluation import EvaluationTrial
 from rrope_jax.planning.topology import Topology
 from rrope_jax.planning.workload import Job, TextTraining
 from rrope_jax.reporting.pieces import FinishedPieces

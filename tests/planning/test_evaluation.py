@@ -17,8 +17,8 @@ from rrope_jax.planning import report
 from rrope_jax.planning.evaluation import ModelEvaluation, PromptShape
 from rrope_jax.planning.plan import make_plan
 from rrope_jax.planning.roofline.collectives import summarize
+from rrope_jax.planning.roofline.smaller_evaluation import nearest, smaller
 from rrope_jax.planning.roofline.step_time import estimate
-from rrope_jax.planning.smaller_evaluation import nearest, smaller
 from rrope_jax.planning.topology import Topology
 from rrope_jax.sharding import LayoutError
 

@@ -1,24 +1,21 @@
 """`rrope evaluate` and `rrope generate` over meshes and as several real processes."""
 
-import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rrope_jax.__main__ import main
-from tests.jobs.processes import Job, environment_of, free_port
+from tests.closeness import without_seconds
+from tests.jobs.processes import ROOT, Job, Launcher
 from tests.jobs.tiny_checkpoint import write_checkpoint
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "evaluate_smollm2.py"
 RETRYABLE = 42
+Start = Callable[..., Job]
 SECTIONS = ("perplexity", "longppl", "passkey", "closed_ended", "ruler")
 
 
@@ -44,42 +41,18 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture
-def started() -> Iterator["list[subprocess.Popen[bytes]]"]:
-    """Processes to kill after a test."""
-    processes: list[subprocess.Popen[bytes]] = []
-    yield processes
-    for process in processes:
-        with contextlib.suppress(OSError):
-            process.kill()
-        process.wait()
+def start(words: list[str], tmp_path: Path) -> Iterator[Start]:
+    """Starts two processes of the job with two devices each, the second with flags of its own."""
+    launcher = Launcher(tmp_path)
 
+    def run(*flags: str, second: Sequence[str] = ()) -> Job:
+        arguments = {
+            index: ["rrope_jax", *words, *flags, *own] for index, own in enumerate(((), second))
+        }
+        return launcher.start(arguments, count=2, devices=2)
 
-def start(
-    words: list[str], folder: Path, started: "list[subprocess.Popen[bytes]]", **own: list[str]
-) -> Job:
-    """Starts two processes of a job with two devices each; `own` has flags of `first`, `second`."""
-    job, port = Job([], []), free_port()
-    for index, name in enumerate(("first", "second")):
-        environment = environment_of(
-            PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            JAX_NUM_CPU_DEVICES="2",
-            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(index),
-        )
-        log = folder / f"{index}.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "rrope_jax", *words, *own.get(name, [])],
-                cwd=ROOT,
-                stdout=file,
-                stderr=file,
-                env=environment,
-            )
-        started.append(process)
-        job.processes.append(process)
-        job.logs.append(log)
-    return job
+    yield run
+    launcher.kill()
 
 
 def results_of(workdir: Path) -> dict[str, Any]:
@@ -111,14 +84,19 @@ def assert_finished_by_one(words: list[str], workdir: Path, alone: Path) -> None
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
+def started(start: Start, workdir: Path, *flags: str) -> Job:
+    """A job in the middle of its units."""
+    job = start(f"--workdir={workdir}", "--config.mesh.tensor=2", *flags)
+    job.wait_until(lambda: len(units(workdir)) >= 5)
+    return job
+
+
 @pytest.mark.long
 def test_a_lost_process_is_named_and_one_goes_on(
-    words: list[str], started: "list[subprocess.Popen[bytes]]", tmp_path: Path
+    words: list[str], start: Start, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    flags = [f"--workdir={workdir}", "--config.mesh.seq=2", "--config.mesh.tensor=2"]
-    job = start([*words, *flags], tmp_path, started)
-    job.wait_until(lambda: len(units(workdir)) >= 5)
+    job = started(start, workdir, "--config.mesh.seq=2")
     job.processes[1].kill()
     assert job.processes[0].wait(30) == RETRYABLE
     (reason,) = reasons(job)
@@ -130,12 +108,10 @@ def test_a_lost_process_is_named_and_one_goes_on(
 
 @pytest.mark.long
 def test_told_to_stop_both_stop_after_a_batch(
-    words: list[str], started: "list[subprocess.Popen[bytes]]", tmp_path: Path
+    words: list[str], start: Start, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    flags = [f"--workdir={workdir}", "--config.mesh.tensor=2", "--config.eval.batch_size=3"]
-    job = start([*words, *flags], tmp_path, started)
-    job.wait_until(lambda: len(units(workdir)) >= 5)
+    job = started(start, workdir, "--config.eval.batch_size=3")
     job.processes[1].send_signal(signal.SIGTERM)
     assert job.wait() == [RETRYABLE, RETRYABLE]
     (reason,) = reasons(job)
@@ -149,11 +125,8 @@ def test_told_to_stop_both_stop_after_a_batch(
 
 
 @pytest.mark.long
-def test_processes_that_differ_are_refused(
-    words: list[str], started: "list[subprocess.Popen[bytes]]", tmp_path: Path
-) -> None:
-    flags = [f"--workdir={tmp_path / 'run'}"]
-    job = start([*words, *flags], tmp_path, started, second=["--config.mesh.tensor=2"])
+def test_processes_that_differ_are_refused(start: Start, tmp_path: Path) -> None:
+    job = start(f"--workdir={tmp_path / 'run'}", second=["--config.mesh.tensor=2"])
     assert job.wait() == [2, 2]
     assert "config.mesh" in reasons(job)[0]
     assert "with the same config, flags and files" in reasons(job)[0]
@@ -188,5 +161,5 @@ def test_a_mesh_of_one_device_is_no_mesh(words: list[str], tmp_path: Path) -> No
     found = []
     for name, flags in (("plain", []), ("mesh", ["--config.mesh.fsdp=-1"])):
         assert main([*words, few, *flags, f"--workdir={tmp_path / name}"]) == 0
-        found.append(results_of(tmp_path / name))
+        found.append(without_seconds(results_of(tmp_path / name)))
     assert found[0] == found[1]

@@ -1,6 +1,5 @@
 """`rrope train` as several real processes: the same numbers, and one end for all."""
 
-import contextlib
 import os
 import re
 import resource
@@ -15,10 +14,9 @@ import numpy as np
 import pytest
 
 from rrope_jax.__main__ import main
-from tests.jobs.processes import PATIENCE, Job, environment_of, free_port
+from tests.jobs.processes import PATIENCE, ROOT, Job, Launcher, environment_of
 from tests.jobs.training_run import count_lines, read_records, saved_steps, write_text
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "jobs" / "train_tiny.py"
 STEPS = 400
 RETRYABLE = 42
@@ -54,7 +52,7 @@ def words(text: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts processes of the job."""
-    started: list[subprocess.Popen[bytes]] = []
+    launcher = Launcher(tmp_path_factory.mktemp("logs"))
 
     def run(
         count: int,
@@ -68,44 +66,16 @@ def start(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
         **more: str,
     ) -> Job:
         workdirs = workdir if isinstance(workdir, list) else [workdir] * count
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        folder = tmp_path_factory.mktemp("logs")
-        job = Job([], [])
-        port = free_port()
-        for index in range(count):
-            if index == absent:
-                continue
-            environment = environment_of(
-                JAX_NUM_CPU_DEVICES=str(devices),
-                PYTHONPATH=paths,
-                **more,
-            )
-            if count > 1:
-                environment |= {
-                    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-                    "JAX_NUM_PROCESSES": str(count),
-                    "JAX_PROCESS_ID": str(index),
-                }
-            flags = [f"--workdir={workdirs[index]}", *overrides, *(own or {}).get(index, [])]
-            log = folder / f"{index}.log"
-            with log.open("wb") as file:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", module, *words, *flags],
-                    cwd=folders[index] if folders else ROOT,
-                    stdout=file,
-                    stderr=file,
-                    env=environment,
-                )
-            started.append(process)
-            job.processes.append(process)
-            job.logs.append(log)
-        return job
+        shared, more_of = [module, *words, *overrides], own or {}
+        arguments = {
+            index: [*shared, f"--workdir={workdirs[index]}", *more_of.get(index, [])]
+            for index in range(count)
+            if index != absent
+        }
+        return launcher.start(arguments, count=count, devices=devices, folders=folders, **more)
 
     yield run
-    for process in started:
-        with contextlib.suppress(OSError):
-            process.kill()
-        process.wait()
+    launcher.kill()
 
 
 @pytest.fixture(scope="module")

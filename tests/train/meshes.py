@@ -149,12 +149,12 @@ def layers() -> dict[str, dict[str, float]]:
     }
 
 
-def attend(implementation: str) -> dict[str, float]:
+def attend(implementation: str, meshes: tuple[tuple[int, ...], ...] = MESHES) -> dict[str, float]:
     """Of attention alone and its gradients, from `xla` on one device.
 
     In both orders of tokens, and within a sliding window in the order that training uses.
     """
-    return {str(sizes): _attend(implementation, sizes) for sizes in MESHES}
+    return {str(sizes): _attend(implementation, sizes) for sizes in meshes}
 
 
 def _attend(implementation: str, sizes: tuple[int, ...]) -> float:
@@ -222,8 +222,12 @@ def main(what: str) -> None:
             "gradients": gradients(_program("xla"), ((1, 8, 1, 1),)),
         },
         "chunked": lambda: {
-            "attend": attend("chunked"),
-            "gradients": gradients(_program("chunked"), MESHES[2:]),
+            "attend": attend("chunked", MESHES[1:]),
+            "gradients": gradients(_program("chunked"), (MESHES[2], MESHES[4])),
+        },
+        "others": lambda: {
+            "attend": attend("chunked", MESHES[:1]),
+            "gradients": gradients(_program("chunked"), (MESHES[3],)),
         },
         "layers": layers,
         "splash": lambda: {"attend": attend("splash")},

@@ -36,7 +36,10 @@ def _on_8_devices(what: str, **environment: str) -> Any:
     "what",
     [
         "chunked",
-        *(pytest.param(each, marks=pytest.mark.long) for each in ("xla", "splash", "layers")),
+        *(
+            pytest.param(each, marks=pytest.mark.long)
+            for each in ("others", "xla", "splash", "layers")
+        ),
     ],
 )
 def test_every_mesh_computes_the_same(what: str) -> None:

@@ -25,9 +25,9 @@ _PATH_FLAGS: dict[str, Callable[[str], object]] = {
     "to": check_local,
     "compare": any_path,
     "runs": any_path,
-    "path": check_local,
-    "against": check_local,
-    "plot": check_local,
+    "path": any_path,
+    "against": any_path,
+    "plot": any_path,
 }
 _PATH_FIELDS: dict[str, Callable[[str], object]] = {
     "data.source": any_path,
@@ -36,7 +36,18 @@ _PATH_FIELDS: dict[str, Callable[[str], object]] = {
     "data.tokenizer": any_path,
     "checkpoint.init_from": any_path,
     "checkpoint.adapter_from": any_path,
-    "eval.closed_ended.files": check_local,
+    "eval.closed_ended.files": any_path,
+    "eval.longppl.evaluator": any_path,
+    "eval.ruler.text": any_path,
+    "eval.ruler.words": any_path,
+    "eval.ruler.squad": any_path,
+    "eval.ruler.hotpotqa": any_path,
+}
+# The same of each text of a mixture.
+_SOURCES = "data.sources"
+_PATH_FIELDS_OF_SOURCES: dict[str, Callable[[str], object]] = {
+    "source": any_path,
+    "data_dir": check_local,
 }
 
 
@@ -198,13 +209,22 @@ def _check_paths(values: flags.FlagValues, config: ConfigDict | None) -> None:
     if config is not None:
         paths += [
             (f"{_CONFIG}.{key}", config_file.value_of(config, key), check)
-            for key, check in _PATH_FIELDS.items()
+            for key, check in (_PATH_FIELDS | _path_fields_of_sources(config)).items()
         ]
     for name, value, check in paths:
         for path in value if isinstance(value, list | tuple) else [value]:
             if isinstance(path, str):
                 with refusing(name):
                     check(path)
+
+
+def _path_fields_of_sources(config: ConfigDict) -> dict[str, Callable[[str], object]]:
+    sources = config_file.value_of(config, _SOURCES)
+    return {
+        f"{_SOURCES}.{name}.{field}": check
+        for name in (sources if isinstance(sources, ConfigDict) else ())
+        for field, check in _PATH_FIELDS_OF_SOURCES.items()
+    }
 
 
 def _unknown_flag(command: str, name: str, values: flags.FlagValues) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from rrope_jax.data.document import Documents
 from rrope_jax.data.local_text import LocalText
 from rrope_jax.io.local_copies import text_here
+from rrope_jax.io.stores import is_store
 
 TFDS = "tfds:"
 """The prefix of a source that names a TFDS dataset."""
@@ -27,8 +28,9 @@ class TextConfig:
 
     Attributes:
       source: the path of a text file, a JSONL file (both may be gzipped) or a folder of such files;
-        a glob of files; or "tfds:NAME", with "/CONFIG" and ":VERSION" if there are several. A path
-        that exists is taken literally, even if it looks like a glob.
+        a glob of files, of this machine or of a store (`gs://`, `s3://`); or "tfds:NAME", with
+        "/CONFIG" and ":VERSION" if there are several. A path that exists is taken literally, even
+        if it looks like a glob.
       data_dir: the folder of TFDS datasets, for a "tfds:" source; None for TFDS's default.
       split: the split of a TFDS dataset.
       text_key: the field of a JSONL object or TFDS example that has the text. None means "text" for
@@ -39,7 +41,7 @@ class TextConfig:
         their names.
 
     Raises:
-      ValueError: a field is out of range, empty or a URL.
+      ValueError: a field is out of range, empty or another URL.
     """
 
     source: str
@@ -59,10 +61,14 @@ class TextConfig:
             if value == "":
                 unset = " or None" if field.default is None else ""
                 raise ValueError(f"{field.name}='' names nothing; give a name{unset}")
-            if isinstance(value, str) and _URL.match(value):
+            is_source = field.name == "source"
+            if not isinstance(value, str) or (is_source and is_store(value)):
+                continue
+            if _URL.match(value):
+                stores = ", gs:// and s3://" if is_source else ""
                 raise ValueError(
-                    f"{field.name}={value!r} is a URL, and only local paths are read and written; "
-                    "copy what it names to this machine, or mount it"
+                    f"{field.name}={value!r} is a URL, and only local paths{stores} are read and "
+                    "written; copy what it names to this machine, or mount it"
                 )
         if self.data_dir is not None and not self.source.startswith(TFDS):
             raise ValueError(

@@ -16,6 +16,7 @@ from rrope_jax.data.tokenizers import Tokenizer
 from rrope_jax.evaluation.generation import Generator
 from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, seconds_of, unit_name
 from rrope_jax.io import json_text
+from rrope_jax.io.local_copies import file_here
 from rrope_jax.model import Decoder
 from rrope_jax.model.flops import causal_flops
 
@@ -117,7 +118,7 @@ def read_lines(path: str) -> list[Line]:
     """
     lines = []
     try:
-        whole = Path(path).read_text(encoding="utf-8-sig")
+        whole = Path(file_here(path)).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text ({error}); convert it, as iconv does"

@@ -3,13 +3,13 @@
 import dataclasses
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rrope_jax.inspection.positions import Positions, unscaled
+from rrope_jax.io.stores import is_store
 from rrope_jax.rope import RopeSpec, frequencies
 
 # Frequencies in float32, computed by a power in float32, are this near to exact ones.
@@ -44,8 +44,13 @@ def load(path: str | os.PathLike[str]) -> NDArray[np.float64]:
     Raises:
       ValueError: the file is not one, or does not hold a vector of finite numbers >= 0.
     """
+    here = os.fspath(path)
+    if is_store(here):
+        from rrope_jax.io.local_copies import file_here  # late, as it waits for Orbax
+
+        here = file_here(here)
     try:
-        array: Any = np.load(Path(path), allow_pickle=False)
+        array: Any = np.load(here, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error).split(";")[0]
         raise ValueError(f"{path} cannot be read as .npy: {reason}") from None

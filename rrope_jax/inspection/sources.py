@@ -18,6 +18,7 @@ from rrope_jax.io.gguf.container import Contents, read_header
 from rrope_jax.io.gguf.read import description_of
 from rrope_jax.io.huggingface.read import CONFIG, is_huggingface
 from rrope_jax.io.huggingface.write import config_of, express
+from rrope_jax.io.stores import is_store
 
 Verdicts = Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]]
 """For each layer type and runtime, what differs there, or that nothing does, and the sources."""
@@ -50,13 +51,19 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     """Inspects a checkpoint without reading its weights.
 
     Args:
-      path: what `pretrained.open_source` takes, or a config.json, or a folder with nothing else.
+      path: what `pretrained.open_source` takes, or a config.json, or a folder with nothing else; of
+        this machine or of a store.
 
     Raises:
       ValueError: the path is none of these, is damaged, or has no rotary embedding that a RopeSpec
         can describe.
     """
-    file = Path(os.path.abspath(path))
+    here = path
+    if is_store(path):
+        from rrope_jax.io.local_copies import config_here  # late, as below
+
+        here = config_here(path)
+    file = Path(os.path.abspath(here))
     if file.is_file() and file.suffix == ".json":
         return _of_config(str(path), file)
     if is_huggingface(file):
@@ -67,7 +74,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
 
     if (file / CONFIG).is_file() and layout_of(file) is None:
         return _of_config(str(path), file / CONFIG)
-    kind = pretrained.format_of(path)
+    kind = pretrained.format_of(file)
     return _of_gguf(str(path), file) if kind == "gguf" else _of_orbax(str(path), file)
 
 

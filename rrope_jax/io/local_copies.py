@@ -15,8 +15,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from rrope_jax.io.huggingface.read import CONFIG
 from rrope_jax.io.orbax.checkpoint import TREE, steps_in
-from rrope_jax.io.orbax.layout import CHECKPOINTS, TOKENIZER
+from rrope_jax.io.orbax.layout import CHECKPOINTS, TOKENIZER, layout_of
 from rrope_jax.io.stores import StoreError, StorePath, is_store
 from rrope_jax.io.target import replace_file
 
@@ -48,7 +49,7 @@ def text_here(source: str) -> str:
     path = StorePath.of(source)
     literal = list(_before_wild(path.parts))
     if len(literal) == len(path.parts) or path.exists():
-        return str(_copied(path, path.walk() or [path]))
+        return file_here(source)
     folder = StorePath(path.scheme, path.bucket, "/".join(literal))
     # Of what a path may be between two slashes, `*` takes more here than it does on a disk, where
     # the copy is matched again.
@@ -57,6 +58,32 @@ def text_here(source: str) -> str:
     if not matching:
         raise ValueError(f"no object matches {source}; give another glob, a folder or an object")
     return str(_copied(folder, matching, pattern)) + path.key[len(folder.key) :]
+
+
+def file_here(source: str) -> str:
+    """Returns where a file or a folder of files is on this disk; copies it from a store.
+
+    Raises:
+      ValueError: there is nothing at the path.
+      StoreError: the store cannot be read.
+    """
+    if not is_store(source):
+        return source
+    path = StorePath.of(source)
+    return str(_copied(path, path.walk() or [path]))
+
+
+def config_here(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Like `checkpoint_here`, but without weights where config.json says what the model is."""
+    if not is_store(path):
+        return path
+    there = StorePath.of(os.fspath(path))
+    if there.suffix == ".json":
+        return file_here(str(there))
+    config = there / CONFIG
+    if config.is_file() and layout_of(there) is None:
+        return _copied(there, [config], CONFIG)
+    return checkpoint_here(path)
 
 
 def checkpoint_here(path: str | os.PathLike[str]) -> str | os.PathLike[str]:

@@ -30,6 +30,7 @@ _BRIEF = {"max_retries": 4, "initial_delay": "100ms", "max_delay": "2s"}
 # An answer that stops arriving for this long counts as lost.
 _STALLED_SECONDS = "30"
 _BRIEF_SECONDS = 120
+_AWS_KEYS = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
 # The name of an object that nobody makes.
 _PROBE = ".rrope-probe"
 
@@ -350,14 +351,26 @@ def is_store(path: str | os.PathLike[str] | StorePath) -> bool:
     return isinstance(path, StorePath) or re.match(r"\s*(gs|s3):/", os.fspath(path)) is not None
 
 
-@functools.cache
 def context(*, brief: bool = False) -> ts.Context:
     """The TensorStore context for stores, whose connections all paths share."""
+    # The first that are looked for anyway; looking for others logs errors with every request.
+    in_environment = all(os.environ.get(f"AWS_{name}") for name in _AWS_KEYS)
+    return _context(brief, "environment" if in_environment else "default")
+
+
+@functools.cache
+def _context(brief: bool, aws_credentials: str) -> ts.Context:
     for name in ("LOW_SPEED_TIME_SECONDS", "LOW_SPEED_LIMIT_BYTES"):
         value = _STALLED_SECONDS if "TIME" in name else "1"
         os.environ.setdefault(f"TENSORSTORE_CURL_{name}", value)
     retries = _BRIEF if brief else _PATIENT
-    return ts.Context({"gcs_request_retries": retries, "s3_request_retries": retries})
+    return ts.Context(
+        {
+            "gcs_request_retries": retries,
+            "s3_request_retries": retries,
+            "aws_credentials": {"type": aws_credentials},
+        }
+    )
 
 
 def _after(key: str) -> str:

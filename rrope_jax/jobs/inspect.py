@@ -13,7 +13,9 @@ from rrope_jax.cli.errors import UsageError, refusing
 from rrope_jax.inspection import against
 from rrope_jax.inspection.positions import unscaled
 from rrope_jax.inspection.sources import Inspection, inspect
-from rrope_jax.io.target import replace_file
+from rrope_jax.io.paths import any_path
+from rrope_jax.io.stores import is_store
+from rrope_jax.io.target import write_file
 from rrope_jax.reporting.writing import print_written, write_results
 from rrope_jax.rope import frequencies
 from rrope_jax.run.workdir import Workdir
@@ -37,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
     from rrope_jax.jobs import inspect_report  # late: errors must not wait for matplotlib
 
     if values.workdir is not None:
-        identity = {"path": str(Path(values.path).absolute()), "against": values.against}
+        path = values.path if is_store(values.path) else str(Path(values.path).absolute())
+        identity = {"path": path, "against": values.against}
         with Workdir.claim(values.workdir, identity) as workdir:
             text = inspect_report.markdown(results)
             written = write_results(workdir, results, text, inspect_report.plots(results))
@@ -49,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     if values.plot is not None:
         (data,) = inspect_report.plots(results).values()
         try:
-            replace_file(Path(values.plot), data)
+            write_file(any_path(values.plot), data)
         except OSError as error:
             raise UsageError(f"--plot={values.plot}: {error.strerror or error}") from error
     if values.workdir is not None and not values.json:

@@ -321,7 +321,7 @@ class TestRefusals:
         [
             ({"source": ""}, "source='' names nothing"),
             ({"source": "tfds:"}, "source='tfds:' names nothing"),
-            ({"source": "gs://bucket/text"}, "source='gs://bucket/text' is a URL"),
+            ({"source": "hf://data/text"}, "source='hf://data/text' is a URL"),
             ({"source": "https://x.example/a.txt"}, "is a URL, and only local paths"),
             ({"source": "x", "data_dir": "s3://bucket"}, "data_dir='s3://bucket' is a URL"),
             (

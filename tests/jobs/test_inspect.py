@@ -392,7 +392,7 @@ def test_files_to_compare_that_cannot_be(
         (["one", "two"], "unexpected argument 'two'"),
         (["one", "--plot=plot.jpg"], "--plot=plot.jpg"),
         (["one", "--against=absent.npy"], "absent"),
-        (["gs://bucket/model"], "object store"),
+        (["hf://bucket/model"], "is a URL"),
     ],
 )
 def test_bad_usage(

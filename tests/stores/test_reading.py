@@ -1,5 +1,6 @@
 """Texts, tokenizers and models that are read from object stores."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -9,13 +10,20 @@ import tokenizers
 from flax import nnx
 
 from rrope_jax.data.local_text import LocalText
+from rrope_jax.data.text import TextConfig, documents
 from rrope_jax.data.tokenizers import load_tokenizer
+from rrope_jax.evaluation.closed_ended import read_lines
+from rrope_jax.evaluation.ruler.questions_file import read_questions
+from rrope_jax.evaluation.ruler.word_lists import FILES, read_words
+from rrope_jax.inspection.sources import inspect
 from rrope_jax.io import local_copies, pretrained
 from rrope_jax.io.description import Description
 from rrope_jax.io.local_copies import checkpoint_here, text_here
 from rrope_jax.io.orbax.layout import DESCRIPTION, description_to_json
 from rrope_jax.io.orbax.store_checkpoints import StoreCheckpoints
 from rrope_jax.io.stores import StoreError, StorePath, send
+from rrope_jax.jobs.inspect import results_of
+from rrope_jax.rope import frequencies
 from tests.io import tiny
 from tests.stores.object_server import Faults, ObjectServer
 
@@ -36,7 +44,7 @@ def test_texts(folder: StorePath) -> None:
         (folder / name).write_text(f'{{"text": "{name}"}}\n')
     assert _names(str(folder)) == ["a.txt", "b.jsonl", "c.txt", "d.txt"]
     assert _names(f"{folder}/b.jsonl") == ["b.jsonl"]
-    whole = LocalText(text_here(f"{folder}/**/*.txt"), text_key="text")
+    whole = documents(TextConfig(source=f"{folder}/**/*.txt"))
     assert [document.name for document in whole] == ["a.txt", "deep/c.txt", "other/d.txt"]
     with pytest.raises(ValueError, match=r"no object matches .*\.gz; give another"):
         text_here(f"{folder}/*.gz")
@@ -107,6 +115,41 @@ def test_training_run(folder: StorePath) -> None:
     chunks = [path.parent.name for path in copy.rglob("0*") if path.is_file()]
     assert chunks
     assert not [name for name in chunks if name.startswith("opt_state")]
+
+
+def test_files_of_an_evaluation(folder: StorePath) -> None:
+    line = {"input": "a", "instructions": ["b"], "outputs": ["c"]}
+    (folder / "quiz.jsonl").write_text(json.dumps(line))
+    assert read_lines(f"{folder}/quiz.jsonl") == [("a", ["b"], ["c"])]
+    for name in FILES.values():
+        (folder / "words" / name).write_text("one\ntwo\n")
+    assert read_words(f"{folder}/words").nouns == ("one", "two")
+    paragraph = {
+        "context": "d",
+        "qas": [{"question": "q", "is_impossible": False, "answers": [{"text": "e"}]}],
+    }
+    (folder / "squad.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    assert read_questions("squad", f"{folder}/squad.json").documents == ("d",)
+    with pytest.raises(ValueError, match=f"{folder}/x does not exist"):
+        read_questions("squad", f"{folder}/x")
+
+
+def test_positions_are_inspected_without_weights(folder: StorePath, tmp_path: Path) -> None:
+    decoder = tiny.decoder()
+    for form in ("orbax", "hf"):
+        tiny.save(decoder, tmp_path / "out" / form, form)
+    np.save(tmp_path / "out" / "inv_freq.npy", frequencies(decoder.rope).inv_freq)
+    send(tmp_path / "out", folder)
+    there = folder / "hf" / "model.safetensors"
+    assert there.is_file()
+    there.write_bytes(b"damaged, and not read")
+    for name in ("hf", "hf/config.json", "orbax"):
+        here = results_of(inspect(tmp_path / "out" / name))
+        assert results_of(inspect(f"{folder}/{name}")) == here | {"path": f"{folder}/{name}"}
+    (comparison,) = results_of(inspect(f"{folder}/hf"), [f"{folder}/inv_freq.npy"])["layer_types"][
+        "full_attention"
+    ]["against"]
+    assert comparison["same"]
 
 
 def test_what_cannot_be_read(folder: StorePath, server: ObjectServer) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rrope_jax.io import json_text
+from rrope_jax.io.local_copies import file_here
 
 
 class Question(NamedTuple):
@@ -122,7 +123,7 @@ def read_questions(format_name: str, path: str) -> Questions:
     """
     said = f"{format_name}={path!r}"
     try:
-        data = json_text.parse_file(Path(path).read_bytes(), path)
+        data = json_text.parse_file(Path(file_here(path)).read_bytes(), path)
         read = FORMATS[format_name](data)
     except OSError as error:
         raise ValueError(f"{said} cannot be read: {error}") from error

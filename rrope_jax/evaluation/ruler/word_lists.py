@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rrope_jax.evaluation.ruler import common_english
 from rrope_jax.io import json_text
+from rrope_jax.io.local_copies import file_here
 
 FILES: Mapping[str, str] = {
     "nouns": "nounlist.txt",
@@ -77,8 +78,8 @@ def read_words(folder: str) -> WordLists:
     Raises:
       ValueError: a list is missing, empty or cannot be read.
     """
-    path = Path(folder)
     try:
+        path = Path(file_here(folder))
         lists = {
             kind: tuple((path / name).read_text(encoding="utf-8").split("\n"))
             for kind, name in FILES.items()

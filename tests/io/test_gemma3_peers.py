@@ -28,7 +28,7 @@ from tests.io import llama_cpp
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.heavy]
 
 TEXT = Path(__file__).parents[2] / "LICENSE"
-LENGTH = 1024
+LENGTH = 768
 # of these, all logits are compared: the vocabulary makes them large
 WITH_LOGITS = 512
 # beyond the window; generation goes on from there

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from rrope_jax.__main__ import main
-from rrope_jax.io.stores import StorePath
+from rrope_jax.io import json_text
+from rrope_jax.io.stores import AnyPath, StorePath, send
+from tests.closeness import without_seconds
+from tests.jobs.tiny_checkpoint import write_checkpoint
 from tests.jobs.training_run import read_records, write_text
 from tests.stores.object_server import Faults, ObjectServer
 
@@ -122,3 +125,60 @@ def test_two_processes_killed_at_random_moments(
     assert json.loads((folder / sums).read_text()) == on_disk
     chunks = {path.name for path in (folder / "checkpoints/60/tree/params.embedding").iterdir()}
     assert len(chunks) == 3  # a shard of each process, and what describes them
+
+
+@pytest.mark.long
+def test_evaluations_and_what_is_made_of_them(
+    folder: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything that is read and written is in a bucket: LoRA, evaluations, their comparison."""
+    monkeypatch.setenv("RROPE_CACHE_DIR", str(tmp_path / "cache"))
+    inputs = tmp_path / "inputs"
+    write_checkpoint(inputs / "model")
+    (inputs / "text").mkdir()
+    write_text(inputs / "text")
+    line = {"input": "It rains.", "instructions": ["Who?"], "outputs": ["A"]}
+    (inputs / "quiz.jsonl").write_text(json.dumps(line))
+    send(inputs, folder / "inputs")
+
+    def run(command: str, workdir: AnyPath, *words: str) -> None:
+        assert main([command, f"--workdir={workdir}", *words]) == 0
+
+    def evaluate(workdir: AnyPath, checkpoint: AnyPath, source: AnyPath) -> None:
+        sections = ("perplexity", "longppl", "passkey", "closed_ended", "ruler")
+        on = ("perplexity", "closed_ended")
+        run(
+            "evaluate",
+            workdir,
+            f"--config={ROOT / 'configs' / 'evaluate_smollm2.py'}",
+            f"--checkpoint={checkpoint}",
+            f"--config.data.source={source / 'text'}",
+            "--config.data.heldout=('*',)",
+            "--config.data.tokenizer=bytes",
+            "--config.eval.perplexity.contexts=(16,32)",
+            f"--config.eval.closed_ended.files=('{source / 'quiz.jsonl'}',)",
+            "--config.eval.closed_ended.context=128",
+            "--config.eval.closed_ended.max_tokens=2",
+            *(f"--config.eval.{name}.enabled={name in on}" for name in sections),
+        )
+
+    there = folder / "inputs"
+    run(
+        "train",
+        folder / "lora",
+        f"--config={ROOT / 'tests' / 'jobs' / 'test_lora.py'}",
+        f"--config.data.source={there / 'text'}",
+        f"--config.checkpoint.init_from={there / 'model'}",
+    )
+    evaluate(folder / "base", there / "model", there)
+    evaluate(tmp_path / "base", inputs / "model", inputs)
+    evaluate(folder / "lora_evaluated", folder / "lora", there)
+    found, expected = (
+        json_text.parse((path / "base" / "results.json").read_bytes())
+        for path in (folder, tmp_path)
+    )
+    for section in ("perplexity", "perplexity_by_document", "closed_ended"):
+        assert without_seconds(found[section]) == without_seconds(expected[section])
+    runs = [str(folder / name) for name in ("base", "lora_evaluated")]
+    run("evaluate", folder / "compared", *(f"--compare={each}" for each in runs))
+    assert (folder / "compared" / "report.md").is_file()

@@ -6,7 +6,7 @@ from typing import Any
 
 from rrope_jax.evaluation import plots, report
 from rrope_jax.evaluation.report import method_label as method_label
-from rrope_jax.evaluation.units import Benchmark, UnitStore, seconds_of
+from rrope_jax.evaluation.units import SECONDS, Benchmark, UnitStore, seconds_of
 from rrope_jax.io.stores import AnyPath
 from rrope_jax.reporting.writing import write_results
 from rrope_jax.run.workdir import Workdir
@@ -28,13 +28,12 @@ def write_finished(
       sections: The benchmarks.
       store: Their finished units.
     """
-    names = [unit.name for section in sections for unit in section.units]
-    missing = sum(store.get(name) is None for name in names)
-    results = {**constant, "complete": missing == 0, "missing_units": missing}
-    results["cost"] = [
+    cost = [
         _cost(name, section, store)
         for name, section in zip(constant["setting"], sections, strict=True)
     ]
+    missing = sum(len(section.units) for section in sections) - sum(each["units"] for each in cost)
+    results = {**constant, "complete": missing == 0, "missing_units": missing, "cost": cost}
     for section in sections:
         results |= section.results(store)
     written = write_results(workdir, results, report.markdown(results), plots.plots(results))
@@ -46,4 +45,4 @@ def write_finished(
 def _cost(name: str, section: Benchmark[Any], store: UnitStore) -> dict[str, Any]:
     """The finished units of a section, and the seconds that they took."""
     finished = [result for _, result in section.finished(store)]
-    return {"section": name, "units": len(finished), "seconds": seconds_of(finished)}
+    return {"section": name, "units": len(finished), SECONDS: seconds_of(finished)}

@@ -43,12 +43,9 @@ _PATH_FIELDS: dict[str, Callable[[str], object]] = {
     "eval.ruler.squad": any_path,
     "eval.ruler.hotpotqa": any_path,
 }
-# The same of each text of a mixture.
+# Each text of a mixture has these fields of `data` itself.
 _SOURCES = "data.sources"
-_PATH_FIELDS_OF_SOURCES: dict[str, Callable[[str], object]] = {
-    "source": any_path,
-    "data_dir": check_local,
-}
+_FIELDS_OF_SOURCES = ("source", "data_dir")
 
 
 def parse(
@@ -221,9 +218,9 @@ def _check_paths(values: flags.FlagValues, config: ConfigDict | None) -> None:
 def _path_fields_of_sources(config: ConfigDict) -> dict[str, Callable[[str], object]]:
     sources = config_file.value_of(config, _SOURCES)
     return {
-        f"{_SOURCES}.{name}.{field}": check
+        f"{_SOURCES}.{name}.{field}": _PATH_FIELDS[f"data.{field}"]
         for name in (sources if isinstance(sources, ConfigDict) else ())
-        for field, check in _PATH_FIELDS_OF_SOURCES.items()
+        for field in _FIELDS_OF_SOURCES
     }
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import itertools
 import logging
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -142,7 +141,6 @@ class Mixture:
         """
         self._config = config
         corpora: dict[TextConfig, Corpus] = {}
-        corpus_of: dict[str, Corpus] = {}
         self._texts: dict[str, Text] = {}
         for name in sorted(config.sources):  # their order in the config is no part of a run
             text = config.text(name)
@@ -151,9 +149,8 @@ class Mixture:
                 where = TextConfig(**{field.name: getattr(text, field.name) for field in fields})
                 if where not in corpora:
                     corpora[where] = Corpus(where, config, tokenizer)
-                corpus_of[name] = corpora[where]
                 self._texts[name] = Text(text, tokenizer, corpora[where])
-        _check_heldout(config, corpus_of)
+        _check_heldout(config, self._texts)
 
     @property
     def heldout_by_source(self) -> dict[str, list[tuple[str, np.ndarray]]]:
@@ -246,18 +243,14 @@ def _blaming(name: str) -> Iterator[None]:
         raise ValueError(f"sources.{name}: {error}") from error
 
 
-def _check_heldout(config: MixtureConfig, corpora: Mapping[str, Corpus]) -> None:
+def _check_heldout(config: MixtureConfig, texts: Mapping[str, Text]) -> None:
     """Raises ValueError if a text trains on documents that another one holds out."""
-    for one, other in itertools.permutations(corpora, 2):
-        sources = (config.sources[one], config.sources[other])
-        smallest = max(source.min_tokens or 0 for source in sources)
-        largest = min(source.max_tokens or math.inf for source in sources)
-        if corpora[one] is corpora[other] or smallest > largest:
-            continue
-        if (names := corpora[one].trained_on_by(corpora[other])) is not None:
+    for one, other in itertools.permutations(texts, 2):
+        if (names := texts[one].trained_on_by(texts[other])) is not None:
+            ours, theirs = config.sources[one].source, config.sources[other].source
             raise ValueError(
-                f"sources.{one} holds out {names[0]!r} of source={sources[0].source!r}, on which "
-                f"sources.{other} trains, as {names[1]!r} of source={sources[1].source!r}; hold it "
+                f"sources.{one} holds out {names[0]!r} of source={ours!r}, on which "
+                f"sources.{other} trains, as {names[1]!r} of source={theirs!r}; hold it "
                 "out in both, with heldout or heldout_share, or leave it out of one"
             )
 

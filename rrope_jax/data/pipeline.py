@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, Self
@@ -180,6 +181,18 @@ class Text:
     def holds_out(self) -> bool:
         """Whether a document is held out, of whatever size."""
         return self._corpus.holds_out
+
+    def trained_on_by(self, other: "Text") -> tuple[str, str] | None:
+        """A document held out here that another text trains on, by its names in both; or None.
+
+        Texts of sizes that do not meet have no document in common.
+        """
+        sizes = (self._config, other._config)
+        smallest = max(config.min_tokens or 0 for config in sizes)
+        largest = min(config.max_tokens or math.inf for config in sizes)
+        if self._corpus is other._corpus or smallest > largest:
+            return None
+        return self._corpus.trained_on_by(other._corpus)
 
     @functools.cached_property
     def heldout(self) -> list[tuple[str, np.ndarray]]:

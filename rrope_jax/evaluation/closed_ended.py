@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from rrope_jax.data.tokenizers import Tokenizer
 from rrope_jax.evaluation.generation import Generator
-from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, seconds_of, unit_name
+from rrope_jax.evaluation.units import SECONDS, Benchmark, Unit, UnitStore, seconds_of, unit_name
 from rrope_jax.io import json_text
 from rrope_jax.io.local_copies import file_here
 from rrope_jax.model import Decoder
@@ -313,6 +313,6 @@ def _task_entry(documents: Sequence[tuple[QuestionedDocument, dict[str, Any]]]) 
         "documents": len(documents),
         "cut_documents": sum(document.cut_tokens > 0 for document, _ in documents),
         "cut_tokens": sum(document.cut_tokens for document, _ in documents),
-        "seconds": seconds_of(result for _, result in documents),
+        SECONDS: seconds_of(result for _, result in documents),
         "answers": answers,
     }

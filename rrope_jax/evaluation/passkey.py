@@ -14,7 +14,7 @@ import numpy as np
 
 from rrope_jax.data.tokenizers import Tokenizer
 from rrope_jax.evaluation.generation import Generator
-from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, seconds_of, unit_name
+from rrope_jax.evaluation.units import SECONDS, Benchmark, Unit, UnitStore, seconds_of, unit_name
 from rrope_jax.model import Decoder
 from rrope_jax.model.flops import causal_flops
 
@@ -214,7 +214,7 @@ class Passkey(Benchmark[tuple[int, float]]):
                     "log_probability": _mean(results, "log_probability"),
                     "token_accuracy": _mean(results, "token_accuracy"),
                     "trials": len(results),
-                    "seconds": seconds_of(results),
+                    SECONDS: seconds_of(results),
                     "answers": [[result["key"], result["answer"]] for result in results],
                 }
                 for (context, depth), results in trials.items()

@@ -30,7 +30,7 @@ _BRIEF = {"max_retries": 4, "initial_delay": "100ms", "max_delay": "2s"}
 # An answer that stops arriving for this long counts as lost.
 _STALLED_SECONDS = "30"
 _BRIEF_SECONDS = 120
-_AWS_KEYS = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+_AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 # The name of an object that nobody makes.
 _PROBE = ".rrope-probe"
 
@@ -354,7 +354,7 @@ def is_store(path: str | os.PathLike[str] | StorePath) -> bool:
 def context(*, brief: bool = False) -> ts.Context:
     """The TensorStore context for stores, whose connections all paths share."""
     # The first that are looked for anyway; looking for others logs errors with every request.
-    in_environment = all(os.environ.get(f"AWS_{name}") for name in _AWS_KEYS)
+    in_environment = all(os.environ.get(name) for name in _AWS_KEYS)
     return _context(brief, "environment" if in_environment else "default")
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rrope_jax.evaluation.plots import length_text
+from rrope_jax.evaluation.units import seconds_of
 from rrope_jax.jobs.table_rows import Accuracy, Row, TextLoss, contexts_of, tasks_of
 from rrope_jax.posgen import labels
 from rrope_jax.posgen.summary import SeedStatistics
@@ -94,8 +95,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> dict[str, str]:
 
 def _text_seconds(row: Row) -> float | None:
     """The seconds of all evaluations of a row; None without any, or if one is not known."""
-    seconds = [loss.seconds for loss in row.losses if loss.seconds is not None]
-    return sum(seconds) if seconds and len(seconds) == len(row.losses) else None
+    return seconds_of(map(vars, row.losses)) if row.losses else None
 
 
 def _accuracy_text(accuracy: Accuracy) -> str:

@@ -94,10 +94,7 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> str:
                 " x ".join(f"{name} {size}" for name, size in row["mesh"].items() if size > 1),
                 row["remat"],
                 str(row["accumulation"]),
-                "yes" if row["fits"] else "no",
-                "-"
-                if row["peak_bytes_per_device"] is None
-                else f"{row['peak_bytes_per_device'] / 2**30:.2f}",
+                *_whether_it_fits(row),
                 seconds_text(row["estimated_step_seconds"]),
                 f"{row['estimated_mfu']:.1%}",
                 row["bound_by"],
@@ -108,15 +105,18 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _whether_it_fits(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The cells below `fits` and `peak GiB`."""
+    peak = row["peak_bytes_per_device"]
+    return "yes" if row["fits"] else "no", "-" if peak is None else f"{peak / 2**30:.2f}"
+
+
 def _smaller_evaluations(results: Mapping[str, Any]) -> list[str]:
     """The changes of an evaluation that were tried, and what is left if none fits."""
     rows = [
         (
             f"`{' '.join(row['overrides'])}`",
-            "yes" if row["fits"] else "no",
-            "-"
-            if row["peak_bytes_per_device"] is None
-            else f"{row['peak_bytes_per_device'] / 2**30:.2f}",
+            *_whether_it_fits(row),
             seconds_text(row["estimated_run_seconds"]),
         )
         for row in results["nearest"]

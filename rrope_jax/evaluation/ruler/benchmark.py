@@ -11,7 +11,7 @@ from rrope_jax.evaluation.ruler import scoring
 from rrope_jax.evaluation.ruler.prompts import Prompt, Prompts
 from rrope_jax.evaluation.ruler.setting import RulerSetting
 from rrope_jax.evaluation.ruler.tasks import TASKS
-from rrope_jax.evaluation.units import Benchmark, Unit, UnitStore, seconds_of, unit_name
+from rrope_jax.evaluation.units import SECONDS, Benchmark, Unit, UnitStore, seconds_of, unit_name
 from rrope_jax.model import Decoder
 from rrope_jax.model.flops import causal_flops
 
@@ -146,7 +146,7 @@ def _entry(cell: Cell, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "score": scoring.score(TASKS[cell.task].scoring, answers, expected),
         "answer_loss": float(np.mean([sample["answer_loss"] for sample in samples])),
         "samples": len(samples),
-        "seconds": seconds_of(samples),
+        SECONDS: seconds_of(samples),
         "empty": sum(not scoring.cleaned(answer) for answer in answers),
         "tokens": max(sample["tokens"] for sample in samples),
         "answers": [
